@@ -1,0 +1,1 @@
+//! The pod's first process: the agent loop, its tools and its journal.

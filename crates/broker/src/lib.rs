@@ -1,0 +1,1 @@
+//! Turns stored credentials into what egress injects.

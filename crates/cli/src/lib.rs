@@ -1,0 +1,1 @@
+//! The client verbs and the demo.

@@ -1,0 +1,1 @@
+//! Pods from Linux primitives: namespaces, overlay, cgroups, seccomp, and no daemon.

@@ -1,0 +1,1 @@
+//! Pods in memory with scripted faults, for tests and simulation only.

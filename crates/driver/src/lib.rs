@@ -1,0 +1,1 @@
+//! The contract of pod drivers, and the conformance suite that every driver passes.

@@ -1,0 +1,1 @@
+//! The policy proxy: every connection of every pod.

@@ -1,0 +1,3 @@
+//! The binary: configuration, wiring, signals.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The external API over HTTP: routes, errors, authentication, event streams.

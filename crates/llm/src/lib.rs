@@ -1,0 +1,1 @@
+//! Model wires: Anthropic Messages, OpenAI Responses and Chat Completions.

@@ -1,0 +1,1 @@
+//! Control plane and agent: what they say to each other.

@@ -1,0 +1,1 @@
+//! The policy language: parsed, checked, compiled once, and decided purely.

@@ -1,0 +1,1 @@
+//! Makes what is desired so: pods, deliveries, agents' connections.

@@ -1,0 +1,1 @@
+//! Rows in SQLite or PostgreSQL: one query layer, migrations, the audit chain, signals.
