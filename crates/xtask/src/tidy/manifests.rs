@@ -21,7 +21,7 @@ fn declared(one: &Crate) -> Vec<Finding> {
     let place = format!("{}/Cargo.toml", one.folder);
     let mut findings = Vec::new();
     let description = table(&one.manifest, "package").and_then(|package| package.get("description"));
-    if !description.and_then(Value::as_str).is_some_and(|text| !text.is_empty()) {
+    if description.and_then(Value::as_str).is_none_or(str::is_empty) {
         findings.push(Finding::new(&place, "has no description"));
     }
     let lints =
