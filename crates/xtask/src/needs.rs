@@ -26,17 +26,15 @@ enum Without {
     Less(&'static str),
 }
 
+const TRUST: &str = "one program fewer shows that it trusts the platform's CA inside a pod";
+
 const NEEDS: &[Need] = &[
     // Tests start private servers of their own, never the system's.
     Need { program: "initdb", package: "postgresql", without: Without::Fails },
     Need { program: "curl", package: "curl", without: Without::Fails },
-    Need { program: "perl", package: "perl", without: Without::Less("perl's TLS is not tried in a pod") },
-    Need { program: "git", package: "git", without: Without::Less("git's TLS is not tried in a pod") },
-    Need {
-        program: "python3",
-        package: "python3",
-        without: Without::Less("python's TLS is not tried in a pod"),
-    },
+    Need { program: "perl", package: "perl", without: Without::Less(TRUST) },
+    Need { program: "git", package: "git", without: Without::Less(TRUST) },
+    Need { program: "python3", package: "python3", without: Without::Less(TRUST) },
 ];
 
 /// Installs what is missing, as root on a Debian machine.
@@ -82,7 +80,7 @@ fn instructions(required: &[&Need]) -> String {
     let programs: Vec<String> = required.iter().map(|need| format!("`{}`", need.program)).collect();
     let packages: Vec<&str> = required.iter().map(|need| need.package).collect();
     format!(
-        "the tests need {}; on Debian or Ubuntu type\n\n    sudo apt-get install --no-install-recommends {}\n\n\
+        "the tests need {}; on Debian or Ubuntu type\n\n    sudo apt-get update && sudo apt-get install --no-install-recommends {}\n\n\
          and elsewhere install what provides them, then run this again",
         programs.join(", "),
         packages.join(" ")
@@ -151,7 +149,7 @@ mod tests {
     fn the_instructions_name_programs_and_packages() {
         let text = instructions(&[&NEEDS[0], &NEEDS[1]]);
         assert!(text.contains("`initdb`, `curl`"));
-        assert!(text.contains("sudo apt-get install --no-install-recommends postgresql curl\n"));
+        assert!(text.contains("&& sudo apt-get install --no-install-recommends postgresql curl\n"));
     }
 
     #[test]

@@ -22,11 +22,21 @@ const NOWHERE: &[(&[&str], &str)] = &[
 ];
 
 /// The modules of `std` that a pure crate may not use.
-const IMPURE_MODULES: &[&str] = &["env", "fs", "net", "os", "process", "thread"];
+const IMPURE_MODULES: &[&str] = &["env", "fs", "os", "process", "thread"];
 
-/// Token patterns that no pure crate may hold.
-const IMPURE: &[&[&str]] =
-    &[&["SystemTime"], &["Instant"], &[":", "now", "("], &["now_v7"], &["new_v4"], &["RandomState"]];
+/// Token patterns that no pure crate may hold. Of `std::net`, addresses are values and sockets are not.
+const IMPURE: &[&[&str]] = &[
+    &["SystemTime"],
+    &["Instant"],
+    &[":", "now", "("],
+    &["now_v7"],
+    &["new_v4"],
+    &["RandomState"],
+    &["TcpListener"],
+    &["TcpStream"],
+    &["UdpSocket"],
+    &["ToSocketAddrs"],
+];
 
 pub(super) fn check(repository: &Repository) -> Vec<Finding> {
     repository.crates.iter().flat_map(|one| of_crate(repository, one)).collect()
@@ -155,6 +165,7 @@ mod tests {
             "use std::{fmt, env};",
             "fn a() { std::thread::yield_now() }",
             "use std::time::Instant;",
+            "use std::net::{IpAddr, UdpSocket};",
             "fn a() { jiff::Timestamp::now(); }",
             "fn a() { uuid::Uuid::now_v7(); }",
         ] {
