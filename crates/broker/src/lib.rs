@@ -86,7 +86,11 @@ pub fn injection(credential: &Credential, secret: &[u8]) -> Result<Injection, Er
 fn sendable(secret: &[u8]) -> Result<&str, Error> {
     let text = std::str::from_utf8(secret).map_err(|_| Error::Unsendable)?.trim();
     let visible = !text.chars().any(char::is_control);
-    if text.is_empty() || text.len() > SECRET_BYTES_MAX || !visible { Err(Error::Unsendable) } else { Ok(text) }
+    if text.is_empty() || text.len() > SECRET_BYTES_MAX || !visible {
+        Err(Error::Unsendable)
+    } else {
+        Ok(text)
+    }
 }
 
 fn api_key(provider: &str, secret: &str) -> Injection {

@@ -16,8 +16,8 @@ use std::{
 use freehold_model::Timestamp;
 use lru::LruCache;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 use rustls::{
     ServerConfig,
@@ -141,9 +141,8 @@ fn set_validity(params: &mut CertificateParams, days: i64) {
             u64::try_from(Timestamp::now().as_second() - DAY_SECONDS).unwrap_or_default(),
         );
     params.not_before = from.into();
-    params.not_after = (from
-        + std::time::Duration::from_secs(u64::try_from(days * DAY_SECONDS).unwrap_or_default()))
-    .into();
+    params.not_after =
+        (from + std::time::Duration::from_secs(u64::try_from(days * DAY_SECONDS).unwrap_or_default())).into();
 }
 
 fn certificate(pem: &str) -> Option<CertificateDer<'static>> {

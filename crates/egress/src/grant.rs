@@ -38,7 +38,7 @@ pub struct Injection(pub(crate) Place);
 #[derive(Clone)]
 pub(crate) enum Place {
     Header(HeaderName, HeaderValue),
-    /// Name and value, escaped for a query string.
+    /// Name as it is, and value escaped for a query string.
     Query(String, Zeroizing<String>),
 }
 
@@ -67,7 +67,6 @@ impl Injection {
             return Err(InvalidInjection);
         }
         let escaped: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
-        let name = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
-        Ok(Self(Place::Query(name, Zeroizing::new(escaped))))
+        Ok(Self(Place::Query(name.to_owned(), Zeroizing::new(escaped))))
     }
 }

@@ -56,8 +56,6 @@ pub struct Limits {
     pub streams_per_connection_max: u32,
     /// Milliseconds for a client to send its first bytes and finish its TLS handshake.
     pub client_handshake_ms: u64,
-    /// Milliseconds for a client to send a request's head.
-    pub client_head_ms: u64,
     /// Milliseconds a connection may be without a request; it is closed then.
     pub idle_ms: u64,
     /// Milliseconds a request may pass without a byte either way; its connection is cut then.
@@ -74,8 +72,6 @@ pub struct Limits {
     pub upstream_idle_max: usize,
     /// Names one workspace may ask for in its life; further ones get SERVFAIL.
     pub names_per_workspace_max: u32,
-    /// Questions over DNS of one pod that are worked on at once.
-    pub dns_in_flight_max: usize,
     /// Certificates kept for names.
     pub leaf_certificates_max: usize,
     /// Audit rows that the sink has not acknowledged; requests wait at this number.
@@ -98,7 +94,6 @@ impl Default for Limits {
             headers_max: 128,
             streams_per_connection_max: 128,
             client_handshake_ms: 30_000,
-            client_head_ms: 30_000,
             idle_ms: 300_000,
             stalled_ms: 1_800_000,
             resolve_ms: 5_000,
@@ -107,7 +102,6 @@ impl Default for Limits {
             upstream_idle_ms: 60_000,
             upstream_idle_max: 16,
             names_per_workspace_max: 8_192,
-            dns_in_flight_max: 64,
             leaf_certificates_max: 1_024,
             audit_backlog_rows_max: 10_000,
             audit_batch_rows_max: 500,

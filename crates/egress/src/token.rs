@@ -125,6 +125,11 @@ impl Verifier {
             "" => None,
             text => Some(text.parse().map_err(|_| Error::Subject)?),
         };
+        let expires_at = Timestamp::from_second(claims.exp).map_err(|_| Error::Subject)?;
+        if expires_at <= Timestamp::now() {
+            // The library still takes a token in the second it expires.
+            return Err(Error::Jwt(jsonwebtoken::errors::ErrorKind::ExpiredSignature.into()));
+        }
         Ok(Verified {
             subject: Subject {
                 organization_id: claims.org,
@@ -134,7 +139,7 @@ impl Verifier {
                 policy_digest: claims.policy,
                 user_id: claims.user_id,
             },
-            expires_at: Timestamp::from_second(claims.exp).map_err(|_| Error::Subject)?,
+            expires_at,
             token_id: claims.jti,
         })
     }
@@ -178,7 +183,9 @@ mod tests {
         let mut parts: Vec<&str> = token.split('.').collect();
         // {"alg":"none"}
         parts[0] = "eyJhbGciOiJub25lIn0";
-        for forged in [parts.join("."), format!("{}.{}.", parts[0], parts[1]), String::new(), "a.b.c".to_owned()] {
+        for forged in
+            [parts.join("."), format!("{}.{}.", parts[0], parts[1]), String::new(), "a.b.c".to_owned()]
+        {
             assert!(minter.verifier().verify(&forged).is_err(), "{forged}");
         }
     }

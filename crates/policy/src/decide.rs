@@ -135,7 +135,11 @@ pub struct Policy {
 }
 
 impl Policy {
-    pub(crate) fn new(capabilities: &[Capability], provider: &DomainPattern, credential: Option<&str>) -> Self {
+    pub(crate) fn new(
+        capabilities: &[Capability],
+        provider: &DomainPattern,
+        credential: Option<&str>,
+    ) -> Self {
         let mut policy = Self {
             exact: HashMap::new(),
             tails: HashMap::new(),
@@ -165,9 +169,7 @@ impl Policy {
             } else {
                 let labels = domain.glob.literal_tail();
                 match host.rsplitn(labels + 1, '.').last() {
-                    Some(head) if labels > 0 => {
-                        self.tails.entry(host[head.len() + 1..].into()).or_default()
-                    }
+                    Some(head) if labels > 0 => self.tails.entry(host[head.len() + 1..].into()).or_default(),
                     _ => &mut self.general,
                 }
             };

@@ -95,7 +95,8 @@ impl fmt::Display for Destination {
 /// letters, digits, `-` and `_`, and numbers that some take for an address (`127.1`, `0x7f.1`, `2130706433`).
 pub fn normal_host(text: &str) -> Result<String, InvalidHost> {
     if let Some(inner) = text.strip_prefix('[') {
-        let address: Ipv6Addr = inner.strip_suffix(']').ok_or(InvalidHost)?.parse().map_err(|_| InvalidHost)?;
+        let address: Ipv6Addr =
+            inner.strip_suffix(']').ok_or(InvalidHost)?.parse().map_err(|_| InvalidHost)?;
         return Ok(address.to_string());
     }
     if let Ok(address) = text.parse::<IpAddr>() {
@@ -149,8 +150,26 @@ mod tests {
     #[test]
     fn a_host_that_programs_read_differently_is_refused() {
         for bad in [
-            "", ".", "a..b", "-a.example", "a-.example", "bücher.example", "a b", "a/b", "a@b", "127.1", "0x7f.1",
-            "2130706433", "1.2.3.4.5", "1.2.3.0x4", "[::1", "::1]", "[127.0.0.1]", "a%2eb", "a:80", "fe80::1%eth0",
+            "",
+            ".",
+            "a..b",
+            "-a.example",
+            "a-.example",
+            "bücher.example",
+            "a b",
+            "a/b",
+            "a@b",
+            "127.1",
+            "0x7f.1",
+            "2130706433",
+            "1.2.3.4.5",
+            "1.2.3.0x4",
+            "[::1",
+            "::1]",
+            "[127.0.0.1]",
+            "a%2eb",
+            "a:80",
+            "fe80::1%eth0",
         ] {
             assert_eq!(normal_host(bad), Err(InvalidHost), "{bad}");
         }

@@ -45,8 +45,7 @@ impl std::fmt::Display for Problem {
 /// # Errors
 /// Every problem found, in the order of the text; a document that is not YAML has one.
 pub fn parse(text: &str) -> Result<Document, Vec<Problem>> {
-    let at_start =
-        |message: String| vec![Problem { line: 1, column: 1, path: String::new(), message }];
+    let at_start = |message: String| vec![Problem { line: 1, column: 1, path: String::new(), message }];
     if text.len() > DOCUMENT_BYTES_MAX {
         return Err(at_start(format!("longer than {DOCUMENT_BYTES_MAX} bytes")));
     }
@@ -243,11 +242,7 @@ impl Checker {
         if text.starts_with('_') {
             self.problem(node, path, "names that begin with `_` are reserved");
         } else if !is_identifier(text) {
-            self.problem(
-                node,
-                path,
-                "expected a letter and then up to 63 letters, digits, `_` or `-`",
-            );
+            self.problem(node, path, "expected a letter and then up to 63 letters, digits, `_` or `-`");
         }
         Some(text.clone())
     }

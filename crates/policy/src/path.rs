@@ -95,9 +95,8 @@ fn next_piece(bytes: &[u8], at: usize) -> Result<(usize, Piece), PathProblem> {
     let byte = bytes[at];
     if byte != b'%' {
         return match byte {
-            b'/' | b':' | b'@' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' => {
-                Ok((1, Piece { byte, escaped: false, differs: false }))
-            }
+            b'/' | b':' | b'@' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';'
+            | b'=' => Ok((1, Piece { byte, escaped: false, differs: false })),
             _ if is_unreserved(byte) => Ok((1, Piece { byte, escaped: false, differs: false })),
             b'"' | b'<' | b'>' | b'[' | b']' | b'^' | b'`' | b'{' | b'|' | b'}' => {
                 Ok((1, Piece { byte, escaped: true, differs: true }))

@@ -73,11 +73,7 @@ const fn paths(kind: Kind) -> (&'static [&'static str], &'static [&'static str])
         Kind::Anthropic => (&["/v1/messages", "/v1/messages/count_tokens"], MODELS),
         Kind::OpenAi => (&["/v1/responses", "/v1/chat/completions"], MODELS),
         Kind::Gemini => (
-            &[
-                "/*/models/*:generateContent",
-                "/*/models/*:streamGenerateContent",
-                "/*/models/*:countTokens",
-            ],
+            &["/*/models/*:generateContent", "/*/models/*:streamGenerateContent", "/*/models/*:countTokens"],
             &["/*/models", "/*/models/*"],
         ),
         Kind::Vertex => (&["/*/projects/*/locations/*/publishers/*/models/*"], &[]),
