@@ -11,8 +11,8 @@ mod tasks;
 use std::{collections::HashMap, sync::Arc};
 
 use freehold_model::{
-    OrganizationId, SessionId, WorkspaceId, audit::AuditEvent, credential::Credential, event::SessionEvent, provider::Provider,
-    role::Role, task::Task, upload::Upload, workspace::Workspace,
+    OrganizationId, SessionId, WorkspaceId, audit::AuditEvent, credential::Credential, event::SessionEvent,
+    provider::Provider, role::Role, task::Task, upload::Upload, workspace::Workspace,
 };
 use freehold_store::{OrgRead, Store, WorkChanges};
 
@@ -157,7 +157,7 @@ impl Fleet {
         for (organization, rows) in by_organization {
             self.store
                 .write(organization, move |tx| {
-                    rows.iter().try_for_each(|row| tx.audit_append(row))?;
+                    rows.iter().try_for_each(|row| tx.audit_append(row).map(drop))?;
                     Ok::<_, Error>(())
                 })
                 .await?;

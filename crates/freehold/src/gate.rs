@@ -19,6 +19,7 @@ use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditE
 use freehold_policy::{Document, ProviderGrant};
 use freehold_reconcile::{Gate, GateLinks};
 use freehold_vault::Vault;
+use sha2::{Digest, Sha256};
 
 use crate::ports::sealing_context;
 
@@ -64,7 +65,8 @@ impl EgressGate {
         let base = document(look.provider.capabilities.as_deref()).context("the provider's capabilities")?;
         let own = document(look.role.capabilities.as_deref()).context("the role's capabilities")?;
         let policy = freehold_policy::compile(&provider, &base, &own).map_err(anyhow::Error::msg)?;
-        let injections = look.provider.credential_name.iter().map(|name| (name.clone(), self.injection(look)));
+        let injections =
+            look.provider.credential_name.iter().map(|name| (name.clone(), self.injection(look)));
         Ok(Grant {
             organization_id: look.workspace.organization_id,
             role: look.role.name.clone(),
@@ -82,13 +84,26 @@ impl EgressGate {
             Unavailable
         };
         let secret = self.vault.open(&context, sealed).map_err(|error| unavailable(&error))?;
-        let injection = freehold_broker::injection(credential, &secret).map_err(|error| unavailable(&error))?;
+        let injection =
+            freehold_broker::injection(credential, &secret).map_err(|error| unavailable(&error))?;
         match injection.placement() {
             Placement::Header(name) => Injection::header(name, injection.expose()),
             Placement::Query(name) => Injection::query(name, injection.expose()),
         }
         .map_err(|error| unavailable(&error))
     }
+}
+
+/// The digest of the policy's texts, as evidence in tokens of what was in force.
+fn policy_digest(look: &Look) -> String {
+    let mut digest = Sha256::new();
+    let (provider, role) = (look.provider.capabilities.as_deref(), look.role.capabilities.as_deref());
+    for text in [Some(look.provider.domain.as_str()), provider, role] {
+        let text = text.unwrap_or_default();
+        digest.update((text.len() as u64).to_be_bytes());
+        digest.update(text);
+    }
+    format!("sha256:{}", hex::encode(digest.finalize()))
 }
 
 fn document(text: Option<&str>) -> anyhow::Result<Document> {
@@ -148,7 +163,7 @@ impl Gate for EgressGate {
         }
         match self.grant(look) {
             Ok(grant) => {
-                let digest = grant.policy.digest().to_owned();
+                let digest = policy_digest(look);
                 self.egress.publish(look.workspace.id, Arc::new(grant));
                 self.state().published.insert(look.workspace.id, (source, digest));
                 Ok(())

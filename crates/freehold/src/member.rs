@@ -1,7 +1,7 @@
 //! `freehold member`: people, on the server's machine. Whoever may read the data directory is trusted with this.
 
 use clap::Subcommand;
-use freehold_app::App;
+use freehold_app::{App, PAGE_MAX, Page, member::DEFAULT_ORGANIZATION};
 use freehold_model::member::MemberRole;
 
 use crate::{
@@ -61,17 +61,21 @@ pub async fn run(arguments: Args) -> anyhow::Result<String> {
 }
 
 async fn carry_out(app: &App, command: Command) -> anyhow::Result<String> {
+    let organization = app.organization_by_name(DEFAULT_ORGANIZATION).await?;
     Ok(match command {
         Command::Add { email, role } => {
-            let member = app.member_add(&email, role).await?;
+            let member = app.member_add(organization, &email, role).await?;
             format!("{}  {}  {}\n", member.id, member.role, member.email)
         }
         Command::List => {
-            let members = app.member_list().await?;
-            members.iter().map(|member| format!("{}  {:8}  {}\n", member.id, member.role, member.email)).collect()
+            let members = app.member_list(organization, Page::first(PAGE_MAX)).await?;
+            members
+                .iter()
+                .map(|member| format!("{}  {:8}  {}\n", member.id, member.role, member.email))
+                .collect()
         }
         Command::Token { email, label } => {
-            let secret = app.personal_token_create(&email, &label).await?;
+            let secret = app.token_create(organization, &email, &label).await?;
             format!("{}\n", secret.expose())
         }
     })

@@ -1,25 +1,17 @@
 //! What the use cases need from other parts, wired: agents and pods, the vault, the object store.
 
-use std::{
-    os::unix::{fs::DirBuilderExt, process::ExitStatusExt},
-    path::Path,
-    process::ExitStatus,
-    sync::Arc,
-    time::Duration,
-};
+use std::{os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use freehold_app::ports::{
-    AgentError, AgentPort, ExecEvent, ExecRequest, ExecStream, OutputStream, SealError, SecretSealer, UploadError,
-    UploadSink, UploadStore,
+    AgentError, AgentPort, ExecEvent, ExecRequest, ExecStream, OutputStream, SealError, SecretSealer,
 };
 use freehold_driver::{Exec, ExecSpec, PodDriver};
-use freehold_model::{CredentialId, PodId, UploadId, workspace::Workspace};
+use freehold_model::{CredentialId, PodId, workspace::Workspace};
 use freehold_reconcile::{AgentUnreachable, Handle};
 use freehold_vault::Vault;
-use futures::{StreamExt, stream::BoxStream};
-use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart, local::LocalFileSystem, path::Path as Key};
+use futures::StreamExt;
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -64,11 +56,8 @@ impl AgentPort for Agents {
 
     async fn exec(&self, workspace: &Workspace, request: ExecRequest) -> Result<ExecStream, AgentError> {
         let pod: PodId = workspace.pod_id.ok_or(AgentError::NotConnected)?;
-        let spec = ExecSpec {
-            argv: request.command,
-            cwd: Some(request.working_directory),
-            environment: Vec::new(),
-        };
+        let spec =
+            ExecSpec { argv: request.command, cwd: Some(request.working_directory), environment: Vec::new() };
         let exec = self.driver.exec(pod, spec).await.map_err(|error| AgentError::Failed(Box::new(error)))?;
         let (events, receiver) = mpsc::channel(OUTPUT_EVENTS_MAX);
         tokio::spawn(stream_exec(exec, Duration::from_secs(request.timeout_seconds.into()), events));
@@ -121,6 +110,24 @@ async fn copy(mut from: Box<dyn AsyncRead + Send + Unpin>, stream: OutputStream,
     }
 }
 
+/// Stands in where no server runs: no agent can be asked.
+pub struct NoAgents;
+
+#[async_trait]
+impl AgentPort for NoAgents {
+    async fn session_view(&self, _: &Workspace) -> Result<Value, AgentError> {
+        Err(AgentError::NotConnected)
+    }
+
+    async fn cancel(&self, _: &Workspace) -> Result<(), AgentError> {
+        Err(AgentError::NotConnected)
+    }
+
+    async fn exec(&self, _: &Workspace, _: ExecRequest) -> Result<ExecStream, AgentError> {
+        Err(AgentError::NotConnected)
+    }
+}
+
 /// The vault, as credentials need it.
 pub struct Sealer(pub Arc<Vault>);
 
@@ -133,70 +140,4 @@ impl SecretSealer for Sealer {
 /// What a credential's secret is bound to, so that it opens for no other.
 pub fn sealing_context(credential: CredentialId) -> String {
     format!("credential/{credential}")
-}
-
-/// Uploaded files in a directory of this machine.
-pub struct Uploads(Arc<dyn ObjectStore>);
-
-impl Uploads {
-    /// Files in `path`, which is made when absent.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        Ok(Self(Arc::new(LocalFileSystem::new_with_prefix(path)?.with_automatic_cleanup(true))))
-    }
-}
-
-fn key(id: UploadId) -> Key {
-    Key::from(id.to_string())
-}
-
-fn failed<E: std::error::Error + Send + Sync + 'static>(what: &'static str, id: UploadId) -> impl Fn(E) -> UploadError {
-    move |error| UploadError { what, id, source: Box::new(error) }
-}
-
-#[async_trait]
-impl UploadStore for Uploads {
-    async fn begin(&self, id: UploadId) -> Result<Box<dyn UploadSink>, UploadError> {
-        let upload = self.0.put_multipart(&key(id)).await.map_err(failed("begin", id))?;
-        Ok(Box::new(Sink { id, upload: WriteMultipart::new(upload) }))
-    }
-
-    async fn get(&self, id: UploadId) -> Result<BoxStream<'static, Result<Bytes, UploadError>>, UploadError> {
-        let found = self.0.get(&key(id)).await.map_err(failed("read", id))?;
-        Ok(found.into_stream().map(move |bytes| bytes.map_err(failed("read", id))).boxed())
-    }
-
-    async fn delete(&self, id: UploadId) -> Result<(), UploadError> {
-        match self.0.delete(&key(id)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(failed("delete", id)(error)),
-        }
-    }
-}
-
-/// Parts of a file that are written at the same time.
-const PARTS_AT_ONCE_MAX: usize = 2;
-
-struct Sink {
-    id: UploadId,
-    upload: WriteMultipart,
-}
-
-#[async_trait]
-impl UploadSink for Sink {
-    async fn write(&mut self, data: Bytes) -> Result<(), UploadError> {
-        self.upload.wait_for_capacity(PARTS_AT_ONCE_MAX).await.map_err(failed("write", self.id))?;
-        self.upload.put(data);
-        Ok(())
-    }
-
-    async fn finish(self: Box<Self>) -> Result<(), UploadError> {
-        self.upload.finish().await.map(drop).map_err(failed("finish", self.id))
-    }
-
-    async fn abort(self: Box<Self>) {
-        if let Err(error) = self.upload.abort().await {
-            tracing::warn!(upload.id = %self.id, error = &error as &dyn std::error::Error, "failed to drop what was uploaded");
-        }
-    }
 }

@@ -3,18 +3,20 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::Write,
+    net::SocketAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::Context;
-use freehold_app::{App, fleet};
+use freehold_app::{App, Ports, Secret, fleet, ports::UploadStore, uploads::ObjectUploads};
 use freehold_driver::{Enforcement, PodDriver};
 use freehold_driver_local::LocalDriver;
 use freehold_reconcile as reconcile;
 use freehold_store::Store;
 use freehold_vault::Vault;
+use object_store::local::LocalFileSystem;
 use rustix::fs::FlockOperation;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{Config, LogFormat},
     gate::{EgressGate, StoreSink},
-    ports::{Agents, Uploads},
+    ports::{Agents, NoAgents, Sealer},
 };
 
 /// The file that tells where the server listens, for programs that let it choose a port.
@@ -31,15 +33,18 @@ const ADDRESS_FILE: &str = "server.addr";
 /// The file with the owner's personal token, written at the first start.
 const OWNER_FILE: &str = "owner.key";
 
+/// The owner of the first start, who may be anybody until there is sign-in.
+const OWNER_EMAIL: &str = "owner@localhost";
+
 /// Runs the server until it is told to stop.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     log(&config)?;
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
     let data = DataDir::open(&config.server.data_dir)?;
-    let store = open_store(&config, &data).await?;
+    let store = open_store(&config, data.root())?;
     let vault = Arc::new(Vault::open(&data.path("master.key"))?);
-    let uploads = Arc::new(Uploads::open(&data.path("uploads"))?);
+    let uploads = open_uploads(data.root())?;
     let fleet = fleet::Fleet::new(store.clone(), uploads.clone(), settings(&config));
 
     let minter = freehold_egress::token::Minter::generate()?;
@@ -55,20 +60,30 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let gate = Arc::new(EgressGate::new(egress, minter, vault.clone()));
     let reconciler = reconcile::Service::new(options, fleet, driver.clone(), gate);
-    let agents = Arc::new(Agents::new(reconciler.handle(), driver));
-    let app = App::new(store.clone(), agents, vault, uploads, app_settings(&config));
-    first_start(&app, &data).await?;
-
     let listener = TcpListener::bind(config.server.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.server.listen))?;
     let address = listener.local_addr()?;
+    let ports = Ports {
+        agent: Arc::new(Agents::new(reconciler.handle(), driver)),
+        sealer: Arc::new(Sealer(vault)),
+        uploads,
+    };
+    let app = App::new(store.clone(), ports, app_settings(&config, address));
+    first_start(&app, &data).await?;
+
     let stopped = shutdown.clone();
     let egress_task = tokio::spawn(egress_service.run(shutdown.child_token()));
     let reconcile_task = tokio::spawn(reconciler.run(async move { stopped.cancelled().await }));
-    data.write_file(ADDRESS_FILE, &address.to_string(), 0o644)?;
+    write_file(data.root(), ADDRESS_FILE, &address.to_string(), 0o644)?;
     tracing::info!(server.address = %address, server.data_dir = %data.0.display(), "listening on http://{address}");
-    freehold_http::serve(app, freehold_http::Options::default(), listener, shutdown.clone().cancelled_owned()).await?;
+    freehold_http::serve(
+        app,
+        freehold_http::Options::default(),
+        listener,
+        shutdown.clone().cancelled_owned(),
+    )
+    .await?;
 
     shutdown.cancel();
     reconcile_task.await?;
@@ -127,37 +142,62 @@ impl DataDir {
             .create(path)
             .with_context(|| format!("cannot make the data directory {}", path.display()))?;
         let path = path.canonicalize()?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .with_context(|| format!("another server uses {}; stop it, or choose another --data-dir", path.display()))?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path.join("lock"))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).with_context(|| {
+            format!("another server uses {}; stop it, or choose another --data-dir", path.display())
+        })?;
         Ok(Self(path, lock))
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.0
     }
 
     /// A path in it.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
-
-    /// Writes a file as a whole: a reader sees the old one or the new one.
-    pub fn write_file(&self, name: &str, text: &str, mode: u32) -> anyhow::Result<()> {
-        let (path, new) = (self.path(name), self.path(&format!("{name}.new")));
-        let write = || {
-            let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&new)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, &path)
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))
-    }
 }
 
 /// Opens the store that the configuration names.
-pub async fn open_store(config: &Config, data: &DataDir) -> anyhow::Result<Store> {
+pub fn open_store(config: &Config, data_dir: &Path) -> anyhow::Result<Store> {
     let database = match &config.server.database_url {
-        None => freehold_store::Database::Sqlite { path: data.path("freehold.db") },
+        None => freehold_store::Database::Sqlite { path: data_dir.join("freehold.db") },
         Some(url) => freehold_store::Database::Postgres { url: url.clone() },
     };
-    Store::open(freehold_store::Options::new(database)).await.context("cannot open the database")
+    Store::open(&freehold_store::Options::new(database)).context("cannot open the database")
+}
+
+fn open_uploads(data_dir: &Path) -> anyhow::Result<Arc<dyn UploadStore>> {
+    let path = data_dir.join("uploads");
+    DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+    let objects = LocalFileSystem::new_with_prefix(path)?.with_automatic_cleanup(true);
+    Ok(Arc::new(ObjectUploads::new(Arc::new(objects))))
+}
+
+/// The use cases for commands on the server's machine, which need no agents.
+pub fn offline_app(config: &Config, store: Store) -> anyhow::Result<App> {
+    let data_dir = &config.server.data_dir;
+    let ports = Ports {
+        agent: Arc::new(NoAgents),
+        sealer: Arc::new(Sealer(Arc::new(Vault::open(&data_dir.join("master.key"))?))),
+        uploads: open_uploads(data_dir)?,
+    };
+    Ok(App::new(store, ports, app_settings(config, config.server.listen)))
+}
+
+fn app_settings(config: &Config, address: SocketAddr) -> freehold_app::Settings {
+    freehold_app::Settings {
+        task_timeout_seconds: config.defaults.task_timeout_seconds,
+        idle_timeout_seconds: config.defaults.idle_timeout_seconds,
+        public_url: config.server.public_url.clone().unwrap_or_else(|| format!("http://{address}")),
+    }
 }
 
 fn egress_options(config: &Config, data: &DataDir) -> anyhow::Result<freehold_egress::Options> {
@@ -185,18 +225,36 @@ fn report(driver: &dyn PodDriver) {
     tracing::info!(driver = report.driver, "interception: {}", report.interception);
     for limit in &report.limits {
         match limit.enforcement {
-            Enforcement::Enforced => tracing::info!(limit = limit.limit, "limit {}: enforced by {}", limit.limit, limit.why),
-            Enforcement::BestEffort => tracing::warn!(limit = limit.limit, "limit {}: best effort: {}", limit.limit, limit.why),
-            Enforcement::Missing => tracing::warn!(limit = limit.limit, "limit {}: not enforced: {}", limit.limit, limit.why),
+            Enforcement::Enforced => {
+                tracing::info!(limit = limit.limit, "limit {}: enforced by {}", limit.limit, limit.why)
+            }
+            Enforcement::BestEffort => {
+                tracing::warn!(limit = limit.limit, "limit {}: best effort: {}", limit.limit, limit.why)
+            }
+            Enforcement::Missing => {
+                tracing::warn!(limit = limit.limit, "limit {}: not enforced: {}", limit.limit, limit.why)
+            }
         }
     }
 }
 
 /// Makes the organization and its owner when there are none, and leaves the owner's token where only this user reads it.
 async fn first_start(app: &App, data: &DataDir) -> anyhow::Result<()> {
-    if let Some(token) = app.bootstrap().await? {
-        data.write_file(OWNER_FILE, &format!("{}\n", token.as_str()), 0o600)?;
+    // The file is written before the rows are committed: a crash between the two leaves a file that the next start
+    // replaces, never an owner whose token nobody has.
+    let path = data.root().to_owned();
+    let keep = move |token: &Secret| write_file(&path, OWNER_FILE, &format!("{}\n", token.expose()), 0o600);
+    if app.bootstrap(OWNER_EMAIL, keep).await? {
         tracing::info!("first start: the owner's token is in {}", data.path(OWNER_FILE).display());
     }
     Ok(())
+}
+
+/// Writes a file as a whole: a reader sees the old one or the new one.
+fn write_file(dir: &Path, name: &str, text: &str, mode: u32) -> std::io::Result<()> {
+    let (path, new) = (dir.join(name), dir.join(format!("{name}.new")));
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, &path)
 }

@@ -12,7 +12,8 @@ use std::{
 use freehold_app::fleet::{Appended, Fleet, Place};
 use freehold_model::{PodId, TaskId, WorkspaceId};
 use freehold_pod_api::{
-    AppendRefusal, CHUNK_BYTES_MAX, Connection, FromAgent, PAGE_EVENTS_MAX, PROTOCOL, Reader, RejectReason, ToAgent,
+    AppendRefusal, CHUNK_BYTES_MAX, Connection, FromAgent, PAGE_EVENTS_MAX, PROTOCOL, Reader, RejectReason,
+    ToAgent,
 };
 use tokio::{
     net::UnixStream,
@@ -94,7 +95,11 @@ impl Agents {
     }
 
     /// Sends a message to the agent.
-    pub(crate) async fn send(&self, workspace: WorkspaceId, message: ToAgent) -> Result<(), AgentUnreachable> {
+    pub(crate) async fn send(
+        &self,
+        workspace: WorkspaceId,
+        message: ToAgent,
+    ) -> Result<(), AgentUnreachable> {
         let agent = self.get(workspace).ok_or(AgentUnreachable)?;
         timeout(ANSWER_TIMEOUT, agent.outgoing.send(message))
             .await
@@ -148,7 +153,8 @@ pub(crate) async fn serve(
     connection.send(&orders::welcome(place.workspace_id, ready)).await?;
     tracing::info!(workspace.id = %place.workspace_id, pod.id = %pod, agent.name = info.name, agent.version = info.version, "agent of {pod} connected");
     lock(&agents.connected).insert(place.workspace_id, Arc::clone(&agent));
-    let _connected = Connected { agents, workspace: place.workspace_id, connection: agent.connection, look_again };
+    let _connected =
+        Connected { agents, workspace: place.workspace_id, connection: agent.connection, look_again };
     look_again();
 
     let (mut reader, mut writer) = connection.split();
@@ -210,7 +216,8 @@ async fn read(
                 }
             }
             FromAgent::History { request, session_id, after_sequence } => {
-                let mut events = fleet.history(place, session_id, after_sequence, PAGE_EVENTS_MAX + 1).await?;
+                let mut events =
+                    fleet.history(place, session_id, after_sequence, PAGE_EVENTS_MAX + 1).await?;
                 let more = events.len() > PAGE_EVENTS_MAX;
                 events.truncate(PAGE_EVENTS_MAX);
                 Some(ToAgent::HistoryPage { request, events, more })

@@ -7,9 +7,9 @@
 //! - One workspace is worked on by one look at a time; a look that is asked for meanwhile follows.
 
 mod agents;
+mod orders;
 mod plan;
 mod service;
-mod orders;
 
 pub use agents::{AgentUnreachable, Agents};
 pub use plan::{Action, Desired, Plan, Seen, plan};

@@ -77,7 +77,9 @@ impl fmt::Display for Plan {
                 Action::Link(pod) => write!(f, "link {pod}")?,
                 Action::Delete(pod) => write!(f, "delete {pod}")?,
                 Action::ReportLost(pod) => write!(f, "report {pod} lost")?,
-                Action::ReportFailedStart(pod, reason) => write!(f, "report that {pod} failed to start: {reason}")?,
+                Action::ReportFailedStart(pod, reason) => {
+                    write!(f, "report that {pod} failed to start: {reason}")?
+                }
                 Action::ReportGone => f.write_str("report the pod gone")?,
                 Action::Deliver => f.write_str("deliver")?,
                 Action::LookAgain(after) => write!(f, "look again in {after} ms")?,
@@ -90,8 +92,12 @@ impl fmt::Display for Plan {
 /// Plans for one workspace. A workspace that is gone from the rows is `stopped` here: nothing is wanted.
 pub fn plan(desired: Desired, seen: Seen<'_>, now: Timestamp) -> Plan {
     let wanted = desired.pod.filter(|_| workspace::pod_wanted(desired.phase));
-    let mut actions: Vec<Action> =
-        seen.pods.iter().filter(|pod| Some(pod.pod_id) != wanted).map(|pod| Action::Delete(pod.pod_id)).collect();
+    let mut actions: Vec<Action> = seen
+        .pods
+        .iter()
+        .filter(|pod| Some(pod.pod_id) != wanted)
+        .map(|pod| Action::Delete(pod.pod_id))
+        .collect();
     match wanted {
         Some(pod) => plan_wanted(desired, seen, pod, now, &mut actions),
         None if desired.phase == Phase::Stopping => actions.push(Action::ReportGone),
@@ -163,7 +169,14 @@ mod tests {
         }
     }
 
-    fn check(phase: Phase, failed_starts: u32, age_ms: i64, pods: &[PodObservation], linked: bool, connected: bool) -> Vec<Action> {
+    fn check(
+        phase: Phase,
+        failed_starts: u32,
+        age_ms: i64,
+        pods: &[PodObservation],
+        linked: bool,
+        connected: bool,
+    ) -> Vec<Action> {
         let desired = Desired {
             phase,
             pod: Some(pod(1)),
@@ -219,8 +232,15 @@ mod tests {
     #[test]
     fn what_is_not_wanted_is_deleted_before_it_is_reported_gone() {
         let pods = [seen(1, PodState::Running)];
-        assert_eq!(check(Phase::Stopping, 0, 0, &pods, true, true), [Action::Delete(pod(1)), Action::ReportGone]);
+        assert_eq!(
+            check(Phase::Stopping, 0, 0, &pods, true, true),
+            [Action::Delete(pod(1)), Action::ReportGone]
+        );
         assert_eq!(check(Phase::Stopped, 0, 0, &pods, false, false), [Action::Delete(pod(1))]);
-        assert_eq!(check(Phase::Idle, 0, 0, &[seen(1, PodState::Running), seen(2, PodState::Running)], true, true)[0], Action::Delete(pod(2)));
+        assert_eq!(
+            check(Phase::Idle, 0, 0, &[seen(1, PodState::Running), seen(2, PodState::Running)], true, true)
+                [0],
+            Action::Delete(pod(2))
+        );
     }
 }

@@ -170,7 +170,10 @@ impl Service {
                 () = inner.wake.notified() => false,
             };
             if scan && let Err(error) = inner.scan().await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the scan of workspaces failed; it will be repeated");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the scan of workspaces failed; it will be repeated"
+                );
             }
             let dirty: Vec<_> = inner.state().dirty.drain().collect();
             for workspace in dirty {
@@ -280,7 +283,12 @@ impl Inner {
         Ok(())
     }
 
-    async fn act(self: &Arc<Self>, workspace: WorkspaceId, look: Option<&Look>, action: Action) -> Result<(), Error> {
+    async fn act(
+        self: &Arc<Self>,
+        workspace: WorkspaceId,
+        look: Option<&Look>,
+        action: Action,
+    ) -> Result<(), Error> {
         match (action, look) {
             (Action::Delete(pod), _) => self.delete(workspace, pod).await,
             (Action::Ensure(pod), Some(look)) => self.ensure(look, pod).await,

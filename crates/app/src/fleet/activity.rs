@@ -63,7 +63,9 @@ pub(super) fn of_event(event: &SessionEvent) -> Option<(EventType, Value)> {
             (EventType::SessionStarted, json!({"session_id": event.session_id, "model": model}))
         }
         Payload::TurnStarted { .. } => (EventType::TaskStarted, json!({"session_id": event.session_id})),
-        Payload::ReasonStarted { iteration } => (EventType::IterationStarted, json!({"iteration": iteration})),
+        Payload::ReasonStarted { iteration } => {
+            (EventType::IterationStarted, json!({"iteration": iteration}))
+        }
         Payload::OutputMessageCompleted { message, model, usage, stop_reason } => {
             let detail = json!({
                 "success": true, "model": model, "usage": usage, "stop_reason": stop_reason,
@@ -79,7 +81,8 @@ pub(super) fn of_event(event: &SessionEvent) -> Option<(EventType, Value)> {
         }
         Payload::ToolStarted { tool_call } => {
             let arguments = cut(&tool_call.arguments.to_string());
-            let detail = json!({"tool_call_id": tool_call.id, "tool": tool_call.name, "arguments": arguments});
+            let detail =
+                json!({"tool_call_id": tool_call.id, "tool": tool_call.name, "arguments": arguments});
             (EventType::ToolStarted, detail)
         }
         Payload::ToolCompleted { tool_call_id, tool_name, status, result, duration_ms } => {
@@ -94,8 +97,7 @@ pub(super) fn of_event(event: &SessionEvent) -> Option<(EventType, Value)> {
             (EventType::CompactionStarted, detail)
         }
         Payload::ContextCompacted { messages_before, messages_after, .. } => {
-            let detail =
-                json!({"success": true, "messages_before": messages_before, "messages_after": messages_after});
+            let detail = json!({"success": true, "messages_before": messages_before, "messages_after": messages_after});
             (EventType::CompactionCompleted, detail)
         }
         Payload::ContextCompactionFailed { error } => {

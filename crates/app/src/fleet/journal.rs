@@ -41,7 +41,9 @@ impl Fleet {
     ) -> Result<Appended, Error> {
         let refused = self
             .store
-            .write(place.organization_id, move |rows| append(rows, place, session, &events).map_err(Refused::from))
+            .write(place.organization_id, move |rows| {
+                append(rows, place, session, &events).map_err(Refused::from)
+            })
             .await;
         match refused {
             Ok(appended) => Ok(appended),
@@ -120,7 +122,10 @@ fn append(
 }
 
 const fn ends_turn(payload: &Payload) -> bool {
-    matches!(payload, Payload::TurnCompleted { .. } | Payload::TurnFailed { .. } | Payload::TurnCancelled { .. })
+    matches!(
+        payload,
+        Payload::TurnCompleted { .. } | Payload::TurnFailed { .. } | Payload::TurnCancelled { .. }
+    )
 }
 
 /// Moves the task, and the workspace with it, as the event says.

@@ -6,7 +6,7 @@ use freehold_model::{
     task,
     workspace::{self, Event, Workspace},
 };
-use freehold_store::{Error as StoreError, OrgTx, Page};
+use freehold_store::{Error as StoreError, OrgTx};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -17,16 +17,26 @@ use super::{
 use crate::Error;
 
 /// Moves a workspace as `model` says, with its row in the activity log. A denied event changes nothing.
-pub(super) fn advance(rows: &mut OrgTx<'_>, workspace: &mut Workspace, event: Event) -> Result<(), StoreError> {
+pub(super) fn advance(
+    rows: &mut OrgTx<'_>,
+    workspace: &mut Workspace,
+    event: Event,
+) -> Result<(), StoreError> {
     let Ok(Next::Go(phase)) = workspace::next(workspace.phase, event) else { return Ok(()) };
     let from = std::mem::replace(&mut workspace.phase, phase);
     workspace.updated_at = Timestamp::now();
     rows.workspace_update(workspace)?;
     let names = Names::of(rows, workspace)?;
     let detail = json!({"from": from, "status": phase});
-    let row =
-        activity::row(workspace, &names, Actor::ControlPlane, EventType::WorkspaceStatusChanged, None, detail);
-    rows.audit_append(&row)
+    let row = activity::row(
+        workspace,
+        &names,
+        Actor::ControlPlane,
+        EventType::WorkspaceStatusChanged,
+        None,
+        detail,
+    );
+    rows.audit_append(&row).map(drop)
 }
 
 /// The workspace, if this is the pod it wants or takes down.
@@ -119,7 +129,13 @@ impl Fleet {
                 workspace.pod_id = None;
                 advance(rows, &mut workspace, Event::PodGone)?;
                 if let Some(task) = rows.task_current(workspace.id)? {
-                    super::tasks::end(rows, &workspace, task, task::Event::Cancelled, "the workspace was stopped")?;
+                    super::tasks::end(
+                        rows,
+                        &workspace,
+                        task,
+                        task::Event::Cancelled,
+                        "the workspace was stopped",
+                    )?;
                 }
                 Ok(())
             })

@@ -32,11 +32,15 @@ impl Fleet {
         self.store
             .write(place.organization_id, move |rows| {
                 let Some(workspace) = rows.workspace_view(place.workspace_id)? else { return Ok(None) };
-                if workspace::agent_expected(workspace.phase).is_err() || rows.task_current(workspace.id)?.is_some() {
+                if workspace::agent_expected(workspace.phase).is_err()
+                    || rows.task_current(workspace.id)?.is_some()
+                {
                     return Ok(None);
                 }
                 let Some(mut task) = rows.task_next_submitted(workspace.id)? else { return Ok(None) };
-                let Next::Go(phase) = task::next(task.phase, task::Event::HandedOver) else { return Ok(None) };
+                let Next::Go(phase) = task::next(task.phase, task::Event::HandedOver) else {
+                    return Ok(None);
+                };
                 task.phase = phase;
                 rows.task_update(&task)?;
                 let names = Names::of(rows, &workspace)?;
@@ -60,7 +64,8 @@ impl Fleet {
         self.store
             .write(place.organization_id, move |rows| {
                 let Some(workspace) = rows.workspace_view(place.workspace_id)? else { return Ok(()) };
-                let Some(task) = rows.task_view(task)?.filter(|task| task.workspace_id == workspace.id) else {
+                let Some(task) = rows.task_view(task)?.filter(|task| task.workspace_id == workspace.id)
+                else {
                     return Ok(());
                 };
                 end(rows, &workspace, task, task::Event::Undeliverable, reason)?;
@@ -91,7 +96,7 @@ impl Fleet {
             return Ok(Some((Vec::new(), true)));
         }
         let bytes = self.uploads.read(upload, offset..end).await?;
-        Ok(Some((bytes, end == found.size)))
+        Ok(Some((bytes.to_vec(), end == found.size)))
     }
 }
 
@@ -118,7 +123,7 @@ pub(super) fn end(
         Some(task.id),
         detail,
     );
-    rows.audit_append(&row)
+    rows.audit_append(&row).map(drop)
 }
 
 /// A task with what the agent needs to take it.
