@@ -27,6 +27,7 @@ pub mod workspace;
 
 use std::sync::Arc;
 
+use freehold_model::Timestamp;
 use freehold_store::Store;
 use uuid::Uuid;
 
@@ -91,7 +92,13 @@ impl App {
     }
 }
 
+/// The present, as precise as rows are.
+pub(crate) fn now() -> Timestamp {
+    let now = Timestamp::now();
+    now.round(jiff::Unit::Microsecond).unwrap_or(now)
+}
+
 /// A new UUID, which sorts by creation.
-fn new_uuid() -> Uuid {
+pub(crate) fn new_uuid() -> Uuid {
     Uuid::now_v7()
 }
