@@ -33,11 +33,11 @@ pub const AGENT_TOOL_UID_VARIABLE: &str = "FREEHOLD_TOOL_UID";
 pub const AGENT_TOOLS_CGROUP_FDS_VARIABLE: &str = "FREEHOLD_TOOLS_CGROUP_FDS";
 
 /// The agent's variable with limits that a tool's process sets for itself, soft and hard, before it executes: pairs like
-/// `nproc=480,as=2147483648`, with the names `nproc`, `as`, `fsize`, `nofile` and `core`. Absent: none.
+/// `nproc=480,data=2147483648`, with the names `nproc`, `as`, `data`, `fsize`, `nofile` and `core`. Absent: none.
 pub const AGENT_TOOL_RLIMITS_VARIABLE: &str = "FREEHOLD_TOOL_RLIMITS";
 
 /// Where an agent finds its own program in a pod, whatever the pod's root is.
-pub const AGENT_PROGRAM_PATH: &str = "/usr/lib/freehold/freehold";
+pub const AGENT_PROGRAM_PATH: &str = "/opt/freehold/freehold";
 
 /// What a pod shall be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
