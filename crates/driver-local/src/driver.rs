@@ -247,13 +247,11 @@ impl LocalDriver {
     async fn remove(&self, pod_id: PodId) -> Result<(), Error> {
         let Some(pod) = self.pod(pod_id) else { return Ok(()) };
         let _one = self.exclusive(pod.plan.workspace_id).await;
-        let t0 = std::time::Instant::now();
         pod.holder.signal(Signal::TERM);
         if tokio::time::timeout(END_WITHIN, pod.holder.gone()).await.is_err() {
             pod.holder.signal(Signal::KILL);
             pod.holder.gone().await;
-        }
-        eprintln!("T holder gone {:?}", t0.elapsed()); // The holder reaped it, unless it was killed itself.
+        } // The holder reaped it, unless it was killed itself.
         let init = lock(&pod.seen).init.clone();
         if let Some(init) = init {
             init.signal(Signal::KILL);
@@ -261,7 +259,6 @@ impl LocalDriver {
                 return Err(step("end the pod's processes")(io::ErrorKind::TimedOut.into()));
             }
         }
-        eprintln!("T init gone {:?}", t0.elapsed());
         let (state_dir, pod_dir, plan) =
             (self.inner.options.state_dir.clone(), pod.dir.clone(), pod.plan.clone());
         tokio::task::spawn_blocking(move || -> io::Result<()> {
@@ -275,7 +272,6 @@ impl LocalDriver {
         .await
         .map_err(|error| step("remove the pod")(io::Error::other(error)))?
         .map_err(step("remove the pod"))?;
-        eprintln!("T files gone {:?}", t0.elapsed());
         lock(&self.inner.pods).remove(&pod_id);
         self.inner.changed();
         self.empty_trash();

@@ -15,7 +15,7 @@ use rustix::{
     fs::{Mode, OFlags},
     io::fcntl_dupfd_cloexec,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
-    process::{Pid, Signal, WaitOptions, set_parent_process_death_signal, waitpid},
+    process::{Pid, Signal, WaitOptions, set_parent_process_death_signal, wait, waitpid},
 };
 
 use super::{
@@ -382,7 +382,13 @@ fn write_id_maps(child: Pid, users: Users) -> Result<(), Failure> {
 /// Kills a first process and all others of its namespace, and waits until they are gone.
 pub fn abandon(init: Pid) {
     let _gone = rustix::process::kill_process(init, Signal::KILL);
-    let _reaped = waitpid(Some(init), WaitOptions::empty());
+    // Supervisors of commands are in that namespace and children of the holder: unless they are reaped as well, the
+    // first process waits for them for ever.
+    while let Ok(Some((pid, _))) = wait(WaitOptions::empty()) {
+        if pid == init {
+            break;
+        }
+    }
 }
 
 /// Turns a failure into an error that can be shown.
