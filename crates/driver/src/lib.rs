@@ -13,8 +13,9 @@ use freehold_model::{PodId, WorkspaceId};
 use tokio::{io::AsyncRead, sync::watch};
 
 pub use spec::{
-    AGENT_POD_API_FD, Enforcement, ExecSpec, LimitReport, Limits, PodObservation, PodSpec, PodState, Report,
-    TRUST_ANCHORS_PATH, TRUST_ENVIRONMENT,
+    AGENT_POD_API_FD, AGENT_PROGRAM_PATH, AGENT_TOOL_RLIMITS_VARIABLE, AGENT_TOOL_UID_VARIABLE,
+    AGENT_TOOLS_CGROUP_FDS_VARIABLE, Enforcement, ExecSpec, LimitReport, Limits, PodObservation, PodSpec,
+    PodState, Report, TRUST_ANCHORS_PATH, TRUST_ENVIRONMENT,
 };
 
 /// Makes pods.
