@@ -47,6 +47,7 @@ pub(crate) fn request(
     conversation: &Conversation,
     first_kept: Option<MessageId>,
     halvings: u32,
+    attempt: u32,
 ) -> ModelRequest {
     let entries = conversation.entries();
     let end = first_kept
@@ -64,7 +65,7 @@ pub(crate) fn request(
         write_entry(&mut text, entry);
     }
     text.push_str("</record>");
-    ModelRequest { kind: RequestKind::Compact, items: vec![Item::Note(text.into())] }
+    ModelRequest { kind: RequestKind::Compact, attempt, items: vec![Item::Note(text.into())] }
 }
 
 fn write_entry(text: &mut String, entry: &Entry) {

@@ -99,7 +99,8 @@ impl Conversation {
     /// Calls in the last message that have no result.
     pub(crate) fn open_calls(&self) -> impl Iterator<Item = &ToolCall> {
         self.entries.last().into_iter().flat_map(|entry| {
-            calls(&entry.message).filter(|call| !entry.results.iter().any(|done| done.tool_call_id == call.id))
+            calls(&entry.message)
+                .filter(|call| !entry.results.iter().any(|done| done.tool_call_id == call.id))
         })
     }
 
@@ -197,6 +198,8 @@ fn value_bytes(value: &Value) -> usize {
         Value::Null | Value::Bool(_) | Value::Number(_) => 8,
         Value::String(text) => text.len() + 2,
         Value::Array(values) => values.iter().map(|value| value_bytes(value) + 1).sum::<usize>() + 2,
-        Value::Object(map) => map.iter().map(|(key, value)| key.len() + value_bytes(value) + 4).sum::<usize>() + 2,
+        Value::Object(map) => {
+            map.iter().map(|(key, value)| key.len() + value_bytes(value) + 4).sum::<usize>() + 2
+        }
     }
 }

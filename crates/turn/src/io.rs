@@ -85,8 +85,8 @@ pub struct Failure {
     pub kind: FailureKind,
     /// What people are told.
     pub message: String,
-    /// How long the provider wants us to wait.
-    pub retry_after: Option<Duration>,
+    /// The delay after which another attempt is of use; absent when none is.
+    pub retry_in: Option<Duration>,
     /// Milliseconds from request to failure.
     pub duration_ms: u64,
 }
@@ -94,9 +94,9 @@ pub struct Failure {
 /// Kinds of failures, by what follows from them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
-    /// Too many requests: tried again.
+    /// Too many requests.
     RateLimited,
-    /// Not reached, overloaded, stalled, cut or garbage: tried again.
+    /// Not reached, overloaded, stalled, cut or garbage.
     Unavailable,
     /// The conversation is too long for the model: compacted, then tried again.
     TooLong,
@@ -117,13 +117,6 @@ impl FailureKind {
             Self::Misconfigured => TurnErrorCode::ProviderMisconfigured,
             Self::Refused => TurnErrorCode::ProviderRefused,
             Self::Processing => TurnErrorCode::ProcessingError,
-        }
-    }
-
-    pub(crate) const fn is_transient(self) -> bool {
-        match self {
-            Self::RateLimited | Self::Unavailable => true,
-            Self::TooLong | Self::Misconfigured | Self::Refused | Self::Processing => false,
         }
     }
 }
@@ -169,6 +162,8 @@ pub enum Effect {
 pub struct ModelRequest {
     /// What for.
     pub kind: RequestKind,
+    /// The number of this attempt, from 1.
+    pub attempt: u32,
     /// The conversation.
     pub items: Vec<Item>,
 }

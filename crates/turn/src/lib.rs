@@ -33,10 +33,11 @@ mod state;
 pub use conversation::{Conversation, Item, ToolResult};
 pub use history::{TASK_HISTORY_MAX, TurnRecord, TurnStatus};
 pub use io::{
-    Answer, Begin, Effect, Failure, FailureKind, Input, ModelRequest, Outcome, RequestKind, Resume, ToolOutcome,
+    Answer, Begin, Effect, Failure, FailureKind, Input, ModelRequest, Outcome, RequestKind, Resume,
+    ToolOutcome,
 };
 pub use settings::{
-    ANSWER_BYTES_MAX, CONTEXT_TOKENS_DEFAULT, ITERATIONS_DEFAULT, MODEL_ATTEMPTS_MAX, RETRY_AFTER_MAX,
-    RETRY_DELAY_FIRST, RETRY_DELAY_MAX, Settings, TOOL_CALLS_MAX, TOOL_RESULT_BYTES_MAX,
+    ANSWER_BYTES_MAX, CONTEXT_TOKENS_DEFAULT, EMPTY_ANSWER_DELAY, EMPTY_ANSWER_RETRIES_MAX,
+    ITERATIONS_DEFAULT, MODEL_ATTEMPTS_MAX, Settings, TOOL_CALLS_MAX, TOOL_RESULT_BYTES_MAX,
 };
 pub use state::{Doing, State};
