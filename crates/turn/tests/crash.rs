@@ -115,9 +115,13 @@ fn check_request(request: &ModelRequest) {
     assert!(open.is_empty() && !last_was_cut_answer, "the request ends with the model's own words");
 }
 
+fn payloads(world: &World) -> impl DoubleEndedIterator<Item = &Payload> {
+    world.journal.iter().map(|event| &event.payload)
+}
+
 /// Whether the journal announced this model call and nothing else since.
 fn is_announced(world: &World, kind: RequestKind) -> bool {
-    let last = world.payloads().last();
+    let last = payloads(world).next_back();
     match kind {
         RequestKind::Reason => matches!(last, Some(Payload::ReasonStarted { .. })),
         RequestKind::Compact => matches!(last, Some(Payload::ContextCompacting { .. })),
@@ -150,7 +154,7 @@ fn drive(mut world: World, script: &Script, first: Input, mut replies: usize) ->
                 world.step(script.reply(replies - 1))
             }
             Effect::RunTool(call) => {
-                let announced = world.payloads().any(
+                let announced = payloads(&world).any(
                     |payload| matches!(payload, Payload::ToolStarted { tool_call } if tool_call.id == call.id),
                 );
                 assert!(announced, "{} ran before it was journalled", call.id);
@@ -174,7 +178,7 @@ fn check_journal(world: &World) {
     let mut calls: HashMap<&str, (u32, u32)> = HashMap::new();
     let mut reasons = 0_i32;
     let mut endings = 0;
-    for payload in world.payloads() {
+    for payload in payloads(world) {
         match payload {
             Payload::ToolStarted { tool_call } => calls.entry(&tool_call.id).or_default().0 += 1,
             Payload::ToolCompleted { tool_call_id, .. } => calls.entry(tool_call_id).or_default().1 += 1,
@@ -191,7 +195,7 @@ fn check_journal(world: &World) {
     for (id, (started, completed)) in calls {
         assert!(started <= 1 && completed == 1, "{id}: started {started} times, completed {completed} times");
     }
-    assert!(matches!(world.payloads().last(), Some(Payload::SessionIdled { .. })));
+    assert!(matches!(payloads(world).next_back(), Some(Payload::SessionIdled { .. })));
 }
 
 proptest! {

@@ -139,7 +139,7 @@ fn show(text: &mut String, effect: &Effect) {
 }
 
 fn detail(payload: &Payload) -> String {
-    serde_json::to_value(payload).unwrap()["data"].to_string()
+    serde_json::to_value(payload).expect("payloads serialize")["data"].to_string()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use freehold_model::{
     EventId, MessageId, SessionId, TaskId, Timestamp,
-    event::{ContentPart, Message, MessageRole, Payload, SessionEvent, StopReason, ToolCall, Usage},
+    event::{ContentPart, Message, MessageRole, SessionEvent, StopReason, ToolCall, Usage},
 };
 use freehold_turn::{Answer, Begin, Effect, Input, Settings, State};
 use uuid::Uuid;
@@ -61,7 +61,7 @@ pub struct World {
 impl World {
     pub fn step(&mut self, input: Input) -> Vec<Effect> {
         self.clock_ms += 1;
-        let now = Timestamp::from_millisecond(self.clock_ms).unwrap();
+        let now = Timestamp::from_millisecond(self.clock_ms).expect("a small time");
         let effects = self.state.step(now, input);
         for effect in &effects {
             if let Effect::Append { batch, payloads } = effect {
@@ -95,9 +95,5 @@ impl World {
             state.fold(event);
         }
         Self { state, journal: self.journal[..length].to_vec(), clock_ms: self.clock_ms, ..Self::default() }
-    }
-
-    pub fn payloads(&self) -> impl Iterator<Item = &Payload> {
-        self.journal.iter().map(|event| &event.payload)
     }
 }
