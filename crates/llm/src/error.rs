@@ -83,9 +83,15 @@ pub enum Error {
         /// Why.
         message: String,
     },
-    /// The HTTP client cannot be made.
-    #[error("failed to make the HTTP client")]
+    /// TLS cannot be set up.
+    #[error("failed to set up TLS")]
+    Tls(#[source] rustls::Error),
+    /// The HTTP client or its request cannot be made.
+    #[error("failed to make the HTTP request")]
     Http(#[source] reqwest::Error),
+    /// The request cannot be written as JSON.
+    #[error("failed to write the request")]
+    Request(#[source] serde_json::Error),
 }
 
 impl Error {
@@ -93,10 +99,10 @@ impl Error {
     /// or has been done often enough.
     pub fn pause(&self, attempt: u32) -> Option<Duration> {
         // Many pods that meet one overload must not come back together; any bits will do.
-        self.pause_with(attempt, RandomState::new().hash_one(attempt))
+        self.pause_with(attempt, RandomState::new().hash_one(attempt).to_le_bytes()[0])
     }
 
-    fn pause_with(&self, attempt: u32, jitter: u64) -> Option<Duration> {
+    fn pause_with(&self, attempt: u32, jitter: u8) -> Option<Duration> {
         let (retries, after) = match self {
             Self::RateLimited { after, .. } | Self::Unavailable { after, .. } => (RETRIES_MAX, *after),
             Self::Garbage { .. } => (GARBAGE_RETRIES_MAX, None),
@@ -105,15 +111,18 @@ impl Error {
             | Self::Denied { .. }
             | Self::Unauthorized { .. }
             | Self::Roots { .. }
-            | Self::Http(_) => (0, None),
+            | Self::Tls(_)
+            | Self::Http(_)
+            | Self::Request(_) => (0, None),
         };
         if attempt > retries || after.is_some_and(|after| after > RETRY_AFTER_MAX) {
             return None;
         }
-        let doubled = PAUSE_FIRST.saturating_mul(1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX));
+        let doubled =
+            PAUSE_FIRST.saturating_mul(1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX));
         let ours = doubled.min(PAUSE_MAX);
         // Between half of it and all of it.
-        let spread = ours / 2 + ours / 2 * u32::from((jitter % 256) as u8) / 255;
+        let spread = ours / 2 + ours / 2 * u32::from(jitter) / 255;
         Some(after.map_or(spread, |after| after.saturating_add(spread / 4)))
     }
 
@@ -125,7 +134,9 @@ impl Error {
             Self::ContextTooLong { .. } => TurnErrorCode::RequestTooLarge,
             Self::Refused { .. } => TurnErrorCode::ProviderRefused,
             Self::Denied { .. } | Self::Unauthorized { .. } => TurnErrorCode::ProviderMisconfigured,
-            Self::Roots { .. } | Self::Http(_) => TurnErrorCode::ProcessingError,
+            Self::Roots { .. } | Self::Tls(_) | Self::Http(_) | Self::Request(_) => {
+                TurnErrorCode::ProcessingError
+            }
         }
     }
 }

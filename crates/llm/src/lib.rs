@@ -5,8 +5,13 @@
 //! reports an error or does not parse is an [`Error`], and [`Error::pause`] says whether and when to try again.
 //! What a provider wants back unchanged (signatures, encrypted reasoning) travels in `ContentPart::Reasoning.replay`.
 
+mod anthropic;
+mod chat;
+mod classify;
 mod client;
 mod error;
+mod read;
+mod responses;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +22,7 @@ use serde_json::Value;
 
 pub use client::{Client, Options, Timeouts};
 pub use error::{Error, GARBAGE_RETRIES_MAX, PAUSE_FIRST, PAUSE_MAX, RETRIES_MAX, RETRY_AFTER_MAX};
+pub use read::ANSWER_BYTES_MAX;
 
 /// How to talk to a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
