@@ -139,7 +139,7 @@ impl State {
     }
 
     /// The newest turns, oldest first.
-    pub fn history(&self) -> impl ExactSizeIterator<Item = &TurnRecord> {
+    pub fn history(&self) -> impl DoubleEndedIterator<Item = &TurnRecord> + ExactSizeIterator {
         self.journal.history.iter()
     }
 
