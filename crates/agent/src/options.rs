@@ -54,6 +54,8 @@ pub(crate) struct Options {
     pub(crate) pod_api: PathBuf,
     /// Instead of `https://` and the provider's domain: for tests and trials without egress.
     pub(crate) model_url: Option<Url>,
+    /// Where files that come with tasks are put, under `uploads/`.
+    pub(crate) data: PathBuf,
     pub(crate) trust_file: Option<PathBuf>,
     pub(crate) tool_uid: Option<u32>,
     pub(crate) tool_cgroups: Vec<RawFd>,
@@ -66,10 +68,12 @@ pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Mode
     let mut arguments = arguments.into_iter();
     let mut pod_api = Path::new("/proc/self/fd").join(AGENT_POD_API_FD.to_string());
     let mut model_url = None;
+    let mut data = PathBuf::from("/data");
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some(TOOL_HOST) => return Ok(Mode::ToolHost),
             Some("--pod-api") => pod_api = arguments.next().ok_or(Error::Value("--pod-api"))?.into(),
+            Some("--data") => data = arguments.next().ok_or(Error::Value("--data"))?.into(),
             Some("--model-url") => {
                 let url = arguments.next().and_then(|url| url.to_str()?.parse().ok());
                 model_url = Some(url.ok_or(Error::Value("--model-url"))?);
@@ -86,6 +90,7 @@ pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Mode
         pod_id: pod_id.ok_or(Error::Variable(POD_ID_VARIABLE))?,
         pod_api,
         model_url,
+        data,
         trust_file: trust_file(),
         tool_uid: tool_uid.transpose().map_err(|_| Error::Variable(AGENT_TOOL_UID_VARIABLE))?,
         tool_cgroups: cgroups.map_err(|_| Error::Variable(AGENT_TOOLS_CGROUP_FDS_VARIABLE))?,

@@ -1,16 +1,19 @@
 //! What the model is told of where it is.
 
-use std::fmt::Write;
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+};
 
 use freehold_pod_api::{AgentConfig, TaskOrder};
 
 /// The folder of a task's files.
-pub(crate) fn uploads_folder(order: &TaskOrder) -> std::path::PathBuf {
-    std::path::Path::new("/data/uploads").join(order.task_id.to_string())
+pub(crate) fn uploads_folder(data: &Path, order: &TaskOrder) -> PathBuf {
+    data.join("uploads").join(order.task_id.to_string())
 }
 
 /// The system prompt of a task. It changes as little as possible from task to task, so that providers can cache it.
-pub(crate) fn system(config: &AgentConfig, order: &TaskOrder) -> String {
+pub(crate) fn system(config: &AgentConfig, order: &TaskOrder, data: &Path) -> String {
     let mut text = String::from(
         "You are an agent that works on its own in a workspace: an isolated Linux machine that is yours. You have its \
          full use: run programs, write files, start servers. Nobody answers questions while you work; decide \
@@ -35,7 +38,7 @@ pub(crate) fn system(config: &AgentConfig, order: &TaskOrder) -> String {
         let _ = write!(text, " {description}");
     }
     if !order.files.is_empty() {
-        let _ = write!(text, "\n\nFiles that came with the task, in {}:", uploads_folder(order).display());
+        let _ = write!(text, "\n\nFiles that came with the task, in {}:", uploads_folder(data, order).display());
         for file in &order.files {
             let _ = write!(text, "\n- {} ({} bytes)", file.name, file.size);
         }

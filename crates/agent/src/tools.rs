@@ -69,11 +69,11 @@ pub(crate) fn specs() -> Vec<ToolSpec> {
             "Replaces a piece of a text file by another. The old text must occur exactly once, unless replace_all.",
             json!({
                 "path": path,
-                "old_text": {"type": "string", "description": "Exactly as it is in the file."},
-                "new_text": {"type": "string"},
+                "old": {"type": "string", "description": "Exactly as it is in the file."},
+                "new": {"type": "string"},
                 "replace_all": {"type": "boolean"},
             }),
-            &["path", "old_text", "new_text"],
+            &["path", "old", "new"],
         ),
         spec(
             NAMES[4],

@@ -164,7 +164,7 @@ impl Agent {
         if after > file.size || (end && after != file.size) || (length == 0 && !end) {
             return Err(format!("`{}` has {} bytes, but {after} came", file.name, file.size));
         }
-        let path = uploads_folder(&order.order).join(&file.name);
+        let path = uploads_folder(&self.options.data, &order.order).join(&file.name);
         let offset = order.offset;
         if end {
             order.file += 1;

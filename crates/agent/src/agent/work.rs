@@ -136,7 +136,7 @@ impl Agent {
             }
         };
         if model.system.is_empty() {
-            model.system = prompt::system(config, &work.order).into();
+            model.system = prompt::system(config, &work.order, &self.options.data).into();
             model.thinking_effort = work.order.thinking_effort.or(config.thinking_effort);
         }
         Ok(model.clone())

@@ -43,8 +43,8 @@ pub(super) struct WriteFile {
 #[serde(deny_unknown_fields)]
 pub(super) struct EditFile {
     path: PathBuf,
-    old_text: String,
-    new_text: String,
+    old: String,
+    new: String,
     #[serde(default)]
     replace_all: bool,
 }
@@ -139,19 +139,19 @@ pub(super) fn edit_file(arguments: &EditFile) -> Outcome {
 }
 
 fn edited(text: &str, arguments: &EditFile) -> Result<(String, usize), String> {
-    let EditFile { old_text, new_text, replace_all, .. } = arguments;
-    if old_text.is_empty() {
-        return Err("`old_text` is empty.".into());
+    let EditFile { old, new, replace_all, .. } = arguments;
+    if old.is_empty() {
+        return Err("`old` is empty.".into());
     }
-    if old_text == new_text {
-        return Err("`old_text` and `new_text` are the same.".into());
+    if old == new {
+        return Err("`old` and `new` are the same.".into());
     }
-    match text.matches(old_text.as_str()).count() {
-        0 => Err("`old_text` does not occur in the file, white space and line ends included.".into()),
+    match text.matches(old.as_str()).count() {
+        0 => Err("`old` does not occur in the file, white space and line ends included.".into()),
         count if count > 1 && !replace_all => Err(format!(
-            "`old_text` occurs {count} times. Add lines around it until it is unique, or set `replace_all`."
+            "`old` occurs {count} times. Add lines around it until it is unique, or set `replace_all`."
         )),
-        count => Ok((text.replace(old_text.as_str(), new_text), count)),
+        count => Ok((text.replace(old.as_str(), new), count)),
     }
 }
 
