@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use freehold_model::{EventId, SessionId};
 use freehold_model::event::SessionEvent;
+use freehold_model::{EventId, SessionId};
 use freehold_pod_api::FromAgent;
 
 /// A batch that is not acknowledged.

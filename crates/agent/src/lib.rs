@@ -42,7 +42,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Mode::ToolHost) => tool_host::main(),
         Ok(Mode::Agent(options)) => {
             // Before anything worth reading is in memory.
-            let hidden = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+            let hidden =
+                rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
             tracing_subscriber::fmt()
                 .with_writer(std::io::stderr)
                 .with_ansi(false)

@@ -84,7 +84,8 @@ pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Mode
     let pod_id = variable(POD_ID_VARIABLE).and_then(|id| id.parse().ok());
     let tool_uid = variable(AGENT_TOOL_UID_VARIABLE).map(|uid| uid.parse());
     let cgroups = variable(AGENT_TOOLS_CGROUP_FDS_VARIABLE).unwrap_or_default();
-    let cgroups = cgroups.split(',').filter(|number| !number.is_empty()).map(str::parse).collect::<Result<_, _>>();
+    let cgroups =
+        cgroups.split(',').filter(|number| !number.is_empty()).map(str::parse).collect::<Result<_, _>>();
     let rlimits = variable(AGENT_TOOL_RLIMITS_VARIABLE).unwrap_or_default();
     Ok(Mode::Agent(Box::new(Options {
         pod_id: pod_id.ok_or(Error::Variable(POD_ID_VARIABLE))?,
@@ -109,7 +110,10 @@ fn tool_environment() -> Vec<(String, String)> {
     names.filter_map(|name| Some(((*name).to_owned(), variable(name)?))).collect()
 }
 
-#[expect(clippy::disallowed_methods, reason = "the agent's entry point reads its environment here and nowhere else")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the agent's entry point reads its environment here and nowhere else"
+)]
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }

@@ -38,7 +38,8 @@ pub(crate) fn system(config: &AgentConfig, order: &TaskOrder, data: &Path) -> St
         let _ = write!(text, " {description}");
     }
     if !order.files.is_empty() {
-        let _ = write!(text, "\n\nFiles that came with the task, in {}:", uploads_folder(data, order).display());
+        let _ =
+            write!(text, "\n\nFiles that came with the task, in {}:", uploads_folder(data, order).display());
         for file in &order.files {
             let _ = write!(text, "\n- {} ({} bytes)", file.name, file.size);
         }

@@ -7,11 +7,15 @@ use serde_json::{Value, json};
 
 use crate::session::Session;
 
-pub(crate) fn view(config: Option<&AgentConfig>, session: Option<&Session>, preparing: Option<TaskId>) -> Value {
+pub(crate) fn view(
+    config: Option<&AgentConfig>,
+    session: Option<&Session>,
+    preparing: Option<TaskId>,
+) -> Value {
     let state = session.map(|session| &session.state);
-    let current = state.and_then(|state| current(state)).or_else(|| {
-        preparing.map(|task_id| json!({"task_id": task_id, "activity": "preparing"}))
-    });
+    let current = state
+        .and_then(current)
+        .or_else(|| preparing.map(|task_id| json!({"task_id": task_id, "activity": "preparing"})));
     json!({
         "agent": {"name": crate::agent::NAME, "version": env!("CARGO_PKG_VERSION")},
         "role": config.map(|config| &config.role),

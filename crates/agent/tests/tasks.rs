@@ -2,7 +2,10 @@
 
 mod support;
 
-use freehold_model::{UploadId, event::{Payload, ToolStatus}};
+use freehold_model::{
+    UploadId,
+    event::{Payload, ToolStatus},
+};
 use freehold_pod_api::{FileOrder, ToAgent};
 use serde_json::json;
 use support::{Pod, bash, one_answer, tool, until_gone};
@@ -17,10 +20,21 @@ async fn a_task_runs_its_tools_and_ends() {
     assert_eq!(
         pod.types(),
         [
-            "input.message", "turn.started", "session.activated", "reason.started",
-            "output.message.completed", "reason.completed", "tool.started", "tool.started",
-            "tool.completed", "tool.completed", "reason.started",
-            "output.message.completed", "reason.completed", "turn.completed", "session.idled",
+            "input.message",
+            "turn.started",
+            "session.activated",
+            "reason.started",
+            "output.message.completed",
+            "reason.completed",
+            "tool.started",
+            "tool.started",
+            "tool.completed",
+            "tool.completed",
+            "reason.started",
+            "output.message.completed",
+            "reason.completed",
+            "turn.completed",
+            "session.idled",
         ]
     );
     let expected = ["hello", "/\n5"].map(|text| (ToolStatus::Success, text.to_owned()));
@@ -82,7 +96,9 @@ async fn time_up_kills_the_running_command() {
 
 #[tokio::test]
 async fn an_agent_killed_while_a_tool_runs_does_not_run_it_again() {
-    let mut pod = Pod::start(&one_answer(&[bash("echo x >> runs; echo $$ > pid; sleep 300"), bash("echo second")])).await;
+    let mut pod =
+        Pod::start(&one_answer(&[bash("echo x >> runs; echo $$ > pid; sleep 300"), bash("echo second")]))
+            .await;
     pod.until_welcome(1).await;
     pod.deliver(|_| {});
     let pid = pod.until_file("pid").await;
@@ -219,7 +235,10 @@ async fn policy_that_denies_the_model_fails_the_task_at_once() {
 async fn files_are_in_place_before_the_turn_begins() {
     let pod = Pod::start(&one_answer(&[bash("cat data/uploads/*/*")])).await;
     let (one, two) = (UploadId::from_uuid(Uuid::now_v7()), UploadId::from_uuid(Uuid::now_v7()));
-    pod.shared.inner().files.extend([(one, b"some words that need more than a piece".to_vec()), (two, Vec::new())]);
+    pod.shared
+        .inner()
+        .files
+        .extend([(one, b"some words that need more than a piece".to_vec()), (two, Vec::new())]);
     pod.until_welcome(1).await;
     pod.deliver(|order| {
         order.files = vec![
@@ -248,7 +267,10 @@ async fn a_task_whose_files_are_missing_or_misnamed_is_rejected() {
 
 #[tokio::test]
 async fn a_message_that_waits_in_the_journal_is_not_written_twice() {
-    use freehold_model::{EventId, MessageId, SessionId, Timestamp, event::{ContentPart, Context, Message, MessageRole, SessionEvent}};
+    use freehold_model::{
+        EventId, MessageId, SessionId, Timestamp,
+        event::{ContentPart, Context, Message, MessageRole, SessionEvent},
+    };
     let pod = Pod::start(&one_answer(&[])).await;
     pod.until_welcome(1).await;
     let content = vec![ContentPart::Text { text: "do it".into() }];

@@ -2,10 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use freehold_model::{EventId, MessageId, event::{SessionEvent, ToolCall}};
+use freehold_model::{
+    EventId, MessageId,
+    event::{SessionEvent, ToolCall},
+};
 use freehold_pod_api::{AgentConfig, TaskOrder};
 use freehold_turn::{
-    Begin, CONTEXT_TOKENS_DEFAULT, Effect, ITERATIONS_DEFAULT, Input, ModelRequest, Resume, Settings, ToolOutcome,
+    Begin, CONTEXT_TOKENS_DEFAULT, Effect, ITERATIONS_DEFAULT, Input, ModelRequest, Resume, Settings,
+    ToolOutcome,
 };
 use tokio::{sync::Mutex, time::Instant};
 use uuid::Uuid;

@@ -51,7 +51,8 @@ pub(super) struct EditFile {
 
 pub(super) fn read_file(arguments: &ReadFile) -> Outcome {
     let path = work_folder().join(&arguments.path);
-    match read_lines(&path, arguments.first_line.unwrap_or(1), arguments.line_count.unwrap_or(LINES_DEFAULT)) {
+    match read_lines(&path, arguments.first_line.unwrap_or(1), arguments.line_count.unwrap_or(LINES_DEFAULT))
+    {
         Ok(outcome) => outcome,
         Err(error) => failed("read", &path, &error),
     }
@@ -79,7 +80,9 @@ fn read_lines(path: &Path, first: u64, count: u64) -> io::Result<Outcome> {
             continue;
         }
         if number - first == count || text.len() + line.len() > READ_BYTES_MAX {
-            text.push_str(&format!("[more lines follow; go on with first_line {number}; the file has {size} bytes]"));
+            text.push_str(&format!(
+                "[more lines follow; go on with first_line {number}; the file has {size} bytes]"
+            ));
             return Ok(Outcome::success(text));
         }
         text.push_str(&String::from_utf8_lossy(&line));

@@ -4,13 +4,7 @@
 //! mark. Commands themselves run with `/dev/null` as standard input, so neither the socket nor the mark is theirs;
 //! their output goes another way, through one pipe for both streams, in the order it was written.
 
-use std::{
-    io,
-    os::fd::OwnedFd,
-    path::Path,
-    process::Stdio,
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, path::Path, process::Stdio, time::Duration};
 
 use freehold_model::event::ToolStatus;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -81,7 +75,9 @@ pub(super) async fn bash(slot: &mut Option<Shell>, arguments: Bash) -> Outcome {
             );
             Outcome { status: ToolStatus::Error, text: note }
         }
-        Ok(Err(error)) => Outcome::error(format!("The shell was lost: {error}. The next command starts a new one.")),
+        Ok(Err(error)) => {
+            Outcome::error(format!("The shell was lost: {error}. The next command starts a new one."))
+        }
         Err(_) => {
             shell.drain_now();
             let text = shell.output.take();
@@ -176,7 +172,8 @@ impl Shell {
                     }
                 }
                 read = read_line(said, &mut line) => {
-                    if read? == 0 {
+                    // A shell that ended before it read everything resets the socket.
+                    if matches!(read, Ok(0) | Err(_)) {
                         drain_into(pipe, output);
                         return Ok(End::ShellGone);
                     }

@@ -119,7 +119,11 @@ async fn exchange(request: reqwest::RequestBuilder) -> Result<Outcome, reqwest::
         }
     }
     if body.contains(&0) {
-        text.push_str(&format!("\n[a binary body of {}{} bytes]", if more { "more than " } else { "" }, body.len()));
+        text.push_str(&format!(
+            "\n[a binary body of {}{} bytes]",
+            if more { "more than " } else { "" },
+            body.len()
+        ));
     } else if !body.is_empty() {
         text.push('\n');
         text.push_str(&String::from_utf8_lossy(&body));

@@ -50,10 +50,16 @@ impl Confinement {
             .stderr(Stdio::null());
         let uid = self.uid;
         let rlimits = self.rlimits.clone();
-        let cgroups =
-            self.cgroups.iter().map(|cgroup| cgroup.as_fd().try_clone_to_owned()).collect::<io::Result<Vec<_>>>()?;
+        let cgroups = self
+            .cgroups
+            .iter()
+            .map(|cgroup| cgroup.as_fd().try_clone_to_owned())
+            .collect::<io::Result<Vec<_>>>()?;
         let before_exec = move || confine(uid, &cgroups, &rlimits);
-        #[expect(unsafe_code, reason = "the user, groups and limits of a child are set between fork and exec")]
+        #[expect(
+            unsafe_code,
+            reason = "the user, groups and limits of a child are set between fork and exec"
+        )]
         // SAFETY: the closure makes system calls only; it allocates nothing and takes no lock.
         unsafe {
             command.pre_exec(before_exec);
@@ -105,8 +111,7 @@ pub(crate) fn take_inherited(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
     }
     #[expect(unsafe_code, reason = "no safe wrapper sets close-on-exec for a range")]
     // SAFETY: marks descriptors; closes none.
-    let result = unsafe {
-        libc::close_range(FIRST, u32::MAX, i32::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or(0))
-    };
+    let result =
+        unsafe { libc::close_range(FIRST, u32::MAX, i32::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or(0)) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(taken) }
 }

@@ -14,7 +14,8 @@ use freehold_model::{
     provider,
 };
 use freehold_pod_api::{
-    AgentConfig, AppendRefusal, Connection, FromAgent, ModelBackend, PROTOCOL, SessionPosition, TaskOrder, ToAgent,
+    AgentConfig, AppendRefusal, Connection, FromAgent, ModelBackend, PROTOCOL, SessionPosition, TaskOrder,
+    ToAgent,
 };
 use freehold_sim_model::{Handle, Scenario};
 use serde_json::{Value, json};
@@ -292,7 +293,8 @@ impl Pod {
 
     pub async fn until_idle(&self, turns: usize) {
         self.until("the end of the turn", |inner| {
-            inner.events.iter().filter(|event| matches!(event.payload, Payload::SessionIdled { .. })).count() >= turns
+            inner.events.iter().filter(|event| matches!(event.payload, Payload::SessionIdled { .. })).count()
+                >= turns
         })
         .await;
     }
