@@ -1,10 +1,8 @@
 //! The tools, as the model meets them.
 
-mod support;
-
+use crate::support::{Pod, bash, one_answer, results_of, tool};
 use freehold_model::event::ToolStatus::{Error, Success, Timeout};
 use serde_json::json;
-use support::{Pod, bash, one_answer, results_of, tool};
 
 #[tokio::test]
 async fn a_shell_keeps_its_state_and_tells_how_commands_end() {

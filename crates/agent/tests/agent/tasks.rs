@@ -1,14 +1,12 @@
 //! Whole tasks: a real agent process, a real model server, a control plane in memory.
 
-mod support;
-
+use crate::support::{Pod, bash, one_answer, tool, until_gone};
 use freehold_model::{
     UploadId,
     event::{Payload, ToolStatus},
 };
 use freehold_pod_api::{FileOrder, ToAgent};
 use serde_json::json;
-use support::{Pod, bash, one_answer, tool, until_gone};
 use uuid::Uuid;
 
 #[tokio::test]
