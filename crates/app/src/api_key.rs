@@ -51,7 +51,8 @@ impl App {
         self.store()
             .write(actor.organization(), move |tx| {
                 tx.api_key_insert(&row, &hash)?;
-                let detail = json!({ "api_key_id": row.id, "label": row.label, "permission_set": permission_set });
+                let detail =
+                    json!({ "api_key_id": row.id, "label": row.label, "permission_set": permission_set });
                 audit::append(tx, &cause, EventType::ApiKeyCreated, detail, now)
             })
             .await?;

@@ -112,6 +112,9 @@ pub enum Error {
     /// The store failed.
     #[error("the store failed")]
     Store(#[from] freehold_store::Error),
+    /// The owner's token could not be kept, so that no owner was made.
+    #[error("the owner's token could not be written")]
+    OwnerToken(#[source] std::io::Error),
     /// A row refers to one that is not there: a bug.
     #[error("rows of organization {organization} contradict each other: {what}")]
     Inconsistent {

@@ -13,6 +13,7 @@ pub mod auth;
 pub mod credential;
 pub mod error;
 pub mod exec;
+pub mod fleet;
 pub mod member;
 pub mod once;
 pub mod policy;
@@ -72,9 +73,7 @@ impl App {
     /// Puts the use cases together.
     pub fn new(store: Store, ports: Ports, settings: Settings) -> Self {
         let callers = auth::Cache::new(store.subscribe(freehold_store::Topic::Callers));
-        Self {
-            inner: Arc::new(Inner { callers, tails: stream::Tails::default(), store, ports, settings }),
-        }
+        Self { inner: Arc::new(Inner { callers, tails: stream::Tails::default(), store, ports, settings }) }
     }
 
     /// What holds where a role says nothing.

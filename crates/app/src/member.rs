@@ -23,17 +23,20 @@ pub const DEFAULT_ORGANIZATION: &str = "default";
 const EMAIL_BYTES_MAX: usize = 254;
 
 impl App {
-    /// Makes the organization `default` with its owner at the first start; answers the owner's token then, and nothing
-    /// at later starts.
+    /// Makes the organization `default` with its owner at the first start; answers whether this was it. `keep` gets the
+    /// owner's token before anything is committed, so that no owner exists whose token nobody has.
     ///
     /// # Errors
-    /// When the store fails.
-    pub async fn bootstrap(&self, owner_email: &str) -> Result<Option<Secret>, Error> {
+    /// When the store fails, or `keep` does.
+    pub async fn bootstrap(
+        &self,
+        owner_email: &str,
+        keep: impl FnOnce(&Secret) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<bool, Error> {
         check_email(owner_email)?;
         let secret = Secret::generate(TOKEN_PREFIX)?;
-        let (token, email) = (secret.clone(), owner_email.to_owned());
-        let made = self
-            .store()
+        let email = owner_email.to_owned();
+        self.store()
             .system_write(move |tx| {
                 if tx.organization_by_name(DEFAULT_ORGANIZATION)?.is_some() {
                     return Ok::<_, Error>(false);
@@ -46,11 +49,11 @@ impl App {
                 tx.organization_insert(&organization)?;
                 let mut tx = tx.organization(organization.id)?;
                 let member = insert(&mut tx, email, MemberRole::Owner)?;
-                insert_token(&mut tx, &member, "owner.key".to_owned(), &token)?;
+                insert_token(&mut tx, &member, "owner.key".to_owned(), &secret)?;
+                keep(&secret).map_err(Error::OwnerToken)?;
                 Ok(true)
             })
-            .await?;
-        Ok(made.then_some(secret))
+            .await
     }
 
     /// The organization of this name.
@@ -61,7 +64,8 @@ impl App {
         let name = name.to_owned();
         self.store()
             .system_read(move |tx| {
-                let organization = tx.organization_by_name(&name)?.ok_or(Error::NotFound(Thing::Organization))?;
+                let organization =
+                    tx.organization_by_name(&name)?.ok_or(Error::NotFound(Thing::Organization))?;
                 Ok(organization.id)
             })
             .await
@@ -127,7 +131,9 @@ impl App {
     /// # Errors
     /// When there is none in force.
     pub async fn token_revoke(&self, organization: OrganizationId, id: TokenId) -> Result<(), Error> {
-        self.store().write(organization, move |tx| Ok::<_, Error>(tx.personal_token_revoke(id, now())?)).await?;
+        self.store()
+            .write(organization, move |tx| Ok::<_, Error>(tx.personal_token_revoke(id, now())?))
+            .await?;
         self.callers_forget();
         Ok(())
     }
@@ -145,7 +151,9 @@ impl App {
 fn check_email(email: &str) -> Result<(), Error> {
     let good = email.len() <= EMAIL_BYTES_MAX
         && !email.chars().any(|c| c.is_control() || c.is_whitespace())
-        && email.split_once('@').is_some_and(|(name, host)| !name.is_empty() && !host.is_empty() && !host.contains('@'));
+        && email
+            .split_once('@')
+            .is_some_and(|(name, host)| !name.is_empty() && !host.is_empty() && !host.contains('@'));
     if good { Ok(()) } else { Err(Error::field("email", "is not an e-mail address")) }
 }
 
@@ -160,7 +168,8 @@ fn insert(tx: &mut OrgTx<'_>, email: String, role: MemberRole) -> Result<Member,
 
 fn insert_token(tx: &mut OrgTx<'_>, member: &Member, label: String, secret: &Secret) -> Result<(), Error> {
     let (id, now) = (TokenId::from_uuid(new_uuid()), now());
-    let token = PersonalToken { id, member_id: member.id, label, prefix: secret.obfuscated(), created_at: now };
+    let token =
+        PersonalToken { id, member_id: member.id, label, prefix: secret.obfuscated(), created_at: now };
     tx.personal_token_insert(&token, &secret.hash())?;
     let detail = json!({ "token_id": id, "member_id": member.id, "label": token.label });
     audit::append(tx, &Cause::server(), EventType::PersonalTokenCreated, detail, now)

@@ -1,6 +1,6 @@
 //! What the use cases need from other parts. The binary wires them.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -118,8 +118,8 @@ pub struct UploadError {
 pub trait UploadStore: Send + Sync {
     /// Begins to write a file. It exists only once [`UploadSink::finish`] was called.
     async fn begin(&self, id: UploadId) -> Result<Box<dyn UploadSink>, UploadError>;
-    /// Reads a file.
-    async fn get(&self, id: UploadId) -> Result<BoxStream<'static, Result<Bytes, UploadError>>, UploadError>;
+    /// Reads a range of a file, in bytes.
+    async fn read(&self, id: UploadId, range: Range<u64>) -> Result<Bytes, UploadError>;
     /// Deletes a file; one that is not there is deleted already.
     async fn delete(&self, id: UploadId) -> Result<(), UploadError>;
 }

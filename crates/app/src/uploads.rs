@@ -1,11 +1,10 @@
 //! Uploaded files in an object store: a directory, or a service such as S3.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use freehold_model::UploadId;
-use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart, path::Path};
 
 use crate::ports::{UploadError, UploadSink, UploadStore};
@@ -41,9 +40,8 @@ impl UploadStore for ObjectUploads {
         Ok(Box::new(Sink { id, writer: WriteMultipart::new(upload) }))
     }
 
-    async fn get(&self, id: UploadId) -> Result<BoxStream<'static, Result<Bytes, UploadError>>, UploadError> {
-        let found = self.objects.get(&path(id)).await.map_err(failed("read", id))?;
-        Ok(found.into_stream().map_err(failed("read", id)).boxed())
+    async fn read(&self, id: UploadId, range: Range<u64>) -> Result<Bytes, UploadError> {
+        self.objects.get_range(&path(id), range).await.map_err(failed("read", id))
     }
 
     async fn delete(&self, id: UploadId) -> Result<(), UploadError> {

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context;
 use freehold_app::{App, Ports, Secret, fleet, ports::UploadStore, uploads::ObjectUploads};
 use freehold_driver::{Enforcement, PodDriver};
-use freehold_driver_local::LocalDriver;
+use freehold_driver_local::{LocalDriver, PodRoot};
 use freehold_reconcile as reconcile;
 use freehold_store::Store;
 use freehold_vault::Vault;
@@ -211,10 +211,12 @@ fn egress_options(config: &Config, data: &DataDir) -> anyhow::Result<freehold_eg
 }
 
 async fn open_driver(config: &Config, data: &DataDir) -> anyhow::Result<LocalDriver> {
-    let mut options = freehold_driver_local::Options::new(data.path("pods"), std::env::current_exe()?);
-    if let Some(root) = &config.pod.root {
-        options.root = freehold_driver_local::PodRoot::detect(root)?;
-    }
+    let root = config.pod.root.clone().map_or(PodRoot::HostUsr, PodRoot::Directory);
+    let options = freehold_driver_local::Options {
+        state_dir: data.path("pods"),
+        executable: std::env::current_exe()?,
+        root,
+    };
     LocalDriver::open(options).await.context("this machine cannot run pods")
 }
 

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use freehold_app::fleet::{Fleet, Look, Place};
 use freehold_driver::{Limits, PodDriver, PodObservation, PodSpec};
 use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId};
-use freehold_pod_api::ToAgent;
+use freehold_pod_api::{POD_ID_VARIABLE, ToAgent};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -335,7 +335,7 @@ impl Inner {
             generation: look.workspace.generation,
             limits: self.options.limits,
             trust_anchors_pem: self.options.trust_anchors_pem.clone(),
-            environment: Vec::new(),
+            environment: vec![(POD_ID_VARIABLE.to_owned(), pod.to_string())],
         };
         // Policy is in force before the first process runs.
         self.gate.publish(look).await.map_err(Error::Gate)?;
