@@ -28,7 +28,10 @@ pub struct Parser {
     /// The last byte was a carriage return: a line feed right after belongs to the same line end.
     after_return: bool,
     begun: bool,
+    /// The position after the last whole block.
     id: String,
+    /// The position that the block being read will have when it is whole; one that is cut off must come again.
+    next_id: String,
     event: String,
     data: String,
     has_data: bool,
@@ -37,7 +40,8 @@ pub struct Parser {
 impl Parser {
     /// A parser of a stream that resumes after the event with this id, or of a new one.
     pub fn new(last_id: Option<String>) -> Self {
-        Self { id: last_id.unwrap_or_default(), ..Self::default() }
+        let id = last_id.unwrap_or_default();
+        Self { next_id: id.clone(), id, ..Self::default() }
     }
 
     /// The last id the stream sent, with or without an event.
@@ -86,7 +90,7 @@ impl Parser {
                 self.data.push_str(value);
             }
             "event" => value.clone_into(&mut self.event),
-            "id" if !value.contains('\0') => value.clone_into(&mut self.id),
+            "id" if !value.contains('\0') => value.clone_into(&mut self.next_id),
             // Comments (an empty field name), `retry`, and whatever comes later.
             _ => {}
         }
@@ -94,6 +98,7 @@ impl Parser {
     }
 
     fn dispatch(&mut self) -> Option<Event> {
+        self.next_id.clone_into(&mut self.id);
         let event = std::mem::take(&mut self.event);
         let data = std::mem::take(&mut self.data);
         std::mem::take(&mut self.has_data).then(|| Event {
@@ -133,6 +138,13 @@ mod tests {
         let mut parser = Parser::default();
         assert_eq!(parser.push(b"id: 41\n\n").unwrap(), []);
         assert_eq!(parser.last_id(), Some("41"));
+    }
+
+    #[test]
+    fn a_block_that_is_cut_off_does_not_move_the_position() {
+        let mut parser = Parser::default();
+        assert_eq!(parser.push(b"id: 1\ndata: x\n\nid: 2\ndata: y\n").unwrap(), [event("1", "message", "x")]);
+        assert_eq!(parser.last_id(), Some("1"));
     }
 
     #[test]

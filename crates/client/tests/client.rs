@@ -1,5 +1,7 @@
 //! The client against a small real server that behaves as scripted.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
 use std::{
     convert::Infallible,
     sync::{
@@ -282,7 +284,8 @@ async fn a_stream_that_ends_goes_on_without_loss_or_duplicate() {
     })
     .await;
     let stream = client.activity_stream(ActivityScope::Workspace(workspace()), None).await.unwrap();
-    let ids: Vec<String> = stream.take(ROWS as usize).map(|event| event.unwrap().id).collect().await;
+    let ids = stream.take(ROWS as usize).map(|event| event.unwrap().id).collect::<Vec<_>>();
+    let ids = tokio::time::timeout(std::time::Duration::from_secs(30), ids).await.unwrap();
     assert_eq!(ids, (1..=ROWS).map(|n| n.to_string()).collect::<Vec<_>>());
     assert!(count.load(Ordering::SeqCst) > 4);
 }
