@@ -1,5 +1,7 @@
 //! The demo's scenario, played with tools that really run.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 use std::path::Path;
 use std::process::Command;
 

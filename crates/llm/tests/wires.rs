@@ -1,5 +1,7 @@
 //! The client against a real server on a real socket, which plays scripted answers and faults.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

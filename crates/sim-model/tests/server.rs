@@ -1,5 +1,7 @@
 //! The server on a real socket: what the vendors check, answers in one piece, and the documents' scenarios.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 use freehold_sim_model::{DEMO, Handle, REQUEST_BYTES_MAX, Scenario, serve};
 use http::Request;
 use http_body_util::BodyExt;
