@@ -73,7 +73,7 @@ async fn a_connection_lost_under_a_job_fails_it_as_worth_another_try() {
         };
         store.write(organization, job).await
     });
-    tokio::task::spawn_blocking(move || {
+    let cut = tokio::task::spawn_blocking(move || {
         has_begun.recv().unwrap();
         fixture.tamper(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -84,6 +84,10 @@ async fn a_connection_lost_under_a_job_fails_it_as_worth_another_try() {
     });
     let failed = job.await.unwrap();
     assert!(matches!(&failed, Err(error) if error.is_retryable()), "{failed:?}");
+    let fixture = cut.await.unwrap();
+    fixture.write(move |tx| tx.provider_insert(&again)).await;
+    assert_eq!(fixture.read(move |tx| tx.provider_view(one_id)).await, None);
+    assert!(fixture.read(move |tx| tx.provider_view(again_id)).await.is_some());
 }
 
 on_both_databases! {

@@ -181,7 +181,7 @@ on_both_databases! {
         assert_eq!(fixture.read(|tx| tx.credential_by_name("key")).await, Some(shared.clone()));
         let page = Page::first(9);
         let seen = fixture.read(move |tx| tx.credential_list(Some(other_id), &page)).await;
-        assert_eq!(seen, [shared.clone()]);
+        assert_eq!(seen, std::slice::from_ref(&shared));
         assert_eq!(fixture.read(move |tx| tx.credential_list(Some(me_id), &page)).await, [shared, mine]);
     }
 
@@ -218,9 +218,9 @@ on_both_databases! {
         let caller = Caller::Member { token: token.clone(), member: member.clone() };
         assert_eq!(find(2).await.unwrap(), Some(caller));
         assert_eq!(find(3).await.unwrap(), None::<Caller>);
-        assert_eq!(fixture.read(|tx| tx.api_key_list(&Page::first(5))).await, [key.clone()]);
+        assert_eq!(fixture.read(|tx| tx.api_key_list(&Page::first(5))).await, std::slice::from_ref(&key));
         let (id, page) = (member.id, Page::first(5));
-        assert_eq!(fixture.read(move |tx| tx.personal_token_list(Some(id), &page)).await, [token.clone()]);
+        assert_eq!(fixture.read(move |tx| tx.personal_token_list(Some(id), &page)).await, std::slice::from_ref(&token));
         assert_eq!(fixture.read(|tx| tx.member_list(&Page::first(5))).await, [member.clone()]);
         let email = member.email.clone();
         assert_eq!(fixture.read(move |tx| tx.member_by_email(&email)).await, Some(member));
