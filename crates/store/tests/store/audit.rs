@@ -1,7 +1,7 @@
 //! The audit log: idempotent, chained, paged.
 
 use freehold_model::{
-    EventId, Timestamp,
+    EventId, TaskId, Timestamp,
     audit::{AuditEvent, Category, Decision, EventType},
 };
 use freehold_store::{AuditFilter, CHAIN_START, ChainCheck, Order, Page};
@@ -9,7 +9,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    fixture::{Fixture, audit_event, now},
+    fixture::{Fixture, audit_event, now, uuid},
     on_both_databases,
 };
 
@@ -131,6 +131,7 @@ on_both_databases! {
         let before = append(&fixture, 4).await;
         let mut row = audit_event(fixture.organization, EventType::WorkspaceStatusChanged, Category::Activity);
         row.workspace_id = Some(workspace.id);
+        row.task_id = Some(TaskId::from_uuid(uuid()));
         row.user_id = "user_1".to_owned();
         row.timestamp = now() + std::time::Duration::from_secs(9);
         let (r, from) = (row.clone(), row.timestamp);
@@ -138,6 +139,7 @@ on_both_databases! {
         let all = AuditFilter::default;
         let filters = [
             AuditFilter { workspace: Some(workspace.id), ..all() },
+            AuditFilter { workspace: Some(workspace.id), task: row.task_id, ..all() },
             AuditFilter { workspace: Some(workspace.id), category: Some(Category::Activity), ..all() },
             AuditFilter { event_types: vec![EventType::WorkspaceStatusChanged, EventType::TaskCompleted], ..all() },
             AuditFilter { user_id: Some("user_1".to_owned()), ..all() },
