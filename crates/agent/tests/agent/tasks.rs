@@ -285,3 +285,19 @@ async fn a_message_that_waits_in_the_journal_is_not_written_twice() {
     pod.until_idle(1).await;
     assert_eq!(pod.types().iter().filter(|name| **name == "input.message").count(), 1);
 }
+
+#[tokio::test]
+async fn adhoc_speed() {
+    let pod = Pod::start(&one_answer(&[])).await;
+    pod.until_welcome(1).await;
+    for round in 0..6 {
+        let t = std::time::Instant::now();
+        for n in 0..50 {
+            pod.deliver(|_| {});
+            pod.until_idle(round * 50 + n + 1).await;
+        }
+        println!("{:?}", t.elapsed() / 50);
+    }
+    let pid = pod.agent.as_ref().unwrap().id();
+    println!("{}", std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap());
+}
