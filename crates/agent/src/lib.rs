@@ -81,5 +81,5 @@ fn run(options: options::Options) -> std::io::Result<()> {
     rustix::thread::clear_ambient_capability_set()?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
-    runtime.block_on(agent::Agent::new(options, tool_host)?.run())
+    runtime.block_on(agent::Agent::new(options, tool_host).run())
 }
