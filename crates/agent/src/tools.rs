@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
-pub(crate) use self::confine::{Confinement, take_inherited};
+pub(crate) use self::confine::{Confinement, own_program, take_inherited};
 
 /// How long a command may run when the model does not say.
 pub(crate) const BASH_TIMEOUT_DEFAULT: Duration = Duration::from_secs(120);
