@@ -8,7 +8,7 @@ mod work;
 
 use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
-use freehold_model::{Timestamp, WorkspaceId};
+use freehold_model::{TaskId, Timestamp};
 use freehold_pod_api::{
     AgentConfig, AgentInfo, FromAgent, PROTOCOL, RejectReason, SessionPosition, TaskOrder, ToAgent,
 };
@@ -60,7 +60,6 @@ pub(crate) struct Agent {
     welcome_by: Option<Instant>,
     is_welcome: bool,
     last_request: u64,
-    workspace_id: Option<WorkspaceId>,
     config: Option<AgentConfig>,
     /// The current conversation, as the control plane says.
     position: Option<SessionPosition>,
@@ -85,14 +84,13 @@ enum Event {
 }
 
 impl Agent {
-    pub(crate) fn new(options: Options, tools: ToolHost) -> io::Result<Self> {
-        Ok(Self {
+    pub(crate) fn new(options: Options, tools: ToolHost) -> Self {
+        Self {
             link: Link::new(options.pod_api.clone()),
             options,
             welcome_by: None,
             is_welcome: false,
             last_request: 0,
-            workspace_id: None,
             config: None,
             position: None,
             session: None,
@@ -105,7 +103,7 @@ impl Agent {
             model: None,
             release_at: None,
             children: None,
-        })
+        }
     }
 
     /// Runs for ever.
@@ -201,7 +199,6 @@ impl Agent {
                     return self.drop_link();
                 }
                 tracing::info!(workspace.id = %workspace_id, "welcomed by the control plane");
-                self.workspace_id = Some(workspace_id);
                 self.config.get_or_insert(*config);
                 self.welcomed(session, task).await;
             }
@@ -289,7 +286,7 @@ impl Agent {
         self.preparing.take(order, Instant::now());
     }
 
-    async fn cancel(&mut self, task_id: freehold_model::TaskId) {
+    async fn cancel(&mut self, task_id: TaskId) {
         self.preparing.cancel(task_id);
         if let Some(work) = self.work.as_mut().filter(|work| work.order.task_id == task_id)
             && !work.order.cancel_requested

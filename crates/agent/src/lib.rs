@@ -69,9 +69,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(options: options::Options) -> std::io::Result<()> {
     let cgroups = tools::take_inherited(&options.tool_cgroups)?;
+    let (program, mut arguments) = tools::own_program("agent")?;
+    arguments.push(options::TOOL_HOST.into());
     let tool_host = ToolHost::new(Confinement {
-        program: std::env::current_exe()?,
-        arguments: vec!["agent".into(), options::TOOL_HOST.into()],
+        program,
+        arguments,
         uid: options.tool_uid,
         cgroups,
         rlimits: options.tool_rlimits.clone(),
@@ -81,5 +83,5 @@ fn run(options: options::Options) -> std::io::Result<()> {
     rustix::thread::clear_ambient_capability_set()?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
-    runtime.block_on(agent::Agent::new(options, tool_host)?.run())
+    runtime.block_on(agent::Agent::new(options, tool_host).run())
 }

@@ -24,6 +24,13 @@ pub(crate) const TOOL_HOST: &str = "tool-host";
 const TOOL_ENVIRONMENT: [&str; 9] =
     ["PATH", "HOME", "USER", "SHELL", "LANG", "LC_ALL", "TERM", "TZ", "TMPDIR"];
 
+/// What tools get where the agent's environment says nothing.
+const TOOL_ENVIRONMENT_DEFAULTS: [(&str, &str); 3] = [
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("LANG", "C.UTF-8"),
+    ("TERM", "dumb"),
+];
+
 /// Why the agent cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -107,7 +114,11 @@ pub(crate) fn trust_file() -> Option<PathBuf> {
 
 fn tool_environment() -> Vec<(String, String)> {
     let names = TOOL_ENVIRONMENT.iter().chain(TRUST_ENVIRONMENT);
-    names.filter_map(|name| Some(((*name).to_owned(), variable(name)?))).collect()
+    let value = |name: &str| {
+        let default = || TOOL_ENVIRONMENT_DEFAULTS.iter().find(|(known, _)| *known == name);
+        variable(name).or_else(|| default().map(|(_, value)| (*value).to_owned()))
+    };
+    names.filter_map(|name| Some(((*name).to_owned(), value(name)?))).collect()
 }
 
 #[expect(
@@ -124,6 +135,7 @@ fn parse_rlimits(text: &str) -> Option<Vec<(Resource, u64)>> {
         let resource = match name {
             "nproc" => Resource::Nproc,
             "as" => Resource::As,
+            "data" => Resource::Data,
             "fsize" => Resource::Fsize,
             "nofile" => Resource::Nofile,
             "core" => Resource::Core,

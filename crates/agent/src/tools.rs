@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
-pub(crate) use self::confine::{Confinement, take_inherited};
+pub(crate) use self::confine::{Confinement, own_program, take_inherited};
 
 /// How long a command may run when the model does not say.
 pub(crate) const BASH_TIMEOUT_DEFAULT: Duration = Duration::from_secs(120);
@@ -126,6 +126,8 @@ pub(crate) struct ToolHost {
     last_id: u64,
     /// The job that was sent and neither answered nor stopped.
     open: Option<u64>,
+    /// A message may be half written.
+    is_sending: bool,
     died: bool,
 }
 
@@ -137,7 +139,14 @@ struct Running {
 
 impl ToolHost {
     pub(crate) fn new(confinement: Confinement) -> Self {
-        Self { confinement: Arc::new(confinement), running: None, last_id: 0, open: None, died: false }
+        Self {
+            confinement: Arc::new(confinement),
+            running: None,
+            last_id: 0,
+            open: None,
+            is_sending: false,
+            died: false,
+        }
     }
 
     /// Runs a tool call. Dropping the future leaves the job open: the next one stops it first.
@@ -176,6 +185,9 @@ impl ToolHost {
 
     /// Stops what is under way: a running command is killed.
     pub(crate) async fn stop(&mut self) {
+        if self.is_sending {
+            return self.end();
+        }
         if let (Some(id), Some(running)) = (self.open.take(), &mut self.running)
             && running.connection.send(&ToHost::Stop { id }).await.is_err()
         {
@@ -211,7 +223,9 @@ impl ToolHost {
                 self.running.insert(Running { child, connection: Connection::new(stream) })
             }
         };
+        self.is_sending = true;
         running.connection.send(&message).await.map_err(io::Error::other)?;
+        self.is_sending = false;
         self.open = Some(id);
         loop {
             match running.connection.receive::<FromHost>().await.map_err(io::Error::other)? {
@@ -227,6 +241,7 @@ impl ToolHost {
         if let Some(mut running) = self.running.take() {
             self.died = true;
             self.open = None;
+            self.is_sending = false;
             // As pid 1 the reaper may have been faster.
             let _ = running.child.kill();
             let _ = running.child.wait();

@@ -22,6 +22,7 @@
 //! - A step costs the same at any length of the conversation; only a request lists it, as shared pointers.
 //! - Every call of the model has exactly one result in every later request.
 
+mod clean;
 mod compaction;
 mod conversation;
 mod history;

@@ -12,7 +12,9 @@ use freehold_model::{
 
 use crate::{
     Answer, Begin, Conversation, Effect, Failure, FailureKind, Input, ModelRequest, Outcome, RequestKind,
-    Resume, Settings, TOOL_CALLS_MAX, ToolOutcome, TurnRecord, compaction,
+    Resume, Settings, TOOL_CALLS_MAX, ToolOutcome, TurnRecord,
+    clean::{clean, clean_message},
+    compaction,
     conversation::{INTERRUPTED, calls, message_bytes, text_of},
     journal::{Journal, Position, Turn},
     settings::{
@@ -207,7 +209,7 @@ impl State {
         let input_message_id = match waiting {
             Some(message) => message.id,
             None => {
-                let content = vec![ContentPart::Text { text: begin.text }];
+                let content = vec![ContentPart::Text { text: clean(begin.text) }];
                 let message = Message { id: begin.message_id, role: MessageRole::User, content };
                 self.emit(out, Payload::InputMessage { message });
                 begin.message_id
@@ -382,7 +384,7 @@ impl State {
                     .and_then(|id| entries.iter().position(|entry| entry.message.id == id))
                     .map_or(0, |index| entries.len() - index);
                 let payload = Payload::ContextCompacted {
-                    summary: text_of(&answer.message),
+                    summary: clean(text_of(&answer.message)),
                     first_kept_message_id: first_kept,
                     messages_before: count(self.journal.conversation.message_count()),
                     messages_after: count(kept + 1),
@@ -396,6 +398,7 @@ impl State {
 
     fn reasoned(&mut self, out: &mut Out, mut answer: Answer, attempts: u32) {
         let Some(turn) = &self.journal.turn else { return };
+        clean_message(&mut answer.message);
         name_calls_apart(&mut answer.message, turn);
         let tool_call_count = count(calls(&answer.message).count());
         let Answer { message, model, usage, stop_reason, duration_ms } = answer;
@@ -424,7 +427,7 @@ impl State {
                 self.call(out, Call { purpose, attempt: 1 });
             }
             (Purpose::Compact { forced, .. }, None) => {
-                self.emit(out, Payload::ContextCompactionFailed { error: failure.message.clone() });
+                self.emit(out, Payload::ContextCompactionFailed { error: clean(failure.message.clone()) });
                 if forced {
                     let error = "the conversation is too long for the model, and could not be shortened";
                     self.fail(out, TurnErrorCode::RequestTooLarge, error.into());
@@ -564,7 +567,7 @@ impl State {
     fn fail(&mut self, out: &mut Out, error_code: TurnErrorCode, error: String) {
         let Some(turn) = &self.journal.turn else { return };
         let turn_id = turn.id;
-        self.emit(out, Payload::TurnFailed { turn_id, error, error_code });
+        self.emit(out, Payload::TurnFailed { turn_id, error: clean(error), error_code });
         self.advance(out);
     }
 
@@ -596,13 +599,19 @@ fn completed(call: &ToolCall, status: ToolStatus, result: &str, duration_ms: u64
         tool_call_id: call.id.clone(),
         tool_name: call.name.clone(),
         status,
-        result: compaction::cut_middle(result, TOOL_RESULT_BYTES_MAX),
+        result: clean(compaction::cut_middle(result, TOOL_RESULT_BYTES_MAX)),
         duration_ms,
     }
 }
 
 fn not_reasoned(error: String, duration_ms: u64, attempts: u32) -> Payload {
-    Payload::ReasonCompleted { success: false, error: Some(error), tool_call_count: 0, duration_ms, attempts }
+    Payload::ReasonCompleted {
+        success: false,
+        error: Some(clean(error)),
+        tool_call_count: 0,
+        duration_ms,
+        attempts,
+    }
 }
 
 /// Whether an answer says anything that can be followed.

@@ -4,17 +4,18 @@
 //! Invariant: what the environment demands is done or the tool host does not start.
 
 use std::{
+    ffi::OsString,
     io,
     os::{
         fd::{AsFd, FromRawFd, OwnedFd, RawFd},
-        unix::process::CommandExt,
+        unix::{ffi::OsStringExt, process::CommandExt},
     },
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
 use rustix::{
-    process::{Gid, Resource, Rlimit, Uid, setrlimit},
+    process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit},
     thread::{CapabilitySet, CapabilitySets},
 };
 use tokio::net::UnixStream;
@@ -24,7 +25,7 @@ use tokio::net::UnixStream;
 pub(crate) struct Confinement {
     /// The program that becomes the tool host, and its arguments.
     pub(crate) program: PathBuf,
-    pub(crate) arguments: Vec<String>,
+    pub(crate) arguments: Vec<OsString>,
     /// The user and group of tools; the agent's own when absent.
     pub(crate) uid: Option<u32>,
     /// `cgroup.procs` of the tools' control groups.
@@ -74,6 +75,8 @@ fn confine(uid: Option<u32>, cgroups: &[OwnedFd], rlimits: &[(Resource, u64)]) -
         rustix::io::write(cgroup, b"0")?;
     }
     for &(resource, value) in rlimits {
+        // One that is lower already stays.
+        let value = getrlimit(resource).maximum.map_or(value, |maximum| maximum.min(value));
         setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?;
     }
     rustix::thread::set_no_new_privs(true)?;
@@ -90,6 +93,17 @@ fn confine(uid: Option<u32>, cgroups: &[OwnedFd], rlimits: &[(Resource, u64)]) -
         CapabilitySets { effective: none, permitted: none, inheritable: none },
     )?;
     Ok(())
+}
+
+/// How this program is started as something else: its executable, and the words up to and including `word`, which the
+/// command line has. They begin with the program's own path where a loader runs it.
+pub(crate) fn own_program(word: &str) -> io::Result<(PathBuf, Vec<OsString>)> {
+    let line = std::fs::read("/proc/self/cmdline")?;
+    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).skip(1).collect();
+    let end = words.iter().position(|candidate| *candidate == word.as_bytes());
+    let end = end.ok_or_else(|| io::Error::other(format!("the command line does not say `{word}`")))?;
+    let words = words[..=end].iter().map(|word| OsString::from_vec(word.to_vec())).collect();
+    Ok((std::env::current_exe()?, words))
 }
 
 /// Takes over the descriptors that whoever started this process left open, and closes every inherited one to programs

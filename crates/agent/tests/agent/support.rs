@@ -172,6 +172,8 @@ pub struct Pod {
     pub model: Handle,
     pub environment: Vec<(String, String)>,
     pub agent: Option<Child>,
+    /// What the agent is started by.
+    pub wrapper: Vec<&'static str>,
     server: Option<JoinHandle<()>>,
 }
 
@@ -196,7 +198,15 @@ impl Pod {
             session_id: SessionId::from_uuid(Uuid::now_v7()),
         });
         let folder = tempfile::tempdir().expect("a folder");
-        Self { folder, shared, model, environment: Vec::new(), agent: None, server: None }
+        Self {
+            folder,
+            shared,
+            model,
+            environment: Vec::new(),
+            agent: None,
+            wrapper: Vec::new(),
+            server: None,
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -228,7 +238,15 @@ impl Pod {
         program.pop();
         program.pop();
         program.push("examples/freehold-agent");
-        let child = Command::new(program)
+        let mut command = match self.wrapper.split_first() {
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        let child = command
             .args(["agent", "--pod-api", "pod-api", "--data", "data", "--model-url"])
             .arg(format!("http://{}/", self.model.address()))
             .current_dir(self.folder.path())
@@ -239,6 +257,13 @@ impl Pod {
             .spawn()
             .expect("the example `freehold-agent` is built");
         self.agent = Some(child);
+    }
+
+    /// Whether this machine lets this user start anything by the wrapper.
+    pub fn can_wrap(&self) -> bool {
+        let tried =
+            Command::new(self.wrapper[0]).args(&self.wrapper[1..]).arg("true").stderr(Stdio::null()).status();
+        tried.is_ok_and(|status| status.success())
     }
 
     /// Kills the agent with a signal it cannot catch.
@@ -357,9 +382,13 @@ pub fn bash(command: &str) -> Value {
     tool("bash", json!({"command": command}))
 }
 
-/// A model that asks for these tools at once, and then says `done`.
+/// A model that asks for these tools at once, if any, and then says `done`.
 pub fn one_answer(calls: &[Value]) -> Value {
-    json!({"rules": [{"answers": [{"steps": calls}, {"steps": [{"text": "done"}]}]}]})
+    let mut answers = vec![json!({"steps": [{"text": "done"}]})];
+    if !calls.is_empty() {
+        answers.insert(0, json!({"steps": calls}));
+    }
+    json!({"rules": [{"answers": answers}]})
 }
 
 /// Runs a task of one answer with these calls; returns the results.

@@ -285,3 +285,24 @@ async fn a_message_that_waits_in_the_journal_is_not_written_twice() {
     pod.until_idle(1).await;
     assert_eq!(pod.types().iter().filter(|name| **name == "input.message").count(), 1);
 }
+
+#[tokio::test]
+async fn as_the_first_process_of_a_pod_the_agent_leaves_no_zombies() {
+    let mut pod = Pod::prepare(&one_answer(&[
+        bash("for n in 1 2 3; do (sleep 0.0$n & exec true); done; sleep 0.2"),
+        bash("echo \"agent: $(sed 's/.*) . \\([0-9]*\\) .*/\\1/' /proc/$PPID/stat)\"; grep -l '^State:.Z' /proc/[0-9]*/status"),
+    ]))
+    .await;
+    pod.wrapper =
+        ["unshare", "--user", "--map-root-user", "--pid", "--mount-proc", "--fork", "--kill-child"].to_vec();
+    if !pod.can_wrap() {
+        // Making a pid namespace is the driver's business; without the right to it there is nothing to see here.
+        return;
+    }
+    pod.start_server();
+    pod.start_agent();
+    pod.until_welcome(1).await;
+    pod.deliver(|_| {});
+    pod.until_idle(1).await;
+    assert_eq!(pod.results()[1].1, "agent: 1\n[exit code 1]");
+}
