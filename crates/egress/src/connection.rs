@@ -20,6 +20,7 @@ use crate::{
     audit,
     deny::Reason,
     exchange::Connection,
+    guard::Guarded,
     nameserver,
     options::ms,
     pod::Pod,
@@ -148,6 +149,7 @@ where
         let connection = Arc::clone(&connection);
         service_fn(move |request| Arc::clone(&connection).handle(request))
     };
+    let stream = Guarded::new(stream, Arc::clone(&connection.activity), limits.head_bytes_max);
     let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let mut retiring = false;
     let result = loop {

@@ -1,0 +1,12 @@
+//! The proxy as a pod and an upstream see it: real sockets, real TLS, a real spool.
+
+mod audit;
+mod credentials;
+mod curl;
+mod decisions;
+mod dns;
+mod harness;
+mod pods;
+mod smuggling;
+mod streams;
+mod upstream;
