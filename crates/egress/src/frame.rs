@@ -3,10 +3,12 @@
 //! The proxy writes every request anew, so that an upstream never sees the client's framing; but hyper settles some
 //! ambiguities silently (both lengths: it drops one). Here they are errors.
 
+use std::mem::MaybeUninit;
+
 /// The longest line that gives a chunk's size, in bytes, its end included.
 const CHUNK_LINE_BYTES_MAX: usize = 18;
-/// Headers that are looked at. The server's own limit is lower and answers 431.
-const HEADERS_MAX: usize = 1_024;
+/// Headers that are looked at. The server's own limit is not higher and answers 431.
+pub(crate) const HEADERS_MAX: usize = 256;
 /// The most digits of a length; more than any body has.
 const LENGTH_DIGITS_MAX: usize = 18;
 /// How HTTP/2 begins.
@@ -81,9 +83,9 @@ impl Framer {
             self.state = State::Through;
             return Step::Release(bytes.len());
         }
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut request = httparse::Request::new(&mut headers);
-        match request.parse(bytes) {
+        let mut headers = [MaybeUninit::uninit(); HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(bytes, &mut headers) {
             Ok(httparse::Status::Complete(length)) => match body_of(&request, &bytes[..length]) {
                 Some(state) => {
                     self.state = state;

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -78,14 +79,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             if this.pass_on(buffer) || this.malformed {
                 return Poll::Ready(Ok(()));
             }
-            let start = this.held.len();
-            this.held.resize(start + READ_BYTES, 0);
-            let mut space = ReadBuf::new(&mut this.held[start..]);
-            let poll = Pin::new(&mut this.stream).poll_read(cx, &mut space);
-            let count = space.filled().len();
-            this.held.truncate(start + count);
-            ready!(poll)?;
-            if count == 0 {
+            if this.held.is_empty() {
+                // A connection that waits for its next request keeps no buffer.
+                this.held = Vec::new();
+            }
+            let mut space = [MaybeUninit::uninit(); READ_BYTES];
+            let mut space = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut space))?;
+            this.held.extend_from_slice(space.filled());
+            if space.filled().is_empty() {
                 // Half a head at the end is no request.
                 return Poll::Ready(Ok(()));
             }

@@ -1,5 +1,7 @@
 //! The proxy as a pod and an upstream see it: real sockets, real TLS, a real spool.
 
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails by panicking")]
+
 mod audit;
 mod credentials;
 mod curl;
