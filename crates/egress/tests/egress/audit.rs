@@ -100,6 +100,7 @@ async fn when_rows_cannot_be_taken_requests_wait_and_are_then_refused() {
     for _ in 0..3 {
         let request = Request::get("/open/a").header("host", "api.test");
         let request = request.body(http_body_util::Full::default()).unwrap();
+        sender.ready().await.unwrap();
         statuses.push(crate::harness::read(sender.send_request(request).await.unwrap()).await.status);
     }
     assert_eq!(statuses, [StatusCode::OK, StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE]);

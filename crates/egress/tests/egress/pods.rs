@@ -32,6 +32,7 @@ async fn a_new_grant_is_in_force_for_the_next_request_of_an_open_connection() {
     let mut sender = proxy.http1("api.test").await;
     for (caps, status) in [(CAPS, StatusCode::OK), ("", StatusCode::FORBIDDEN), (CAPS, StatusCode::OK)] {
         proxy.publish(caps, Ok(("x-api-key", "s3cret")));
+        sender.ready().await.unwrap();
         let request = Request::get("/open/a").header("host", "api.test").body(Full::default()).unwrap();
         assert_eq!(read(sender.send_request(request).await.unwrap()).await.status, status);
     }
@@ -67,6 +68,7 @@ async fn a_token_that_expires_ends_what_its_connections_may_do_unless_it_is_rene
     assert_eq!(read(sender.send_request(ask()).await.unwrap()).await.status, StatusCode::OK);
     let denied = tokio::time::timeout(PATIENCE, async {
         loop {
+            sender.ready().await.unwrap();
             let answer = read(sender.send_request(ask()).await.unwrap()).await;
             if answer.status == StatusCode::FORBIDDEN {
                 return answer;

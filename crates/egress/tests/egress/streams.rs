@@ -110,6 +110,7 @@ async fn requests_on_one_connection_share_an_upstream_connection() {
     let proxy = Proxy::start(&upstream).await;
     let mut sender = proxy.http1("api.test").await;
     for _ in 0..20 {
+        sender.ready().await.unwrap();
         let request = Request::get("/open/a").header("host", "api.test").body(Full::default()).unwrap();
         assert_eq!(read(sender.send_request(request).await.unwrap()).await.status, StatusCode::OK);
     }
