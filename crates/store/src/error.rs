@@ -1,0 +1,124 @@
+//! What can go wrong in the store, told apart by what the caller can do about it.
+
+use std::{error, sync::Arc};
+
+/// The cause below an [`Error`], shared by every job of a transaction that failed as a whole.
+pub type Cause = Arc<dyn error::Error + Send + Sync>;
+
+/// Which kind of rule of the schema a change would have broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Something with this key exists already.
+    Unique,
+    /// What is referred to does not exist in this organization, or is still referred to.
+    Reference,
+    /// A value outside its set or range, or a missing one.
+    Check,
+}
+
+/// Why the store did not do what was asked. Whatever the variant, nothing of the job was committed, except where
+/// [`Error::Uncertain`] says that this is unknown.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// Disk full, I/O error, lost connection, database busy for too long: worth another try later.
+    #[error("the database is unavailable")]
+    Unavailable {
+        /// What the database or the system said.
+        #[source]
+        source: Cause,
+    },
+    /// The connection was lost while committing: the change may or may not have been made.
+    #[error("the connection to the database was lost while committing; the change may have been made")]
+    Uncertain {
+        /// What the database or the system said.
+        #[source]
+        source: Cause,
+    },
+    /// The change would have broken a rule of the schema.
+    #[error("the change breaks the rule {}", constraint.as_deref().unwrap_or("of a reference"))]
+    Violation {
+        /// The kind of rule.
+        rule: Rule,
+        /// The constraint's name in the schema, where the database tells it (SQLite does not for references).
+        constraint: Option<String>,
+    },
+    /// What was to be changed does not exist in this organization.
+    #[error("there is no such row in {table}")]
+    Missing {
+        /// The table.
+        table: &'static str,
+    },
+    /// A value that belongs to another organization was given to this one.
+    #[error("a row of another organization was given for {table}")]
+    WrongOrganization {
+        /// The table.
+        table: &'static str,
+    },
+    /// A row cannot be read as what it should be: the database was changed by another hand, or there is a bug.
+    #[error("column {column} of {table} cannot be read as {expected}")]
+    Corrupt {
+        /// The table.
+        table: &'static str,
+        /// The column's position in the selection, from 0.
+        column: usize,
+        /// What it should have been.
+        expected: &'static str,
+    },
+    /// A statement failed for a reason that no caller can mend: a bug in the store.
+    #[error("a statement failed")]
+    Statement {
+        /// What the database said.
+        #[source]
+        source: Cause,
+    },
+    /// The job went on after one of its statements had failed, so its changes were taken back.
+    #[error("the job went on after a failed statement; its changes were taken back")]
+    Poisoned,
+    /// The job panicked; its changes were taken back.
+    #[error("the job panicked; its changes were taken back")]
+    Panicked,
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+    /// The database was written by a newer version of this program.
+    #[error("the database has schema version {found}, and this program knows {known}; use a newer program")]
+    NewerSchema {
+        /// The version found.
+        found: i64,
+        /// The newest version this program knows.
+        known: i64,
+    },
+    /// The database could not be opened or set up.
+    #[error("failed to {what}")]
+    Open {
+        /// What was being done.
+        what: String,
+        /// What the database or the system said.
+        #[source]
+        source: Cause,
+    },
+}
+
+impl Error {
+    /// Whether the same job may succeed later, unchanged.
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+
+    /// Whether the change was refused because a key exists already; `constraint` names it, as in the migrations.
+    pub fn is_duplicate(&self, constraint: &str) -> bool {
+        matches!(self, Self::Violation { rule: Rule::Unique, constraint: Some(name) } if name == constraint)
+    }
+
+    /// The error of something that went well before and is not the job's doing.
+    pub(crate) fn into_unavailable(self) -> Self {
+        match self {
+            Self::Open { source, .. } | Self::Statement { source } => Self::Unavailable { source },
+            other => other,
+        }
+    }
+
+    pub(crate) fn open(what: impl Into<String>, source: impl error::Error + Send + Sync + 'static) -> Self {
+        Self::Open { what: what.into(), source: Arc::new(source) }
+    }
+}

@@ -1,0 +1,272 @@
+//! What a job sees: one organization's rows, or, for the few things that cross organizations, all of them.
+//!
+//! Invariant: an [`OrgRead`] or [`OrgTx`] cannot name another organization's rows. Every statement on a resource goes
+//! through the helpers here, which put the organization into its first condition.
+
+use std::ops::{Deref, DerefMut};
+
+use freehold_model::{OrganizationId, WorkspaceId};
+
+use crate::{
+    Error,
+    record::Record,
+    signal::{Topic, Topics},
+    sql::{Column, Connection, Dialect, Row, Value},
+    work::Work,
+};
+
+/// A connection, and what the present job did with it.
+pub(crate) struct Session {
+    pub(crate) connection: Box<dyn Connection>,
+    /// What subscribers are told once the job is committed.
+    touched: Topics,
+    /// What whoever works on workspaces is told once the job is committed.
+    work: Work,
+    /// Whether a statement failed, after which the job may not be committed: PostgreSQL would refuse, SQLite would not.
+    failed: bool,
+}
+
+impl Session {
+    pub(crate) fn new(connection: Box<dyn Connection>) -> Self {
+        Self { connection, touched: Topics::default(), work: Work::default(), failed: false }
+    }
+
+    /// Forgets what the job before did.
+    pub(crate) fn start_job(&mut self) {
+        self.touched = Topics::default();
+        self.work = Work::default();
+        self.failed = false;
+    }
+
+    pub(crate) const fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    pub(crate) const fn touched(&self) -> Topics {
+        self.touched
+    }
+
+    pub(crate) fn take_work(&mut self) -> Work {
+        std::mem::take(&mut self.work)
+    }
+
+    pub(crate) fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<u64, Error> {
+        self.connection.execute(sql, values).inspect_err(|_| self.failed = true)
+    }
+
+    pub(crate) fn query(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Error> {
+        self.connection.query(sql, values).inspect_err(|_| self.failed = true)
+    }
+
+    /// The records of any organization for which `rest` holds.
+    fn select<R: Record>(&mut self, rest: &str, values: &[Value<'_>]) -> Result<Vec<R>, Error> {
+        let sql = format!("SELECT organization_id, {} FROM {} {rest}", R::COLUMNS, R::TABLE);
+        let rows = self.query(&sql, values)?;
+        rows.into_iter().map(|mut row| R::read(row.get(R::TABLE)?, &mut row)).collect()
+    }
+}
+
+/// One organization's rows, all as of the same moment.
+pub struct OrgRead<'a> {
+    session: &'a mut Session,
+    organization: OrganizationId,
+}
+
+impl<'a> OrgRead<'a> {
+    pub(crate) const fn new(session: &'a mut Session, organization: OrganizationId) -> Self {
+        Self { session, organization }
+    }
+
+    /// The organization whose rows these are.
+    pub const fn organization_id(&self) -> OrganizationId {
+        self.organization
+    }
+
+    /// Runs a query whose `?1` is the organization.
+    pub(crate) fn query(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Error> {
+        self.session.query(sql, &scoped(&self.organization, values))
+    }
+
+    /// The organization's records for which `rest` holds, which begins with ` AND`; its values begin at `?2`.
+    pub(crate) fn select<R: Record>(&mut self, rest: &str, values: &[Value<'_>]) -> Result<Vec<R>, Error> {
+        let rest = format!("WHERE organization_id = ?1{rest}");
+        self.session.select(&rest, &scoped(&self.organization, values))
+    }
+
+    /// The organization's only record for which `rest` holds.
+    pub(crate) fn find<R: Record>(&mut self, rest: &str, values: &[Value<'_>]) -> Result<Option<R>, Error> {
+        Ok(self.select(rest, values)?.pop())
+    }
+}
+
+/// One organization's rows, to read and to write. What it writes is committed as a whole once the job answers `Ok`.
+pub struct OrgTx<'a>(OrgRead<'a>);
+
+impl<'a> Deref for OrgTx<'a> {
+    type Target = OrgRead<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for OrgTx<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl<'a> OrgTx<'a> {
+    pub(crate) const fn new(session: &'a mut Session, organization: OrganizationId) -> Self {
+        Self(OrgRead::new(session, organization))
+    }
+
+    /// Runs a statement whose `?1` is the organization.
+    pub(crate) fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<u64, Error> {
+        let values = scoped(&self.0.organization, values);
+        self.0.session.execute(sql, &values)
+    }
+
+    /// Wakes the subscribers of `topic` once this is committed.
+    pub(crate) fn touch(&mut self, topic: Topic) {
+        self.0.session.touched.add(topic);
+    }
+
+    /// Tells once this is committed that this workspace has to be looked at.
+    pub(crate) fn touch_workspace(&mut self, workspace: WorkspaceId) {
+        self.touch(Topic::Work);
+        self.0.session.work.workspaces.insert(workspace);
+    }
+
+    /// Tells once this is committed that any workspace may have to be looked at.
+    pub(crate) fn touch_configuration(&mut self) {
+        self.touch(Topic::Work);
+        self.0.session.work.everything = true;
+    }
+
+    /// Inserts a record with columns that its type does not carry.
+    pub(crate) fn insert_with<R: Record>(
+        &mut self,
+        record: &R,
+        more: &[(&str, Value<'_>)],
+    ) -> Result<(), Error> {
+        self.own(record)?;
+        let mut columns = R::COLUMNS.to_owned();
+        let mut values = record.values();
+        for (column, value) in more {
+            columns.push_str(", ");
+            columns.push_str(column);
+            values.push(value.clone());
+        }
+        let marks: Vec<String> = (1..=values.len() + 1).map(|n| format!("?{n}")).collect();
+        let sql =
+            format!("INSERT INTO {} (organization_id, {columns}) VALUES ({})", R::TABLE, marks.join(", "));
+        self.execute(&sql, &values).map(drop)
+    }
+
+    pub(crate) fn insert<R: Record>(&mut self, record: &R) -> Result<(), Error> {
+        self.insert_with(record, &[])
+    }
+
+    /// Writes every column of the record with this id.
+    pub(crate) fn update<R: Record>(&mut self, record: &R) -> Result<(), Error> {
+        self.own(record)?;
+        let columns = R::COLUMNS.split(", ").enumerate().skip(1);
+        let sets: Vec<String> = columns.map(|(n, column)| format!("{column} = ?{}", n + 2)).collect();
+        let sql =
+            format!("UPDATE {} SET {} WHERE organization_id = ?1 AND id = ?2", R::TABLE, sets.join(", "));
+        changed(self.execute(&sql, &record.values())?, R::TABLE)
+    }
+
+    /// Refuses a record that says it belongs to another organization.
+    fn own<R: Record>(&self, record: &R) -> Result<(), Error> {
+        match record.organization() {
+            Some(organization) if organization != self.0.organization => {
+                Err(Error::WrongOrganization { table: R::TABLE })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// What crosses organizations, to read: authentication, and the work of the whole server.
+pub struct SystemRead<'a>(&'a mut Session);
+
+impl<'a> SystemRead<'a> {
+    pub(crate) const fn new(session: &'a mut Session) -> Self {
+        Self(session)
+    }
+
+    /// The rows of one organization.
+    pub const fn organization(&mut self, organization: OrganizationId) -> OrgRead<'_> {
+        OrgRead::new(self.0, organization)
+    }
+
+    pub(crate) fn query(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Error> {
+        self.0.query(sql, values)
+    }
+
+    pub(crate) fn select<R: Record>(&mut self, rest: &str, values: &[Value<'_>]) -> Result<Vec<R>, Error> {
+        self.0.select(rest, values)
+    }
+
+    pub(crate) fn find<R: Record>(&mut self, rest: &str, values: &[Value<'_>]) -> Result<Option<R>, Error> {
+        Ok(self.0.select(rest, values)?.pop())
+    }
+}
+
+/// What crosses organizations, to read and to write.
+pub struct SystemTx<'a>(SystemRead<'a>);
+
+impl<'a> Deref for SystemTx<'a> {
+    type Target = SystemRead<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for SystemTx<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl<'a> SystemTx<'a> {
+    pub(crate) const fn new(session: &'a mut Session) -> Self {
+        Self(SystemRead::new(session))
+    }
+
+    /// The rows of one organization, locked against other servers until this job is committed.
+    pub fn organization(&mut self, organization: OrganizationId) -> Result<OrgTx<'_>, Error> {
+        let session = &mut *self.0.0;
+        lock(session, organization)?;
+        Ok(OrgTx::new(session, organization))
+    }
+
+    pub(crate) fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<u64, Error> {
+        self.0.0.execute(sql, values)
+    }
+}
+
+/// Keeps other servers from writing rows of `organization` until the transaction ends. SQLite has one writer anyway.
+pub(crate) fn lock(session: &mut Session, organization: OrganizationId) -> Result<(), Error> {
+    match session.connection.dialect() {
+        Dialect::Sqlite => Ok(()),
+        Dialect::Postgres => session
+            .query("SELECT id FROM organizations WHERE id = ?1 FOR UPDATE", &[organization.write()])
+            .map(drop),
+    }
+}
+
+/// `Missing`, unless a statement changed something.
+pub(crate) fn changed(rows: u64, table: &'static str) -> Result<(), Error> {
+    if rows == 0 { Err(Error::Missing { table }) } else { Ok(()) }
+}
+
+fn scoped<'a>(organization: &'a OrganizationId, values: &[Value<'a>]) -> Vec<Value<'a>> {
+    let mut all = Vec::with_capacity(values.len() + 1);
+    all.push(organization.write());
+    all.extend_from_slice(values);
+    all
+}

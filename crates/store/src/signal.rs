@@ -1,0 +1,150 @@
+//! Signals: after a commit, whoever waits for its kind of change looks at the rows again.
+//!
+//! A signal carries nothing but "look again", so that a missed or a doubled one costs time and never data.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::work::{Work, WorkChanges};
+
+/// A kind of change that somebody may wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topic {
+    /// Rows of the audit log, activity included.
+    Audit,
+    /// What the reconciler looks at: workspaces, tasks, roles, providers, credentials.
+    Work,
+    /// Events of sessions.
+    Sessions,
+}
+
+impl Topic {
+    /// Every topic.
+    pub const ALL: &'static [Self] = &[Self::Audit, Self::Work, Self::Sessions];
+
+    const fn bit(self) -> u8 {
+        match self {
+            Self::Audit => 1,
+            Self::Work => 2,
+            Self::Sessions => 4,
+        }
+    }
+}
+
+/// A set of topics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Topics(u8);
+
+impl Topics {
+    pub(crate) const fn all() -> Self {
+        Self(7)
+    }
+
+    pub(crate) const fn add(&mut self, topic: Topic) {
+        self.0 |= topic.bit();
+    }
+
+    pub(crate) const fn extend(&mut self, more: Self) {
+        self.0 |= more.0;
+    }
+
+    pub(crate) const fn contains(self, topic: Topic) -> bool {
+        self.0 & topic.bit() != 0
+    }
+
+    pub(crate) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Reads the set as it travels between servers; topics that this version does not know are left out.
+    pub(crate) const fn from_bits(bits: u8) -> Self {
+        Self(bits & Self::all().0)
+    }
+}
+
+/// Where subscribers of this process wait.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    /// Tells this process's messages from those of others.
+    process: Uuid,
+    audit: watch::Sender<u64>,
+    work: watch::Sender<u64>,
+    sessions: watch::Sender<u64>,
+    changes: WorkChanges,
+    closed: AtomicBool,
+}
+
+impl Signals {
+    pub(crate) fn new() -> Self {
+        Self {
+            process: Uuid::now_v7(),
+            audit: watch::Sender::new(0),
+            work: watch::Sender::new(0),
+            sessions: watch::Sender::new(0),
+            changes: WorkChanges::default(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    const fn sender(&self, topic: Topic) -> &watch::Sender<u64> {
+        match topic {
+            Topic::Audit => &self.audit,
+            Topic::Work => &self.work,
+            Topic::Sessions => &self.sessions,
+        }
+    }
+
+    pub(crate) fn subscribe(&self, topic: Topic) -> watch::Receiver<u64> {
+        self.sender(topic).subscribe()
+    }
+
+    /// Wakes for what this server committed.
+    pub(crate) fn wake_own(&self, topics: Topics, work: Work) {
+        self.changes.add(work);
+        self.wake_topics(topics);
+    }
+
+    /// Wakes for what others may have committed, of which no more is known than the topics.
+    pub(crate) fn wake(&self, topics: Topics) {
+        if topics.contains(Topic::Work) {
+            self.changes.add(Work::everything());
+        }
+        self.wake_topics(topics);
+    }
+
+    pub(crate) fn changes(&self) -> WorkChanges {
+        self.changes.clone()
+    }
+
+    fn wake_topics(&self, topics: Topics) {
+        for &topic in Topic::ALL.iter().filter(|&&topic| topics.contains(topic)) {
+            self.sender(topic).send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+
+    /// What other servers are told.
+    pub(crate) fn message(&self, topics: Topics) -> String {
+        format!("{} {}", self.process.simple(), topics.0)
+    }
+
+    /// Takes what another server told; this process's own messages are known already.
+    pub(crate) fn take_message(&self, message: &str) {
+        match message.split_once(' ') {
+            Some((process, _)) if process == self.process.simple().to_string() => {}
+            // A message that cannot be read is from another version: look at everything.
+            other => self
+                .wake(other.and_then(|(_, bits)| bits.parse().ok()).map_or(Topics::all(), Topics::from_bits)),
+        }
+    }
+
+    /// Tells the listener to end.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}

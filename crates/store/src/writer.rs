@@ -1,0 +1,172 @@
+//! The thread that writes: group commit.
+//!
+//! Invariant: a job is answered only after the transaction it ran in was committed or given up, so that nobody hears of
+//! what may yet vanish. What one job does to another in the same transaction is what it would do in one before.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use tokio::sync::mpsc;
+
+use crate::{
+    Error, column,
+    job::{Job, Message, Scope},
+    link::Link,
+    scope::{self, Session},
+    signal::{Signals, Topics},
+    sql::Dialect,
+    work::Work,
+};
+
+/// The most jobs that wait to be written, in jobs; more callers wait for room.
+pub(crate) const WRITE_QUEUE_MAX: usize = 1_024;
+
+/// The most jobs of one transaction, in jobs: bounds how long the first of them waits for the last.
+const WRITE_BATCH_MAX: usize = 256;
+
+/// The channel of PostgreSQL on which servers wake each other.
+pub(crate) const CHANNEL: &str = "freehold_signals";
+
+/// Writes until the queue is closed and empty.
+pub(crate) fn run(mut link: Link, mut queue: mpsc::Receiver<Message>, signals: &Arc<Signals>) {
+    let mut waiting = VecDeque::new();
+    loop {
+        if waiting.is_empty() {
+            match queue.blocking_recv() {
+                Some(message) => take(message, &mut waiting, &mut queue),
+                None => return,
+            }
+        }
+        while waiting.len() < WRITE_BATCH_MAX {
+            match queue.try_recv() {
+                Ok(message) => take(message, &mut waiting, &mut queue),
+                Err(_) => break,
+            }
+        }
+        let batch = next_batch(&mut waiting);
+        for job in transaction(&mut link, batch, signals).into_iter().rev() {
+            waiting.push_front(job);
+        }
+    }
+}
+
+fn take(message: Message, waiting: &mut VecDeque<Box<dyn Job>>, queue: &mut mpsc::Receiver<Message>) {
+    match message {
+        Message::Job(job) => waiting.push_back(job),
+        Message::Close => queue.close(),
+    }
+}
+
+/// The jobs of one transaction. One that sees all organizations may lock any of them, in any order, so it is alone.
+fn next_batch(waiting: &mut VecDeque<Box<dyn Job>>) -> VecDeque<Box<dyn Job>> {
+    let alone = waiting.iter().position(|job| job.scope() == Scope::System).unwrap_or(waiting.len());
+    waiting.drain(..alone.max(1).min(waiting.len())).collect()
+}
+
+/// Runs jobs in one transaction and answers them. Returns those that were not run, because the transaction ended early.
+fn transaction(
+    link: &mut Link,
+    mut batch: VecDeque<Box<dyn Job>>,
+    signals: &Signals,
+) -> VecDeque<Box<dyn Job>> {
+    let mut done = Vec::with_capacity(batch.len());
+    let outcome = attempt(link, &mut batch, &mut done, signals);
+    match &outcome {
+        Ok((topics, work)) => signals.wake_own(*topics, work.clone()),
+        Err(error) => {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                store.jobs = done.len(),
+                "a transaction failed"
+            );
+            link.roll_back();
+            if done.is_empty() {
+                // It did not even begin: none of these would fare better at once.
+                done.extend(batch.drain(..).map(|job| Ran { job, keeps_answer: false }));
+            }
+        }
+    }
+    for Ran { job, keeps_answer } in done {
+        match &outcome {
+            Err(error) if !keeps_answer => job.answer(Err(error.clone())),
+            Ok(_) | Err(_) => job.answer(Ok(())),
+        }
+    }
+    batch
+}
+
+/// A job that ran, or was about to.
+struct Ran {
+    job: Box<dyn Job>,
+    /// Whether its own answer, an error of the database, holds even if the transaction fails: it made it fail.
+    keeps_answer: bool,
+}
+
+fn attempt(
+    link: &mut Link,
+    batch: &mut VecDeque<Box<dyn Job>>,
+    done: &mut Vec<Ran>,
+    signals: &Signals,
+) -> Result<(Topics, Work), Error> {
+    let session = link.begin()?;
+    lock(session, batch)?;
+    let mut topics = Topics::default();
+    let mut work = Work::default();
+    while let Some(mut job) = batch.pop_front() {
+        let outcome = in_savepoint(session, job.as_mut());
+        done.push(Ran { job, keeps_answer: outcome.is_err() && session.has_failed() });
+        if outcome? {
+            topics.extend(session.touched());
+            work.extend(session.take_work());
+        }
+    }
+    notify(session, signals, topics)?;
+    commit(session)?;
+    Ok((topics, work))
+}
+
+/// Locks the organizations of a batch against other servers, all servers in the same order.
+fn lock(session: &mut Session, batch: &VecDeque<Box<dyn Job>>) -> Result<(), Error> {
+    let mut organizations: Vec<_> = batch.iter().filter_map(|job| job.scope().organization()).collect();
+    organizations.sort_unstable();
+    organizations.dedup();
+    organizations.into_iter().try_for_each(|organization| scope::lock(session, organization))
+}
+
+/// Runs one job so that it leaves all of its changes or none. Answers whether they stand; an error means that the whole
+/// transaction is lost.
+fn in_savepoint(session: &mut Session, job: &mut dyn Job) -> Result<bool, Error> {
+    session.start_job();
+    session.connection.execute("SAVEPOINT job", &[]).map_err(Error::into_unavailable)?;
+    let stands = job.run(session);
+    if !session.connection.in_transaction() {
+        return Err(Error::Unavailable { source: Arc::new(TransactionLost) });
+    }
+    if !stands {
+        session.connection.execute("ROLLBACK TO SAVEPOINT job", &[]).map_err(Error::into_unavailable)?;
+    }
+    session.connection.execute("RELEASE SAVEPOINT job", &[]).map_err(Error::into_unavailable)?;
+    Ok(stands)
+}
+
+/// Wakes other servers once this is committed.
+fn notify(session: &mut Session, signals: &Signals, topics: Topics) -> Result<(), Error> {
+    if session.connection.dialect() == Dialect::Sqlite || topics.is_empty() {
+        return Ok(());
+    }
+    let payload = column::text_owned(signals.message(topics));
+    session.connection.execute("SELECT pg_notify(?1, ?2)", &[column::text(CHANNEL), payload]).map(drop)
+}
+
+fn commit(session: &mut Session) -> Result<(), Error> {
+    match session.connection.execute("COMMIT", &[]) {
+        Ok(_) => Ok(()),
+        Err(Error::Unavailable { source }) if session.connection.is_lost() => {
+            Err(Error::Uncertain { source })
+        }
+        Err(error) => Err(error.into_unavailable()),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the database ended the transaction")]
+struct TransactionLost;
