@@ -20,6 +20,8 @@ use crate::{
     audit,
     deny::Reason,
     exchange::Connection,
+    frame::HEADERS_MAX,
+    guard::Guarded,
     nameserver,
     options::ms,
     pod::Pod,
@@ -131,23 +133,25 @@ where
 {
     let limits = &connection.pod.state.options.limits;
     let (idle, stalled) = (ms(limits.idle_ms), ms(limits.stalled_ms));
+    let head_bytes_max = limits.head_bytes_max.max(HEAD_BYTES_MIN);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(idle)
-        .max_headers(limits.headers_max)
-        .max_buf_size(limits.head_bytes_max.max(HEAD_BYTES_MIN));
+        .max_headers(limits.headers_max.min(HEADERS_MAX))
+        .max_buf_size(head_bytes_max);
     builder
         .http2()
         .timer(TokioTimer::new())
         .adaptive_window(true)
         .max_concurrent_streams(limits.streams_per_connection_max)
-        .max_header_list_size(u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX));
+        .max_header_list_size(u32::try_from(head_bytes_max).unwrap_or(u32::MAX));
     let service = {
         let connection = Arc::clone(&connection);
         service_fn(move |request| Arc::clone(&connection).handle(request))
     };
+    let stream = Guarded::new(stream, Arc::clone(&connection.activity), head_bytes_max);
     let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let mut retiring = false;
     let result = loop {

@@ -25,9 +25,6 @@ pub enum Error {
     /// A text among the extra roots that is no PEM certificate.
     #[error("an extra upstream root is not a PEM certificate")]
     Roots,
-    /// The machine's resolver settings cannot be read.
-    #[error("failed to read the system's resolver configuration")]
-    Resolver(#[source] hickory_resolver::net::NetError),
     /// A listener cannot be taken into the runtime.
     #[error("failed to take over the listeners of pod {pod}")]
     Listener {

@@ -50,7 +50,7 @@ pub struct Limits {
     pub connections_per_pod_max: usize,
     /// Bytes of a request's head; more is answered 431.
     pub head_bytes_max: usize,
-    /// Headers of a request; more is answered 431.
+    /// Headers of a request, at most 256; more is answered 431.
     pub headers_max: usize,
     /// Requests at once on one HTTP/2 connection.
     pub streams_per_connection_max: u32,

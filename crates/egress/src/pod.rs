@@ -88,8 +88,10 @@ impl Pod {
 
     /// Whose traffic a connection is that is accepted now, and what ends it.
     pub(crate) fn attribution(&self) -> (Attribution, Option<Arc<Verified>>, CancellationToken) {
+        // In this order: `set_token` changes the token first, so that a connection with the old one is never missed.
+        let retire = self.retire.load().child_token();
         let token = self.token.load_full();
-        (Attribution::new(&self.identity, token.as_deref()), token, self.retire.load().child_token())
+        (Attribution::new(&self.identity, token.as_deref()), token, retire)
     }
 
     /// Puts a token in force. When it is another task's, open connections finish what is under way and end, so that

@@ -12,7 +12,7 @@ use freehold_policy::{Destination, normal_host};
 use hickory_resolver::TokioResolver;
 use lru::LruCache;
 
-use crate::{Error, address::is_public, deny::Reason, options::ms, state::lock};
+use crate::{address::is_public, deny::Reason, options::ms, state::lock};
 
 /// Answers kept, and for how long: shorter than DNS would allow, long enough to spare kept-alive requests the way.
 const ANSWERS_MAX: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
@@ -26,21 +26,26 @@ type Found = (Instant, Arc<[SocketAddr]>);
 /// Resolves destinations that policy has allowed.
 pub(crate) struct Resolver {
     hosts: HashMap<String, SocketAddr>,
-    system: TokioResolver,
+    /// Absent where the machine has no usable configuration.
+    system: Option<TokioResolver>,
     timeout: Duration,
     answers: Mutex<LruCache<Destination, Found>>,
 }
 
 impl Resolver {
-    pub(crate) fn new(hosts: &HashMap<String, SocketAddr>, resolve_ms: u64) -> Result<Self, Error> {
-        let system =
-            TokioResolver::builder_tokio().and_then(|builder| builder.build()).map_err(Error::Resolver)?;
-        Ok(Self {
+    pub(crate) fn new(hosts: &HashMap<String, SocketAddr>, resolve_ms: u64) -> Self {
+        let system = TokioResolver::builder_tokio()
+            .and_then(|builder| builder.build())
+            .inspect_err(|error| {
+                tracing::warn!(error = %error, "no name server: only the operator's hosts and IP literals resolve");
+            })
+            .ok();
+        Self {
             hosts: hosts.iter().map(|(name, address)| (normal_key(name), *address)).collect(),
             system,
             timeout: ms(resolve_ms),
             answers: Mutex::new(LruCache::new(ANSWERS_MAX)),
-        })
+        }
     }
 
     /// The addresses to dial. Never empty; each is public or the operator's own.
@@ -80,8 +85,9 @@ impl Resolver {
     }
 
     async fn ask(&self, host: &str) -> Result<Vec<IpAddr>, Reason> {
+        let system = self.system.as_ref().ok_or(Reason::UpstreamUnresolved)?;
         // The final dot keeps the machine's search list out.
-        let answer = tokio::time::timeout(self.timeout, self.system.lookup_ip(format!("{host}."))).await;
+        let answer = tokio::time::timeout(self.timeout, system.lookup_ip(format!("{host}."))).await;
         match answer {
             Ok(Ok(found)) => Ok(found.iter().collect()),
             Ok(Err(error)) => {
@@ -112,7 +118,7 @@ mod tests {
 
     async fn resolve(hosts: &[(&str, &str)], host: &str, port: u16) -> Result<Vec<SocketAddr>, Reason> {
         let hosts = hosts.iter().map(|(name, at)| ((*name).to_owned(), at.parse().unwrap())).collect();
-        let resolver = Resolver::new(&hosts, 1_000).unwrap();
+        let resolver = Resolver::new(&hosts, 1_000);
         let destination = Destination::new(Scheme::Https, host, port).unwrap();
         resolver.resolve(&destination).await.map(|found| found.to_vec())
     }

@@ -52,6 +52,7 @@ pub(crate) fn join(
     }
     response.headers_mut().insert(header::CONNECTION, UPGRADE);
     response.headers_mut().insert(header::UPGRADE, WEBSOCKET);
+    connection.activity.upgrade();
     let client = hyper::upgrade::on(&mut request);
     let upstream = hyper::upgrade::on(&mut response);
     let connection = Arc::clone(connection);

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -19,11 +19,26 @@ pub(crate) struct Activity {
     /// Milliseconds from `begun` to the last byte in or out.
     last_ms: AtomicU64,
     open: AtomicUsize,
+    upgraded: AtomicBool,
 }
 
 impl Activity {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { begun: Instant::now(), last_ms: AtomicU64::new(0), open: AtomicUsize::new(0) })
+        Arc::new(Self {
+            begun: Instant::now(),
+            last_ms: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
+            upgraded: AtomicBool::new(false),
+        })
+    }
+
+    /// Says that the client's next bytes are HTTP no more. Called before the client can know.
+    pub(crate) fn upgrade(&self) {
+        self.upgraded.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_upgraded(&self) -> bool {
+        self.upgraded.load(Ordering::Acquire)
     }
 
     fn touch(&self) {

@@ -198,7 +198,7 @@ impl Policy {
             Some(rule) => Decision::Allow(Permit {
                 destination: destination.clone(),
                 rule: Arc::clone(rule),
-                credential: self.credential.clone().filter(|_| self.is_provider(destination)),
+                credential: self.credential.clone().filter(|_| self.takes_credential(destination)),
             }),
             None => Decision::Deny(Denial { reason }),
         }
@@ -219,9 +219,16 @@ impl Policy {
         }
     }
 
-    /// Whether this is the provider's own domain, where no key but its credential may be used.
+    /// Whether this is the provider's host, at any port, where no key but its credential may be used.
     pub fn is_provider(&self, destination: &Destination) -> bool {
-        *self.provider_host == *destination.host() && self.provider_port == destination.port()
+        *self.provider_host == *destination.host()
+    }
+
+    /// The credential goes to the provider's own port alone, and never in the clear.
+    fn takes_credential(&self, destination: &Destination) -> bool {
+        self.is_provider(destination)
+            && self.provider_port == destination.port()
+            && destination.scheme() == Scheme::Https
     }
 
     /// The rules that can concern a host: its own, and those of each tail it ends in.

@@ -90,6 +90,9 @@ pub struct DomainPattern {
 impl DomainPattern {
     /// Parses `host`, `host:port`, `[v6]:port`, with wildcards in names. The problem is text for the author.
     pub fn parse(text: &str) -> Result<Self, String> {
+        if text.contains('/') {
+            return Err("name the host alone, without scheme or path".to_owned());
+        }
         let (host, port) = split_port(text)?;
         let host = if host.contains('*') { wild_host(host)? } else { plain_host(host)? };
         let glob = Glob::parse(&host, '.').map_err(|_| "`**` must be a whole label".to_owned())?;
@@ -119,11 +122,7 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), String> {
 
 fn plain_host(host: &str) -> Result<String, String> {
     crate::normal_host(host).map_err(|_| {
-        if host.contains("://") || host.contains('/') {
-            "name the host alone, without scheme or path".to_owned()
-        } else {
-            "not a host name or IP address (write international names in their `xn--` form)".to_owned()
-        }
+        "not a host name or IP address (write international names in their `xn--` form)".to_owned()
     })
 }
 

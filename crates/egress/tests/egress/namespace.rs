@@ -1,0 +1,70 @@
+//! The same in a network namespace where every address leads to the proxy's listeners, as in a pod.
+
+use std::process::{Command, Stdio};
+
+use freehold_egress::Listeners;
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use tokio::net::TcpStream;
+
+use crate::{
+    harness::{PATIENCE, Proxy, http1_on, read},
+    upstream::{Speaks, Upstream},
+};
+
+/// Every address is local there, without a packet filter: AnyIP.
+const ENTER: &str = "ip link set lo up && ip route add local default dev lo && exec \"$@\"";
+
+#[test]
+fn in_a_namespace_of_its_own_a_pod_reaches_the_proxy_at_any_address() {
+    let possible = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "ip", "link", "set", "lo", "up"])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !possible {
+        println!("skipped: no unprivileged namespaces, or no unshare and ip, on this machine");
+        return;
+    }
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "sh", "-c", ENTER, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture", "namespace::inside"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[tokio::test]
+#[ignore = "run in a namespace by the test above"]
+async fn inside() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let mut proxy = Proxy::start(&upstream).await;
+    let tcp = std::net::TcpListener::bind("0.0.0.0:443").unwrap();
+    let dns = std::net::UdpSocket::bind("0.0.0.0:53").unwrap();
+    proxy.handle.attach(proxy.pod, Listeners::tproxy(vec![tcp], vec![dns])).unwrap();
+    proxy.set_token(None, PATIENCE);
+    proxy.dns = "8.8.8.8:53".parse().unwrap();
+    let mut to = proxy.resolve("api.test").await;
+    to.set_port(443);
+    for (name, to, status) in [
+        ("api.test", to, StatusCode::OK),
+        ("api.test", "93.184.216.34:443".parse().unwrap(), StatusCode::MISDIRECTED_REQUEST),
+        ("93.184.216.34", "93.184.216.34:443".parse().unwrap(), StatusCode::FORBIDDEN),
+    ] {
+        let stream = TcpStream::connect(to).await.unwrap();
+        let mut sender = http1_on(proxy.tls(stream, name, b"http/1.1").await).await;
+        let request = Request::get("/open/a").header("host", name).body(Full::default()).unwrap();
+        assert_eq!(read(sender.send_request(request).await.unwrap()).await.status, status, "{name} at {to}");
+    }
+    // The listener's own address is the original destination here too, and it is no destination.
+    let stream = TcpStream::connect("127.0.0.1:443").await.unwrap();
+    stream.readable().await.unwrap();
+    assert!(matches!(stream.try_read(&mut [0]), Ok(0) | Err(_)));
+    proxy.rows.with_reason("destination_forbidden").await;
+}
