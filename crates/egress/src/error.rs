@@ -37,7 +37,7 @@ pub enum Error {
     /// The pod is not attached.
     #[error("pod {0} is not attached")]
     UnknownPod(PodId),
-    /// The token is not ours, or not for this pod's workspace. The pod has no token now.
+    /// The token is not ours, has expired, or is not for this pod's workspace.
     #[error("the token is not valid for this pod")]
     Token(#[source] crate::token::Error),
 }

@@ -37,10 +37,14 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Begins to serve a pod. Attaching a pod again (the server was restarted, say) replaces what was there. Without a
-    /// token everything is denied. Must be called inside a Tokio runtime.
-    pub fn attach(&self, pod: PodIdentity, listeners: Listeners) -> Result<(), Error> {
-        self.state.attach(pod, listeners)
+    /// Begins to serve a pod. Attaching a pod again (the server was restarted, say) replaces what was there. The token
+    /// is in force before the first connection is accepted; without one everything is denied until
+    /// [`Handle::set_token`]. Must be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    /// The pod is not attached then: its token is refused, its sockets or its table of names cannot be used.
+    pub fn attach(&self, pod: PodIdentity, listeners: Listeners, token: Option<&str>) -> Result<(), Error> {
+        self.state.attach(pod, listeners, token)
     }
 
     /// Sets whose traffic the pod's next connections are. A token that is refused leaves the pod without one.

@@ -25,7 +25,7 @@ use crate::{
     pod::{Pod, Sockets},
     resolve::Resolver,
     spool::{Settlement, Settles, Spool},
-    token::{self, Verifier},
+    token::{self, Verified, Verifier},
     upstream::{Dialer, Upstream},
 };
 
@@ -97,13 +97,20 @@ impl State {
         tokio::join!(stop_pods, self.spool.drain(&*sink, &drained));
     }
 
-    pub(crate) fn attach(self: &Arc<Self>, identity: PodIdentity, listeners: Listeners) -> Result<(), Error> {
+    pub(crate) fn attach(
+        self: &Arc<Self>,
+        identity: PodIdentity,
+        listeners: Listeners,
+        token: Option<&str>,
+    ) -> Result<(), Error> {
+        let token = token.map(|token| self.verify(&identity, token)).transpose()?;
         let Listeners { tcp, dns, original_destination } = listeners;
         let failed = |source| Error::Listener { pod: identity.pod_id, source };
         let sockets = Sockets::new(tcp, dns).map_err(failed)?;
         let workspace = self.workspace(identity.workspace_id);
         self.open_names(identity.workspace_id, &workspace)?;
         let pod = Arc::new(Pod::new(identity, Arc::clone(self), workspace, original_destination));
+        pod.set_token(token);
         if let Some(before) = lock(&self.pods).insert(identity.pod_id, Arc::clone(&pod)) {
             before.stop.cancel();
         }
@@ -125,21 +132,21 @@ impl State {
 
     pub(crate) fn set_token(&self, pod_id: PodId, token: &str) -> Result<(), Error> {
         let pod = lock(&self.pods).get(&pod_id).cloned().ok_or(Error::UnknownPod(pod_id))?;
-        let checked = self.verifier.verify(token).and_then(|verified| {
-            let same = verified.subject.workspace_id == pod.identity.workspace_id
-                && verified.subject.organization_id == pod.identity.organization_id;
-            if same { Ok(verified) } else { Err(token::Error::Subject) }
-        });
-        match checked {
-            Ok(verified) => {
-                pod.set_token(Some(Arc::new(verified)));
-                Ok(())
-            }
-            Err(error) => {
-                pod.set_token(None);
-                Err(Error::Token(error))
-            }
-        }
+        let checked = self.verify(&pod.identity, token);
+        // A token that is refused takes the one before with it.
+        let (token, result) = match checked {
+            Ok(token) => (Some(token), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        pod.set_token(token);
+        result
+    }
+
+    fn verify(&self, pod: &PodIdentity, token: &str) -> Result<Arc<Verified>, Error> {
+        let verified = self.verifier.verify(token).map_err(Error::Token)?;
+        let same = verified.subject.workspace_id == pod.workspace_id
+            && verified.subject.organization_id == pod.organization_id;
+        if same { Ok(Arc::new(verified)) } else { Err(Error::Token(token::Error::Subject)) }
     }
 
     pub(crate) fn detach(&self, pod: PodId) {

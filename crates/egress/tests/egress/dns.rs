@@ -101,7 +101,7 @@ async fn an_answer_leaves_with_the_address_that_was_asked() {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     let port = socket.local_addr().unwrap().port();
     let listeners = freehold_egress::Listeners::tproxy(Vec::new(), vec![socket]);
-    proxy.handle.attach(proxy.pod, listeners).unwrap();
+    proxy.handle.attach(proxy.pod, listeners, None).unwrap();
     proxy.dns = format!("127.0.0.9:{port}").parse().unwrap();
     assert!(proxy.resolve("api.test").await.is_ipv4());
 }

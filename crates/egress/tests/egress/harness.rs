@@ -218,7 +218,7 @@ impl Proxy {
                 Ok(known.or(*fallback.borrow()).expect("a client that no test made"))
             }),
         };
-        self.handle.attach(self.pod, listeners).unwrap();
+        self.handle.attach(self.pod, listeners, None).unwrap();
     }
 
     /// Stops the service as a server that ends, and starts another on the same files and the same listeners. The new

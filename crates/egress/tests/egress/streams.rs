@@ -128,3 +128,17 @@ async fn a_large_body_passes_both_ways_whole() {
     let answer = read(sender.send_request(request).await.unwrap()).await;
     assert!(answer.body == body);
 }
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_the_upstream_request() {
+    for speaks in [Speaks::Http1, Speaks::Http2] {
+        let upstream = Upstream::start(speaks).await;
+        let proxy = Proxy::start(&upstream).await;
+        let mut sender = proxy.http1("api.test").await;
+        let request = Request::get("/events").header("host", "api.test").body(Full::default()).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert!(!upstream.events.is_closed());
+        drop((response, sender));
+        tokio::time::timeout(PATIENCE, upstream.events.closed()).await.unwrap();
+    }
+}
