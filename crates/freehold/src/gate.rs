@@ -56,6 +56,21 @@ impl EgressGate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn mint(&self, look: &Look, task: Option<TaskId>) -> io::Result<String> {
+        let workspace = look.workspace.id;
+        let policy_digest = self.state().published.get(&workspace).map(|(_, digest)| digest.clone());
+        let user = look.workspace.created_by;
+        let subject = Subject {
+            organization_id: look.workspace.organization_id,
+            workspace_id: workspace,
+            task_id: task,
+            role: look.role.name.clone(),
+            policy_digest: policy_digest.unwrap_or_default(),
+            user_id: user.map_or_else(|| audit::SYSTEM_USER.to_owned(), |member| member.to_string()),
+        };
+        self.minter.mint(&subject, TOKEN_LIFETIME).map_err(io::Error::other)
+    }
+
     fn grant(&self, look: &Look) -> anyhow::Result<Grant> {
         let provider = ProviderGrant {
             kind: look.provider.kind,
@@ -83,9 +98,9 @@ impl EgressGate {
             tracing::warn!(credential.id = %credential.id, error, "credential {} cannot be injected", credential.id);
             Unavailable
         };
-        let secret = self.vault.open(&context, sealed).map_err(|error| unavailable(&error))?;
+        let secret = self.vault.open_sealed(&context, sealed).map_err(|error| unavailable(&error))?;
         let injection =
-            freehold_broker::injection(credential, &secret).map_err(|error| unavailable(&error))?;
+            freehold_broker::injection(credential, secret.expose()).map_err(|error| unavailable(&error))?;
         match injection.placement() {
             Placement::Header(name) => Injection::header(name, injection.expose()),
             Placement::Query(name) => Injection::query(name, injection.expose()),
@@ -124,32 +139,22 @@ impl Gate for EgressGate {
             workspace_id: look.workspace.id,
             organization_id: look.workspace.organization_id,
         };
-        self.egress.attach(identity, Listeners::tproxy(links.tcp, links.dns)).map_err(io::Error::other)?;
-        self.state().tokens.remove(&pod);
-        self.attribute(look, pod, look.current_task.as_ref().map(|task| task.id)).await
+        let task = look.current_task.as_ref().map(|task| task.id);
+        let token = self.mint(look, task)?;
+        let listeners = Listeners::tproxy(links.tcp, links.dns);
+        self.egress.attach(identity, listeners, Some(&token)).map_err(io::Error::other)?;
+        self.state().tokens.insert(pod, (task, Instant::now()));
+        Ok(())
     }
 
     async fn attribute(&self, look: &Look, pod: PodId, task: Option<TaskId>) -> io::Result<()> {
-        let policy_digest = {
-            let state = self.state();
-            if let Some((current, minted)) = state.tokens.get(&pod)
-                && *current == task
-                && minted.elapsed() < TOKEN_LIFETIME / 2
-            {
-                return Ok(());
-            }
-            state.published.get(&look.workspace.id).map(|(_, digest)| digest.clone()).unwrap_or_default()
-        };
-        let user = look.workspace.created_by;
-        let subject = Subject {
-            organization_id: look.workspace.organization_id,
-            workspace_id: look.workspace.id,
-            task_id: task,
-            role: look.role.name.clone(),
-            policy_digest,
-            user_id: user.map_or_else(|| audit::SYSTEM_USER.to_owned(), |member| member.to_string()),
-        };
-        let token = self.minter.mint(&subject, TOKEN_LIFETIME).map_err(io::Error::other)?;
+        if let Some((current, minted)) = self.state().tokens.get(&pod)
+            && *current == task
+            && minted.elapsed() < TOKEN_LIFETIME / 2
+        {
+            return Ok(());
+        }
+        let token = self.mint(look, task)?;
         self.egress.set_token(pod, &token).map_err(io::Error::other)?;
         self.state().tokens.insert(pod, (task, Instant::now()));
         Ok(())
