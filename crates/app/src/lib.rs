@@ -34,7 +34,7 @@ use uuid::Uuid;
 
 pub use auth::Secret;
 pub use error::{Error, Thing};
-pub use freehold_store::{AuditFilter, AuditRow, Order, PAGE_MAX, Page};
+pub use freehold_store::{AuditFilter, AuditRow, Error as StoreError, Order, PAGE_MAX, Page};
 pub use once::{Once, Outcome};
 pub use ports::Ports;
 
@@ -73,7 +73,9 @@ impl App {
     /// Puts the use cases together.
     pub fn new(store: Store, ports: Ports, settings: Settings) -> Self {
         let callers = auth::Cache::new(store.subscribe(freehold_store::Topic::Callers));
-        Self { inner: Arc::new(Inner { callers, tails: stream::Tails::default(), store, ports, settings }) }
+        Self {
+            inner: Arc::new(Inner { callers, tails: stream::Tails::default(), store, ports, settings }),
+        }
     }
 
     /// What holds where a role says nothing.
@@ -84,6 +86,19 @@ impl App {
     /// The rows, for the parts that look at all of them (the reconciler through `app`'s own modules).
     pub fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// Where the bytes of uploaded files are kept.
+    pub fn uploads(&self) -> Arc<dyn ports::UploadStore> {
+        Arc::clone(&self.inner.ports.uploads)
+    }
+
+    /// Whether the store answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn health(&self) -> Result<(), Error> {
+        self.inner.store.system_read(|tx| tx.organization_list(&Page::first(1)).map(drop).map_err(Error::from)).await
     }
 
     fn ports(&self) -> &Ports {

@@ -39,8 +39,6 @@ enum Command {
     Member(member::Args),
     /// A scripted model server that speaks the real wires, for tests
     SimModel(freehold_sim_model::Args),
-    #[command(flatten)]
-    Client(freehold_cli::Verb),
 }
 
 #[derive(Debug, Subcommand)]
@@ -52,8 +50,8 @@ enum ConfigCommand {
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next().as_deref().and_then(std::ffi::OsStr::to_str) {
-        Some("holder") => return freehold_driver_local::holder::main(arguments.collect()),
-        Some("agent") => return freehold_agent::main(arguments.collect()),
+        Some("holder") => return freehold_driver_local::holder::main(arguments),
+        Some("agent") => return freehold_agent::main(arguments),
         _ => {}
     }
     let cli = Cli::parse();
@@ -84,11 +82,18 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::SimModel(arguments) => {
-            runtime()?.block_on(freehold_sim_model::run(arguments))?;
+            runtime()?.block_on(sim_model(&arguments))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Client(verb) => Ok(freehold_cli::run(verb, Cli::command())),
     }
+}
+
+/// Serves until the process is ended; the address goes to standard output, for programs that let it choose a port.
+async fn sim_model(arguments: &freehold_sim_model::Args) -> anyhow::Result<()> {
+    let model = freehold_sim_model::run(arguments).await?;
+    print(&format!("{}\n", model.address()));
+    model.wait().await;
+    Ok(())
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

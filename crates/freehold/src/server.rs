@@ -77,13 +77,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let reconcile_task = tokio::spawn(reconciler.run(async move { stopped.cancelled().await }));
     write_file(data.root(), ADDRESS_FILE, &address.to_string(), 0o644)?;
     tracing::info!(server.address = %address, server.data_dir = %data.0.display(), "listening on http://{address}");
-    freehold_http::serve(
-        app,
-        freehold_http::Options::default(),
-        listener,
-        shutdown.clone().cancelled_owned(),
-    )
-    .await?;
+    let api = freehold_http::Server::new(app, freehold_http::Options::default())?;
+    api.serve(listener, shutdown.clone().cancelled_owned()).await?;
 
     shutdown.cancel();
     reconcile_task.await?;

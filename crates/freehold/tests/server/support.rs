@@ -217,7 +217,7 @@ impl World {
             match stream.next().await.unwrap() {
                 ExecEvent::Stdout(data) => stdout.extend_from_slice(&data),
                 ExecEvent::Stderr(data) => stderr.extend_from_slice(&data),
-                ExecEvent::Exit { exit_code, .. } => {
+                ExecEvent::Ended { exit_code, .. } => {
                     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
                     return (exit_code, text(stdout), text(stderr));
                 }

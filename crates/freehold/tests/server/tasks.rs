@@ -82,9 +82,9 @@ async fn the_stream_of_activity_tells_the_task_from_beginning_to_end() {
     let submitted = world.task(&role, "run the errand").await;
     let mut seen = Vec::new();
     loop {
-        let event = stream.next().await.unwrap().unwrap();
-        seen.push(event.row.event_type.to_string());
-        if event.row.event_type == freehold_model::audit::EventType::TaskCompleted {
+        let row = stream.next().await.unwrap().unwrap().row.unwrap();
+        seen.push(row.event_type.to_string());
+        if row.event_type == freehold_model::audit::EventType::TaskCompleted {
             break;
         }
     }
