@@ -261,8 +261,11 @@ impl Pod {
 
     /// Whether this machine lets this user start anything by the wrapper.
     pub fn can_wrap(&self) -> bool {
-        let tried =
-            Command::new(self.wrapper[0]).args(&self.wrapper[1..]).arg("true").stderr(Stdio::null()).status();
+        let tried = Command::new(self.wrapper[0])
+            .args(&self.wrapper[1..])
+            .arg("/bin/true")
+            .stderr(Stdio::null())
+            .status();
         tried.is_ok_and(|status| status.success())
     }
 

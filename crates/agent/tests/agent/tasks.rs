@@ -306,3 +306,18 @@ async fn as_the_first_process_of_a_pod_the_agent_leaves_no_zombies() {
     pod.until_idle(1).await;
     assert_eq!(pod.results()[1].1, "agent: 1\n[exit code 1]");
 }
+
+#[tokio::test]
+async fn tools_start_where_a_loader_runs_the_program() {
+    let mut pod = Pod::prepare(&one_answer(&[bash("echo hello")])).await;
+    pod.wrapper = vec!["/lib64/ld-linux-x86-64.so.2"];
+    if !pod.can_wrap() {
+        return;
+    }
+    pod.start_server();
+    pod.start_agent();
+    pod.until_welcome(1).await;
+    pod.deliver(|_| {});
+    pod.until_idle(1).await;
+    assert_eq!(pod.results(), [(ToolStatus::Success, "hello".to_owned())]);
+}
