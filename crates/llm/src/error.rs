@@ -140,3 +140,36 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limited(after: Option<Duration>) -> Error {
+        Error::RateLimited { after, message: String::new() }
+    }
+
+    #[test]
+    fn pauses_double_to_a_ceiling_and_end() {
+        let pauses: Vec<_> =
+            (1..=RETRIES_MAX + 1).map(|attempt| limited(None).pause_with(attempt, 255)).collect();
+        let expected = [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000].map(Duration::from_millis);
+        assert_eq!(pauses, expected.map(Some).into_iter().chain([None]).collect::<Vec<_>>());
+        assert_eq!(limited(None).pause_with(1, 0), Some(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn the_providers_wish_is_the_least_wait_and_too_long_a_one_ends_it() {
+        let wish = Duration::from_secs(7);
+        assert!(limited(Some(wish)).pause(1).unwrap() >= wish);
+        assert_eq!(limited(Some(RETRY_AFTER_MAX + wish)).pause(1), None);
+    }
+
+    #[test]
+    fn garbage_is_tried_again_less_often_and_refusals_never() {
+        let garbage = Error::Garbage { message: String::new() };
+        assert!(garbage.pause(GARBAGE_RETRIES_MAX).is_some());
+        assert_eq!(garbage.pause(GARBAGE_RETRIES_MAX + 1), None);
+        assert_eq!(Error::Denied { message: String::new() }.pause(1), None);
+    }
+}

@@ -12,6 +12,8 @@ mod client;
 mod error;
 mod read;
 mod responses;
+#[cfg(test)]
+mod transcripts;
 
 use std::collections::BTreeMap;
 
