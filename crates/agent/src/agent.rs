@@ -43,6 +43,9 @@ const CLIENT_IDLE_MAX: Duration = Duration::from_secs(60);
 /// The most session views that wait for the conversation to be read; further ones get what is known.
 const VIEWS_WAITING_MAX: usize = 64;
 
+/// The one thing of a turn that is under way.
+type Activity = Pin<Box<dyn Future<Output = Input>>>;
+
 /// A turn that is under way.
 #[derive(Debug)]
 struct Work {
@@ -68,7 +71,7 @@ pub(crate) struct Agent {
     preparing: Preparing,
     views: Vec<u64>,
     work: Option<Work>,
-    activity: Option<Pin<Box<dyn Future<Output = Input>>>>,
+    activity: Option<Activity>,
     tools: Arc<Mutex<ToolHost>>,
     model: Option<Model>,
     release_at: Option<Instant>,
@@ -144,9 +147,7 @@ impl Agent {
         };
         tokio::select! {
             event = self.link.next() => Event::Link(event),
-            input = async { self.activity.as_mut().expect("guarded").await }, if self.activity.is_some() => {
-                Event::Input(input)
-            }
+            input = finished(&mut self.activity) => Event::Input(input),
             () = at(deadline) => {
                 if let Some(work) = &mut self.work {
                     work.deadline = Instant::now() + CANCEL_GRACE;
@@ -306,6 +307,13 @@ impl Agent {
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn finished(activity: &mut Option<Activity>) -> Input {
+    match activity {
+        Some(activity) => activity.await,
         None => std::future::pending().await,
     }
 }
