@@ -321,3 +321,18 @@ async fn tools_start_where_a_loader_runs_the_program() {
     pod.until_idle(1).await;
     assert_eq!(pod.results(), [(ToolStatus::Success, "hello".to_owned())]);
 }
+
+#[tokio::test]
+async fn events_whose_acknowledgement_was_lost_are_not_doubled() {
+    let pod = Pod::start(&one_answer(&[bash("echo x >> runs"), bash("cat runs")])).await;
+    pod.shared.inner().lose_answers = true;
+    pod.until_welcome(1).await;
+    pod.deliver(|_| {});
+    pod.until_idle(1).await;
+    assert_eq!(pod.results()[1], (ToolStatus::Success, "x".to_owned()));
+    assert!(pod.shared.inner().repeated > 0);
+    pod.shared.inner().lose_answers = false;
+    pod.deliver(|_| {});
+    pod.until_idle(2).await;
+    assert_eq!(pod.types().iter().filter(|name| **name == "turn.completed").count(), 2);
+}
