@@ -185,7 +185,7 @@ impl Agent {
             agent: AgentInfo { name: NAME.into(), version: env!("CARGO_PKG_VERSION").into() },
             pod_id: self.options.pod_id,
         };
-        self.link.send(&hello).await;
+        self.link.send(hello);
     }
 
     async fn told(&mut self, message: ToAgent) {
@@ -251,7 +251,7 @@ impl Agent {
             self.give_up().await;
         }
         for message in self.journal.repeat() {
-            self.link.send(message).await;
+            self.link.send(message.clone());
         }
         self.preparing.restart();
         match task {
@@ -273,7 +273,7 @@ impl Agent {
             Some(work) if work.order.task_id == task_id => {}
             Some(_) => {
                 let reason = RejectReason::Busy;
-                self.link.send(&FromAgent::Reject { task_id, reason }).await;
+                self.link.send(FromAgent::Reject { task_id, reason });
             }
             None => {
                 self.take(order);
@@ -300,7 +300,7 @@ impl Agent {
 
     async fn show(&mut self, request: u64) {
         let view = view(self.config.as_ref(), self.session.as_ref(), self.preparing.task_id());
-        self.link.send(&FromAgent::View { request, view }).await;
+        self.link.send(FromAgent::View { request, view });
     }
 }
 
