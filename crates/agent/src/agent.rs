@@ -43,6 +43,9 @@ const CLIENT_IDLE_MAX: Duration = Duration::from_secs(60);
 /// The most session views that wait for the conversation to be read; further ones get what is known.
 const VIEWS_WAITING_MAX: usize = 64;
 
+/// The one thing of a turn that is under way.
+type Activity = Pin<Box<dyn Future<Output = Input>>>;
+
 /// A turn that is under way.
 #[derive(Debug)]
 struct Work {
@@ -68,7 +71,7 @@ pub(crate) struct Agent {
     preparing: Preparing,
     views: Vec<u64>,
     work: Option<Work>,
-    activity: Option<Pin<Box<dyn Future<Output = Input>>>>,
+    activity: Option<Activity>,
     tools: Arc<Mutex<ToolHost>>,
     model: Option<Model>,
     release_at: Option<Instant>,
@@ -144,9 +147,7 @@ impl Agent {
         };
         tokio::select! {
             event = self.link.next() => Event::Link(event),
-            input = async { self.activity.as_mut().expect("guarded").await }, if self.activity.is_some() => {
-                Event::Input(input)
-            }
+            input = finished(&mut self.activity) => Event::Input(input),
             () = at(deadline) => {
                 if let Some(work) = &mut self.work {
                     work.deadline = Instant::now() + CANCEL_GRACE;
@@ -184,7 +185,7 @@ impl Agent {
             agent: AgentInfo { name: NAME.into(), version: env!("CARGO_PKG_VERSION").into() },
             pod_id: self.options.pod_id,
         };
-        self.link.send(&hello).await;
+        self.link.send(hello);
     }
 
     async fn told(&mut self, message: ToAgent) {
@@ -250,7 +251,7 @@ impl Agent {
             self.give_up().await;
         }
         for message in self.journal.repeat() {
-            self.link.send(message).await;
+            self.link.send(message.clone());
         }
         self.preparing.restart();
         match task {
@@ -272,7 +273,7 @@ impl Agent {
             Some(work) if work.order.task_id == task_id => {}
             Some(_) => {
                 let reason = RejectReason::Busy;
-                self.link.send(&FromAgent::Reject { task_id, reason }).await;
+                self.link.send(FromAgent::Reject { task_id, reason });
             }
             None => {
                 self.take(order);
@@ -299,13 +300,20 @@ impl Agent {
 
     async fn show(&mut self, request: u64) {
         let view = view(self.config.as_ref(), self.session.as_ref(), self.preparing.task_id());
-        self.link.send(&FromAgent::View { request, view }).await;
+        self.link.send(FromAgent::View { request, view });
     }
 }
 
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn finished(activity: &mut Option<Activity>) -> Input {
+    match activity {
+        Some(activity) => activity.await,
         None => std::future::pending().await,
     }
 }

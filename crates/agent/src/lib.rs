@@ -44,11 +44,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             // Before anything worth reading is in memory.
             let hidden =
                 rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
-            tracing_subscriber::fmt()
+            // A program that logs already keeps its way of doing so.
+            let _ = tracing_subscriber::fmt()
                 .with_writer(std::io::stderr)
                 .with_ansi(false)
                 .with_max_level(tracing::Level::INFO)
-                .init();
+                .try_init();
             let run = hidden.map_err(std::io::Error::from).and_then(|()| run(*options));
             match run {
                 Ok(()) => ExitCode::SUCCESS,

@@ -242,9 +242,11 @@ impl ToolHost {
             self.died = true;
             self.open = None;
             self.is_sending = false;
-            // As pid 1 the reaper may have been faster.
-            let _ = running.child.kill();
-            let _ = running.child.wait();
+            // As pid 1 the reaper may have been faster, and the number may be another's by now.
+            if matches!(running.child.try_wait(), Ok(None)) {
+                let _ = running.child.kill();
+                let _ = running.child.wait();
+            }
         }
     }
 }

@@ -99,7 +99,7 @@ impl Agent {
     async fn ask_history(&mut self, position: SessionPosition, after_sequence: u64) {
         let (request, session_id) = (self.request(), position.session_id);
         self.preparing.asked = Some(Asked::History { request, until: position.last_sequence });
-        self.link.send(&FromAgent::History { request, session_id, after_sequence }).await;
+        self.link.send(FromAgent::History { request, session_id, after_sequence });
     }
 
     /// A page of the journal came.
@@ -130,7 +130,7 @@ impl Agent {
         let Some(file) = order.order.files.get(order.file) else { return false };
         let (upload_id, offset) = (file.upload_id, order.offset);
         self.preparing.asked = Some(Asked::Chunk { request });
-        self.link.send(&FromAgent::Fetch { request, upload_id, offset }).await;
+        self.link.send(FromAgent::Fetch { request, upload_id, offset });
         true
     }
 
@@ -145,7 +145,7 @@ impl Agent {
                 let task_id = order.order.task_id;
                 tracing::error!(task.id = %task_id, %why, "the files of a task could not be put in place");
                 let reason = RejectReason::FilesUnavailable;
-                self.link.send(&FromAgent::Reject { task_id, reason }).await;
+                self.link.send(FromAgent::Reject { task_id, reason });
             }
             return;
         }

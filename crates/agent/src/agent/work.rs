@@ -86,7 +86,7 @@ impl Agent {
                 let events = payloads.into_iter().map(event).collect();
                 let message = self.journal.append(request, batch, session_id, events);
                 if self.is_welcome {
-                    self.link.send(message).await;
+                    self.link.send(message.clone());
                 }
             }
             Effect::CallModel(request) => match self.model() {

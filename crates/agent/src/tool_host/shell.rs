@@ -160,13 +160,15 @@ impl Shell {
         let script = format!("command eval '{quoted}' </dev/null\nprintf '\\n%s %s\\n' {mark} \"$?\" >&0\n");
         let Self { said, say, pipe, output, .. } = self;
         let mut buffer = vec![0; 16 * 1024];
-        let mut write = Some(Box::pin(say.write_all(script.as_bytes())));
+        let written = say.write_all(script.as_bytes());
+        tokio::pin!(written);
+        let mut is_written = false;
         let mut line = Vec::new();
         let mut is_open = true;
         loop {
             tokio::select! {
-                result = async { write.as_mut().expect("guarded").await }, if write.is_some() => {
-                    write = None;
+                result = &mut written, if !is_written => {
+                    is_written = true;
                     if result.is_err() {
                         return Ok(End::ShellGone);
                     }

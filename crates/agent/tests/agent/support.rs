@@ -42,6 +42,8 @@ pub struct Inner {
     pub welcomes: usize,
     pub repeated: usize,
     pub refuse_appends: bool,
+    /// Break the connection after each append that is new, before it is answered.
+    pub lose_answers: bool,
 }
 
 /// The control plane's side.
@@ -151,7 +153,16 @@ async fn serve(shared: Arc<Shared>, stream: UnixStream) {
     loop {
         let answer = tokio::select! {
             message = reader.receive::<FromAgent>() => match message {
-                Ok(Some(message)) => shared.answer(message),
+                Ok(Some(message)) => {
+                    let before = shared.inner().events.len();
+                    let answer = shared.answer(message);
+                    let inner = shared.inner();
+                    if inner.lose_answers && inner.events.len() > before {
+                        drop(inner);
+                        return shared.changed();
+                    }
+                    answer
+                }
                 Ok(None) | Err(_) => return,
             },
             Ok(command) = commands.recv() => Some(command),
@@ -261,8 +272,11 @@ impl Pod {
 
     /// Whether this machine lets this user start anything by the wrapper.
     pub fn can_wrap(&self) -> bool {
-        let tried =
-            Command::new(self.wrapper[0]).args(&self.wrapper[1..]).arg("true").stderr(Stdio::null()).status();
+        let tried = Command::new(self.wrapper[0])
+            .args(&self.wrapper[1..])
+            .arg("/bin/true")
+            .stderr(Stdio::null())
+            .status();
         tried.is_ok_and(|status| status.success())
     }
 

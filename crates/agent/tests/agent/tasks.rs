@@ -306,3 +306,33 @@ async fn as_the_first_process_of_a_pod_the_agent_leaves_no_zombies() {
     pod.until_idle(1).await;
     assert_eq!(pod.results()[1].1, "agent: 1\n[exit code 1]");
 }
+
+#[tokio::test]
+async fn tools_start_where_a_loader_runs_the_program() {
+    let mut pod = Pod::prepare(&one_answer(&[bash("echo hello")])).await;
+    pod.wrapper = vec!["/lib64/ld-linux-x86-64.so.2"];
+    if !pod.can_wrap() {
+        return;
+    }
+    pod.start_server();
+    pod.start_agent();
+    pod.until_welcome(1).await;
+    pod.deliver(|_| {});
+    pod.until_idle(1).await;
+    assert_eq!(pod.results(), [(ToolStatus::Success, "hello".to_owned())]);
+}
+
+#[tokio::test]
+async fn events_whose_acknowledgement_was_lost_are_not_doubled() {
+    let pod = Pod::start(&one_answer(&[bash("echo x >> runs"), bash("cat runs")])).await;
+    pod.shared.inner().lose_answers = true;
+    pod.until_welcome(1).await;
+    pod.deliver(|_| {});
+    pod.until_idle(1).await;
+    assert_eq!(pod.results()[1], (ToolStatus::Success, "x".to_owned()));
+    assert!(pod.shared.inner().repeated > 0);
+    pod.shared.inner().lose_answers = false;
+    pod.deliver(|_| {});
+    pod.until_idle(2).await;
+    assert_eq!(pod.types().iter().filter(|name| **name == "turn.completed").count(), 2);
+}
