@@ -33,7 +33,7 @@ use uuid::Uuid;
 
 pub use auth::Secret;
 pub use error::{Error, Thing};
-pub use freehold_store::{AuditFilter, AuditRow, Order, PAGE_MAX, Page};
+pub use freehold_store::{AuditFilter, AuditRow, Error as StoreError, Order, PAGE_MAX, Page};
 pub use once::{Once, Outcome};
 pub use ports::Ports;
 
@@ -85,6 +85,19 @@ impl App {
     /// The rows, for the parts that look at all of them (the reconciler through `app`'s own modules).
     pub fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// Where the bytes of uploaded files are kept.
+    pub fn uploads(&self) -> Arc<dyn ports::UploadStore> {
+        Arc::clone(&self.inner.ports.uploads)
+    }
+
+    /// Whether the store answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn health(&self) -> Result<(), Error> {
+        self.inner.store.system_read(|tx| tx.organization_list(&Page::first(1)).map(drop).map_err(Error::from)).await
     }
 
     fn ports(&self) -> &Ports {
