@@ -89,14 +89,29 @@ async fn serve(
     request_id: String,
 ) -> Result<Response, Failure> {
     let operation = route.operation;
-    let (head, body) = request.into_parts();
-    let query = query(&shared, operation, &head.uri)?;
-    let actor = authenticate(&shared, operation, &head.headers, &query).await?;
+    let (head, mut body) = request.into_parts();
+    let admitted = admit(&shared, operation, &head.uri, &head.headers).await;
+    if admitted.is_err() {
+        drain(&mut body).await;
+    }
+    let (query, actor) = admitted?;
     let payload = payload(&shared, operation, &head.headers, body).await?;
     let path = head.uri.path().to_owned();
     let params = params(operation.path, &path);
     let call = Call { shared, operation, actor, request_id, path, params, query, headers: head.headers, payload };
     (route.handler)(call).await
+}
+
+/// What is known of a request before its body is looked at.
+async fn admit(
+    shared: &Shared,
+    operation: &Operation,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<(Value, Option<Arc<Actor>>), Failure> {
+    let query = query(shared, operation, uri)?;
+    let actor = authenticate(shared, operation, headers, &query).await?;
+    Ok((query, actor))
 }
 
 /// The path's segments that stand where the pattern has names. The pattern is matched from the end, since sessions routes
@@ -168,7 +183,7 @@ async fn payload(
     shared: &Shared,
     operation: &Operation,
     headers: &HeaderMap,
-    body: Body,
+    mut body: Body,
 ) -> Result<Payload, Failure> {
     let Some(schema) = body_schema(operation) else { return Ok(Payload::None) };
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -186,11 +201,15 @@ async fn payload(
                 .map_err(|error| Failure::new(ErrorCode::UnsupportedMediaType, error.to_string()))?;
             Ok(Payload::Form { boundary, body: Mutex::new(body) })
         }
-        (_, Shape::JsonOrMultipart(_)) => Err(Failure::new(
-            ErrorCode::UnsupportedMediaType,
-            "the content type must be application/json or multipart/form-data",
-        )),
-        _ => Err(Failure::new(ErrorCode::UnsupportedMediaType, "the content type must be application/json")),
+        (_, shape) => {
+            drain(&mut body).await;
+            let known = match shape {
+                Shape::JsonOrMultipart(_) => "application/json or multipart/form-data",
+                Shape::Json(_) | Shape::None => "application/json",
+            };
+            let message = format!("the content type must be {known}");
+            Err(Failure::new(ErrorCode::UnsupportedMediaType, message))
+        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! Tasks that come as a form: text fields, and files that are streamed to where uploads are kept.
 
-use std::sync::Arc;
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -13,13 +17,13 @@ use freehold_app::{
     task::File,
 };
 use freehold_model::{UploadId, upload::is_safe_name};
-use futures::TryStreamExt;
-use http_body_util::BodyExt;
+use futures::Stream;
+use http_body::{Body as _, Frame};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::{document::Document, error::Failure};
+use crate::{dispatch::drain, document::Document, error::Failure};
 
 /// Text fields of one form.
 const FIELDS_MAX: usize = 32;
@@ -100,8 +104,42 @@ pub(crate) async fn read(
     body: Body,
     files: &mut Files,
 ) -> Result<Form, Failure> {
-    let data = BodyExt::into_data_stream(body).map_err(std::io::Error::other);
-    let mut parts = multer::Multipart::new(data, boundary);
+    let body = Arc::new(Mutex::new(body));
+    let read = form(document, schema, multer::Multipart::new(data(Arc::clone(&body)), boundary), files).await;
+    if read.is_err() {
+        // The reader of the form is gone, so the body is ours alone again.
+        let mut rest = std::mem::take(&mut *body.lock().unwrap_or_else(PoisonError::into_inner));
+        drain(&mut rest).await;
+    }
+    read
+}
+
+/// The body's data, which leaves the body itself where it can be drained.
+fn data(body: Arc<Mutex<Body>>) -> impl Stream<Item = Result<Bytes, axum::Error>> + Send {
+    futures::stream::poll_fn(move |context| {
+        let mut body = body.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let frame = match Pin::new(&mut *body).poll_frame(context) {
+                Poll::Ready(Some(frame)) => frame,
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            };
+            match frame.map(Frame::into_data) {
+                Ok(Ok(data)) => return Poll::Ready(Some(Ok(data))),
+                // Trailers say nothing here.
+                Ok(Err(_)) => {}
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    })
+}
+
+async fn form(
+    document: &Document,
+    schema: &str,
+    mut parts: multer::Multipart<'_>,
+    files: &mut Files,
+) -> Result<Form, Failure> {
     let (mut texts, mut hash) = (Vec::<(String, String)>::new(), Sha256::new());
     while let Some(field) = parts.next_field().await.map_err(|error| malformed(&error))? {
         let name = field.name().unwrap_or_default().to_owned();
@@ -132,7 +170,7 @@ async fn text(mut field: multer::Field<'_>) -> Result<String, Failure> {
         if bytes.len() + chunk.len() > UPLOAD_FIELD_BYTES_MAX {
             return Err(too_large(format!("a text field may have {UPLOAD_FIELD_BYTES_MAX} bytes")));
         }
-        bytes.extend_from_slice(&Bytes::from(chunk));
+        bytes.extend_from_slice(&chunk);
     }
     String::from_utf8(bytes).map_err(|_| Failure::field(&name, "is not UTF-8"))
 }
