@@ -37,7 +37,10 @@ pub struct CredentialNew {
 
 impl fmt::Debug for CredentialNew {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CredentialNew").field("name", &self.name).field("kind", &self.kind).finish_non_exhaustive()
+        f.debug_struct("CredentialNew")
+            .field("name", &self.name)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
     }
 }
 

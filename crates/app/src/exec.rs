@@ -38,7 +38,8 @@ impl App {
                 agent_expected(workspace.phase)?;
                 let detail = json!({ "command": command, "working_directory": directory });
                 let cause = Cause::caller(&caller);
-                let row = workspace_row(tx, &workspace, &cause, EventType::WorkspaceExec, Some(detail), now())?;
+                let row =
+                    workspace_row(tx, &workspace, &cause, EventType::WorkspaceExec, Some(detail), now())?;
                 tx.audit_append(&row)?;
                 Ok::<_, Error>(workspace)
             })
@@ -52,6 +53,10 @@ fn check(request: &ExecRequest) -> Result<(), Error> {
     let nul = request.command.iter().any(|argument| argument.contains('\0'));
     fields.refuse(nul, "command", "an argument cannot hold a NUL character");
     fields.refuse(request.command.first().is_none_or(String::is_empty), "command", "names no program");
-    fields.refuse(request.working_directory.contains('\0'), "working_directory", "cannot hold a NUL character");
+    fields.refuse(
+        request.working_directory.contains('\0'),
+        "working_directory",
+        "cannot hold a NUL character",
+    );
     fields.check()
 }

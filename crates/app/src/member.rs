@@ -61,7 +61,8 @@ impl App {
         let name = name.to_owned();
         self.store()
             .system_read(move |tx| {
-                let organization = tx.organization_by_name(&name)?.ok_or(Error::NotFound(Thing::Organization))?;
+                let organization =
+                    tx.organization_by_name(&name)?.ok_or(Error::NotFound(Thing::Organization))?;
                 Ok(organization.id)
             })
             .await
@@ -127,7 +128,9 @@ impl App {
     /// # Errors
     /// When there is none in force.
     pub async fn token_revoke(&self, organization: OrganizationId, id: TokenId) -> Result<(), Error> {
-        self.store().write(organization, move |tx| Ok::<_, Error>(tx.personal_token_revoke(id, now())?)).await?;
+        self.store()
+            .write(organization, move |tx| Ok::<_, Error>(tx.personal_token_revoke(id, now())?))
+            .await?;
         self.callers_forget();
         Ok(())
     }
@@ -145,7 +148,9 @@ impl App {
 fn check_email(email: &str) -> Result<(), Error> {
     let good = email.len() <= EMAIL_BYTES_MAX
         && !email.chars().any(|c| c.is_control() || c.is_whitespace())
-        && email.split_once('@').is_some_and(|(name, host)| !name.is_empty() && !host.is_empty() && !host.contains('@'));
+        && email
+            .split_once('@')
+            .is_some_and(|(name, host)| !name.is_empty() && !host.is_empty() && !host.contains('@'));
     if good { Ok(()) } else { Err(Error::field("email", "is not an e-mail address")) }
 }
 
@@ -160,7 +165,8 @@ fn insert(tx: &mut OrgTx<'_>, email: String, role: MemberRole) -> Result<Member,
 
 fn insert_token(tx: &mut OrgTx<'_>, member: &Member, label: String, secret: &Secret) -> Result<(), Error> {
     let (id, now) = (TokenId::from_uuid(new_uuid()), now());
-    let token = PersonalToken { id, member_id: member.id, label, prefix: secret.obfuscated(), created_at: now };
+    let token =
+        PersonalToken { id, member_id: member.id, label, prefix: secret.obfuscated(), created_at: now };
     tx.personal_token_insert(&token, &secret.hash())?;
     let detail = json!({ "token_id": id, "member_id": member.id, "label": token.label });
     audit::append(tx, &Cause::server(), EventType::PersonalTokenCreated, detail, now)

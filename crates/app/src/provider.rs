@@ -171,7 +171,16 @@ pub(crate) fn find(tx: &mut OrgRead<'_>, id: ProviderId) -> Result<Provider, Err
 }
 
 fn create(tx: &mut OrgTx<'_>, actor: &Actor, new: ProviderNew, now: Timestamp) -> Result<Provider, Error> {
-    let ProviderNew { name, kind, domain, display_name, credential_name, default_model, capabilities, config } = new;
+    let ProviderNew {
+        name,
+        kind,
+        domain,
+        display_name,
+        credential_name,
+        default_model,
+        capabilities,
+        config,
+    } = new;
     let provider = Provider {
         id: ProviderId::from_uuid(new_uuid()),
         organization_id: actor.organization(),
@@ -192,14 +201,16 @@ fn create(tx: &mut OrgTx<'_>, actor: &Actor, new: ProviderNew, now: Timestamp) -
         return Err(Error::NameTaken { thing: Thing::Provider, name: provider.name });
     }
     tx.provider_insert(&provider)?;
-    let detail = json!({ "provider_id": provider.id, "name": provider.name, "kind": kind, "domain": provider.domain });
+    let detail =
+        json!({ "provider_id": provider.id, "name": provider.name, "kind": kind, "domain": provider.domain });
     audit::append(tx, &Cause::caller(actor), EventType::ProviderCreated, detail, now)?;
     Ok(provider)
 }
 
 /// Applies the change and answers the names of the fields it has.
 fn apply(provider: &mut Provider, change: ProviderChange) -> Vec<&'static str> {
-    let ProviderChange { domain, display_name, credential_name, default_model, capabilities, config } = change;
+    let ProviderChange { domain, display_name, credential_name, default_model, capabilities, config } =
+        change;
     let mut fields = Vec::new();
     set(&mut provider.domain, domain, "domain", &mut fields);
     set(&mut provider.display_name, display_name, "display_name", &mut fields);

@@ -195,7 +195,9 @@ pub(crate) fn find(tx: &mut OrgRead<'_>, id: RoleId) -> Result<Role, Error> {
 /// The role that a request names by id, by name, or by both alike; neither it nor its provider is archived.
 pub(crate) fn usable(tx: &mut OrgRead<'_>, id: Option<RoleId>, name: Option<&str>) -> Result<Role, Error> {
     let role = match (id, name) {
-        (None, None) => return Err(Error::field("role_name", "one of `role_id` and `role_name` is required")),
+        (None, None) => {
+            return Err(Error::field("role_name", "one of `role_id` and `role_name` is required"));
+        }
         (Some(id), None) => find(tx, id)?,
         (None, Some(name)) => by_name(tx, name)?,
         (Some(id), Some(name)) => {
@@ -266,7 +268,11 @@ fn create(tx: &mut OrgTx<'_>, actor: &Actor, new: RoleNew, now: Timestamp) -> Re
 fn check(change: &RoleChange) -> Result<(), Error> {
     const NO_POOL: &str = "warm pods are not built yet";
     let mut fields = Fields::default();
-    fields.refuse(change.pool_policy.is_some_and(|policy| policy != PoolPolicy::None), "pool_policy", NO_POOL);
+    fields.refuse(
+        change.pool_policy.is_some_and(|policy| policy != PoolPolicy::None),
+        "pool_policy",
+        NO_POOL,
+    );
     fields.refuse(change.pool_size.unwrap_or(0) != 0, "pool_size", NO_POOL);
     fields.refuse(change.pool_max_size.unwrap_or(0) != 0, "pool_max_size", NO_POOL);
     let packs = change.pack_ids.as_ref().is_some_and(|packs| !packs.is_empty());
@@ -295,7 +301,12 @@ fn apply(role: &mut Role, change: RoleChange) -> Vec<&'static str> {
 }
 
 /// Archives the role's row; that nothing runs under it was seen before, in the same transaction.
-pub(crate) fn archive_row(tx: &mut OrgTx<'_>, cause: &Cause, mut role: Role, now: Timestamp) -> Result<(), Error> {
+pub(crate) fn archive_row(
+    tx: &mut OrgTx<'_>,
+    cause: &Cause,
+    mut role: Role,
+    now: Timestamp,
+) -> Result<(), Error> {
     (role.archived_at, role.updated_at) = (Some(now), now);
     tx.role_update(&role)?;
     let detail = json!({ "role_id": role.id, "name": role.name });

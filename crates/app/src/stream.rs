@@ -77,7 +77,8 @@ impl App {
             actor.authorize(&[Right::WorkspaceRead], found)?;
         }
         let live = self.follow(actor.organization()).await?;
-        let head = self.store().read(actor.organization(), |tx| tx.audit_last_seq()).await.map_err(Error::Store)?;
+        let head =
+            self.store().read(actor.organization(), |tx| tx.audit_last_seq()).await.map_err(Error::Store)?;
         // A position from the future is of another log; nothing after it would ever come.
         let last = after.map_or(head, |after| after.min(head));
         Ok(Listener {
@@ -93,7 +94,10 @@ impl App {
     }
 
     /// A receiver of the organization's tail, which is started when there is none.
-    async fn follow(&self, organization: OrganizationId) -> Result<broadcast::Receiver<Arc<Activity>>, Error> {
+    async fn follow(
+        &self,
+        organization: OrganizationId,
+    ) -> Result<broadcast::Receiver<Arc<Activity>>, Error> {
         let mut tails = self.inner.tails.0.lock().await;
         if let Some(tail) = tails.get(&organization).filter(|tail| tail.receiver_count() > 0) {
             if tail.receiver_count() >= LISTENERS_MAX {
@@ -171,7 +175,10 @@ impl Listener {
         let (organization, last) = (self.reach.organization(), self.last);
         let rows = read(&self.store, organization, last, self.workspace, &mut self.creators).await;
         let rows = rows.inspect_err(|error| {
-            tracing::warn!(error = error as &dyn std::error::Error, "a listener could not read what it missed");
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "a listener could not read what it missed"
+            );
         });
         self.missed = rows.ok()?.into_iter().map(Arc::new).collect();
         self.replaying = !self.missed.is_empty();
@@ -206,7 +213,8 @@ async fn read(
     let (rows, known) = store
         .read(organization, move |tx| {
             let rows = tx.activity_after(after, workspace, STEP_ROWS)?;
-            let rows = rows.into_iter().map(|row| attribute(tx, row, &mut known)).collect::<Result<_, Error>>()?;
+            let rows =
+                rows.into_iter().map(|row| attribute(tx, row, &mut known)).collect::<Result<_, Error>>()?;
             Ok::<_, Error>((rows, known))
         })
         .await?;

@@ -249,7 +249,8 @@ fn submit(
     new: TaskNew,
     now: Timestamp,
 ) -> Result<Task, Error> {
-    let TaskNew { description, thinking_effort, max_continuations, max_context_tokens, metadata, files } = new;
+    let TaskNew { description, thinking_effort, max_continuations, max_context_tokens, metadata, files } =
+        new;
     let task = Task {
         id: TaskId::from_uuid(new_uuid()),
         organization_id: workspace.organization_id,
@@ -324,7 +325,9 @@ pub fn advance(
         // Back from compaction is no start; the agent's own rows tell of compaction.
         Phase::Running if event != Event::Started => return Ok(true),
         Phase::Running => EventType::TaskStarted,
-        Phase::Completed | Phase::Failed | Phase::Cancelled | Phase::DeliveryFailed => EventType::TaskCompleted,
+        Phase::Completed | Phase::Failed | Phase::Cancelled | Phase::DeliveryFailed => {
+            EventType::TaskCompleted
+        }
     };
     let detail = to.is_terminal().then(|| json!({ "status": to, "reason": task.reason }));
     let mut row = workspace_row(tx, workspace, cause, event_type, detail, now)?;

@@ -46,7 +46,8 @@ impl Events {
                 self.text = rest.to_owned();
                 return Some(block);
             }
-            let chunk = tokio::time::timeout(EVENT_TIME_MAX, self.response.chunk()).await.expect("nothing came");
+            let chunk =
+                tokio::time::timeout(EVENT_TIME_MAX, self.response.chunk()).await.expect("nothing came");
             self.text.push_str(std::str::from_utf8(&chunk.unwrap()?).unwrap());
         }
     }
@@ -88,7 +89,12 @@ async fn a_stream_begins_now_and_resumes_without_loss_or_duplicate() {
     for n in 0..700 {
         context.task(&workspace, &context.ann, &format!("{n}")).await;
         if n == 0 {
-            context.advance(&context.task(&workspace, &context.ann, "x").await, freehold_model::task::Event::Failed).await;
+            context
+                .advance(
+                    &context.task(&workspace, &context.ann, "x").await,
+                    freehold_model::task::Event::Failed,
+                )
+                .await;
         }
     }
     let mut resumed = Events::open(&context, "/v1/activity/stream", &context.owner, Some(first)).await;
@@ -152,10 +158,8 @@ async fn own_narrows_a_stream_to_workspaces_the_caller_created() {
 
 #[tokio::test]
 async fn a_stream_shows_that_it_lives_and_ends_by_itself() {
-    let options = Options {
-        sse_heartbeat: Duration::from_millis(20),
-        sse_duration_max: Duration::from_millis(200),
-    };
+    let options =
+        Options { sse_heartbeat: Duration::from_millis(20), sse_duration_max: Duration::from_millis(200) };
     let context = Context::with(options).await;
     let mut events = Events::open(&context, "/v1/activity/stream", &context.owner, None).await;
     assert_eq!(events.block().await, Some(Block::Comment(" heartbeat".into())));
@@ -228,4 +232,13 @@ async fn activity_is_listed_by_page_task_type_and_time() {
     list(&format!("after={first}&cursor=x")).await.refused_fields(&["after"]);
     list("after=yesterday").await.refused_fields(&["after"]);
     list("event_type=nonsense").await.refused_fields(&["event_type"]);
+}
+
+#[tokio::test]
+async fn a_stopping_server_ends_its_streams_and_then_itself() {
+    let context = Context::new().await;
+    let mut events = Events::open(&context, "/v1/activity/stream", &context.owner, None).await;
+    context.stop.notify_one();
+    assert_eq!(events.block().await, None);
+    tokio::time::timeout(EVENT_TIME_MAX, context.served).await.expect("it goes on").unwrap().unwrap();
 }

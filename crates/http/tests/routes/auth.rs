@@ -85,3 +85,34 @@ async fn the_session_of_a_person_and_of_a_key_say_who_they_are() {
     assert_eq!(me["api_key_permission_set"], "submit_observe");
     assert_eq!(me["permissions"], json!(["workspace:read", "workspace:write", "tasks:write", "audit:read"]));
 }
+
+#[tokio::test]
+async fn a_key_that_is_asked_for_twice_is_made_once() {
+    let context = Context::new().await;
+    let send = async || {
+        let request =
+            context.request(Method::POST, "/v1/api-keys", &context.owner).header("Idempotency-Key", "k");
+        context.send(request.json(&json!({ "label": "ci", "permission_set": "read_only" }))).await
+    };
+    send().await.ok();
+    send().await.refused(ErrorCode::IdempotencyConflict);
+    let listed = context.get("/v1/api-keys", &context.owner).await.ok();
+    assert_eq!(listed["api_keys"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_owner_is_made_at_the_first_start_only() {
+    let context = Context::new().await;
+    assert!(context.app.bootstrap("owner@example.test").await.unwrap().is_none());
+    let twice = context.app.member_add(
+        context.organization,
+        "ann@example.test",
+        freehold_model::member::MemberRole::Owner,
+    );
+    assert!(matches!(twice.await, Err(freehold_app::Error::NameTaken { .. })));
+    for bad in ["", "ann", "@x", "a@", "a b@x", "a@b@c"] {
+        let added =
+            context.app.member_add(context.organization, bad, freehold_model::member::MemberRole::Member);
+        assert!(matches!(added.await, Err(freehold_app::Error::Invalid { .. })), "{bad}");
+    }
+}

@@ -34,7 +34,9 @@ async fn health_and_figures_need_no_credential() {
     let context = Context::new().await;
     assert_eq!(context.send(context.anonymous(Method::GET, "/health")).await.ok()["status"], "ok");
     let figures = context.send(context.anonymous(Method::GET, "/metrics")).await;
-    assert!(figures.text.contains("freehold_http_requests_total{operation=\"health_view\",status=\"200\"} 1\n"));
+    assert!(
+        figures.text.contains("freehold_http_requests_total{operation=\"health_view\",status=\"200\"} 1\n")
+    );
     assert!(figures.text.ends_with("# EOF\n"));
 }
 
@@ -78,7 +80,11 @@ async fn what_is_not_built_yet_is_refused_and_not_ignored() {
     context.post("/v1/providers", &context.owner, provider).await.refused_fields(&["kind"]);
     let path = format!("/v1/agent-roles/{}", role["id"].as_str().unwrap());
     let body = json!({ "pool_policy": "static", "pool_size": 2, "pack_ids": ["pack_x"] });
-    context.patch(&path, &context.owner, body).await.refused_fields(&["pack_ids", "pool_policy", "pool_size"]);
+    context.patch(&path, &context.owner, body).await.refused_fields(&[
+        "pack_ids",
+        "pool_policy",
+        "pool_size",
+    ]);
     context.patch(&path, &context.owner, json!({ "pool_policy": "", "pack_ids": [] })).await.ok();
 }
 
@@ -134,7 +140,10 @@ async fn a_refused_change_leaves_nothing_and_a_change_leaves_one_row() {
     };
     let before = rows().await;
     let path = format!("/v1/agent-roles/{}", role["id"].as_str().unwrap());
-    context.patch(&path, &context.owner, json!({ "capabilities": "{" })).await.refused(ErrorCode::ValidationError);
+    context
+        .patch(&path, &context.owner, json!({ "capabilities": "{" }))
+        .await
+        .refused(ErrorCode::ValidationError);
     assert_eq!(rows().await, before);
     context.patch(&path, &context.owner, json!({ "model": "m-2" })).await.ok();
     assert_eq!(rows().await, before + 1);

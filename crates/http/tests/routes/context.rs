@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,23 +15,29 @@ use freehold_api::{Operation, error::ErrorCode, openapi, operations};
 use freehold_app::{
     App, Ports, Settings,
     audit::Cause,
-    ports::{AgentError, AgentPort, ExecEvent, ExecRequest, ExecStream, OutputStream, SealError, SecretSealer},
+    ports::{
+        AgentError, AgentPort, ExecEvent, ExecRequest, ExecStream, OutputStream, SealError, SecretSealer,
+    },
     uploads::ObjectUploads,
 };
-use freehold_http::{Options, Server};
+use freehold_http::{Options, ServeError, Server};
 use freehold_model::{
-    CredentialId, OrganizationId, TaskId, WorkspaceId, member::MemberRole, task,
+    CredentialId, OrganizationId, TaskId, WorkspaceId,
+    member::MemberRole,
+    task,
     workspace::{self, Workspace},
 };
-use freehold_store::{Database, Store};
+use freehold_store::{Database, Organization, Store};
 use futures::StreamExt;
 use reqwest::{Client, Method, RequestBuilder, header::HeaderMap};
 use serde_json::{Value, json};
+use tokio::{sync::Notify, task::JoinHandle};
 
 /// The simulated agent: it answers as told and counts.
 #[derive(Default)]
 pub struct SimAgent {
     pub unreachable: Mutex<bool>,
+    pub panics: AtomicBool,
     pub cancels: AtomicUsize,
 }
 
@@ -45,6 +51,7 @@ impl SimAgent {
 impl AgentPort for SimAgent {
     async fn session_view(&self, workspace: &Workspace) -> Result<Value, AgentError> {
         self.reachable()?;
+        assert!(!self.panics.load(Ordering::Relaxed), "told to panic");
         Ok(json!({ "simulated": true, "session_id": workspace.session_id }))
     }
 
@@ -60,7 +67,8 @@ impl AgentPort for SimAgent {
             stream: OutputStream::Stdout,
             data: Bytes::from(format!("simulated: {}\n", request.command.join(" "))),
         };
-        Ok(futures::stream::iter([Ok(output), Ok(ExecEvent::Ended { exit_code: 3, timed_out: false })]).boxed())
+        Ok(futures::stream::iter([Ok(output), Ok(ExecEvent::Ended { exit_code: 3, timed_out: false })])
+            .boxed())
     }
 }
 
@@ -82,6 +90,10 @@ pub struct Context {
     pub owner: String,
     pub ann: String,
     pub bob: String,
+    /// Asks the server to stop.
+    pub stop: Arc<Notify>,
+    /// Ends when the server has stopped.
+    pub served: JoinHandle<Result<(), ServeError>>,
     client: Client,
     folder: tempfile::TempDir,
 }
@@ -146,9 +158,22 @@ impl Context {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let server = Server::new(app.clone(), options).unwrap();
-        tokio::spawn(server.serve(listener, std::future::pending()));
+        let stop = Arc::new(Notify::new());
+        let stopped = Arc::clone(&stop);
+        let served = tokio::spawn(server.serve(listener, async move { stopped.notified().await }));
         let client = Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
-        Self { app, agent, organization, url, owner, ann, bob, client, folder }
+        Self { app, agent, organization, url, owner, ann, bob, stop, served, client, folder }
+    }
+
+    /// The owner's token of another organization.
+    pub async fn foreigner(&self) -> String {
+        let id = OrganizationId::from_uuid(uuid::Uuid::now_v7());
+        let organization =
+            Organization { id, name: "other".into(), created_at: freehold_model::Timestamp::UNIX_EPOCH };
+        let made = self.app.store().system_write(move |tx| tx.organization_insert(&organization)).await;
+        made.map_err(|error: freehold_store::Error| error).unwrap();
+        self.app.member_add(id, "owner@other.test", MemberRole::Owner).await.unwrap();
+        self.app.token_create(id, "owner@other.test", "test").await.unwrap().expose().to_owned()
     }
 
     /// A request that the test builds by itself.
@@ -287,7 +312,10 @@ fn check(method: &Method, path: &str, reply: &Reply) {
         assert_valid("ErrorBody", &reply.json, &reply.text);
         let code = reply.json["error"]["code"].as_str().unwrap();
         let code = *ErrorCode::ALL.iter().find(|known| known.as_str() == code).unwrap();
-        assert_eq!((code.status(), reply.json["error"]["request_id"].as_str()), (reply.status, Some(request_id)));
+        assert_eq!(
+            (code.status(), reply.json["error"]["request_id"].as_str()),
+            (reply.status, Some(request_id))
+        );
         if let Some(operation) = operation {
             assert!(operation.error_codes().contains(&code), "{} does not document {code}", operation.id);
         }
@@ -300,20 +328,23 @@ fn check(method: &Method, path: &str, reply: &Reply) {
     let schema = &answer["content"]["application/json"]["schema"];
     if !schema.is_null() {
         let schema = json!({ "allOf": [schema], "components": document()["components"] });
-        let errors: Vec<String> =
-            jsonschema::validator_for(&schema).unwrap().iter_errors(&reply.json).map(|e| e.to_string()).collect();
+        let errors: Vec<String> = jsonschema::validator_for(&schema)
+            .unwrap()
+            .iter_errors(&reply.json)
+            .map(|e| e.to_string())
+            .collect();
         assert!(errors.is_empty(), "{}: {errors:?}\n{}", operation.id, reply.text);
     }
 }
 
 fn operation(method: &Method, path: &str) -> Option<&'static Operation> {
-    let path = path.strip_prefix("/api").unwrap_or(path);
+    let path = path.strip_prefix("/api").filter(|path| path.starts_with("/v1/sessions")).unwrap_or(path);
     let fits = |pattern: &str| {
         let (mut one, mut two) = (pattern.split('/'), path.split('/'));
         loop {
             match (one.next(), two.next()) {
                 (None, None) => return true,
-                (Some(want), Some(have)) if want == have || want.starts_with('{') => {}
+                (Some(want), Some(have)) if want == have || (want.starts_with('{') && !have.is_empty()) => {}
                 _ => return false,
             }
         }

@@ -14,8 +14,21 @@ async fn a_credential_is_created_seen_without_its_secret_and_deleted() {
     let made = made.ok();
     assert_eq!(
         names(&made),
-        ["allow_user_override", "created_at", "durable_ref", "id", "kind", "name", "org_id", "provider",
-            "provider_config", "scopes", "status", "updated_at", "user_id"]
+        [
+            "allow_user_override",
+            "created_at",
+            "durable_ref",
+            "id",
+            "kind",
+            "name",
+            "org_id",
+            "provider",
+            "provider_config",
+            "scopes",
+            "status",
+            "updated_at",
+            "user_id"
+        ]
     );
     assert_eq!(made["status"], "active");
     context.post("/v1/credentials", &context.owner, body).await.refused(ErrorCode::NameTaken);
@@ -41,7 +54,10 @@ async fn each_kind_wants_its_own_secret_and_settings() {
         (json!({ "kind": "api_key" }), vec!["api_key"]),
         (json!({ "kind": "api_key", "password": "p", "api_key": "k" }), vec!["password"]),
         (json!({ "kind": "basic_auth", "password": "p" }), vec!["provider_config.username"]),
-        (json!({ "kind": "api_key", "api_key": "k", "provider_config": { "x": "y" } }), vec!["provider_config.x"]),
+        (
+            json!({ "kind": "api_key", "api_key": "k", "provider_config": { "x": "y" } }),
+            vec!["provider_config.x"],
+        ),
         (json!({ "kind": "oauth2_client_credentials" }), vec!["kind"]),
         (json!({ "kind": "api_key", "api_key": "k", "personal": true }), vec!["personal"]),
         (json!({ "kind": "api_key", "api_key": "k", "scopes": ["a"] }), vec!["scopes"]),
@@ -68,7 +84,8 @@ async fn a_provider_names_a_credential_of_its_own_kind() {
     let body = json!({ "name": "main", "provider": "openai", "kind": "api_key", "api_key": "k" });
     context.post("/v1/credentials", &context.owner, body).await.ok();
     for name in ["main", "nobody"] {
-        let provider = json!({ "name": "p", "kind": "anthropic", "domain": "a.test", "credential_name": name });
+        let provider =
+            json!({ "name": "p", "kind": "anthropic", "domain": "a.test", "credential_name": name });
         context.post("/v1/providers", &context.owner, provider).await.refused_fields(&["credential_name"]);
     }
 }

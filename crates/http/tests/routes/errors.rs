@@ -1,5 +1,7 @@
 //! What goes wrong, on purpose.
 
+use std::sync::atomic::Ordering;
+
 use freehold_api::error::ErrorCode;
 use reqwest::Method;
 use serde_json::json;
@@ -10,8 +12,15 @@ use crate::context::Context;
 async fn a_body_that_is_not_one_json_object_is_refused() {
     let context = Context::new().await;
     let deep = format!("{{\"name\":{}1{}}}", "[".repeat(5000), "]".repeat(5000));
-    let bodies: &[&[u8]] =
-        &[b"", b"{", b"{\"a\":1,\"a\":2}", b"{\"name\":\"\xff\xfe\"}", b"{} trailing", b"nul", deep.as_bytes()];
+    let bodies: &[&[u8]] = &[
+        b"",
+        b"{",
+        b"{\"a\":1,\"a\":2}",
+        b"{\"name\":\"\xff\xfe\"}",
+        b"{} trailing",
+        b"nul",
+        deep.as_bytes(),
+    ];
     for body in bodies {
         let request = context.request(Method::POST, "/v1/providers", &context.owner);
         let request = request.header("content-type", "application/json").body(body.to_vec());
@@ -104,4 +113,27 @@ async fn unknown_fields_are_refused_and_those_the_server_sets_are_ignored() {
     let patched = context.patch(&path, &context.owner, whole).await.ok();
     assert_eq!((&patched["description"], &patched["created_at"]), (&json!("changed"), &role["created_at"]));
     context.patch(&path, &context.owner, json!({ "name": "other" })).await.refused_fields(&["name"]);
+}
+
+#[tokio::test]
+async fn a_panic_is_answered_and_the_server_goes_on() {
+    let context = Context::new().await;
+    context.role().await;
+    let workspace = context.ready(&context.ann).await;
+    let path = format!("/v1/workspaces/{workspace}/session");
+    context.agent.panics.store(true, Ordering::Relaxed);
+    let reply = context.get(&path, &context.ann).await;
+    assert!(!reply.text.contains("told to panic"));
+    reply.refused(ErrorCode::InternalError);
+    context.agent.panics.store(false, Ordering::Relaxed);
+    context.get(&path, &context.ann).await.ok();
+}
+
+#[tokio::test]
+async fn a_store_that_is_gone_is_an_error_and_no_silence() {
+    let context = Context::new().await;
+    context.get("/v1/me/session", &context.ann).await.ok();
+    context.app.store().close().await;
+    context.get("/v1/workspaces", &context.ann).await.refused(ErrorCode::Unavailable);
+    context.send(context.anonymous(Method::GET, "/health")).await.refused(ErrorCode::Unavailable);
 }

@@ -18,8 +18,24 @@ async fn a_session_has_every_field_of_the_contract() {
     assert_eq!(context.get(&format!("/api/v1/sessions/{id}"), &context.ann).await.ok(), session);
     assert_eq!(
         names(&session),
-        ["agent_id", "capabilities", "created_at", "finished_at", "id", "model_id", "organization_id",
-            "output_preview", "preview", "started_at", "status", "tags", "title", "updated_at", "usage", "workspace_id"]
+        [
+            "agent_id",
+            "capabilities",
+            "created_at",
+            "finished_at",
+            "id",
+            "model_id",
+            "organization_id",
+            "output_preview",
+            "preview",
+            "started_at",
+            "status",
+            "tags",
+            "title",
+            "updated_at",
+            "usage",
+            "workspace_id"
+        ]
     );
     assert_eq!((&session["agent_id"], &session["workspace_id"]), (&role["id"], &json!(workspace)));
     assert_eq!((&session["status"], &session["usage"]), (&json!("started"), &Value::Null));

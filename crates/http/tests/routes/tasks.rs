@@ -16,7 +16,8 @@ use crate::context::{Context, names};
 async fn a_task_with_a_new_workspace_is_both_or_neither() {
     let context = Context::new().await;
     context.role().await;
-    let submitted = context.post("/v1/tasks", &context.ann, json!({ "role_name": "worker", "description": "do" })).await;
+    let submitted =
+        context.post("/v1/tasks", &context.ann, json!({ "role_name": "worker", "description": "do" })).await;
     assert_eq!(submitted.status, 202);
     let submitted = submitted.ok();
     assert_eq!(names(&submitted), ["status", "task_id", "workspace_id"]);
@@ -41,10 +42,13 @@ async fn tasks_are_a_bare_array_newest_first() {
     }
     let path = format!("/v1/workspaces/{workspace}/tasks");
     let tasks = context.get(&path, &context.ann).await.ok();
-    let descriptions: Vec<&Value> = tasks.as_array().unwrap().iter().map(|task| &task["description"]).collect();
+    let descriptions: Vec<&Value> =
+        tasks.as_array().unwrap().iter().map(|task| &task["description"]).collect();
     assert_eq!(descriptions, ["three", "two", "one"]);
     assert_eq!(names(&tasks[0]), ["created_at", "description", "id", "org_id", "status", "workspace_id"]);
-    let page = context.get(&format!("{path}?limit=1&cursor={}", tasks[0]["id"].as_str().unwrap()), &context.ann).await;
+    let page = context
+        .get(&format!("{path}?limit=1&cursor={}", tasks[0]["id"].as_str().unwrap()), &context.ann)
+        .await;
     assert_eq!(page.ok(), json!([tasks[1]]));
 }
 
@@ -190,7 +194,8 @@ async fn a_form_that_is_refused_leaves_no_file() {
     refused.push((good().part("file", Part::text("nameless")), vec!["file"]));
     refused.push((good().part("file", file("a")).part("file", file("a")), vec!["file"]));
     refused.push((good().part("file", file("a")).text("wrong", "x"), vec!["wrong"]));
-    refused.push((good().part("file", file("a")).text("max_continuations", "many"), vec!["max_continuations"]));
+    refused
+        .push((good().part("file", file("a")).text("max_continuations", "many"), vec!["max_continuations"]));
     for (form, fields) in refused {
         let request = context.request(Method::POST, "/v1/tasks", &context.ann).multipart(form);
         context.send(request).await.refused_fields(&fields);

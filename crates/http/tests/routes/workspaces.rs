@@ -20,8 +20,18 @@ async fn a_new_workspace_has_exactly_the_fields_of_the_contract() {
     assert_eq!(made, seen);
     assert_eq!(
         names(&seen),
-        ["archived_at", "created_at", "created_by_user_id", "environment", "id", "org_id", "pack_status", "role_id",
-            "status", "updated_at"]
+        [
+            "archived_at",
+            "created_at",
+            "created_by_user_id",
+            "environment",
+            "id",
+            "org_id",
+            "pack_status",
+            "role_id",
+            "status",
+            "updated_at"
+        ]
     );
     assert_eq!(seen["status"], "provisioning");
     assert_eq!(seen["pack_status"], "unknown");
@@ -38,10 +48,18 @@ async fn own_narrows_lists_and_refuses_views() {
     context.role().await;
     let (of_ann, of_bob) = (context.workspace(&context.ann).await, context.workspace(&context.bob).await);
     let ids = |list: Value| -> Vec<String> {
-        list["workspaces"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect()
+        list["workspaces"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["id"].as_str().unwrap().to_owned())
+            .collect()
     };
     assert_eq!(ids(context.get("/v1/workspaces", &context.ann).await.ok()), [of_ann.as_str()]);
-    assert_eq!(ids(context.get("/v1/workspaces", &context.owner).await.ok()), [of_bob.as_str(), of_ann.as_str()]);
+    assert_eq!(
+        ids(context.get("/v1/workspaces", &context.owner).await.ok()),
+        [of_bob.as_str(), of_ann.as_str()]
+    );
     for path in ["", "/session", "/tasks", "/activity", "/audit", "/activity/stream"] {
         let path = format!("/v1/workspaces/{of_bob}{path}");
         context.get(&path, &context.ann).await.refused(ErrorCode::WorkspaceNotVisible);
@@ -128,14 +146,20 @@ async fn stopping_ends_the_tasks_of_the_workspace() {
     let context = Context::new().await;
     context.role().await;
     let workspace = context.ready(&context.ann).await;
-    let (first, _) = (context.task(&workspace, &context.ann, "a").await, context.task(&workspace, &context.ann, "b").await);
+    let (first, _) = (
+        context.task(&workspace, &context.ann, "a").await,
+        context.task(&workspace, &context.ann, "b").await,
+    );
     context.advance(&first, freehold_model::task::Event::HandedOver).await;
     context.advance(&first, freehold_model::task::Event::Started).await;
     context.happen(&workspace, Event::TaskStarted).await;
     context.post(&format!("/v1/workspaces/{workspace}/stop"), &context.ann, json!({})).await.ok();
     let tasks = context.get(&format!("/v1/workspaces/{workspace}/tasks"), &context.ann).await.ok();
     for task in tasks.as_array().unwrap() {
-        assert_eq!((&task["status"], &task["reason"]), (&json!("cancelled"), &json!("the workspace was stopped")));
+        assert_eq!(
+            (&task["status"], &task["reason"]),
+            (&json!("cancelled"), &json!("the workspace was stopped"))
+        );
     }
 }
 
@@ -191,4 +215,42 @@ async fn exec_streams_lines_and_leaves_an_audit_row() {
     assert_eq!(audit["events"][0]["agent_role"], "worker");
     assert_eq!(audit["events"][0]["agent_provider"], "models");
     context.post(&path, &context.ann, json!({ "command": [] })).await.refused_fields(&["command"]);
+}
+
+#[tokio::test]
+async fn what_belongs_to_another_organization_is_not_found() {
+    let context = Context::new().await;
+    let role = context.role().await;
+    let workspace = context.ready(&context.ann).await;
+    let task = context.task(&workspace, &context.ann, "x").await;
+    let sessions = context.get("/v1/sessions", &context.ann).await.ok();
+    let foreigner = context.foreigner().await;
+    let workspace = format!("/v1/workspaces/{workspace}");
+    for path in
+        ["", "/session", "/tasks", "/activity", "/audit", "/activity/stream", &format!("/tasks/{task}")]
+    {
+        let reply = context.get(&format!("{workspace}{path}"), &foreigner).await;
+        reply.refused(ErrorCode::WorkspaceNotFound);
+    }
+    for verb in ["stop", "archive", "unarchive", "task/cancel"] {
+        let reply = context.post(&format!("{workspace}/{verb}"), &foreigner, json!({})).await;
+        reply.refused(ErrorCode::WorkspaceNotFound);
+    }
+    let reply = context.post(&format!("{workspace}/tasks"), &foreigner, json!({ "description": "x" })).await;
+    reply.refused(ErrorCode::WorkspaceNotFound);
+    let id = |value: &Value| value.as_str().unwrap().to_owned();
+    let path = format!("/v1/agent-roles/{}", id(&role["id"]));
+    context.get(&path, &foreigner).await.refused(ErrorCode::RoleNotFound);
+    let path = format!("/v1/providers/{}", id(&role["provider_id"]));
+    context
+        .patch(&path, &foreigner, json!({ "domain": "evil.test" }))
+        .await
+        .refused(ErrorCode::ProviderNotFound);
+    let path = format!("/v1/sessions/{}", id(&sessions["data"][0]["id"]));
+    context.get(&path, &foreigner).await.refused(ErrorCode::SessionNotFound);
+    let body = json!({ "role_name": "worker" });
+    context.post("/v1/workspaces", &foreigner, body).await.refused(ErrorCode::RoleNotFound);
+    for (path, field) in [("workspaces", "workspaces"), ("providers", "providers"), ("sessions", "data")] {
+        assert_eq!(context.get(&format!("/v1/{path}"), &foreigner).await.ok()[field], json!([]));
+    }
 }
