@@ -1,3 +1,5 @@
 //! The binary: configuration, wiring, signals.
 
+mod config;
+
 fn main() {}

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::work::{Work, WorkChanges};
+
 /// A kind of change that somebody may wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Topic {
@@ -74,6 +76,7 @@ pub(crate) struct Signals {
     work: watch::Sender<u64>,
     sessions: watch::Sender<u64>,
     callers: watch::Sender<u64>,
+    changes: WorkChanges,
     closed: AtomicBool,
 }
 
@@ -85,6 +88,7 @@ impl Signals {
             work: watch::Sender::new(0),
             sessions: watch::Sender::new(0),
             callers: watch::Sender::new(0),
+            changes: WorkChanges::default(),
             closed: AtomicBool::new(false),
         }
     }
@@ -102,7 +106,25 @@ impl Signals {
         self.sender(topic).subscribe()
     }
 
+    /// Wakes for what this server committed.
+    pub(crate) fn wake_own(&self, topics: Topics, work: Work) {
+        self.changes.add(work);
+        self.wake_topics(topics);
+    }
+
+    /// Wakes for what others may have committed, of which no more is known than the topics.
     pub(crate) fn wake(&self, topics: Topics) {
+        if topics.contains(Topic::Work) {
+            self.changes.add(Work::everything());
+        }
+        self.wake_topics(topics);
+    }
+
+    pub(crate) fn changes(&self) -> WorkChanges {
+        self.changes.clone()
+    }
+
+    fn wake_topics(&self, topics: Topics) {
         for &topic in Topic::ALL.iter().filter(|&&topic| topics.contains(topic)) {
             self.sender(topic).send_modify(|count| *count = count.wrapping_add(1));
         }

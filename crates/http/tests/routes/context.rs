@@ -76,7 +76,7 @@ impl AgentPort for SimAgent {
 struct SimSealer;
 
 impl SecretSealer for SimSealer {
-    fn seal(&self, _: CredentialId, secret: &[u8]) -> Result<Vec<u8>, SealError> {
+    fn seal(&self, _: OrganizationId, _: CredentialId, secret: &[u8]) -> Result<Vec<u8>, SealError> {
         Ok(secret.iter().map(|byte| byte ^ 0x55).collect())
     }
 }

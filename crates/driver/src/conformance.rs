@@ -1,0 +1,1 @@
+//! What every driver must do, as tests to be called with a real one.

@@ -1,0 +1,326 @@
+//! The server's configuration: one typed place, filled from defaults, a file, the environment and flags, in that order.
+//!
+//! Every value knows where it came from; a key that does not exist is an error wherever it stands.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use anyhow::Context;
+use figment::{
+    Figment, Profile,
+    providers::{Env, Format, Serialized, Toml},
+};
+use serde::{Deserialize, Serialize};
+
+/// Variables of the environment that set configuration: `FREEHOLD_SERVER__LISTEN` is `server.listen`.
+const ENVIRONMENT_PREFIX: &str = "FREEHOLD_";
+
+/// How `config show` calls a flag.
+const FLAG: &str = "command-line flag";
+
+/// The whole configuration of `freehold server`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The process itself.
+    pub server: Server,
+    /// Pods.
+    pub pod: Pod,
+    /// The way out of pods.
+    pub egress: Egress,
+    /// What roles and tasks get when they do not say.
+    pub defaults: Defaults,
+    /// Logging.
+    pub log: Log,
+}
+
+/// The process itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// Where the API listens. Loopback unless told otherwise: there is no TLS on this side.
+    pub listen: SocketAddr,
+    /// Where everything is kept. One server per directory.
+    pub data_dir: PathBuf,
+    /// `postgres://...`; SQLite in the data directory when absent.
+    pub database_url: Option<String>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            data_dir: PathBuf::from("data"),
+            database_url: None,
+        }
+    }
+}
+
+/// Pods.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pod {
+    /// The root file system of pods: a directory or an OCI image layout; the host's `/usr` when absent.
+    pub root: Option<PathBuf>,
+    /// Bytes of memory, swap included.
+    pub memory_bytes: u64,
+    /// Processes and threads.
+    pub processes: u32,
+    /// Thousandths of a CPU.
+    pub cpu_millis: u32,
+    /// Bytes a workspace may write.
+    pub disk_bytes: u64,
+    /// Bytes of `/tmp`.
+    pub tmp_bytes: u64,
+}
+
+impl Default for Pod {
+    fn default() -> Self {
+        let limits = freehold_driver::Limits::default();
+        Self {
+            root: None,
+            memory_bytes: limits.memory_bytes,
+            processes: limits.processes,
+            cpu_millis: limits.cpu_millis,
+            disk_bytes: limits.disk_bytes,
+            tmp_bytes: limits.tmp_bytes,
+        }
+    }
+}
+
+impl Pod {
+    /// The limits of every pod.
+    pub const fn limits(&self) -> freehold_driver::Limits {
+        freehold_driver::Limits {
+            memory_bytes: self.memory_bytes,
+            processes: self.processes,
+            cpu_millis: self.cpu_millis,
+            disk_bytes: self.disk_bytes,
+            tmp_bytes: self.tmp_bytes,
+        }
+    }
+}
+
+/// The way out of pods.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Egress {
+    /// Upstream addresses by name, in the place of DNS. Naming an address here is also what permits a private or
+    /// loopback one.
+    pub hosts: BTreeMap<String, SocketAddr>,
+    /// Files of certificates (PEM) that upstreams may be signed by, beside the system's.
+    pub extra_roots: Vec<PathBuf>,
+}
+
+/// What roles and tasks get when they do not say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Defaults {
+    /// The most seconds a task may run.
+    pub task_timeout_seconds: u32,
+    /// Seconds a workspace may sit idle.
+    pub idle_timeout_seconds: u32,
+    /// The most model calls in a task.
+    pub max_continuations: u32,
+    /// The most tokens of context before compaction.
+    pub max_context_tokens: u64,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            task_timeout_seconds: 3600,
+            idle_timeout_seconds: 1800,
+            max_continuations: 200,
+            max_context_tokens: 150_000,
+        }
+    }
+}
+
+/// Logging.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// What to log, as a `tracing` filter: `info`, `freehold_egress=debug,info`.
+    pub filter: String,
+    /// `text` for people, `json` for collectors.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors.
+    Json,
+}
+
+/// The flags that set configuration.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Flags {
+    /// Configuration file (TOML); by default the one in the user's or the system's configuration directory, if any
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the API listens
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Where everything is kept
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// PostgreSQL in the place of SQLite
+    #[arg(long, value_name = "URL")]
+    pub database_url: Option<String>,
+    /// What to log, for example `info` or `freehold_egress=debug,info`
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// A configuration and where each value came from.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What is in force.
+    pub config: Config,
+    figment: Figment,
+}
+
+/// Reads the configuration.
+///
+/// # Errors
+/// When a file cannot be read, a key is unknown or a value is of the wrong form: the message names its source.
+pub fn load(flags: &Flags, home: &Home) -> anyhow::Result<Loaded> {
+    let defaults = Config {
+        server: Server { data_dir: home.data_dir.clone(), ..Server::default() },
+        ..Config::default()
+    };
+    let mut figment = Figment::from(Serialized::defaults(defaults));
+    match &flags.config {
+        Some(path) => {
+            anyhow::ensure!(path.is_file(), "there is no configuration file {}", path.display());
+            figment = figment.merge(Toml::file_exact(path));
+        }
+        None => {
+            for path in home.config_files.iter().filter(|path| path.is_file()) {
+                figment = figment.merge(Toml::file_exact(path));
+            }
+        }
+    }
+    figment = figment
+        .merge(Env::prefixed(ENVIRONMENT_PREFIX).filter(|key| key.as_str().contains("__")).split("__"))
+        .merge(flag_values(flags));
+    let config = figment.extract().context("the configuration is not valid")?;
+    Ok(Loaded { config, figment })
+}
+
+/// The flags as one more source, under the name by which `config show` calls it.
+fn flag_values(flags: &Flags) -> Figment {
+    let mut source = Figment::new();
+    let mut set = |key: &str, value: Option<String>| {
+        if let Some(value) = value {
+            source = std::mem::take(&mut source).merge(NamedFlag { key: key.to_owned(), value });
+        }
+    };
+    set("server.listen", flags.listen.map(|address| address.to_string()));
+    set("server.data_dir", flags.data_dir.as_ref().map(|path| path.to_string_lossy().into_owned()));
+    set("server.database_url", flags.database_url.clone());
+    set("log.filter", flags.log.clone());
+    source
+}
+
+struct NamedFlag {
+    key: String,
+    value: String,
+}
+
+impl figment::Provider for NamedFlag {
+    fn metadata(&self) -> figment::Metadata {
+        figment::Metadata::named(FLAG)
+    }
+
+    fn data(&self) -> Result<figment::value::Map<Profile, figment::value::Dict>, figment::Error> {
+        Serialized::default(&self.key, &self.value).data()
+    }
+}
+
+/// Where a user's or the system's files lie.
+#[derive(Debug, Clone)]
+pub struct Home {
+    /// The default data directory.
+    pub data_dir: PathBuf,
+    /// Configuration files that are read when there, the later over the earlier.
+    pub config_files: Vec<PathBuf>,
+}
+
+impl Home {
+    /// Reads the environment: `/var/lib` and `/etc` for root, the XDG directories for everybody else.
+    pub fn from_environment() -> Self {
+        #[expect(clippy::disallowed_methods, reason = "the binary is where the environment is read")]
+        let variable =
+            |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let system = PathBuf::from("/etc/freehold/server.toml");
+        if rustix::process::geteuid().is_root() {
+            return Self { data_dir: PathBuf::from("/var/lib/freehold"), config_files: vec![system] };
+        }
+        let home = variable("HOME").unwrap_or_else(|| PathBuf::from("."));
+        let data = variable("XDG_DATA_HOME").unwrap_or_else(|| home.join(".local/share"));
+        let config = variable("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config"));
+        Self {
+            data_dir: data.join("freehold"),
+            config_files: vec![system, config.join("freehold/server.toml")],
+        }
+    }
+}
+
+impl Loaded {
+    /// Every value in force and its source, a line each: `server.listen = "127.0.0.1:7070"  # default`.
+    pub fn show(&self) -> anyhow::Result<String> {
+        let mut lines = Vec::new();
+        let config = toml::Value::try_from(&self.config)?;
+        self.show_value("", &config, self.figment.find_value("").ok().as_ref(), &mut lines);
+        let width = lines.iter().map(|(text, _)| text.len()).max().unwrap_or(0).min(60);
+        Ok(lines.iter().map(|(text, source)| format!("{text:width$}  # {source}\n")).collect())
+    }
+
+    fn show_value(
+        &self,
+        key: &str,
+        value: &toml::Value,
+        found: Option<&figment::value::Value>,
+        lines: &mut Vec<(String, String)>,
+    ) {
+        match value {
+            toml::Value::Table(table) if !table.is_empty() || key.is_empty() => {
+                for (name, inner) in table {
+                    let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                    let found = found.and_then(|value| value.as_dict()?.get(name));
+                    self.show_value(&path, inner, found, lines);
+                }
+            }
+            _ => {
+                let shown =
+                    if key == "server.database_url" { "\"(hidden)\"".to_owned() } else { value.to_string() };
+                lines.push((format!("{key} = {shown}"), self.source_of(found)));
+            }
+        }
+    }
+
+    fn source_of(&self, found: Option<&figment::value::Value>) -> String {
+        match found.and_then(|value| self.figment.get_metadata(value.tag())) {
+            Some(figment::Metadata { source: Some(figment::Source::File(path)), .. }) => {
+                path.display().to_string()
+            }
+            Some(metadata) if metadata.name.contains("environment") => "environment".to_owned(),
+            Some(metadata) if metadata.name == FLAG => FLAG.to_owned(),
+            _ => "default".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

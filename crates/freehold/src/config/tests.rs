@@ -1,0 +1,50 @@
+//! Where values come from, and what is refused.
+
+use std::path::Path;
+
+use super::*;
+
+fn home(dir: &Path) -> Home {
+    Home { data_dir: dir.join("data"), config_files: vec![dir.join("server.toml")] }
+}
+
+#[test]
+fn a_flag_beats_the_file_and_each_value_tells_its_source() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(
+        dir.path().join("server.toml"),
+        "[server]\nlisten = \"127.0.0.1:1\"\n[egress.hosts]\n\"api.test\" = \"127.0.0.1:2\"\n",
+    )
+    .unwrap();
+    let flags = Flags { listen: Some("127.0.0.1:3".parse().unwrap()), ..Flags::default() };
+    let loaded = load(&flags, &home(dir.path())).unwrap();
+    assert_eq!(loaded.config.server.listen, "127.0.0.1:3".parse().unwrap());
+    assert_eq!(loaded.config.egress.hosts["api.test"], "127.0.0.1:2".parse().unwrap());
+    let shown = loaded.show().unwrap();
+    let line = |key: &str| shown.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
+    assert!(line("server.listen").ends_with("# command-line flag"), "{shown}");
+    assert!(line("egress.hosts").contains("server.toml"), "{shown}");
+    assert!(line("pod.memory_bytes").ends_with("# default"), "{shown}");
+}
+
+#[test]
+fn an_unknown_key_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("server.toml"), "[server]\nlisten_on = \"127.0.0.1:1\"\n").unwrap();
+    let error = format!("{:#}", load(&Flags::default(), &home(dir.path())).unwrap_err());
+    assert!(error.contains("listen_on") && error.contains("server.toml"), "{error}");
+}
+
+#[test]
+fn a_missing_file_that_was_named_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = Flags { config: Some(dir.path().join("nowhere.toml")), ..Flags::default() };
+    assert!(load(&flags, &home(dir.path())).is_err());
+}
+
+#[test]
+fn the_database_password_is_not_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = Flags { database_url: Some("postgres://u:hunter2@h/d".to_owned()), ..Flags::default() };
+    assert!(!load(&flags, &home(dir.path())).unwrap().show().unwrap().contains("hunter2"));
+}
