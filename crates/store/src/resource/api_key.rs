@@ -7,8 +7,8 @@ use freehold_model::{
 };
 
 use crate::{
-    Error, OrgRead, OrgTx, Page, SystemRead, page::Conditions, record::record, scope::changed,
-    signal::Topic, sql::Column,
+    Error, OrgRead, OrgTx, Page, SystemRead, page::Conditions, record::record, scope::changed, signal::Topic,
+    sql::Column,
 };
 
 /// The SHA-256 of a secret that has 256 random bits: what is stored of it, and what it is found by.
