@@ -36,7 +36,10 @@ impl Connection {
                         .hint("sign in with `freehold login`, or set FREEHOLD_API_KEY and FREEHOLD_URL")
                 })?;
                 // The saved key is for the saved server; it is not shown to another.
-                if url.as_ref().is_some_and(|url| url.trim_end_matches('/') != saved.url.trim_end_matches('/')) {
+                if url
+                    .as_ref()
+                    .is_some_and(|url| url.trim_end_matches('/') != saved.url.trim_end_matches('/'))
+                {
                     return Err(Failure::new(exit::NOT_SIGNED_IN, "the saved key belongs to another server")
                         .hint(format!("it is for {}; sign in to this one, or pass its key too", saved.url)));
                 }

@@ -26,7 +26,8 @@ struct File {
 /// Where the file is.
 pub(crate) fn path(environment: &Environment) -> Result<PathBuf, Failure> {
     let dir = environment.config_dir.as_ref().ok_or_else(|| {
-        Failure::other("there is no home directory to keep credentials in").hint("set HOME or XDG_CONFIG_HOME")
+        Failure::other("there is no home directory to keep credentials in")
+            .hint("set HOME or XDG_CONFIG_HOME")
     })?;
     Ok(dir.join("freehold").join("credentials"))
 }
@@ -41,7 +42,8 @@ pub(crate) fn load(environment: &Environment) -> Result<Option<Saved>, Failure> 
     };
     // The parser's message would quote the line, and the line holds the key.
     let file: File = toml::from_str(&text).map_err(|_| {
-        Failure::other(format!("{} is not a credentials file", path.display())).hint("sign in again with `freehold login`")
+        Failure::other(format!("{} is not a credentials file", path.display()))
+            .hint("sign in again with `freehold login`")
     })?;
     Ok(Some(Saved { url: file.url, key: Key::new(file.api_key) }))
 }

@@ -70,7 +70,9 @@ impl Environment {
             url: text("FREEHOLD_URL"),
             anthropic_api_key: key("ANTHROPIC_API_KEY"),
             openai_api_key: key("OPENAI_API_KEY"),
-            config_dir: variable("XDG_CONFIG_HOME").map(PathBuf::from).or(home.map(|home| home.join(".config"))),
+            config_dir: variable("XDG_CONFIG_HOME")
+                .map(PathBuf::from)
+                .or(home.map(|home| home.join(".config"))),
             stdin_is_terminal: std::io::stdin().is_terminal(),
             stdout_colour: colour && std::io::stdout().is_terminal(),
             stderr_colour: colour && std::io::stderr().is_terminal(),

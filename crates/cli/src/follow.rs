@@ -104,7 +104,9 @@ async fn next_of(
 ) -> Option<Result<ActivityEvent, Error>> {
     while let Some(event) = stream.next().await {
         match event {
-            Ok(event) if event.row.as_ref().is_some_and(|row| followed.concerns(row)) => return Some(Ok(event)),
+            Ok(event) if event.row.as_ref().is_some_and(|row| followed.concerns(row)) => {
+                return Some(Ok(event));
+            }
             Ok(_) => {}
             Err(error) => return Some(Err(error)),
         }

@@ -18,7 +18,7 @@ const REPLY_BYTES_MAX: usize = 16;
 
 /// Whether to ask first.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub(crate) struct Confirm {
+pub struct Confirm {
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -26,22 +26,21 @@ pub(crate) struct Confirm {
 
 impl Confirm {
     /// Goes on only when it was said, or is said now, that this is wanted.
-    pub fn ask(&self, console: &mut Console, what: &str) -> Result<(), Failure> {
+    pub(crate) fn ask(&self, console: &mut Console, what: &str) -> Result<(), Failure> {
         if self.yes {
             return Ok(());
         }
         if !console.stdin_is_terminal {
-            return Err(Failure::usage(format!("refusing to {what} without a confirmation")).hint("pass --yes"));
+            return Err(
+                Failure::usage(format!("refusing to {what} without a confirmation")).hint("pass --yes")
+            );
         }
         console.note(&format!("About to {what}. Go on? [y/N] "));
-        let mut reply = Vec::new();
-        for byte in console.stdin.by_ref().bytes().take(REPLY_BYTES_MAX) {
-            match byte {
-                Ok(b'\n') | Err(_) => break,
-                Ok(byte) => reply.push(byte),
-            }
-        }
-        if matches!(String::from_utf8_lossy(&reply).trim().to_ascii_lowercase().as_str(), "y" | "yes") {
+        // A terminal gives a line at a time; a longer one is no yes.
+        let mut reply = [0; REPLY_BYTES_MAX];
+        let length = console.stdin.read(&mut reply).unwrap_or(0);
+        let reply = String::from_utf8_lossy(&reply[..length]).trim().to_ascii_lowercase();
+        if matches!(reply.as_str(), "y" | "yes") {
             return Ok(());
         }
         Err(Failure::other("nothing was changed"))
@@ -55,7 +54,8 @@ pub(crate) fn secret(console: &mut Console, file: Option<&Path>, what: &str) -> 
         console.note(&format!("{what} (it is shown while you type; end with Enter and Ctrl-D): "));
     }
     let text = read(console, file, SECRET_BYTES_MAX)?;
-    let secret = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
+    let secret =
+        text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
     if secret.is_empty() {
         return Err(Failure::usage(format!("no {what} came")).hint("give it on stdin or in a file"));
     }
@@ -70,7 +70,8 @@ pub(crate) fn text(console: &mut Console, file: &Path) -> Result<String, Failure
 
 fn read(console: &mut Console, file: Option<&Path>, limit_bytes: u64) -> Result<String, Failure> {
     let Some(path) = file else {
-        return read_text(&mut console.stdin, limit_bytes).map_err(|error| Failure::io("cannot read stdin", &error));
+        return read_text(&mut console.stdin, limit_bytes)
+            .map_err(|error| Failure::io("cannot read stdin", &error));
     };
     File::open(path)
         .and_then(|mut file| read_text(&mut file, limit_bytes))

@@ -18,7 +18,7 @@ mod text;
 mod verbs;
 
 pub use demo::Scene;
-pub use environment::{Environment, stdin_closed};
+pub use environment::{Environment, Streams, stdin_closed};
 pub use failure::exit;
 pub use verbs::Verb;
 

@@ -141,8 +141,12 @@ pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String
 
 /// The fields of a JSON object, a line each; longer texts as a block.
 pub(crate) fn fields(json: &str) -> String {
-    let Ok(Value::Object(fields)) = serde_json::from_str(json) else { return format!("{}\n", text::harmless(json)) };
-    let rank = |name: &str| ["id", "name", "label", "title", "status"].iter().position(|first| *first == name).unwrap_or(9);
+    let Ok(Value::Object(fields)) = serde_json::from_str(json) else {
+        return format!("{}\n", text::harmless(json));
+    };
+    let rank = |name: &str| {
+        ["id", "name", "label", "title", "status"].iter().position(|first| *first == name).unwrap_or(9)
+    };
     let mut fields: Vec<(String, Value)> = fields.into_iter().filter(|(_, value)| !is_empty(value)).collect();
     fields.sort_by_key(|(name, _)| rank(name));
     let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -224,8 +228,12 @@ mod tests {
 
     #[test]
     fn fields_begin_with_what_identifies_and_leave_out_what_is_absent() {
-        let json = r#"{"created_at": "x", "capabilities": "a: 1\nb: 2\n", "id": "ws_1", "model": null, "tags": []}"#;
-        assert_eq!(plain(&fields(json)), "id            ws_1\ncapabilities\n  a: 1\n  b: 2\ncreated_at    x\n");
+        let json =
+            r#"{"created_at": "x", "capabilities": "a: 1\nb: 2\n", "id": "ws_1", "model": null, "tags": []}"#;
+        assert_eq!(
+            plain(&fields(json)),
+            "id            ws_1\ncapabilities\n  a: 1\n  b: 2\ncreated_at    x\n"
+        );
     }
 
     #[test]

@@ -96,7 +96,8 @@ impl Progress {
         self.step = number_of(row, "iteration").unwrap_or(self.step + 1);
         let model = text_of(row, "model").map(|model| line(&model, 40)).unwrap_or_default();
         let took = self.iteration_began.take().map(|began| row.timestamp.duration_since(began).as_secs_f64());
-        let took = took.filter(|took| *took >= 0.0).map(|took| format!(" {}", seconds(took))).unwrap_or_default();
+        let took =
+            took.filter(|took| *took >= 0.0).map(|took| format!(" {}", seconds(took))).unwrap_or_default();
         let mut out = format!("\n{BOLD}{:>3}{BOLD:#}  {DIM}{model}{took}{DIM:#}\n", self.step);
         if row.detail.as_ref().and_then(|detail| detail.get("success")?.as_bool()) == Some(false) {
             let why = text_of(row, "error").or_else(|| row.reason.clone()).unwrap_or_default();
@@ -127,7 +128,8 @@ impl Progress {
         let id = text_of(row, "tool_call_id").unwrap_or_default();
         self.tools.remove(&id);
         let status = text_of(row, "status").unwrap_or_default();
-        let took = number_of(row, "duration_ms").map(|ms| format!(" {}", milliseconds(ms))).unwrap_or_default();
+        let took =
+            number_of(row, "duration_ms").map(|ms| format!(" {}", milliseconds(ms))).unwrap_or_default();
         let mut out = String::new();
         if let Some(result) = text_of(row, "result").filter(|result| !result.trim().is_empty()) {
             out.extend(block(&result, self.detail.output_lines, "│"));
@@ -152,11 +154,16 @@ impl Progress {
         let mut why = Vec::new();
         why.extend(row.capability_name.as_ref().map(|name| format!("rule {name}")));
         why.extend(row.reason.clone());
-        why.extend((!row.auth_applied.is_empty()).then(|| format!("injected {}", row.auth_applied.join(", "))));
+        why.extend(
+            (!row.auth_applied.is_empty()).then(|| format!("injected {}", row.auth_applied.join(", "))),
+        );
         why.extend(row.auth_failures.iter().map(|(name, why)| format!("{name}: {why}")));
         why.extend(row.latency_ms.map(milliseconds));
         if !why.is_empty() {
-            out.push_str(&indented(&format!("         {DIM}{}{DIM:#}", line(&why.join(" · "), COLUMNS - GUTTER - 9))));
+            out.push_str(&indented(&format!(
+                "         {DIM}{}{DIM:#}",
+                line(&why.join(" · "), COLUMNS - GUTTER - 9)
+            )));
         }
         out
     }
@@ -173,7 +180,8 @@ fn completed(row: &AuditEvent, at: f64) -> String {
     if let (Some(input), Some(output)) = (tokens("input_tokens"), tokens("output_tokens")) {
         facts.push(format!("{input} tokens in, {output} out"));
     }
-    let mut out = format!("\n{style}{BOLD}{}{BOLD:#}{style:#}  {DIM}{}{DIM:#}\n", line(&status, 20), facts.join(" · "));
+    let mut out =
+        format!("\n{style}{BOLD}{}{BOLD:#}{style:#}  {DIM}{}{DIM:#}\n", line(&status, 20), facts.join(" · "));
     let reason = text_of(row, "reason").or_else(|| row.reason.clone());
     if let Some(reason) = reason.filter(|reason| !reason.is_empty() && status != "completed") {
         out.extend(wrap(&reason, COLUMNS - GUTTER).iter().map(|text| indented(text)));
@@ -207,7 +215,11 @@ fn brief(detail: &Value) -> String {
     match detail {
         Value::Object(fields) => {
             let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            fields.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect::<Vec<_>>().join(" ")
+            fields
+                .iter()
+                .map(|(name, value)| format!("{name}={}", plain(value)))
+                .collect::<Vec<_>>()
+                .join(" ")
         }
         other => other.to_string(),
     }
@@ -220,7 +232,8 @@ fn request(row: &AuditEvent) -> String {
 
 /// A tool's arguments: the agent sends them as the text the model wrote.
 fn arguments(row: &AuditEvent) -> Value {
-    let arguments = row.detail.as_ref().and_then(|detail| detail.get("arguments")).cloned().unwrap_or_default();
+    let arguments =
+        row.detail.as_ref().and_then(|detail| detail.get("arguments")).cloned().unwrap_or_default();
     match arguments.as_str() {
         Some(text) => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned())),
         None => arguments,
@@ -232,11 +245,15 @@ fn call(tool: &str, arguments: &Value) -> (String, Option<String>) {
     let text = |name: &str| arguments.get(name).and_then(Value::as_str);
     let path = || text("path").map(|path| line(path, 200));
     let (head, body) = match tool {
-        "bash" => (text("command").map(|command| line(command, 400)), text("command").filter(|c| c.contains('\n'))),
+        "bash" => {
+            (text("command").map(|command| line(command, 400)), text("command").filter(|c| c.contains('\n')))
+        }
         "read_file" => (path(), None),
         "write_file" => (path(), text("content")),
         "edit_file" => {
-            let change = |old: &str, new: &str| format!("- {}\n+ {}", old.replace('\n', "\n- "), new.replace('\n', "\n+ "));
+            let change = |old: &str, new: &str| {
+                format!("- {}\n+ {}", old.replace('\n', "\n- "), new.replace('\n', "\n+ "))
+            };
             let old = text("old").or_else(|| text("old_text")).or_else(|| text("old_string"));
             let new = text("new").or_else(|| text("new_text")).or_else(|| text("new_string"));
             let body = old.zip(new).map(|(old, new)| change(old, new));
@@ -248,7 +265,9 @@ fn call(tool: &str, arguments: &Value) -> (String, Option<String>) {
         }
         _ => (None, None),
     };
-    let head = head.unwrap_or_else(|| if arguments.is_null() { String::new() } else { line(&arguments.to_string(), 400) });
+    let head = head.unwrap_or_else(|| {
+        if arguments.is_null() { String::new() } else { line(&arguments.to_string(), 400) }
+    });
     (head, body.map(str::to_owned))
 }
 

@@ -5,7 +5,8 @@ use freehold_model::{CredentialId, ProviderId, RoleId};
 
 use crate::failure::{Failure, exit};
 
-const ALL: ArchivableListQuery = ArchivableListQuery { include_archived: Some(true), limit: None, cursor: None };
+const ALL: ArchivableListQuery =
+    ArchivableListQuery { include_archived: Some(true), limit: None, cursor: None };
 
 fn unknown(what: &str, name: &str) -> Failure {
     Failure::new(exit::NOT_FOUND, format!("there is no {what} `{name}`"))
@@ -18,7 +19,12 @@ pub(crate) async fn role(client: &Client, text: &str) -> Result<RoleId, Failure>
         return Ok(id);
     }
     let roles = client.role_list(&ALL).await?;
-    roles.agent_roles.iter().find(|role| role.name == text).map(|role| role.id).ok_or_else(|| unknown("role", text))
+    roles
+        .agent_roles
+        .iter()
+        .find(|role| role.name == text)
+        .map(|role| role.id)
+        .ok_or_else(|| unknown("role", text))
 }
 
 /// The provider with this id or name.

@@ -68,7 +68,12 @@ pub(crate) fn excerpt(text: &str, lines_max: usize, columns: usize) -> Vec<Strin
     let tail = lines_max - head - 1;
     let left_out = lines.len() - head - tail;
     let middle = format!("… {left_out} more lines");
-    lines[..head].iter().map(shown).chain([middle]).chain(lines[lines.len() - tail..].iter().map(shown)).collect()
+    lines[..head]
+        .iter()
+        .map(shown)
+        .chain([middle])
+        .chain(lines[lines.len() - tail..].iter().map(shown))
+        .collect()
 }
 
 #[cfg(test)]

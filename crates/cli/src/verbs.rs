@@ -6,9 +6,9 @@ mod key;
 mod login;
 mod provider;
 mod role;
-mod session;
-mod task;
-mod workspace;
+pub(crate) mod session;
+pub(crate) mod task;
+pub(crate) mod workspace;
 
 use std::io::Write;
 
@@ -76,7 +76,9 @@ pub enum Verb {
     #[command(after_help = activity::EXAMPLES)]
     Activity(Calling<activity::Activity>),
     /// Print a completion script for a shell
-    #[command(after_help = "Examples:\n  freehold completions bash > ~/.local/share/bash-completion/completions/freehold")]
+    #[command(
+        after_help = "Examples:\n  freehold completions bash > ~/.local/share/bash-completion/completions/freehold"
+    )]
     Completions {
         /// The shell
         shell: clap_complete::Shell,

@@ -41,7 +41,12 @@ pub(crate) async fn run(client: &Client, args: Activity, console: &mut Console) 
 /// Rows as a table.
 pub(crate) fn table(events: &[AuditEvent]) -> String {
     let row = |event: &AuditEvent| {
-        vec![time(event.timestamp), event.event_type.to_string(), event.actor.to_string(), progress::summary(event)]
+        vec![
+            time(event.timestamp),
+            event.event_type.to_string(),
+            event.actor.to_string(),
+            progress::summary(event),
+        ]
     };
     output::table(&["time", "event", "actor", "what"], events.iter().map(row))
 }
@@ -76,9 +81,10 @@ pub(crate) async fn follow(
 ) -> Outcome {
     while let Some(event) = stream.next().await {
         let event = event?;
-        let is_wanted = event.row.as_ref().is_none_or(|row| {
-            !seen.contains(&row.id) && task.is_none_or(|task| row.task_id == Some(task))
-        });
+        let is_wanted = event
+            .row
+            .as_ref()
+            .is_none_or(|row| !seen.contains(&row.id) && task.is_none_or(|task| row.task_id == Some(task)));
         match (console.format, &event.row) {
             _ if !is_wanted => {}
             (Format::Json, _) => console.json(&event.text)?,

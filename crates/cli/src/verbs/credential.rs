@@ -91,7 +91,10 @@ pub(crate) async fn run(client: &Client, verb: Credential, console: &mut Console
                         or_dash(credential.last_minted_at.map(time)),
                     ]
                 };
-                table(&["name", "id", "provider", "kind", "status", "last used"], list.credentials.iter().map(row))
+                table(
+                    &["name", "id", "provider", "kind", "status", "last used"],
+                    list.credentials.iter().map(row),
+                )
             })?;
         }
         Credential::Get { credential } => {

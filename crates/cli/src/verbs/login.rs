@@ -40,7 +40,8 @@ pub(crate) async fn run(login: Login, environment: &Environment, console: &mut C
     let client = Client::new(&url, key.clone())?;
     let me = client.me_session_view().await?;
     let path = credentials::save(environment, client.address(), &key)?;
-    let who = if me.email.is_empty() { me.api_key_label.as_deref().unwrap_or("an API key") } else { &me.email };
+    let who =
+        if me.email.is_empty() { me.api_key_label.as_deref().unwrap_or("an API key") } else { &me.email };
     console.note(&format!("Signed in to {} as {who}; the key is in {}\n", client.address(), path.display()));
     Ok(exit::OK)
 }

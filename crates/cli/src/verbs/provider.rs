@@ -39,7 +39,9 @@ pub enum Provider {
         provider: String,
     },
     /// Create a provider
-    #[command(after_help = "Examples:\n  freehold provider create claude --kind anthropic --domain api.anthropic.com \\\n    --credential anthropic-key --default-model claude-sonnet-4-5")]
+    #[command(
+        after_help = "Examples:\n  freehold provider create claude --kind anthropic --domain api.anthropic.com \\\n    --credential anthropic-key --default-model claude-sonnet-4-5"
+    )]
     Create {
         /// A slug, unique in the organization
         name: String,
@@ -132,7 +134,8 @@ pub(crate) async fn run(client: &Client, verb: Provider, console: &mut Console) 
             console.fields(&client.provider_view(id).await?)?;
         }
         Provider::Create { name, kind, domain, settings } => {
-            let capabilities = settings.capabilities.as_deref().map(|file| input::text(console, file)).transpose()?;
+            let capabilities =
+                settings.capabilities.as_deref().map(|file| input::text(console, file)).transpose()?;
             let body = ProviderCreate {
                 name,
                 kind,
@@ -151,7 +154,8 @@ pub(crate) async fn run(client: &Client, verb: Provider, console: &mut Console) 
             change.domain = domain;
             change.config.extend(clear_config.into_iter().map(|key| (key, None)));
             if change == ProviderUpdate::default() {
-                return Err(Failure::usage("nothing to change").hint("`freehold provider update --help` lists what can be"));
+                return Err(Failure::usage("nothing to change")
+                    .hint("`freehold provider update --help` lists what can be"));
             }
             console.fields(&client.provider_update(id, &change).await?)?;
         }
@@ -185,7 +189,9 @@ async fn list(
                 provider.domain.clone(),
                 or_dash(provider.credential_name.as_ref()),
                 or_dash(provider.default_model.as_ref()),
-                provider.archived_at.map_or_else(|| "active".to_owned(), |at| format!("archived {}", time(at))),
+                provider
+                    .archived_at
+                    .map_or_else(|| "active".to_owned(), |at| format!("archived {}", time(at))),
             ]
         });
         table(&["name", "id", "kind", "domain", "credential", "model", "state"], rows)
@@ -203,6 +209,10 @@ fn change(settings: Settings, clear: &[Clearable], console: &mut Console) -> Res
         credential_name: field(settings.credential, Clearable::Credential),
         default_model: field(settings.default_model, Clearable::DefaultModel),
         capabilities: field(capabilities, Clearable::Capabilities),
-        config: settings.config.into_iter().map(|(key, value)| (key, Some(value))).collect::<BTreeMap<_, _>>(),
+        config: settings
+            .config
+            .into_iter()
+            .map(|(key, value)| (key, Some(value)))
+            .collect::<BTreeMap<_, _>>(),
     })
 }

@@ -39,7 +39,9 @@ pub enum Role {
         role: String,
     },
     /// Create a role
-    #[command(after_help = "Examples:\n  freehold role create coder --provider claude --capabilities caps.yaml")]
+    #[command(
+        after_help = "Examples:\n  freehold role create coder --provider claude --capabilities caps.yaml"
+    )]
     Create {
         /// A slug, unique in the organization
         name: String,
@@ -50,7 +52,9 @@ pub enum Role {
         settings: Box<Settings>,
     },
     /// Change a role; what is not named stays
-    #[command(after_help = "Examples:\n  freehold role update coder --capabilities caps.yaml\n  freehold role update coder --clear model --clear thinking-effort")]
+    #[command(
+        after_help = "Examples:\n  freehold role update coder --capabilities caps.yaml\n  freehold role update coder --clear model --clear thinking-effort"
+    )]
     Update {
         /// The role, by name or id
         role: String,
@@ -186,7 +190,8 @@ pub(crate) async fn run(client: &Client, verb: Role, console: &mut Console) -> O
                 change.provider_id = Some(resolve::provider(client, &provider).await?);
             }
             if change == RoleUpdate::default() {
-                return Err(Failure::usage("nothing to change").hint("`freehold role update --help` lists what can be"));
+                return Err(Failure::usage("nothing to change")
+                    .hint("`freehold role update --help` lists what can be"));
             }
             console.fields(&client.role_update(id, &change).await?)?;
         }
@@ -245,7 +250,11 @@ fn change(settings: Settings, clear: &[Clearable], console: &mut Console) -> Res
         model: field(settings.model, clear, Clearable::Model),
         capabilities: field(text, clear, Clearable::Capabilities),
         environment: settings.environment,
-        environment_description: field(settings.environment_description, clear, Clearable::EnvironmentDescription),
+        environment_description: field(
+            settings.environment_description,
+            clear,
+            Clearable::EnvironmentDescription,
+        ),
         task_timeout_seconds: field(settings.task_timeout, clear, Clearable::TaskTimeout),
         idle_timeout_seconds: field(settings.idle_timeout, clear, Clearable::IdleTimeout),
         thinking_effort: field(settings.thinking_effort, clear, Clearable::ThinkingEffort),

@@ -14,8 +14,7 @@ use freehold_model::{TaskId, WorkspaceId, role::ThinkingEffort, task::Phase};
 use super::{Outcome, slug};
 use crate::{
     failure::{Failure, exit},
-    follow,
-    input,
+    follow, input,
     output::{Console, or_dash, seconds, table, time},
     progress::Detail,
     resolve,

@@ -23,7 +23,9 @@ use crate::{
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum Workspace {
     /// List workspaces, newest first
-    #[command(after_help = "Examples:\n  freehold workspace list\n  freehold workspace list --role coder --include-archived")]
+    #[command(
+        after_help = "Examples:\n  freehold workspace list\n  freehold workspace list --role coder --include-archived"
+    )]
     List {
         /// Archived ones too
         #[arg(long)]
@@ -42,7 +44,9 @@ pub enum Workspace {
         id: WorkspaceId,
     },
     /// Create a workspace
-    #[command(after_help = "Examples:\n  freehold workspace create coder\n  freehold workspace create coder --environment staging")]
+    #[command(
+        after_help = "Examples:\n  freehold workspace create coder\n  freehold workspace create coder --environment staging"
+    )]
     Create {
         /// The role, by name or id
         role: String,
@@ -110,7 +114,9 @@ pub enum Workspace {
         limit: Option<u32>,
     },
     /// Run a command in a workspace's pod; its exit code becomes this command's
-    #[command(after_help = "Examples:\n  freehold workspace exec ws_0199... -- ls -l\n  freehold workspace exec ws_0199... --cwd /tmp -- sh -c 'echo $PWD'")]
+    #[command(
+        after_help = "Examples:\n  freehold workspace exec ws_0199... -- ls -l\n  freehold workspace exec ws_0199... --cwd /tmp -- sh -c 'echo $PWD'"
+    )]
     Exec {
         /// The workspace
         id: WorkspaceId,
@@ -156,7 +162,8 @@ pub(crate) async fn run(client: &Client, verb: Workspace, console: &mut Console)
             let scope = ActivityScope::Workspace(id);
             // Opened before the past is read: what happens in between is then in one of the two.
             let stream = if follow { Some(client.activity_stream(scope, None).await?) } else { None };
-            let query = ActivityListQuery { task_id: task, limit, order: Some(Order::Asc), ..Default::default() };
+            let query =
+                ActivityListQuery { task_id: task, limit, order: Some(Order::Asc), ..Default::default() };
             let past = client.workspace_activity_list(id, &query).await?;
             let seen = activity::past(&past, stream.is_some(), console)?;
             if let Some(stream) = stream {
