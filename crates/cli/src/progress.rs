@@ -81,7 +81,7 @@ impl Progress {
             EventType::CompactionCompleted => moment(at, "conversation compacted"),
             EventType::IterationStarted => {
                 self.iteration_began = Some(row.timestamp);
-                String::new()
+                self.step(row)
             }
             EventType::IterationCompleted => self.iteration(row),
             EventType::ToolStarted => self.tool_started(row),
@@ -92,13 +92,20 @@ impl Progress {
         }
     }
 
-    fn iteration(&mut self, row: &AuditEvent) -> String {
+    /// The head of a step, under which everything belongs until the next.
+    fn step(&mut self, row: &AuditEvent) -> String {
         self.step = number_of(row, "iteration").unwrap_or(self.step + 1);
-        let model = text_of(row, "model").map(|model| line(&model, 40)).unwrap_or_default();
-        let took = self.iteration_began.take().map(|began| row.timestamp.duration_since(began).as_secs_f64());
-        let took =
-            took.filter(|took| *took >= 0.0).map(|took| format!(" {}", seconds(took))).unwrap_or_default();
-        let mut out = format!("\n{BOLD}{:>3}{BOLD:#}  {DIM}{model}{took}{DIM:#}\n", self.step);
+        format!("\n{BOLD}{:>3}{BOLD:#}  {DIM}asking the model{DIM:#}\n", self.step)
+    }
+
+    fn iteration(&mut self, row: &AuditEvent) -> String {
+        let began = self.iteration_began.take();
+        let mut out = if began.is_none() { self.step(row) } else { String::new() };
+        let model = text_of(row, "model").map_or_else(|| "the model".to_owned(), |model| line(&model, 40));
+        let took = began.map(|began| row.timestamp.duration_since(began).as_secs_f64());
+        if let Some(took) = took.filter(|took| *took >= 0.0) {
+            out.push_str(&indented(&format!("{DIM}{model} answered in {}{DIM:#}", seconds(took))));
+        }
         if row.detail.as_ref().and_then(|detail| detail.get("success")?.as_bool()) == Some(false) {
             let why = text_of(row, "error").or_else(|| row.reason.clone()).unwrap_or_default();
             out.push_str(&indented(&format!("{BAD}the model could not answer{BAD:#} {}", line(&why, 70))));
@@ -150,7 +157,7 @@ impl Progress {
         }
         *(if is_allowed { &mut self.allowed } else { &mut self.denied }) += 1;
         let mark = if is_allowed { format!("{GOOD}allowed{GOOD:#}") } else { format!("{BAD}denied {BAD:#}") };
-        let mut out = indented(&format!("{mark}  {}", cut(&request(row), COLUMNS - GUTTER - 9)));
+        let request = cut(&request(row), COLUMNS - GUTTER - 9);
         let mut why = Vec::new();
         why.extend(row.capability_name.as_ref().map(|name| format!("rule {name}")));
         why.extend(row.reason.clone());
@@ -159,13 +166,11 @@ impl Progress {
         );
         why.extend(row.auth_failures.iter().map(|(name, why)| format!("{name}: {why}")));
         why.extend(row.latency_ms.map(milliseconds));
-        if !why.is_empty() {
-            out.push_str(&indented(&format!(
-                "         {DIM}{}{DIM:#}",
-                line(&why.join(" · "), COLUMNS - GUTTER - 9)
-            )));
+        let why = line(&why.join(" · "), COLUMNS - GUTTER - 9);
+        if request.chars().count() + why.chars().count() + 11 <= COLUMNS - GUTTER {
+            return indented(format!("{mark}  {request}  {DIM}{why}{DIM:#}").trim_end());
         }
-        out
+        indented(&format!("{mark}  {request}")) + &indented(&format!("         {DIM}{why}{DIM:#}"))
     }
 }
 
@@ -173,7 +178,10 @@ fn completed(row: &AuditEvent, at: f64) -> String {
     let status = text_of(row, "status").unwrap_or_else(|| "ended".to_owned());
     let style = if status == "completed" { GOOD } else { BAD };
     let mut facts = Vec::new();
-    facts.extend(number_of(row, "iterations").map(|steps| format!("{steps} steps")));
+    facts.extend(
+        number_of(row, "iterations")
+            .map(|steps| format!("{steps} step{}", if steps == 1 { "" } else { "s" })),
+    );
     facts.push(number_of(row, "duration_ms").map_or_else(|| seconds(at), milliseconds));
     let usage = row.detail.as_ref().and_then(|detail| detail.get("usage"));
     let tokens = |name| usage.and_then(|usage| usage.get(name)?.as_u64());

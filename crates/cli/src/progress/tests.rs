@@ -64,15 +64,15 @@ fn a_recorded_task_reads_as_numbered_steps_with_calls_requests_and_times() {
     let expected = "     0 ms  task submitted
     40 ms  workspace idle (was provisioning)
 
-  1  scripted 500 ms
+  1  asking the model
+     scripted answered in 500 ms
      Now let me run its test.
      ▸ bash  perl primes.pl --test
-     denied   POST forbidden.freehold.test/
-              no rule allows it · 1 ms
+     denied   POST forbidden.freehold.test/  no rule allows it · 1 ms
        │ not ok
      ✗ error 31 ms
 
-completed  1 steps · 1.4 s · 10 tokens in, 20 out
+completed  1 step · 1.4 s · 10 tokens in, 20 out
 ";
     assert_eq!(plain(&rows, Detail::SHORT), expected);
 }
