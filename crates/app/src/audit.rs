@@ -28,7 +28,8 @@ impl Cause {
 
     /// What happens in a workspace by itself: its creator is named, since the work is done on that member's behalf.
     pub fn workspace(workspace: &Workspace, actor: Actor) -> Self {
-        let user_id = workspace.created_by.map_or_else(|| SYSTEM_USER.to_owned(), |member| member.to_string());
+        let user_id =
+            workspace.created_by.map_or_else(|| SYSTEM_USER.to_owned(), |member| member.to_string());
         Self { user_id, actor }
     }
 

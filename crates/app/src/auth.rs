@@ -96,7 +96,10 @@ struct Memory {
 impl Cache {
     pub(crate) fn new(revoked: watch::Receiver<u64>) -> Self {
         let as_of = *revoked.borrow();
-        Self { known: Mutex::new(Memory { callers: LruCache::new(CALLERS_MAX), as_of, forgotten: 0 }), revoked }
+        Self {
+            known: Mutex::new(Memory { callers: LruCache::new(CALLERS_MAX), as_of, forgotten: 0 }),
+            revoked,
+        }
     }
 
     /// The memory, emptied first if anything was revoked since.
@@ -148,8 +151,11 @@ impl App {
             }
             memory.forgotten
         };
-        let caller =
-            self.store().system_read(move |tx| tx.caller_by_secret_hash(&hash)).await.map_err(|error: StoreError| error)?;
+        let caller = self
+            .store()
+            .system_read(move |tx| tx.caller_by_secret_hash(&hash))
+            .await
+            .map_err(|error: StoreError| error)?;
         let Some(caller) = caller else { return Ok(None) };
         let actor = Arc::new(match &caller {
             Caller::ApiKey(key) => Actor::api_key(key),

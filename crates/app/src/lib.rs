@@ -27,12 +27,13 @@ pub mod workspace;
 
 use std::sync::Arc;
 
+use freehold_model::Timestamp;
 use freehold_store::Store;
 use uuid::Uuid;
 
 pub use auth::Secret;
 pub use error::{Error, Thing};
-pub use freehold_store::{AuditFilter, AuditRow, Order, PAGE_MAX, Page};
+pub use freehold_store::{AuditFilter, AuditRow, Error as StoreError, Order, PAGE_MAX, Page};
 pub use once::{Once, Outcome};
 pub use ports::Ports;
 
@@ -71,9 +72,7 @@ impl App {
     /// Puts the use cases together.
     pub fn new(store: Store, ports: Ports, settings: Settings) -> Self {
         let callers = auth::Cache::new(store.subscribe(freehold_store::Topic::Callers));
-        Self {
-            inner: Arc::new(Inner { callers, tails: stream::Tails::default(), store, ports, settings }),
-        }
+        Self { inner: Arc::new(Inner { callers, tails: stream::Tails::default(), store, ports, settings }) }
     }
 
     /// What holds where a role says nothing.
@@ -86,12 +85,34 @@ impl App {
         &self.inner.store
     }
 
+    /// Where the bytes of uploaded files are kept.
+    pub fn uploads(&self) -> Arc<dyn ports::UploadStore> {
+        Arc::clone(&self.inner.ports.uploads)
+    }
+
+    /// Whether the store answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn health(&self) -> Result<(), Error> {
+        self.inner
+            .store
+            .system_read(|tx| tx.organization_list(&Page::first(1)).map(drop).map_err(Error::from))
+            .await
+    }
+
     fn ports(&self) -> &Ports {
         &self.inner.ports
     }
 }
 
+/// The present, as precise as rows are.
+pub(crate) fn now() -> Timestamp {
+    let now = Timestamp::now();
+    now.round(jiff::Unit::Microsecond).unwrap_or(now)
+}
+
 /// A new UUID, which sorts by creation.
-fn new_uuid() -> Uuid {
+pub(crate) fn new_uuid() -> Uuid {
     Uuid::now_v7()
 }

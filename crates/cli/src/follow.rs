@@ -6,7 +6,6 @@ use freehold_client::{
     ActivityEvent, Answer, Client, Error,
     api::{
         audit::{AuditEvent, AuditListQuery, Order},
-        limits::PAGE_MAX,
         task::Task,
     },
 };
@@ -26,6 +25,8 @@ const TASK_EVERY: Duration = Duration::from_secs(3);
 const DECISIONS_LINGER: Duration = Duration::from_millis(600);
 /// How far back decisions are read again, since rows may be stored a little out of order.
 const DECISIONS_OVERLAP: Duration = Duration::from_secs(10);
+/// Rows read at once: as many as the API gives.
+const DECISIONS_PAGE: u32 = 10_000;
 /// The most rows remembered as shown.
 const SEEN_MAX: usize = 100_000;
 
@@ -152,7 +153,7 @@ impl Decisions {
         let query = AuditListQuery {
             from: Some(self.from),
             order: Some(Order::Asc),
-            limit: Some(PAGE_MAX),
+            limit: Some(DECISIONS_PAGE),
             ..Default::default()
         };
         let list = match client.workspace_audit_list(self.followed.workspace, &query).await {

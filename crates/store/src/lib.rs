@@ -23,6 +23,7 @@ mod signal;
 mod sql;
 mod sqlite;
 mod store;
+mod work;
 mod writer;
 
 pub use database::Database;
@@ -40,3 +41,4 @@ pub use resource::{
 pub use scope::{OrgRead, OrgTx, SystemRead, SystemTx};
 pub use signal::Topic;
 pub use store::{Options, Store};
+pub use work::{Work, WorkChanges};

@@ -5,13 +5,14 @@
 
 use std::ops::{Deref, DerefMut};
 
-use freehold_model::OrganizationId;
+use freehold_model::{OrganizationId, WorkspaceId};
 
 use crate::{
     Error,
     record::Record,
     signal::{Topic, Topics},
     sql::{Column, Connection, Dialect, Row, Value},
+    work::Work,
 };
 
 /// A connection, and what the present job did with it.
@@ -19,18 +20,21 @@ pub(crate) struct Session {
     pub(crate) connection: Box<dyn Connection>,
     /// What subscribers are told once the job is committed.
     touched: Topics,
+    /// What whoever works on workspaces is told once the job is committed.
+    work: Work,
     /// Whether a statement failed, after which the job may not be committed: PostgreSQL would refuse, SQLite would not.
     failed: bool,
 }
 
 impl Session {
     pub(crate) fn new(connection: Box<dyn Connection>) -> Self {
-        Self { connection, touched: Topics::default(), failed: false }
+        Self { connection, touched: Topics::default(), work: Work::default(), failed: false }
     }
 
     /// Forgets what the job before did.
     pub(crate) fn start_job(&mut self) {
         self.touched = Topics::default();
+        self.work = Work::default();
         self.failed = false;
     }
 
@@ -40,6 +44,10 @@ impl Session {
 
     pub(crate) const fn touched(&self) -> Topics {
         self.touched
+    }
+
+    pub(crate) fn take_work(&mut self) -> Work {
+        std::mem::take(&mut self.work)
     }
 
     pub(crate) fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<u64, Error> {
@@ -122,6 +130,18 @@ impl<'a> OrgTx<'a> {
     /// Wakes the subscribers of `topic` once this is committed.
     pub(crate) fn touch(&mut self, topic: Topic) {
         self.0.session.touched.add(topic);
+    }
+
+    /// Tells once this is committed that this workspace has to be looked at.
+    pub(crate) fn touch_workspace(&mut self, workspace: WorkspaceId) {
+        self.touch(Topic::Work);
+        self.0.session.work.workspaces.insert(workspace);
+    }
+
+    /// Tells once this is committed that any workspace may have to be looked at.
+    pub(crate) fn touch_configuration(&mut self) {
+        self.touch(Topic::Work);
+        self.0.session.work.everything = true;
     }
 
     /// Inserts a record with columns that its type does not carry.

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::work::{Work, WorkChanges};
+
 /// A kind of change that somebody may wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Topic {
@@ -16,17 +18,20 @@ pub enum Topic {
     Work,
     /// Events of sessions.
     Sessions,
+    /// Who may call: a secret was revoked, or a member's role changed.
+    Callers,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: &'static [Self] = &[Self::Audit, Self::Work, Self::Sessions];
+    pub const ALL: &'static [Self] = &[Self::Audit, Self::Work, Self::Sessions, Self::Callers];
 
     const fn bit(self) -> u8 {
         match self {
             Self::Audit => 1,
             Self::Work => 2,
             Self::Sessions => 4,
+            Self::Callers => 8,
         }
     }
 }
@@ -37,7 +42,7 @@ pub(crate) struct Topics(u8);
 
 impl Topics {
     pub(crate) const fn all() -> Self {
-        Self(7)
+        Self(15)
     }
 
     pub(crate) const fn add(&mut self, topic: Topic) {
@@ -70,6 +75,8 @@ pub(crate) struct Signals {
     audit: watch::Sender<u64>,
     work: watch::Sender<u64>,
     sessions: watch::Sender<u64>,
+    callers: watch::Sender<u64>,
+    changes: WorkChanges,
     closed: AtomicBool,
 }
 
@@ -80,6 +87,8 @@ impl Signals {
             audit: watch::Sender::new(0),
             work: watch::Sender::new(0),
             sessions: watch::Sender::new(0),
+            callers: watch::Sender::new(0),
+            changes: WorkChanges::default(),
             closed: AtomicBool::new(false),
         }
     }
@@ -89,6 +98,7 @@ impl Signals {
             Topic::Audit => &self.audit,
             Topic::Work => &self.work,
             Topic::Sessions => &self.sessions,
+            Topic::Callers => &self.callers,
         }
     }
 
@@ -96,7 +106,25 @@ impl Signals {
         self.sender(topic).subscribe()
     }
 
+    /// Wakes for what this server committed.
+    pub(crate) fn wake_own(&self, topics: Topics, work: Work) {
+        self.changes.add(work);
+        self.wake_topics(topics);
+    }
+
+    /// Wakes for what others may have committed, of which no more is known than the topics.
     pub(crate) fn wake(&self, topics: Topics) {
+        if topics.contains(Topic::Work) {
+            self.changes.add(Work::everything());
+        }
+        self.wake_topics(topics);
+    }
+
+    pub(crate) fn changes(&self) -> WorkChanges {
+        self.changes.clone()
+    }
+
+    fn wake_topics(&self, topics: Topics) {
         for &topic in Topic::ALL.iter().filter(|&&topic| topics.contains(topic)) {
             self.sender(topic).send_modify(|count| *count = count.wrapping_add(1));
         }

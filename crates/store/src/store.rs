@@ -18,6 +18,7 @@ use crate::{
     migrate, postgresql, reader,
     resource::audit,
     signal::Signals,
+    work::WorkChanges,
     writer,
 };
 
@@ -152,6 +153,11 @@ impl Store {
     /// be one change, and a change may be nothing of interest: look at the rows again.
     pub fn subscribe(&self, topic: Topic) -> watch::Receiver<u64> {
         self.shared.signals.subscribe(topic)
+    }
+
+    /// What changed for whoever works on workspaces, by this or any other server. There is one such taker a store.
+    pub fn work_changes(&self) -> WorkChanges {
+        self.shared.signals.changes()
     }
 
     /// Checks every row of an organization's audit log against the hash chain, a page at a time.

@@ -14,6 +14,7 @@ use crate::{
     scope::{self, Session},
     signal::{Signals, Topics},
     sql::Dialect,
+    work::Work,
 };
 
 /// The most jobs that wait to be written, in jobs; more callers wait for room.
@@ -70,7 +71,7 @@ fn transaction(
     let mut done = Vec::with_capacity(batch.len());
     let outcome = attempt(link, &mut batch, &mut done, signals);
     match &outcome {
-        Ok(topics) => signals.wake(*topics),
+        Ok((topics, work)) => signals.wake_own(*topics, work.clone()),
         Err(error) => {
             tracing::error!(
                 error = error as &dyn std::error::Error,
@@ -105,20 +106,22 @@ fn attempt(
     batch: &mut VecDeque<Box<dyn Job>>,
     done: &mut Vec<Ran>,
     signals: &Signals,
-) -> Result<Topics, Error> {
+) -> Result<(Topics, Work), Error> {
     let session = link.begin()?;
     lock(session, batch)?;
     let mut topics = Topics::default();
+    let mut work = Work::default();
     while let Some(mut job) = batch.pop_front() {
         let outcome = in_savepoint(session, job.as_mut());
         done.push(Ran { job, keeps_answer: outcome.is_err() && session.has_failed() });
         if outcome? {
             topics.extend(session.touched());
+            work.extend(session.take_work());
         }
     }
     notify(session, signals, topics)?;
     commit(session)?;
-    Ok(topics)
+    Ok((topics, work))
 }
 
 /// Locks the organizations of a batch against other servers, all servers in the same order.

@@ -4,9 +4,9 @@ use freehold_client::{
     Client,
     api::session::{Session as Row, SessionListQuery},
 };
-use freehold_model::{SessionId, WorkspaceId, session::Status};
+use freehold_model::{SessionId, WorkspaceId};
 
-use super::{Outcome, slug};
+use super::Outcome;
 use crate::{
     failure::exit,
     output::{Console, or_dash, table, time},
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum Session {
     /// List sessions, newest first
-    #[command(after_help = "Examples:\n  freehold session list --role coder --status active")]
+    #[command(after_help = "Examples:\n  freehold session list --role coder --limit 50")]
     List {
         /// Only those under this role, by name or id
         #[arg(long, value_name = "NAME")]
@@ -25,9 +25,6 @@ pub enum Session {
         /// Only those of this workspace
         #[arg(long, value_name = "ID")]
         workspace: Option<WorkspaceId>,
-        /// Only those in this status
-        #[arg(long, value_parser = slug!(Status))]
-        status: Option<Status>,
         /// How many to pass over
         #[arg(long, value_name = "N")]
         offset: Option<u32>,
@@ -45,12 +42,12 @@ pub enum Session {
 
 pub(crate) async fn run(client: &Client, verb: Session, console: &mut Console) -> Outcome {
     match verb {
-        Session::List { role, workspace, status, offset, limit } => {
+        Session::List { role, workspace, offset, limit } => {
             let agent_id = match role {
                 Some(role) => Some(resolve::role(client, &role).await?),
                 None => None,
             };
-            let query = SessionListQuery { agent_id, workspace_id: workspace, status, offset, limit };
+            let query = SessionListQuery { agent_id, workspace_id: workspace, offset, limit };
             let list = client.session_list(&query).await?;
             console.answer(&list, |list| rows(&list.data))?;
         }

@@ -7,7 +7,6 @@ use crate::{
     page::Conditions,
     record::record,
     scope::changed,
-    signal::Topic,
     sql::{Column, Value},
 };
 
@@ -49,19 +48,19 @@ impl OrgRead<'_> {
 impl OrgTx<'_> {
     /// Inserts a credential with its sealed secret; a name that its owner has already breaks `credentials_name_key`.
     pub fn credential_insert(&mut self, credential: &Credential, sealed: &[u8]) -> Result<(), Error> {
-        self.touch(Topic::Work);
+        self.touch_configuration();
         self.insert_with(credential, &[("sealed", Value::Bytes(sealed.into()))])
     }
 
     /// Writes the credential's row; its secret stays.
     pub fn credential_update(&mut self, credential: &Credential) -> Result<(), Error> {
-        self.touch(Topic::Work);
+        self.touch_configuration();
         self.update(credential)
     }
 
     /// Deletes the credential and its sealed secret.
     pub fn credential_delete(&mut self, id: CredentialId) -> Result<(), Error> {
-        self.touch(Topic::Work);
+        self.touch_configuration();
         let sql = "DELETE FROM credentials WHERE organization_id = ?1 AND id = ?2";
         changed(self.execute(sql, &[id.write()])?, "credentials")
     }

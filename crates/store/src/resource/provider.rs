@@ -2,9 +2,7 @@
 
 use freehold_model::{ProviderId, provider::Provider};
 
-use crate::{
-    Error, OrgRead, OrgTx, Page, column, page::Conditions, record::record, signal::Topic, sql::Column,
-};
+use crate::{Error, OrgRead, OrgTx, Page, column, page::Conditions, record::record, sql::Column};
 
 record!(Provider in "providers" of organization_id; id, name, kind, display_name, domain, credential_name,
     default_model, capabilities, config, created_at, updated_at, archived_at);
@@ -36,13 +34,13 @@ impl OrgRead<'_> {
 impl OrgTx<'_> {
     /// Inserts a provider; a name that exists breaks `providers_organization_id_name_key`.
     pub fn provider_insert(&mut self, provider: &Provider) -> Result<(), Error> {
-        self.touch(Topic::Work);
+        self.touch_configuration();
         self.insert(provider)
     }
 
     /// Writes the provider's row.
     pub fn provider_update(&mut self, provider: &Provider) -> Result<(), Error> {
-        self.touch(Topic::Work);
+        self.touch_configuration();
         self.update(provider)
     }
 }

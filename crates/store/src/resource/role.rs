@@ -2,9 +2,7 @@
 
 use freehold_model::{ProviderId, RoleId, role::Role};
 
-use crate::{
-    Error, OrgRead, OrgTx, Page, column, page::Conditions, record::record, signal::Topic, sql::Column,
-};
+use crate::{Error, OrgRead, OrgTx, Page, column, page::Conditions, record::record, sql::Column};
 
 record!(Role in "roles" of organization_id; id, name, display_name, description, provider_id, model, capabilities,
     environment, environment_description, task_timeout_seconds, idle_timeout_seconds, thinking_effort,
@@ -44,13 +42,13 @@ impl OrgRead<'_> {
 impl OrgTx<'_> {
     /// Inserts a role; a name that exists breaks `roles_organization_id_name_key`.
     pub fn role_insert(&mut self, role: &Role) -> Result<(), Error> {
-        self.touch(Topic::Work);
+        self.touch_configuration();
         self.insert(role)
     }
 
     /// Writes the role's row.
     pub fn role_update(&mut self, role: &Role) -> Result<(), Error> {
-        self.touch(Topic::Work);
+        self.touch_configuration();
         self.update(role)
     }
 }

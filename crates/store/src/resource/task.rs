@@ -3,7 +3,7 @@
 
 use freehold_model::{TaskId, WorkspaceId, task::Task};
 
-use crate::{Error, OrgRead, OrgTx, Page, page::Conditions, record::record, signal::Topic, sql::Column};
+use crate::{Error, OrgRead, OrgTx, Page, page::Conditions, record::record, sql::Column};
 
 record!(Task in "tasks" of organization_id; id, workspace_id, session_id, description, phase, overrides, metadata,
     created_by, cancel_requested, reason, created_at, started_at, completed_at);
@@ -43,12 +43,19 @@ impl OrgRead<'_> {
             &[workspace.write()],
         )
     }
+
+    /// How many tasks of the workspace wait.
+    pub fn task_waiting_count(&mut self, workspace: WorkspaceId) -> Result<u64, Error> {
+        // Spelled as in the index `tasks_submitted`.
+        let sql = "SELECT count(*) FROM tasks WHERE organization_id = ?1 AND workspace_id = ?2 AND phase = 'submitted'";
+        self.query(sql, &[workspace.write()])?.pop().map_or(Ok(0), |mut row| row.get("tasks"))
+    }
 }
 
 impl OrgTx<'_> {
     /// Inserts a task as the last of its workspace.
     pub fn task_insert(&mut self, task: &Task) -> Result<(), Error> {
-        self.touch(Topic::Work);
+        self.touch_workspace(task.workspace_id);
         let last = "SELECT ordinal FROM tasks WHERE organization_id = ?1 AND workspace_id = ?2
             ORDER BY ordinal DESC LIMIT 1";
         let last = self.query(last, &[task.workspace_id.write()])?.pop();
@@ -59,7 +66,7 @@ impl OrgTx<'_> {
     /// Writes the task's row. A second task delivered, running or compacting in one workspace breaks
     /// `tasks_organization_id_workspace_id_key`.
     pub fn task_update(&mut self, task: &Task) -> Result<(), Error> {
-        self.touch(Topic::Work);
+        self.touch_workspace(task.workspace_id);
         self.update(task)
     }
 }

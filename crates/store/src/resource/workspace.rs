@@ -6,8 +6,7 @@ use freehold_model::{
 };
 
 use crate::{
-    Error, OrgRead, OrgTx, Page, SystemRead, page::Conditions, record::record, scope::changed, signal::Topic,
-    sql::Column,
+    Error, OrgRead, OrgTx, Page, SystemRead, page::Conditions, record::record, scope::changed, sql::Column,
 };
 
 record!(Workspace in "workspaces" of organization_id; id, role_id, environment, phase, created_by, session_id, pod_id,
@@ -52,19 +51,19 @@ impl OrgRead<'_> {
 impl OrgTx<'_> {
     /// Inserts a workspace. Its session is inserted after it, in the same job.
     pub fn workspace_insert(&mut self, workspace: &Workspace) -> Result<(), Error> {
-        self.touch(Topic::Work);
+        self.touch_workspace(workspace.id);
         self.insert(workspace)
     }
 
     /// Writes the workspace's row.
     pub fn workspace_update(&mut self, workspace: &Workspace) -> Result<(), Error> {
-        self.touch(Topic::Work);
+        self.touch_workspace(workspace.id);
         self.update(workspace)
     }
 
     /// Deletes a workspace with its tasks, sessions, events and uploads. Its rows of the audit log stay.
     pub fn workspace_delete(&mut self, id: WorkspaceId) -> Result<(), Error> {
-        self.touch(Topic::Work);
+        self.touch_workspace(id);
         let sql = "DELETE FROM workspaces WHERE organization_id = ?1 AND id = ?2";
         changed(self.execute(sql, &[id.write()])?, "workspaces")
     }
