@@ -93,7 +93,7 @@ impl EgressGate {
 
     fn injection(&self, look: &Look) -> Result<Injection, Unavailable> {
         let (credential, sealed) = look.credential.as_ref().ok_or(Unavailable)?;
-        let context = sealing_context(credential.id);
+        let context = sealing_context(credential.organization_id, credential.id);
         let unavailable = |error: &(dyn std::error::Error + 'static)| {
             tracing::warn!(credential.id = %credential.id, error, "credential {} cannot be injected", credential.id);
             Unavailable

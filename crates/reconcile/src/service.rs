@@ -280,6 +280,9 @@ impl Inner {
         for action in plan.0 {
             self.act(workspace, look.as_ref(), action).await?;
         }
+        if look.is_none() {
+            self.driver.purge(workspace).await?;
+        }
         Ok(())
     }
 

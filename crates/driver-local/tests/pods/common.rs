@@ -22,7 +22,10 @@ pub struct Machine {
 }
 
 pub fn stand_in() -> PathBuf {
-    #[expect(clippy::disallowed_methods, reason = "how a test that runs itself as another user finds its parts")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how a test that runs itself as another user finds its parts"
+    )]
     std::env::var_os("FREEHOLD_TEST_STAND_IN")
         .map_or_else(|| env!("CARGO_BIN_EXE_freehold-driver-local-stand-in").into(), PathBuf::from)
 }
@@ -145,7 +148,8 @@ pub async fn sh(driver: &dyn PodDriver, pod: PodId, command: &str) -> (Option<i3
     let run = async {
         let mut exec = driver.exec(pod, ExecSpec { argv, cwd: None, environment: vec![] }).await.unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let (of_out, of_err) = tokio::join!(exec.stdout.read_to_end(&mut out), exec.stderr.read_to_end(&mut err));
+        let (of_out, of_err) =
+            tokio::join!(exec.stdout.read_to_end(&mut out), exec.stderr.read_to_end(&mut err));
         of_out.and(of_err).unwrap();
         out.extend(err);
         (exec.exit.await.unwrap().code(), String::from_utf8_lossy(&out).into_owned())

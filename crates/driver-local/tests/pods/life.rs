@@ -31,8 +31,10 @@ async fn the_driver_conforms() {
 /// Whatever on this machine bears the name of a pod or of the driver's directory.
 fn traces(machine: &Machine) -> Vec<String> {
     let dir = machine.options.state_dir.display().to_string();
-    let mut found: Vec<String> =
-        processes().filter(|(_, command)| command.contains(&dir)).map(|(pid, command)| format!("{pid:?} {command}")).collect();
+    let mut found: Vec<String> = processes()
+        .filter(|(_, command)| command.contains(&dir))
+        .map(|(pid, command)| format!("{pid:?} {command}"))
+        .collect();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     found.extend(mounts.lines().filter(|line| line.contains(&dir)).map(String::from));
     for place in ["pods", "trash", "workspaces"] {
@@ -159,7 +161,8 @@ async fn dropping_a_command_ends_all_that_it_started() {
     let machine = machine().await;
     let (spec, _agent) = machine.pod().await;
     let argv = ["sh", "-c", "setsid sh -c 'sleep 1000 & sleep 1000' & sleep 1000"].map(String::from).to_vec();
-    let exec = machine.driver.exec(spec.pod_id, ExecSpec { argv, cwd: None, environment: vec![] }).await.unwrap();
+    let exec =
+        machine.driver.exec(spec.pod_id, ExecSpec { argv, cwd: None, environment: vec![] }).await.unwrap();
     let count = "ps -eo args | grep -c '^sleep 1000'";
     loop {
         let (_, out) = machine.sh(&spec, count).await;

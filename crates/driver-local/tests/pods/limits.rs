@@ -58,7 +58,12 @@ async fn tmp_has_a_size() {
 async fn a_writer_that_fills_the_disk_is_stopped() {
     let (machine, spec, mut agent) = limited(Limits { disk_bytes: 16 << 20, ..spec().limits }).await;
     assert_eq!(machine.enforcement("disk"), Enforcement::BestEffort);
-    let (code, out) = machine.sh(&spec, "i=0; while [ $i -lt 400 ]; do head -c 4000000 /dev/zero > file$i; i=$((i+1)); sleep 0.05; done").await;
+    let (code, out) = machine
+        .sh(
+            &spec,
+            "i=0; while [ $i -lt 400 ]; do head -c 4000000 /dev/zero > file$i; i=$((i+1)); sleep 0.05; done",
+        )
+        .await;
     assert_ne!(code, Some(0), "{out}");
     let (code, out) = machine.sh(&spec, "rm file*").await;
     assert_eq!(code, Some(0), "one may still remove files: {out}");

@@ -80,7 +80,11 @@ async fn no_datagram_reaches_the_host() {
     );
     machine.sh(&spec, &send).await;
     assert_eq!(outside.recv(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
-    assert_eq!(tcp.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "the connection went to the pod's listener");
+    assert_eq!(
+        tcp.accept().unwrap_err().kind(),
+        ErrorKind::WouldBlock,
+        "the connection went to the pod's listener"
+    );
     machine.driver.delete(spec.pod_id).await.unwrap();
 }
 
@@ -88,8 +92,11 @@ async fn no_datagram_reaches_the_host() {
 async fn raw_packet_and_ping_sockets_are_denied() {
     let machine = machine().await;
     let (spec, _agent) = machine.pod().await;
-    for (family, kind, protocol) in [(2, 3, 1), (2, 3, 255), (10, 3, 58), (17, 3, 0), (2, 2, 1), (10, 2, 58)] {
-        let (code, _) = machine.sh(&spec, &format!("perl -e 'socket(my $s, {family}, {kind}, {protocol}) or exit 1'")).await;
+    for (family, kind, protocol) in [(2, 3, 1), (2, 3, 255), (10, 3, 58), (17, 3, 0), (2, 2, 1), (10, 2, 58)]
+    {
+        let (code, _) = machine
+            .sh(&spec, &format!("perl -e 'socket(my $s, {family}, {kind}, {protocol}) or exit 1'"))
+            .await;
         assert_eq!(code, Some(1), "socket({family}, {kind}, {protocol})");
     }
     machine.driver.delete(spec.pod_id).await.unwrap();
