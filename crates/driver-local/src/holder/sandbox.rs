@@ -152,8 +152,8 @@ pub fn restart(plan: &Plan, handles: &Handles, sandbox: &mut Sandbox) -> Result<
             join(&handles.agent_groups)?;
             enter(&sandbox.namespaces)?;
             // The holder becomes the parent of the new first process, as it was of the old one.
-            // SAFETY: this process has one thread.
             let flags = libc::CLONE_NEWPID | libc::CLONE_PARENT;
+            // SAFETY: this process has one thread.
             match unsafe { sys::clone(flags) }.map_err(Failure::at("make namespaces"))? {
                 Some(init) => {
                     let pid = init.as_raw_nonzero().get().to_le_bytes();

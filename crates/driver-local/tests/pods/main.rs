@@ -3,6 +3,7 @@
 
 mod as_user;
 mod common;
+mod bench;
 mod inside;
 mod life;
 mod limits;
