@@ -2,7 +2,9 @@
 
 use freehold_driver::PodDriver;
 
-use crate::common::machine;
+use freehold_driver_local::PodRoot;
+
+use crate::common::{machine, machine_with};
 
 /// The exit status in a stand-in agent's answer.
 fn status(answer: &str) -> &str {
@@ -108,6 +110,38 @@ async fn no_secret_is_in_the_environment_and_the_agents_is_not_the_tools() {
     }
     let (_, out) = machine.sh(&spec, "cat $SSL_CERT_FILE").await;
     assert_eq!(out, "-----BEGIN CERTIFICATE-----\n");
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+/// A root that has little more than a shell, with what that needs.
+fn small_root(dir: &std::path::Path) {
+    for place in ["bin", "etc"] {
+        std::fs::create_dir_all(dir.join(place)).unwrap();
+    }
+    std::fs::write(dir.join("etc/passwd"), "its own").unwrap();
+    std::fs::copy("/bin/sh", dir.join("bin/sh")).unwrap();
+    let listed = std::process::Command::new("ldd").arg("/bin/sh").output().unwrap();
+    for library in
+        String::from_utf8(listed.stdout).unwrap().split_whitespace().filter(|word| word.starts_with('/'))
+    {
+        let to = dir.join(library.trim_start_matches('/'));
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(library, to).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_directory_can_be_the_root_of_pods() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(root.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    small_root(root.path());
+    let machine = machine_with(PodRoot::Directory(root.path().into())).await;
+    let (spec, mut agent) = machine.pod().await;
+    let read = "read line < /etc/passwd || echo $line; echo changed > /etc/passwd; read line < /etc/resolv.conf; echo $line";
+    let (code, out) = machine.sh(&spec, read).await;
+    assert_eq!((code, out.as_str()), (Some(0), "its own\nnameserver 10.88.0.1\n"));
+    assert_eq!(agent.ask("tool echo x"), "0 x\\n");
+    assert_eq!(std::fs::read_to_string(root.path().join("etc/passwd")).unwrap(), "its own");
     machine.driver.delete(spec.pod_id).await.unwrap();
 }
 
