@@ -187,7 +187,11 @@ fn fill(root: &Path, below: Below, anchors: &str) -> io::Result<()> {
     }
     fs::create_dir(root.join("etc/alternatives"))?;
     for entry in fs::read_dir("/etc/alternatives").into_iter().flatten().take(ALTERNATIVES_MAX).flatten() {
-        if let Ok(target) = fs::read_link(entry.path()) {
+        // Most of them are manual pages.
+        if let Ok(target) = fs::read_link(entry.path())
+            && !target.starts_with("/usr/share/man")
+            && target.extension().is_none_or(|extension| extension != "gz")
+        {
             symlink(target, root.join("etc/alternatives").join(entry.file_name()))?;
         }
     }
