@@ -129,10 +129,10 @@ async fn questions_for_names_arrive_with_the_address_they_were_sent_to() {
 async fn a_pods_own_servers_are_reached_from_inside() {
     let machine = machine().await;
     let (spec, _agent) = machine.pod().await;
-    let serve = "perl -MIO::Socket::IP -e 'my $l = IO::Socket::IP->new(LocalHost => q(0.0.0.0), LocalPort => 8000, Listen => 1) or die; \
+    let serve = "perl -MIO::Socket::IP -e 'my $l = IO::Socket::IP->new(LocalHost => q(0.0.0.0), LocalPort => $ARGV[1], Listen => 1) or die; \
                  if (!fork) { my $c = $l->accept; print $c qq(hi\\n); exit } \
-                 my $s = IO::Socket::IP->new(PeerHost => $ARGV[0], PeerPort => 8000) or die; print scalar <$s>' ";
-    for address in ["127.0.0.1", "10.88.0.2"] {
+                 my $s = IO::Socket::IP->new(PeerHost => $ARGV[0], PeerPort => $ARGV[1]) or die; print scalar <$s>' ";
+    for address in ["127.0.0.1 8000", "10.88.0.2 8001"] {
         let (_, out) = machine.sh(&spec, &format!("{serve} {address}")).await;
         assert_eq!(out, "hi\n");
     }
