@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -11,6 +12,7 @@ use anyhow::Context;
 use async_trait::async_trait;
 use freehold_app::fleet::{Fleet, Look};
 use freehold_broker::Placement;
+use freehold_driver::OriginalDestination;
 use freehold_egress::{
     AuditSink, Grant, Handle, Injection, Listeners, PodIdentity, SinkError, Unavailable,
     token::{Minter, Subject},
@@ -19,7 +21,9 @@ use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditE
 use freehold_policy::{Document, ProviderGrant};
 use freehold_reconcile::{Gate, GateLinks};
 use freehold_vault::Vault;
+use rustix::net::sockopt;
 use sha2::{Digest, Sha256};
+use tokio::net::TcpStream;
 
 use crate::ports::sealing_context;
 
@@ -109,6 +113,14 @@ impl EgressGate {
     }
 }
 
+/// Where a connection was going before netfilter redirected it.
+fn destination_before_redirect(stream: &TcpStream) -> io::Result<SocketAddr> {
+    Ok(match stream.local_addr()? {
+        SocketAddr::V4(_) => SocketAddr::V4(sockopt::ip_original_dst(stream)?),
+        SocketAddr::V6(_) => SocketAddr::V6(sockopt::ipv6_original_dst(stream)?),
+    })
+}
+
 /// The digest of the policy's texts, as evidence in tokens of what was in force.
 fn policy_digest(look: &Look) -> String {
     let mut digest = Sha256::new();
@@ -141,7 +153,10 @@ impl Gate for EgressGate {
         };
         let task = look.current_task.as_ref().map(|task| task.id);
         let token = self.mint(look, task)?;
-        let listeners = Listeners::tproxy(links.tcp, links.dns);
+        let mut listeners = Listeners::tproxy(links.tcp, links.dns);
+        if links.original_destination == OriginalDestination::Netfilter {
+            listeners.original_destination = Arc::new(destination_before_redirect);
+        }
         self.egress.attach(identity, listeners, Some(&token)).map_err(io::Error::other)?;
         self.state().tokens.insert(pod, (task, Instant::now()));
         Ok(())
