@@ -397,6 +397,16 @@ impl PodDriver for LocalDriver {
         to_the_end(async move { driver.remove(pod_id).await }).await
     }
 
+    async fn workspaces(&self) -> Result<Vec<WorkspaceId>, Error> {
+        let list = || -> io::Result<Vec<WorkspaceId>> {
+            let entries = std::fs::read_dir(self.inner.options.state_dir.join(dir::WORKSPACES))?;
+            let names = entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+            // Nothing else belongs there; what does is named by the driver itself.
+            Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+        };
+        list().map_err(step("list the workspaces"))
+    }
+
     async fn purge(&self, workspace: WorkspaceId) -> Result<(), Error> {
         let _one = self.exclusive(workspace).await;
         if lock(&self.inner.pods).values().any(|pod| pod.plan.workspace_id == workspace) {
