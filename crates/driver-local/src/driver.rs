@@ -29,7 +29,7 @@ use crate::{
 /// How long a holder may take to end its pod before it is killed.
 const END_WITHIN: Duration = Duration::from_secs(2);
 /// How long a holder may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// Where the driver works, and with what.
 #[derive(Debug, Clone)]

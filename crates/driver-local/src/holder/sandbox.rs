@@ -172,6 +172,9 @@ pub fn restart(plan: &Plan, handles: &Handles, sandbox: &mut Sandbox) -> Result<
         <[u8; 4]>::try_from(pid.as_slice()).ok().and_then(|bytes| Pid::from_raw(i32::from_le_bytes(bytes)));
     let init = pid.ok_or_else(|| Failure { step: "restart the agent".into(), errno: libc::EPROTO })?;
     let mut finish = || {
+        // It speaks on the same socket as the helper, so only after it.
+        sys::send_with_fds(ours.as_fd(), b"go", &[])
+            .map_err(Failure::at("speak to the pod's first process"))?;
         let (_, mut fds) = note(&ours)?;
         sandbox.proc = fds.pop().ok_or_else(|| Failure { step: "open /proc".into(), errno: libc::EPROTO })?;
         started(&ours)
@@ -211,6 +214,7 @@ fn first_start(plan: &Plan, handles: &Handles, parent: &OwnedFd) -> Result<(), F
 /// The pod's first process, in a later life.
 fn next_start(plan: &Plan, handles: &Handles, parent: &OwnedFd) -> Result<(), Failure> {
     die_with_the_holder()?;
+    note(parent)?;
     mounts::proc_at("/proc")?;
     let proc = mounts::open_proc()?;
     rustix::process::chdir("/workspace").map_err(|e| Failure::at("enter the workspace")(e.into()))?;
