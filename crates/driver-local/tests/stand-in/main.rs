@@ -45,7 +45,7 @@ fn driver(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
         let driver = LocalDriver::open(options).await.expect("a driver");
         driver.ensure(&spec).await.expect("a pod");
-        println!("made");
+        writeln!(std::io::stdout(), "made").expect("a reader");
         std::future::pending().await
     })
 }
