@@ -167,11 +167,23 @@ impl Groups {
 }
 
 impl Hierarchy {
+    /// All pods together weigh as much as a busy process on each CPU; by default it would be one in all.
+    fn weigh(&self) -> io::Result<()> {
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let (file, weight) = if self.unified {
+            ("cpu.weight", (100 * cpus).min(10_000))
+        } else {
+            ("cpu.shares", (1024 * cpus).min(262_144))
+        };
+        fs::write(self.base.join(file), weight.to_string())
+    }
+
     /// Makes a pod's group and those below it.
     fn make(&self, dir: &Path) -> io::Result<()> {
         for path in [&self.base, dir, &dir.join("agent"), &dir.join("tools")] {
             match fs::create_dir(path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Ok(()) if *path == *self.base && self.controllers.contains(&"cpu") => self.weigh()?,
                 other => other?,
             }
             // v2: a group's children have the controllers that it grants them.
@@ -212,21 +224,17 @@ fn settings(controller: &str, unified: bool, limits: &Limits) -> Vec<(&'static s
             ("tools/memory.memsw.limit_in_bytes", tools_memory),
         ],
         ("pids", _) => vec![("pids.max", processes), ("tools/pids.max", tools_processes)],
-        // Among pods, each weighs as much as it may use; in a pod, the agent gets its turn also when tools are busy.
+        // Among pods, each weighs as much as it may use. In a pod, the agent alone weighs as much as all tools, so that it
+        // gets its turn also when they are busy.
         ("cpu", true) => {
             let weight = (limits.cpu_millis / 10).clamp(1, 10_000);
-            return vec![
-                ("cpu.max", format!("{quota} {CPU_PERIOD_US}")),
-                ("cpu.weight", weight.to_string()),
-                ("agent/cpu.weight", "400".into()),
-            ];
+            return vec![("cpu.max", format!("{quota} {CPU_PERIOD_US}")), ("cpu.weight", weight.to_string())];
         }
         ("cpu", false) => {
             vec![
                 ("cpu.cfs_period_us", CPU_PERIOD_US),
                 ("cpu.cfs_quota_us", quota),
                 ("cpu.shares", u64::from(limits.cpu_millis) * 1024 / 1000),
-                ("agent/cpu.shares", 4096),
             ]
         }
         _ => vec![],
