@@ -33,6 +33,7 @@ use rustix::{
 };
 
 use crate::{
+    groups,
     plan::{Event, Failure, Links, MESSAGE_BYTES_MAX, Plan, Request, dir, file},
     sys,
 };
@@ -333,6 +334,10 @@ impl Holder {
     fn end(self) -> ExitCode {
         if matches!(self.agent, Agent::Running { .. }) {
             sandbox::abandon(self.sandbox.init);
+        }
+        // The driver does so too, but a pod may end when there is none any more.
+        for group in &self.plan.groups {
+            let _swept_later = groups::remove(&group.dir);
         }
         ExitCode::SUCCESS
     }
