@@ -25,13 +25,13 @@ pub fn run(root: &Path, install: Install) -> anyhow::Result<()> {
     }
     // The binary comes first, for tests run it and look for it beside themselves. It is built along with the tests, since
     // another selection of packages would mean other features, and so a second build of most of the tree.
-    execute(cargo(root).args(["build", "--workspace", "--bins", "--tests"]))?;
+    execute(cargo(root).args(["build", "--workspace", "--bins", "--examples", "--tests"]))?;
     let documentation = execute(cargo(root).args(["test", "--workspace", "--doc", "--quiet"]));
     let suite = if has_nextest(root) {
-        execute(cargo(root).args(["nextest", "run", "--workspace", "--bins", "--tests", "--no-fail-fast"]))
+        execute(cargo(root).args(["nextest", "run", "--workspace", "--bins", "--examples", "--tests", "--no-fail-fast"]))
     } else {
         say("note: with cargo-nextest installed, the tests of all crates run side by side");
-        execute(cargo(root).args(["test", "--workspace", "--bins", "--tests", "--no-fail-fast"]))
+        execute(cargo(root).args(["test", "--workspace", "--bins", "--examples", "--tests", "--no-fail-fast"]))
     };
     match (suite, documentation) {
         (Ok(()), result) | (result, Ok(())) => result,
