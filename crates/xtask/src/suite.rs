@@ -28,10 +28,10 @@ pub fn run(root: &Path, install: Install) -> anyhow::Result<()> {
     execute(cargo(root).args(["build", "--workspace", "--bins", "--examples", "--tests"]))?;
     let documentation = execute(cargo(root).args(["test", "--workspace", "--doc", "--quiet"]));
     let suite = if has_nextest(root) {
-        execute(cargo(root).args(["nextest", "run", "--workspace", "--bins", "--examples", "--tests", "--no-fail-fast"]))
+        execute(cargo(root).args(["nextest", "run", "--workspace", "--bins", "--tests", "--no-fail-fast"]))
     } else {
         say("note: with cargo-nextest installed, the tests of all crates run side by side");
-        execute(cargo(root).args(["test", "--workspace", "--bins", "--examples", "--tests", "--no-fail-fast"]))
+        execute(cargo(root).args(["test", "--workspace", "--bins", "--tests", "--no-fail-fast"]))
     };
     match (suite, documentation) {
         (Ok(()), result) | (result, Ok(())) => result,
