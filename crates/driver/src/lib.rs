@@ -13,8 +13,9 @@ use freehold_model::{PodId, WorkspaceId};
 use tokio::{io::AsyncRead, sync::watch};
 
 pub use spec::{
-    AGENT_POD_API_FD, Enforcement, ExecSpec, LimitReport, Limits, PodObservation, PodSpec, PodState, Report,
-    TRUST_ANCHORS_PATH, TRUST_ENVIRONMENT,
+    AGENT_POD_API_FD, AGENT_PROGRAM_PATH, AGENT_TOOL_RLIMITS_VARIABLE, AGENT_TOOL_UID_VARIABLE,
+    AGENT_TOOLS_CGROUP_FDS_VARIABLE, Enforcement, ExecSpec, LimitReport, Limits, PodObservation, PodSpec,
+    PodState, Report, TRUST_ANCHORS_PATH, TRUST_ENVIRONMENT,
 };
 
 /// Makes pods.
@@ -51,12 +52,24 @@ pub trait PodDriver: Send + Sync {
     async fn purge(&self, workspace: WorkspaceId) -> Result<(), Error>;
 }
 
+/// How an accepted connection tells where the pod wanted to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OriginalDestination {
+    /// By its own address (`getsockname`).
+    #[default]
+    LocalAddress,
+    /// By netfilter's memory of it (`SO_ORIGINAL_DST`), where the machine can do no better.
+    Netfilter,
+}
+
 /// What a pod's connections arrive on. Every socket lives in the pod's network namespace; whoever holds it serves it
 /// from outside.
 #[derive(Debug, Default)]
 pub struct PodLinks {
-    /// TCP connections from the pod to anywhere; the original destination is the accepted socket's own address.
+    /// TCP connections from the pod to anywhere.
     pub tcp: Vec<std::net::TcpListener>,
+    /// How those tell where they wanted to go.
+    pub original_destination: OriginalDestination,
     /// DNS questions from the pod to anywhere, with the asked address as ancillary data (`IP_PKTINFO`).
     pub dns: Vec<std::net::UdpSocket>,
     /// The agent's connections.

@@ -22,6 +22,23 @@ pub const TRUST_ENVIRONMENT: &[&str] = &[
 /// be connected to through `/proc/self/fd`. No path in the pod leads there.
 pub const AGENT_POD_API_FD: i32 = 3;
 
+/// The agent's variable naming the uid, which is also the gid, that its tools run as. The agent then holds
+/// `CAP_SETUID`, `CAP_SETGID` and `CAP_KILL`, as ambient capabilities too: it clears the ambient set before it starts
+/// anything, so that a tool keeps none of them. Absent: tools run as the agent's own user, and the agent makes itself
+/// non-dumpable; it does that in either case.
+pub const AGENT_TOOL_UID_VARIABLE: &str = "FREEHOLD_TOOL_UID";
+
+/// The agent's variable naming open file descriptors, separated by commas: the tools' control groups. A tool's process
+/// writes `0` to each before it changes its user. Absent: the kernel enforces no group limit here.
+pub const AGENT_TOOLS_CGROUP_FDS_VARIABLE: &str = "FREEHOLD_TOOLS_CGROUP_FDS";
+
+/// The agent's variable with limits that a tool's process sets for itself, soft and hard, before it executes: pairs like
+/// `nproc=480,data=2147483648`, with the names `nproc`, `as`, `data`, `fsize`, `nofile` and `core`. Absent: none.
+pub const AGENT_TOOL_RLIMITS_VARIABLE: &str = "FREEHOLD_TOOL_RLIMITS";
+
+/// Where an agent finds its own program in a pod, whatever the pod's root is.
+pub const AGENT_PROGRAM_PATH: &str = "/opt/freehold/freehold";
+
 /// What a pod shall be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodSpec {

@@ -1,1 +1,3 @@
 //! What tests share: private PostgreSQL, certificates, fixtures.
+
+pub mod postgresql;

@@ -1,0 +1,190 @@
+//! A pod's root: overlays over shared lower layers, its own `/proc`, `/tmp` and devices, and nothing else of the host.
+//!
+//! Runs in the pod's namespaces, the driver's directory being the current one.
+
+use std::{
+    ffi::CString,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    io::Errno,
+    mount::{
+        MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
+        mount_change, move_mount, open_tree, unmount,
+    },
+    process::{chdir, pivot_root},
+    thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+};
+
+use crate::{
+    plan::{Failure, Plan, Users, dir},
+    sys,
+};
+
+/// Device nodes of the host that a pod has too.
+const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
+/// Where the program lies in a pod.
+const PROGRAM_DIR: &str = "opt/freehold";
+
+/// Copies of mounts that are not attached anywhere yet.
+pub struct Trees {
+    /// The layers of the plan: of the root, then of `/usr`.
+    pub layers: Vec<OwnedFd>,
+    /// This program.
+    pub executable: OwnedFd,
+    /// Its loader and libraries, where the plan has them.
+    pub libraries: Option<OwnedFd>,
+}
+
+impl Trees {
+    /// Copies what the plan names. With `mapped_by`, owners appear as that user namespace maps them; this takes the
+    /// privileges of the host's root.
+    pub fn copy(plan: &Plan, mapped_by: Option<BorrowedFd<'_>>) -> Result<Self, Failure> {
+        let mut layers = Vec::new();
+        for path in plan.root_layers.iter().chain(&plan.usr_layers) {
+            let tree = copy(path)?;
+            if let Some(user_namespace) = mapped_by {
+                let step = format!("map the owners of {}", path.display());
+                sys::mount_setattr(tree.as_fd(), libc::MOUNT_ATTR_RDONLY, Some(user_namespace))
+                    .map_err(Failure::at(step))?;
+            }
+            layers.push(tree);
+        }
+        let read_only = |path: &PathBuf| -> Result<OwnedFd, Failure> {
+            let tree = copy(path)?;
+            let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+            sys::mount_setattr(tree.as_fd(), attributes, None)
+                .map_err(Failure::at("make the program read-only"))?;
+            Ok(tree)
+        };
+        let libraries = plan.libraries.as_ref().map(read_only).transpose()?;
+        Ok(Self { layers, executable: read_only(&plan.executable)?, libraries })
+    }
+}
+
+/// A copy of the mount that `path` is on, from there on.
+fn copy(path: &Path) -> Result<OwnedFd, Failure> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(CWD, path, flags)
+        .map_err(|e| Failure::at(format!("copy the mount of {}", path.display()))(e.into()))
+}
+
+/// Puts the root together and moves into it.
+pub fn build(plan: &Plan, trees: Option<Trees>) -> Result<(), Failure> {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    step("leave the host's mounts", mount_change("/", private))?;
+    // Still the host's user: the driver's directory is open to nobody else.
+    let trees = match trees {
+        Some(trees) => trees,
+        None => Trees::copy(plan, None)?,
+    };
+    let files = Path::new(dir::WORKSPACES).join(plan.workspace_id.to_string()).join(dir::FILES);
+    let files = copy(&files)?;
+    tmpfs(dir::STAGE, "mode=0755,uid=0,gid=0,size=64k,nr_inodes=256")?;
+    step("enter the stage", chdir(dir::STAGE))?;
+    // From here on everything is reached from the stage, by users that the pod has.
+    become_root(plan.make.users)?;
+    let make_dir =
+        |name: &str| step("make a mount point", rustix::fs::mkdir(name, Mode::from_raw_mode(0o755)));
+    for (index, tree) in trees.layers.iter().enumerate() {
+        make_dir(&index.to_string())?;
+        attach(tree.as_fd(), index.to_string().as_ref())?;
+    }
+    make_dir("files")?;
+    attach(files.as_fd(), "files".as_ref())?;
+    make_dir("root")?;
+
+    let of_root = plan.root_layers.len();
+    overlay("root", 0..of_root, "root")?;
+    if !plan.usr_layers.is_empty() {
+        overlay("usr", of_root..trees.layers.len(), "root/usr")?;
+    }
+    step("enter the root", chdir("root"))?;
+    attach(trees.executable.as_fd(), &Path::new(PROGRAM_DIR).join("freehold"))?;
+    if let Some(libraries) = &trees.libraries {
+        attach(libraries.as_fd(), &Path::new(PROGRAM_DIR).join("lib"))?;
+    }
+    own_file_systems(plan)?;
+    step("change the root", pivot_root(".", "."))?;
+    step("let go of the host's root", unmount(".", UnmountFlags::DETACH))?;
+    step("enter the workspace", chdir("/workspace"))
+}
+
+/// Becomes the root user of the pod.
+fn become_root(users: Users) -> Result<(), Failure> {
+    if users.base().is_some() {
+        step("become root", set_thread_groups(&[]))?;
+    }
+    let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
+    step("become root", set_thread_res_gid(gid, gid, gid))?;
+    step("become root", set_thread_res_uid(uid, uid, uid))
+}
+
+/// Mounts a new `/proc` for the process namespace that the caller is the first process of, below the current directory.
+pub fn proc_at(place: &str) -> Result<(), Failure> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    match mount("proc", place, "proc", flags, Some(c"hidepid=invisible")) {
+        Err(Errno::INVAL) => step("mount /proc", mount("proc", place, "proc", flags, None)),
+        other => step("mount /proc", other),
+    }
+}
+
+/// A handle of `/proc`, by which the holder sees the pod's processes.
+pub fn open_proc() -> Result<OwnedFd, Failure> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open("/proc", flags, Mode::empty()).map_err(|e| Failure::at("open /proc")(e.into()))
+}
+
+fn own_file_systems(plan: &Plan) -> Result<(), Failure> {
+    for name in DEVICES {
+        step("mount a device", mount_bind(format!("/dev/{name}"), format!("dev/{name}")))?;
+    }
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    step(
+        "mount /dev/pts",
+        mount("devpts", "dev/pts", "devpts", flags, Some(c"newinstance,ptmxmode=0666,mode=0620")),
+    )?;
+    tmpfs("tmp", &format!("mode=1777,size={}", plan.limits.tmp_bytes))?;
+    tmpfs("dev/shm", &format!("mode=1777,size={}", plan.limits.tmp_bytes))?;
+    proc_at("proc")?;
+    // A second wall beside the system call filter: no user namespace in here. Not every kernel has the switch.
+    let _absent = std::fs::write("proc/sys/user/max_user_namespaces", "0");
+    Ok(())
+}
+
+fn overlay(name: &str, layers: std::ops::Range<usize>, target: &str) -> Result<(), Failure> {
+    let lower: Vec<String> = layers.map(|index| index.to_string()).collect();
+    // `volatile`: what a pod syncs is as durable as the host's page cache. Durability is the snapshot's affair, and
+    // without it the end of a pod would wait for the host's disk.
+    let options = format!(
+        "userxattr,volatile,lowerdir={},upperdir=files/{name},workdir=files/work/{name}",
+        lower.join(":")
+    );
+    let options = text(options)?;
+    step(
+        "mount the overlay",
+        mount("overlay", target, "overlay", MountFlags::NOSUID | MountFlags::NODEV, Some(options.as_c_str())),
+    )
+}
+
+fn tmpfs(place: &str, options: &str) -> Result<(), Failure> {
+    let options = text(options.to_owned())?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    step(&format!("mount {place}"), mount("tmpfs", place, "tmpfs", flags, Some(options.as_c_str())))
+}
+
+fn attach(tree: BorrowedFd<'_>, place: &Path) -> Result<(), Failure> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    step(&format!("attach a mount at {}", place.display()), move_mount(tree, "", CWD, place, flags))
+}
+
+fn text(value: String) -> Result<CString, Failure> {
+    CString::new(value).map_err(|_| Failure { step: "write mount options".into(), errno: libc::EINVAL })
+}
+
+fn step(name: &str, result: Result<(), Errno>) -> Result<(), Failure> {
+    result.map_err(|errno| Failure { step: name.to_owned(), errno: errno.raw_os_error() })
+}

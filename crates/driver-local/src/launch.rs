@@ -1,0 +1,290 @@
+//! Makes plans, starts holders, and tries out what this machine allows by doing just that.
+
+use std::{
+    fs, io,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use freehold_driver::{Error, Limits, PodSpec, TRUST_ANCHORS_PATH, TRUST_ENVIRONMENT};
+use freehold_model::{PodId, WorkspaceId};
+use rustix::{
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+
+use crate::{
+    client::Connection,
+    driver::{Inner, Options, step},
+    groups::{self, Groups},
+    layers::{self, Layers},
+    plan::{Event, Group, Interception, Make, Plan, Users, dir, file},
+    trash,
+};
+
+/// How long a pod may take to stand.
+const START_WITHIN: Duration = Duration::from_secs(20);
+/// The host's uid of pods' root users, when the driver runs as root: above what people and containers are given.
+const USERS_BASE: u32 = 1_900_000_000;
+/// Variables of every program in a pod.
+const ENVIRONMENT: &[(&str, &str)] = &[
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("HOME", "/root"),
+    ("USER", "root"),
+    ("LANG", "C.UTF-8"),
+];
+
+/// A holder that was started or found.
+pub struct Launched {
+    /// Its plan.
+    pub plan: Plan,
+    /// The pod's directory.
+    pub dir: PathBuf,
+    /// A connection on which it tells of events.
+    pub connection: Connection,
+    /// Its pidfd.
+    pub holder: OwnedFd,
+    /// Itself, when it is our child.
+    pub child: Option<Child>,
+    /// What it said last.
+    pub event: Event,
+    /// A pidfd of the pod's first process.
+    pub init: Option<OwnedFd>,
+}
+
+/// Makes the driver's directories.
+pub fn prepare(options: &Options) -> io::Result<()> {
+    for name in ["", dir::PODS, dir::WORKSPACES, dir::TRASH, dir::STAGE, dir::LAYERS] {
+        let path = options.state_dir.join(name);
+        fs::create_dir_all(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
+    }
+    let executable = fs::metadata(&options.executable)?;
+    if executable.permissions().mode() & 0o005 != 0o005 {
+        let message =
+            format!("{} must be readable and executable by all users", options.executable.display());
+        return Err(io::Error::other(message));
+    }
+    Ok(())
+}
+
+/// A name for this driver's control groups, one for each directory.
+pub fn groups_name(state_dir: &Path) -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    state_dir.hash(&mut hasher);
+    format!("freehold-{:016x}", hasher.finish())
+}
+
+/// Makes trial pods, the best kind first, until one stands.
+pub async fn try_out(options: &Options, groups: &Groups) -> Result<Make, Error> {
+    let users = candidates();
+    let mut interceptions =
+        [Interception::Tproxy, Interception::Redirect, Interception::Ports].into_iter().peekable();
+    let mut users = users.into_iter().peekable();
+    let mut last =
+        step("map users")(io::Error::other("root's user namespace has no room for the users of pods"));
+    while let (Some(user), Some(interception)) = (users.peek(), interceptions.peek()) {
+        let make = Make { users: *user, interception: *interception };
+        match try_one(options, groups, make).await {
+            Ok(()) => return Ok(make),
+            Err(Error::Step { step, source }) => {
+                tracing::info!(?make, step, error = %source, "this kind of pod cannot be made here");
+                if step.starts_with("intercept") {
+                    interceptions.next();
+                } else {
+                    users.next();
+                }
+                last = Error::Step { step, source };
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Err(last)
+}
+
+/// Root gives pods users of their own or makes none: a pod whose root were the host's is no sandbox.
+fn candidates() -> Vec<Users> {
+    if !rustix::process::geteuid().is_root() {
+        return vec![Users::Single];
+    }
+    let maps = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let ranges = maps.lines().filter_map(|line| {
+        let mut numbers = line.split_whitespace().filter_map(|word| word.parse::<u32>().ok());
+        let (first, _, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
+        Some((first, count))
+    });
+    let base = ranges.filter_map(|(first, count)| {
+        let end = first.saturating_add(count);
+        let base = USERS_BASE.min(end.checked_sub(Users::COUNT)?);
+        // The driver's own ids are not for pods.
+        (base >= first.max(Users::COUNT)).then_some(base)
+    });
+    base.max().map_or_else(Vec::new, |base| vec![Users::Mapped { base }, Users::Shifted { base }])
+}
+
+async fn try_one(options: &Options, groups: &Groups, make: Make) -> Result<(), Error> {
+    let spec = PodSpec {
+        pod_id: PodId::from_uuid(uuid::Uuid::now_v7()),
+        workspace_id: WorkspaceId::from_uuid(uuid::Uuid::now_v7()),
+        generation: 0,
+        limits: Limits::default(),
+        trust_anchors_pem: String::new(),
+        environment: Vec::new(),
+    };
+    let layers = layers::of(options, &options.state_dir.join(dir::LAYERS), make.users, "")
+        .map_err(step("make the lower layers"))?;
+    let mut plan = make_plan(options, groups, make, &spec, layers);
+    plan.trial = true;
+    let outcome = match start(options, plan) {
+        Ok(launched) => match launched.ready().await {
+            Ok(mut launched) => {
+                if let Some(child) = &mut launched.child {
+                    let _ended = child.wait();
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        },
+        Err(error) => Err(error),
+    };
+    undo(&options.state_dir, groups, &spec.pod_id.to_string());
+    let files = options.state_dir.join(dir::WORKSPACES).join(spec.workspace_id.to_string());
+    trash::discard(&options.state_dir, &files).map_err(step("remove a trial's files"))?;
+    outcome
+}
+
+/// The plan of a pod.
+pub fn plan(inner: &Inner, spec: &PodSpec, layers: Layers, groups: Vec<Group>) -> Plan {
+    Plan { groups, ..make_plan(&inner.options, &inner.groups, inner.make, spec, layers) }
+}
+
+fn make_plan(options: &Options, groups: &Groups, make: Make, spec: &PodSpec, layers: Layers) -> Plan {
+    let limits = spec.limits;
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let tool_environment: Vec<_> = ENVIRONMENT
+        .iter()
+        .map(|(name, value)| pair(name, value))
+        .chain(TRUST_ENVIRONMENT.iter().map(|name| pair(name, TRUST_ANCHORS_PATH)))
+        .collect();
+    let environment = tool_environment.iter().cloned().chain(spec.environment.iter().cloned()).collect();
+    let watch_memory = groups.enforces("memory").is_err();
+    let mut tool_rlimits = vec![("core".to_owned(), 0), ("fsize".to_owned(), limits.disk_bytes)];
+    if watch_memory {
+        tool_rlimits.push(("data".to_owned(), groups::tools_memory(&limits)));
+    }
+    if groups.enforces("pids").is_err() {
+        tool_rlimits.push(("nproc".to_owned(), groups::tools_processes(&limits)));
+    }
+    Plan {
+        pod_id: spec.pod_id,
+        workspace_id: spec.workspace_id,
+        generation: spec.generation,
+        trial: false,
+        make,
+        root_layers: layers.root,
+        usr_layers: layers.usr,
+        executable: options.executable.clone(),
+        libraries: layers.libraries,
+        environment,
+        tool_environment,
+        groups: Vec::new(),
+        tool_rlimits,
+        limits,
+        watch_memory,
+        watch_disk: true,
+    }
+}
+
+/// Writes the plan and starts a holder. Blocks for as long as that takes; see [`Launched::ready`] for the rest.
+pub fn start(options: &Options, plan: Plan) -> Result<Launched, Error> {
+    let pod_dir = options.state_dir.join(dir::PODS).join(plan.pod_id.to_string());
+    let workspace = options.state_dir.join(dir::WORKSPACES).join(plan.workspace_id.to_string());
+    let write = || -> io::Result<()> {
+        layers::workspace_files(&workspace.join(dir::FILES), plan.make.users)?;
+        fs::write(workspace.join(file::GENERATION), plan.generation.to_string())?;
+        fs::create_dir(&pod_dir)?;
+        fs::set_permissions(&pod_dir, fs::Permissions::from_mode(0o700))?;
+        fs::write(pod_dir.join(file::PLAN), serde_json::to_vec(&plan)?)
+    };
+    write().map_err(step("write the pod's plan"))?;
+    let spawn = || -> io::Result<Launched> {
+        let (ours, theirs) = socket_pair()?;
+        let log = fs::OpenOptions::new().create(true).append(true).open(pod_dir.join(file::LOG))?;
+        let child = Command::new(&options.executable)
+            .arg("holder")
+            .arg(&pod_dir)
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(log))
+            .spawn()?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
+        // Not reaped yet, so the number is still its own.
+        let holder = pidfd_open(pid, PidfdFlags::empty())?;
+        let connection = Connection::new(ours)?;
+        let event = Event::Running { starts: 0 };
+        Ok(Launched { plan, dir: pod_dir.clone(), connection, holder, child: Some(child), event, init: None })
+    };
+    spawn().map_err(step("start a holder"))
+}
+
+impl Launched {
+    /// Waits until the pod stands and its agent was started.
+    pub async fn ready(mut self) -> Result<Self, Error> {
+        let heard = tokio::time::timeout(START_WITHIN, self.connection.hear::<Event>()).await;
+        let failed = match heard {
+            Ok(Ok(Some((Event::Failed(failure), _)))) => {
+                step(failure.step)(io::Error::from_raw_os_error(failure.errno))
+            }
+            Ok(Ok(Some((event, mut fds)))) => {
+                self.event = event;
+                self.init = fds.pop();
+                return Ok(self);
+            }
+            Ok(Ok(None)) => step("start a holder")(io::ErrorKind::UnexpectedEof.into()),
+            Ok(Err(error)) => step("hear from a holder")(error),
+            Err(_) => step("start a holder")(io::ErrorKind::TimedOut.into()),
+        };
+        if let Some(mut child) = self.child {
+            let _ended = tokio::task::spawn_blocking(move || {
+                let _gone = child.kill();
+                child.wait()
+            })
+            .await;
+        }
+        Err(failed)
+    }
+}
+
+/// Removes what a pod that does not stand left behind.
+pub fn undo(state_dir: &Path, groups: &Groups, pod: &str) {
+    let ours = groups.pods().into_iter().filter(|group| group.file_name().is_some_and(|name| name == pod));
+    let removed = ours.map(|group| groups::remove(&group));
+    let discarded = trash::discard(state_dir, &state_dir.join(dir::PODS).join(pod));
+    if let Err(error) = removed.chain([discarded]).collect::<io::Result<()>>() {
+        tracing::warn!(pod.id = pod, error = %error, "failed to remove what a failed start left; the next start sweeps it");
+    }
+}
+
+/// Refuses a generation older than the newest seen of the workspace.
+pub fn check_generation(workspace: &Path, asked: u64) -> Result<(), Error> {
+    let seen = match fs::read_to_string(workspace.join(file::GENERATION)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(step("read the workspace's generation"))?,
+    };
+    match seen.trim().parse() {
+        Ok(seen) if asked < seen => Err(Error::OldGeneration { asked, seen }),
+        Ok(_) => Ok(()),
+        Err(_) => Err(step("understand the workspace's generation")(io::ErrorKind::InvalidData.into())),
+    }
+}
+
+/// A pair of connected sockets that keep the borders of messages: ours does not block, the other one does.
+pub fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((ours, theirs))
+}

@@ -1,0 +1,4 @@
+//! Pods of this machine, made for real and looked at from inside.
+
+mod common;
+mod life;
