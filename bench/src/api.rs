@@ -82,7 +82,8 @@ async fn measure(stage: &Stage, name: &str, shape: Shape, report: &mut Report) -
     );
     let floor_target = Target::new(floor.address, "floor")?;
     let get = |path: String| -> Requests { Arc::new(move |_, _| (Method::GET, path.clone(), None)) };
-    let floor_load = on_thread(shape, &floor_target, std::process::id(), &get("/v1/workspaces/x".into())).await?;
+    let floor_load =
+        on_thread(shape, &floor_target, std::process::id(), &get("/v1/workspaces/x".into())).await?;
     let floor_per_second = floor_load.per_second();
     row(&mut table, "floor: axum, constant JSON", &floor_load, None, None);
     let target = stage.target();

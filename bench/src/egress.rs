@@ -66,8 +66,7 @@ pub async fn run(options: Options, setting: Setting, report: &mut Report) -> any
     let certificates = Certificates::make(scratch.path(), &[UPSTREAM_NAME])?;
     let upstream = Upstream::start(&certificates).await?;
     let own = std::env::current_exe()?;
-    let setting =
-        Setting { upstream: Some((upstream.address, certificates.authority.clone())), ..setting };
+    let setting = Setting { upstream: Some((upstream.address, certificates.authority.clone())), ..setting };
     let stage = Stage::set(&setting).await?;
     say("direct");
     let output = Command::new(&own)
@@ -103,7 +102,12 @@ pub async fn run(options: Options, setting: Setting, report: &mut Report) -> any
         Cell::Number(through.parallel_per_second / direct.parallel_per_second),
         cpu.map_or(Cell::Empty, |cpu| Cell::Number(cpu.as_secs_f64() * 1e6 / requests as f64)),
     ]);
-    table.row(vec![Cell::text("direct"), Cell::Number(direct.parallel_per_second), Cell::Number(1.0), Cell::Empty]);
+    table.row(vec![
+        Cell::text("direct"),
+        Cell::Number(direct.parallel_per_second),
+        Cell::Number(1.0),
+        Cell::Empty,
+    ]);
     report.tables.push(table);
     stage.strike().await
 }

@@ -16,7 +16,11 @@ use http::Method;
 use http_body_util::BodyExt;
 use tokio::task::JoinSet;
 
-use crate::{processes, stats::Samples, wire::{Connection, Target}};
+use crate::{
+    processes,
+    stats::Samples,
+    wire::{Connection, Target},
+};
 
 /// How hard and how long.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -66,8 +70,7 @@ pub fn load(shape: Shape, target: &Target, server: u32, requests: &Requests) -> 
     let done = Arc::new(AtomicBool::new(false));
     let threads: Vec<_> = (0..shape.client_threads)
         .map(|thread| {
-            let connections: Vec<usize> =
-                (thread..shape.connections).step_by(shape.client_threads).collect();
+            let connections: Vec<usize> = (thread..shape.connections).step_by(shape.client_threads).collect();
             let worker = Worker {
                 target: target.clone(),
                 requests: Arc::clone(requests),

@@ -93,7 +93,8 @@ fn commit() -> String {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let Some(hash) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".to_owned() };
-    let changed = git(&["status", "--porcelain", "--untracked-files=no", ":/"]).is_none_or(|changed| !changed.is_empty());
+    let changed = git(&["status", "--porcelain", "--untracked-files=no", ":/"])
+        .is_none_or(|changed| !changed.is_empty());
     if changed { format!("{hash}+") } else { hash }
 }
 

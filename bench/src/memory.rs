@@ -70,9 +70,21 @@ pub async fn run(options: Options, setting: Setting, report: &mut Report) -> any
 async fn weigh_all(stage: &Stage, mut counts: Vec<usize>, report: &mut Report) -> anyhow::Result<()> {
     let mut per_workspace = Table::new(
         "Per workspace",
-        &["workspaces", "state", "processes", "PSS mean MiB", "PSS largest MiB", "private mean MiB", "server PSS MiB", "server, part per workspace MiB"],
+        &[
+            "workspaces",
+            "state",
+            "processes",
+            "PSS mean MiB",
+            "PSS largest MiB",
+            "private mean MiB",
+            "server PSS MiB",
+            "server, part per workspace MiB",
+        ],
     );
-    let mut by_kind = Table::new("By process", &["workspaces", "state", "process", "per workspace", "PSS mean MiB", "private mean MiB"]);
+    let mut by_kind = Table::new(
+        "By process",
+        &["workspaces", "state", "process", "per workspace", "PSS mean MiB", "private mean MiB"],
+    );
     counts.sort_unstable();
     let watcher = Watcher::open(stage.target(), "/v1/activity/stream").await?;
     let server_alone = Memory::of(stage.server_pid())?;

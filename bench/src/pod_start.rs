@@ -132,7 +132,12 @@ async fn at_driver(
     let gone = begin.elapsed();
     ensure!(processes::holders(scratch.path())?.is_empty(), "a deleted pod has a process");
     let mut table = at_once(format!("{} at once, at the driver", options.crowd));
-    crowd_row(&mut table, "driver-local: create -> first output", all, &crowd.iter().map(|(_, time)| *time).collect());
+    crowd_row(
+        &mut table,
+        "driver-local: create -> first output",
+        all,
+        &crowd.iter().map(|(_, time)| *time).collect(),
+    );
     if bwrap {
         let begin = Instant::now();
         let times = try_join_all((0..options.crowd).map(|_| first_output(bubblewrap()))).await?;
@@ -222,7 +227,9 @@ fn bare(program: &str, arguments: &[&str]) -> Command {
 /// The peer, on the root that our pods have by default.
 fn bubblewrap() -> Command {
     let mut arguments = vec!["--unshare-all", "--die-with-parent", "--ro-bind", "/usr", "/usr"];
-    for (target, link) in [("usr/bin", "/bin"), ("usr/sbin", "/sbin"), ("usr/lib", "/lib"), ("usr/lib64", "/lib64")] {
+    for (target, link) in
+        [("usr/bin", "/bin"), ("usr/sbin", "/sbin"), ("usr/lib", "/lib"), ("usr/lib64", "/lib64")]
+    {
         if Path::new(link).exists() {
             arguments.extend(["--symlink", target, link]);
         }

@@ -2,13 +2,7 @@
 //!
 //! Memory is PSS: a page that several processes share counts in parts, so that the sum over all is what they take.
 
-use std::{
-    collections::HashMap,
-    fs, io,
-    os::unix::ffi::OsStrExt,
-    path::Path,
-    time::Duration,
-};
+use std::{collections::HashMap, fs, io, os::unix::ffi::OsStrExt, path::Path, time::Duration};
 
 /// One process.
 #[derive(Debug, Clone)]
@@ -35,7 +29,9 @@ impl Process {
     pub fn kind(&self) -> String {
         let ours = self.arguments.first().is_some_and(|program| program.ends_with(b"freehold"));
         match self.arguments.get(1) {
-            Some(subcommand) if ours && !subcommand.is_empty() => String::from_utf8_lossy(subcommand).into_owned(),
+            Some(subcommand) if ours && !subcommand.is_empty() => {
+                String::from_utf8_lossy(subcommand).into_owned()
+            }
             _ => self.name.clone(),
         }
     }

@@ -191,16 +191,14 @@ async fn ready(server: &mut Process, address: SocketAddr, data: &Path) -> anyhow
 /// Creates what a workspace needs and answers with the role's id.
 async fn furnish(target: &Target) -> anyhow::Result<String> {
     let mut connection = target.connect().await?;
-    let credential =
-        json!({"name": "model-key", "provider": "anthropic", "kind": "api_key", "api_key": "bench-model-key"});
+    let credential = json!({"name": "model-key", "provider": "anthropic", "kind": "api_key", "api_key": "bench-model-key"});
     connection.post("/v1/credentials", &credential).await?;
     let provider = json!({
         "name": "sim", "kind": "anthropic", "domain": MODEL_NAME, "credential_name": "model-key",
         "default_model": "sim",
     });
     let provider = connection.post("/v1/providers", &provider).await?;
-    let capabilities =
-        json!([{"name": "upstream", "type": "http", "allow": [{"domains": [UPSTREAM_NAME], "methods": ["GET"]}]}]);
+    let capabilities = json!([{"name": "upstream", "type": "http", "allow": [{"domains": [UPSTREAM_NAME], "methods": ["GET"]}]}]);
     let role = json!({
         "name": ROLE, "provider_id": provider["id"], "max_context_tokens": 10_000_000,
         "idle_timeout_seconds": 86_400,

@@ -1,7 +1,11 @@
 //! The API as a program of its own would call it: kept-alive HTTP/1.1 connections and a stream of events, with nothing
 //! between the clock and the socket but hyper.
 
-use std::{collections::HashMap, net::SocketAddr, time::{Duration, Instant}};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
@@ -110,7 +114,12 @@ impl Connection {
         self.answer(method, path, body).await
     }
 
-    async fn answer(&mut self, method: Method, path: &str, body: Option<(&str, Bytes)>) -> anyhow::Result<Value> {
+    async fn answer(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, Bytes)>,
+    ) -> anyhow::Result<Value> {
         let answered = async {
             let response = self.send_as(method.clone(), path, body).await?;
             let status = response.status();
@@ -148,14 +157,23 @@ impl Connection {
     ///
     /// # Errors
     /// When the connection breaks, or the server refuses.
-    pub async fn upload(&mut self, path: &str, description: &str, name: &str, file: &[u8]) -> anyhow::Result<Value> {
+    pub async fn upload(
+        &mut self,
+        path: &str,
+        description: &str,
+        name: &str,
+        file: &[u8],
+    ) -> anyhow::Result<Value> {
         const BOUNDARY: &str = "freehold-bench-0f2c7d1e";
-        let part = |headers: &str| format!("--{BOUNDARY}\r\ncontent-disposition: form-data; {headers}\r\n\r\n");
+        let part =
+            |headers: &str| format!("--{BOUNDARY}\r\ncontent-disposition: form-data; {headers}\r\n\r\n");
         let mut body = part("name=\"description\"").into_bytes();
         body.extend_from_slice(description.as_bytes());
         body.extend_from_slice(b"\r\n");
         let content_type = "content-type: application/octet-stream";
-        body.extend_from_slice(part(&format!("name=\"file\"; filename=\"{name}\"\r\n{content_type}")).as_bytes());
+        body.extend_from_slice(
+            part(&format!("name=\"file\"; filename=\"{name}\"\r\n{content_type}")).as_bytes(),
+        );
         body.extend_from_slice(file);
         body.extend_from_slice(format!("\r\n--{BOUNDARY}--\r\n").as_bytes());
         let content_type = format!("multipart/form-data; boundary={BOUNDARY}");
@@ -361,7 +379,8 @@ mod tests {
 
     #[test]
     fn only_a_command_that_ended_well_has_output() {
-        let good = b"{\"stream\":\"stdout\",\"data_base64\":\"aGk=\"}\n{\"exit_code\":0,\"timed_out\":false}\n";
+        let good =
+            b"{\"stream\":\"stdout\",\"data_base64\":\"aGk=\"}\n{\"exit_code\":0,\"timed_out\":false}\n";
         assert_eq!(exec_output(good).unwrap(), b"hi");
         assert!(exec_output(&good[..40]).is_err());
         assert!(exec_output(b"{\"exit_code\":1,\"timed_out\":false}\n").is_err());
