@@ -208,7 +208,7 @@ fn end(child: Pid) {
         let children = rustix::fs::open(
             format!("/proc/self/task/{}/children", getpid().as_raw_nonzero()),
             rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
+            Mode::empty(),
         )
         .and_then(|file| rustix::io::read(&file, &mut buffer));
         let listed = buffer.get(..children.unwrap_or(0)).unwrap_or_default();

@@ -1,59 +1,163 @@
 //! A driver with a directory of its own, and what tests ask of pods.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use freehold_driver::{ExecSpec, Limits, PodDriver, PodSpec};
+use freehold_driver::{Enforcement, ExecSpec, PodDriver, PodSpec, conformance};
 use freehold_driver_local::{LocalDriver, Options, PodRoot};
 use freehold_model::{PodId, WorkspaceId};
 use tokio::io::AsyncReadExt;
 
 /// No test waits longer for anything.
-pub const WAIT_MAX: Duration = Duration::from_secs(30);
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
 pub struct Machine {
     pub driver: LocalDriver,
     pub options: Options,
-    _dir: tempfile::TempDir,
+    pub _dir: tempfile::TempDir,
 }
 
 pub fn stand_in() -> PathBuf {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "how a test that runs itself as another user finds its parts"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "how a test that runs itself as another user finds its parts")]
     std::env::var_os("FREEHOLD_TEST_STAND_IN")
         .map_or_else(|| env!("CARGO_BIN_EXE_freehold-driver-local-stand-in").into(), PathBuf::from)
 }
 
 pub async fn machine() -> Machine {
+    machine_with(PodRoot::HostUsr).await
+}
+
+pub async fn machine_with(root: PodRoot) -> Machine {
     let dir = tempfile::tempdir().unwrap();
-    let options =
-        Options { state_dir: dir.path().join("pods"), executable: stand_in(), root: PodRoot::HostUsr };
+    let options = Options { state_dir: dir.path().join("pods"), executable: stand_in(), root };
     let driver = LocalDriver::open(options.clone()).await.unwrap();
     Machine { driver, options, _dir: dir }
 }
 
+impl Machine {
+    /// A new pod with its agent's connection.
+    pub async fn pod(&self) -> (PodSpec, Agent) {
+        let spec = spec();
+        self.driver.ensure(&spec).await.unwrap();
+        let agent = self.agent(spec.pod_id).await;
+        (spec, agent)
+    }
+
+    pub async fn agent(&self, pod: PodId) -> Agent {
+        let listener = self.driver.links(pod).await.unwrap().pod_api.unwrap();
+        let accepted = tokio::task::spawn_blocking(move || {
+            listener.set_nonblocking(true).unwrap();
+            let deadline = Instant::now() + WAIT_MAX;
+            loop {
+                match listener.accept() {
+                    Ok((stream, _)) => return stream,
+                    Err(error) => assert!(
+                        error.kind() == std::io::ErrorKind::WouldBlock && Instant::now() < deadline,
+                        "the agent does not connect: {error}"
+                    ),
+                }
+                std::thread::yield_now();
+            }
+        });
+        Agent::new(accepted.await.unwrap())
+    }
+
+    pub fn enforcement(&self, limit: &str) -> Enforcement {
+        let report = self.driver.report();
+        let of = report.limits.iter().find(|one| one.limit == limit).unwrap();
+        if of.enforcement != Enforcement::Enforced {
+            println!("NOT ENFORCED on this machine for this user: {limit}: {}", of.why);
+        }
+        of.enforcement
+    }
+
+    pub async fn sh(&self, pod: &PodSpec, command: &str) -> (Option<i32>, String) {
+        sh(&self.driver, pod.pod_id, command).await
+    }
+
+    /// The holder's process.
+    pub fn holder(&self, pod: PodId) -> rustix::process::Pid {
+        let name = pod.to_string();
+        processes()
+            .find(|(_, command)| command.contains("holder") && command.contains(&name))
+            .map(|(pid, _)| pid)
+            .expect("the pod has no holder")
+    }
+}
+
+/// Processes of the machine with their command lines.
+pub fn processes() -> impl Iterator<Item = (rustix::process::Pid, String)> {
+    std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let pid = rustix::process::Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+        Some((pid, String::from_utf8_lossy(&command).replace('\0', " ")))
+    })
+}
+
+/// The stand-in agent, as the server sees it.
+pub struct Agent {
+    reader: BufReader<UnixStream>,
+    pub hello: String,
+}
+
+impl Agent {
+    fn new(stream: UnixStream) -> Self {
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(WAIT_MAX)).unwrap();
+        let mut agent = Self { reader: BufReader::new(stream), hello: String::new() };
+        agent.hello = agent.hear();
+        agent
+    }
+
+    fn hear(&mut self) -> String {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    pub fn tell(&mut self, command: &str) {
+        writeln!(self.reader.get_mut(), "{command}").unwrap();
+    }
+
+    pub fn ask(&mut self, command: &str) -> String {
+        self.tell(command);
+        self.hear()
+    }
+}
+
 pub fn spec() -> PodSpec {
+    let (pod, workspace) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
+    let small = conformance::small_spec(PodId::from_uuid(pod), WorkspaceId::from_uuid(workspace));
     PodSpec {
-        pod_id: PodId::from_uuid(uuid::Uuid::now_v7()),
-        workspace_id: WorkspaceId::from_uuid(uuid::Uuid::now_v7()),
-        generation: 1,
-        limits: Limits::default(),
         trust_anchors_pem: "-----BEGIN CERTIFICATE-----\n".into(),
         environment: vec![("GREETING".into(), "hello".into())],
+        ..small
     }
 }
 
 /// Runs a shell command in a pod: exit code, output and errors together.
-pub async fn sh(driver: &impl PodDriver, pod: PodId, command: &str) -> (Option<i32>, String) {
+pub async fn sh(driver: &dyn PodDriver, pod: PodId, command: &str) -> (Option<i32>, String) {
     let argv = ["sh", "-c", command].map(String::from).to_vec();
     let run = async {
         let mut exec = driver.exec(pod, ExecSpec { argv, cwd: None, environment: vec![] }).await.unwrap();
-        let (mut out, mut err) = (String::new(), String::new());
-        let (read_out, read_err) =
-            tokio::join!(exec.stdout.read_to_string(&mut out), exec.stderr.read_to_string(&mut err));
-        read_out.and(read_err).unwrap();
-        (exec.exit.await.unwrap().code(), out + &err)
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let (of_out, of_err) = tokio::join!(exec.stdout.read_to_end(&mut out), exec.stderr.read_to_end(&mut err));
+        of_out.and(of_err).unwrap();
+        out.extend(err);
+        (exec.exit.await.unwrap().code(), String::from_utf8_lossy(&out).into_owned())
     };
     tokio::time::timeout(WAIT_MAX, run).await.unwrap_or_else(|_| panic!("`{command}` did not end"))
+}
+
+/// Waits until something holds.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + WAIT_MAX;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what} did not come about");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -1,19 +1,198 @@
 //! How pods come, live on and go.
 
-use freehold_driver::PodDriver;
+use async_trait::async_trait;
+use freehold_driver::{ExecSpec, PodDriver, PodSpec, PodState, conformance};
+use freehold_driver_local::LocalDriver;
+use freehold_model::PodId;
+use rustix::process::{Signal, kill_process};
 
-use crate::common::{machine, sh, spec};
+use crate::common::{Machine, machine, processes, spec, until};
+
+#[async_trait]
+impl conformance::Fixture for Machine {
+    fn driver(&self) -> &dyn PodDriver {
+        &self.driver
+    }
+
+    fn spec(&self) -> PodSpec {
+        spec()
+    }
+
+    async fn lose(&self, pod: PodId) {
+        kill_process(self.holder(pod), Signal::KILL).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_driver_conforms() {
+    conformance::all(&machine().await).await;
+}
+
+/// Whatever on this machine bears the name of a pod or of the driver's directory.
+fn traces(machine: &Machine) -> Vec<String> {
+    let dir = machine.options.state_dir.display().to_string();
+    let mut found: Vec<String> =
+        processes().filter(|(_, command)| command.contains(&dir)).map(|(pid, command)| format!("{pid:?} {command}")).collect();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    found.extend(mounts.lines().filter(|line| line.contains(&dir)).map(String::from));
+    for place in ["pods", "trash", "workspaces"] {
+        let entries = std::fs::read_dir(machine.options.state_dir.join(place)).unwrap();
+        found.extend(entries.map(|entry| entry.unwrap().path().display().to_string()));
+    }
+    found
+}
+
+fn groups_of(pod: PodId) -> Vec<String> {
+    let name = pod.to_string();
+    let mut found = Vec::new();
+    let mut next = vec![std::path::PathBuf::from("/sys/fs/cgroup")];
+    while let Some(dir) = next.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if entry.file_name().to_str() == Some(&name) {
+                    found.push(entry.path().display().to_string());
+                }
+                next.push(entry.path());
+            }
+        }
+    }
+    found
+}
 
 #[tokio::test]
-async fn a_pod_is_made_and_runs_commands() {
+async fn nothing_is_left_of_a_deleted_pod() {
     let machine = machine().await;
-    println!("{:#?}", machine.driver.report());
+    let (spec, _agent) = machine.pod().await;
+    machine.sh(&spec, "sleep 1000 & setsid sleep 1000 & mkdir -p dir/closed && touch dir/closed/file && chmod 0 dir/closed").await;
+    machine.driver.delete(spec.pod_id).await.unwrap();
+    assert_eq!(groups_of(spec.pod_id), Vec::<String>::new());
+    assert!(processes().all(|(_, command)| !command.contains(&spec.pod_id.to_string())));
+    machine.driver.purge(spec.workspace_id).await.unwrap();
+    until("an empty directory", || traces(&machine).is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_start_after_a_crash_sweeps_what_is_left() {
+    let machine = machine().await;
+    let (dead, _agent) = machine.pod().await;
+    let (alive, _other) = machine.pod().await;
+    kill_process(machine.holder(dead.pod_id), Signal::KILL).unwrap();
+    // Debris of a start that never came to an end.
+    std::fs::create_dir(machine.options.state_dir.join("pods").join(spec().pod_id.to_string())).unwrap();
+    let next = LocalDriver::open(machine.options.clone()).await.unwrap();
+    let seen = next.observe().await.unwrap();
+    let seen: Vec<_> = seen.iter().map(|one| (one.pod_id, one.generation, one.state.clone())).collect();
+    assert_eq!(seen, [(alive.pod_id, alive.generation, PodState::Running)]);
+    assert_eq!(groups_of(dead.pod_id), Vec::<String>::new());
+    next.delete(alive.pod_id).await.unwrap();
+    for spec in [dead, alive] {
+        next.purge(spec.workspace_id).await.unwrap();
+    }
+    until("an empty directory", || traces(&machine).is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_pod_and_its_agents_connection_outlive_the_driver() {
+    let machine = machine().await;
     let spec = spec();
     machine.driver.ensure(&spec).await.unwrap();
-    let (code, out) = sh(&machine.driver, spec.pod_id, "id; pwd; ls -la / /dev /etc /workspace; ps aux 2>&1; cat /proc/self/cgroup; cat /proc/mounts; cat /proc/self/status; echo $0; touch /workspace/x /usr/local/bin/x /usr/bin/y /etc/z; perl -e 'print 1+1'; awk 'BEGIN{print 3}'; exit 3").await;
-    println!("{out}");
-    assert_eq!(code, Some(3));
-    let t = std::time::Instant::now();
+    let (code, _) = machine.sh(&spec, "sleep 1000 & echo $! > pid").await;
+    assert_eq!(code, Some(0));
+    // The agent connected to nobody; its connection waits for the next server.
+    let next = LocalDriver::open(machine.options.clone()).await.unwrap();
+    let next = Machine { driver: next, ..machine };
+    let agent = next.agent(spec.pod_id).await;
+    assert!(agent.hello.starts_with("agent 1 "), "{}", agent.hello);
+    let (code, _) = next.sh(&spec, "kill -0 $(cat pid)").await;
+    assert_eq!(code, Some(0), "what ran goes on running");
+    next.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_that_dies_is_started_again_on_the_same_files_and_listeners() {
+    let machine = machine().await;
+    let (spec, mut agent) = machine.pod().await;
+    let links = machine.driver.links(spec.pod_id).await.unwrap();
+    machine.sh(&spec, "echo kept > note; echo kept > /tmp/note").await;
+    agent.tell("exit 3");
+    let mut agent = machine.agent(spec.pod_id).await;
+    assert!(agent.hello.starts_with("agent 1 "), "{}", agent.hello);
+    let (_, out) = machine.sh(&spec, "cat note /tmp/note; ls /proc | grep -c '^[0-9]'").await;
+    assert!(out.starts_with("kept\nkept\n"), "{out}");
+    assert_eq!(agent.ask("dial 192.0.2.1:443"), "connected");
+    let accepted = links.tcp.iter().find_map(|listener| listener.accept().ok());
+    assert!(accepted.is_some(), "the listeners of before serve the new agent");
     machine.driver.delete(spec.pod_id).await.unwrap();
-    println!("delete {:?}", t.elapsed());
+}
+
+#[tokio::test]
+async fn an_agent_that_keeps_dying_ends_the_pod() {
+    let machine = machine().await;
+    let (spec, mut agent) = machine.pod().await;
+    loop {
+        agent.tell("exit 3");
+        let ended = async {
+            let mut changes = machine.driver.changes();
+            loop {
+                let seen = machine.driver.observe().await.unwrap();
+                if let [one] = seen.as_slice()
+                    && let PodState::Ended { reason } = &one.state
+                {
+                    return reason.clone();
+                }
+                changes.changed().await.unwrap();
+            }
+        };
+        tokio::select! {
+            reason = ended => {
+                assert!(reason.contains("exited with 3"), "{reason}");
+                break;
+            }
+            next = machine.agent(spec.pod_id) => agent = next,
+        }
+    }
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn dropping_a_command_ends_all_that_it_started() {
+    let machine = machine().await;
+    let (spec, _agent) = machine.pod().await;
+    let argv = ["sh", "-c", "setsid sh -c 'sleep 1000 & sleep 1000' & sleep 1000"].map(String::from).to_vec();
+    let exec = machine.driver.exec(spec.pod_id, ExecSpec { argv, cwd: None, environment: vec![] }).await.unwrap();
+    let count = "ps -eo args | grep -c '^sleep 1000'";
+    loop {
+        let (_, out) = machine.sh(&spec, count).await;
+        if out.trim() == "3" {
+            break;
+        }
+    }
+    drop(exec);
+    loop {
+        let (_, out) = machine.sh(&spec, count).await;
+        if out.trim() == "0" {
+            break;
+        }
+    }
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_pods_are_made_at_once() {
+    let machine = machine().await;
+    let specs: Vec<_> = (0..20).map(|_| spec()).collect();
+    let mut made = tokio::task::JoinSet::new();
+    for spec in specs.clone() {
+        let driver = machine.driver.clone();
+        made.spawn(async move { driver.ensure(&spec).await.unwrap() });
+    }
+    made.join_all().await;
+    assert_eq!(machine.driver.observe().await.unwrap().len(), specs.len());
+    let mut deleted = tokio::task::JoinSet::new();
+    for spec in specs {
+        let driver = machine.driver.clone();
+        deleted.spawn(async move { driver.delete(spec.pod_id).await.unwrap() });
+    }
+    deleted.join_all().await;
+    assert_eq!(machine.driver.observe().await.unwrap(), []);
 }

@@ -1,0 +1,67 @@
+//! Bombs and hogs stay within their pod.
+
+use freehold_driver::{Enforcement, Limits, PodDriver, PodSpec};
+
+use crate::common::{Agent, Machine, machine, spec};
+
+async fn limited(limits: Limits) -> (Machine, PodSpec, Agent) {
+    let machine = machine().await;
+    let spec = PodSpec { limits, ..spec() };
+    machine.driver.ensure(&spec).await.unwrap();
+    let agent = machine.agent(spec.pod_id).await;
+    (machine, spec, agent)
+}
+
+#[tokio::test]
+async fn a_fork_bomb_is_contained_and_the_agent_still_starts_tools() {
+    let (machine, spec, mut agent) = limited(Limits { processes: 60, ..spec().limits }).await;
+    assert_eq!(machine.enforcement("processes"), Enforcement::Enforced);
+    let bomb = "perl -e 'my $n = 0; while (1) { my $pid = fork; last unless defined $pid; if (!$pid) { sleep 1000; exit } $n++ } print $n'";
+    let (code, out) = machine.sh(&spec, bomb).await;
+    let forks: u32 = out.parse().unwrap_or_else(|_| panic!("{code:?} {out}"));
+    assert!((5..60).contains(&forks), "{forks} processes");
+    assert!(agent.ask("environment").contains("GREETING"), "the agent still answers");
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_memory_hog_is_killed_and_the_agent_is_not() {
+    let (machine, spec, mut agent) = limited(Limits { memory_bytes: 96 << 20, ..spec().limits }).await;
+    machine.enforcement("memory");
+    let (code, _) = machine.sh(&spec, "perl -e 'my $x = q(x) x (300 << 20); print length $x'").await;
+    assert_ne!(code, Some(0));
+    assert!(agent.ask("environment").contains("GREETING"), "the agent still answers");
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn many_small_hogs_are_killed_too() {
+    let (machine, spec, mut agent) = limited(Limits { memory_bytes: 128 << 20, ..spec().limits }).await;
+    machine.enforcement("memory");
+    let hogs = "perl -e 'for (1..8) { next if fork; my $x = q(x) x (40 << 20); sleep 1000 } my $killed = 0; $killed++ if wait > 0 && $? & 127; print $killed'; pkill perl";
+    let (_, out) = machine.sh(&spec, hogs).await;
+    assert!(out.starts_with('1'), "{out}");
+    assert!(agent.ask("environment").contains("GREETING"), "the agent still answers");
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn tmp_has_a_size() {
+    let (machine, spec, _agent) = limited(Limits { tmp_bytes: 4 << 20, ..spec().limits }).await;
+    let (code, out) = machine.sh(&spec, "head -c 8000000 /dev/zero > /tmp/file").await;
+    assert_ne!(code, Some(0));
+    assert!(out.contains("No space left"), "{out}");
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_writer_that_fills_the_disk_is_stopped() {
+    let (machine, spec, mut agent) = limited(Limits { disk_bytes: 16 << 20, ..spec().limits }).await;
+    assert_eq!(machine.enforcement("disk"), Enforcement::BestEffort);
+    let (code, out) = machine.sh(&spec, "i=0; while [ $i -lt 400 ]; do head -c 4000000 /dev/zero > file$i; i=$((i+1)); sleep 0.05; done").await;
+    assert_ne!(code, Some(0), "{out}");
+    let (code, out) = machine.sh(&spec, "rm file*").await;
+    assert_eq!(code, Some(0), "one may still remove files: {out}");
+    assert!(agent.ask("environment").contains("GREETING"), "the agent still answers");
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
