@@ -23,13 +23,19 @@ pub(crate) type Queue = Arc<Mutex<mpsc::Receiver<Message>>>;
 
 /// Reads until the queue is closed and empty.
 pub(crate) fn run(mut link: Link, queue: &Queue) {
+    while let Some(job) = next(queue) {
+        read(&mut link, job);
+    }
+}
+
+fn next(queue: &Queue) -> Option<Box<dyn Job>> {
+    // Nothing panics while the lock is held, so a poisoned one is as good as any.
+    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
-        // Nothing panics while the lock is held, so a poisoned one is as good as any.
-        let message = queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
-        match message {
-            Some(Message::Job(job)) => read(&mut link, job),
-            Some(Message::Close) => queue.lock().unwrap_or_else(PoisonError::into_inner).close(),
-            None => return,
+        match queue.blocking_recv()? {
+            Message::Job(job) => return Some(job),
+            // What is queued already still comes; after it comes nothing.
+            Message::Close => queue.close(),
         }
     }
 }

@@ -77,8 +77,11 @@ impl OrgRead<'_> {
         page: &Page<(Timestamp, EventId)>,
     ) -> Result<Vec<AuditRow>, Error> {
         let mut conditions = Conditions::scoped();
-        conditions.maybe("workspace_id = ", filter.workspace.as_ref());
         conditions.maybe("task_id = ", filter.task.as_ref());
+        // A task has few rows and its workspace may have many: the index of the task is to be used, and only that.
+        let workspace =
+            if filter.task.is_some() { "COALESCE(workspace_id, '') = " } else { "workspace_id = " };
+        conditions.maybe(workspace, filter.workspace.as_ref());
         if let Some(category) = filter.category {
             // Spelled out, so that the indices of one category serve it.
             conditions.that(&format!("category = '{category}'"));

@@ -1,0 +1,87 @@
+//! Opening, migrating and closing.
+
+use std::os::unix::fs::PermissionsExt;
+
+use freehold_model::audit::{Category, EventType};
+use freehold_store::{Database, Error, Options, Store};
+
+use crate::{
+    fixture::{Fixture, audit_event},
+    on_both_databases,
+};
+
+on_both_databases! {
+    async fn what_is_written_is_there_after_opening_again(fixture) {
+        let (workspace, _) = fixture.workspace().await;
+        fixture.store.close().await;
+        let again = fixture.open_again();
+        let id = workspace.id;
+        let found = again.read(fixture.organization, move |tx| tx.workspace_view(id)).await;
+        assert_eq!(found.unwrap(), Some(workspace));
+    }
+
+    async fn every_migration_can_be_run_on_its_own_result(fixture) {
+        let (workspace, _) = fixture.workspace().await;
+        fixture.tamper("DELETE FROM schema_versions");
+        let again = fixture.open_again();
+        let id = workspace.id;
+        let found = again.read(fixture.organization, move |tx| tx.workspace_view(id)).await;
+        assert_eq!(found.unwrap(), Some(workspace));
+    }
+
+    async fn a_newer_schema_is_refused(fixture) {
+        fixture.tamper("INSERT INTO schema_versions (version, name, applied_at) VALUES (9999, 'future', 0)");
+        let refused = Store::open(&fixture.options);
+        assert!(matches!(refused, Err(Error::NewerSchema { found: 9999, .. })), "{refused:?}");
+    }
+
+    async fn servers_that_start_at_once_migrate_once(fixture) {
+        let options = &fixture.options;
+        let opened: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(move || Store::open(options))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(opened.iter().all(Result::is_ok), "{opened:?}");
+    }
+
+    async fn close_finishes_what_waits_and_refuses_what_comes(fixture) {
+        let organization = fixture.organization;
+        let mut writers = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            let store = fixture.store.clone();
+            let row = audit_event(organization, EventType::TaskSubmitted, Category::Activity);
+            writers.spawn(async move { store.write(organization, move |tx| tx.audit_append(&row)).await });
+        }
+        // Once one is answered, the others are queued, written, or yet to come.
+        let mut answers = vec![writers.join_next().await.unwrap().unwrap()];
+        fixture.store.close().await;
+        answers.extend(writers.join_all().await);
+        assert!(answers.iter().all(|answer| matches!(answer, Ok(_) | Err(Error::Closed))), "{answers:?}");
+        let written = answers.iter().filter(|answer| answer.is_ok()).count();
+        let last = fixture.open_again().read(organization, |tx| tx.audit_last_seq()).await.unwrap();
+        assert_eq!(last, written as u64);
+        let late: Result<u64, Error> = fixture.store.read(organization, |tx| tx.audit_last_seq()).await;
+        assert!(matches!(late, Err(Error::Closed)), "{late:?}");
+        fixture.store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn the_files_of_sqlite_are_for_their_owner_alone() {
+    let fixture = Fixture::sqlite().await;
+    let Database::Sqlite { path } = &fixture.options.database else { panic!("not sqlite") };
+    let mut modes = Vec::new();
+    for entry in std::fs::read_dir(path.parent().unwrap()).unwrap() {
+        modes.push(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777);
+    }
+    assert_eq!(modes, [0o600; 3]);
+}
+
+#[test]
+fn an_address_is_never_shown() {
+    let url = "postgres://me:hunter2@127.0.0.1:1/none".to_owned();
+    let options = Options::new(Database::Postgres { url });
+    let refused = Store::open(&options).unwrap_err();
+    let shown = format!("{options:?} {refused} {refused:?}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
