@@ -1,1 +1,48 @@
-//! The policy proxy: every connection of every pod.
+//! The policy proxy: every connection of every pod ends here, is decided here and, when a rule allows it, goes on from
+//! here with the credentials that the pod never sees.
+//!
+//! ```text
+//! pod --TPROXY--> listener -> first bytes -> TLS (platform CA) -> HTTP head
+//!       -> agree (421) -> path's normal form -> policy -> credential -> address -> audit row -> upstream
+//! pod --UDP/TCP 53--> made-up address + audit row
+//! ```
+//!
+//! Invariants: no [`freehold_policy::Permit`], no upstream connection; no audit row in the spool, no request upstream;
+//! an unknown pod, token, grant, name or credential is a denial; nothing here knows the control plane: grants and tokens
+//! are pushed, audit rows are handed to an [`AuditSink`].
+
+mod address;
+mod agree;
+mod audit;
+mod body;
+mod ca;
+mod connection;
+mod deny;
+mod dns;
+mod error;
+mod exchange;
+mod frame;
+mod grant;
+mod guard;
+mod inject;
+mod names;
+mod nameserver;
+mod options;
+mod pod;
+mod resolve;
+mod service;
+mod spool;
+mod state;
+pub mod token;
+mod upgrade;
+mod upstream;
+mod watch;
+
+pub use audit::{AuditSink, SinkError};
+pub use deny::Reason;
+pub use error::Error;
+pub use grant::{Grant, Injection, InvalidInjection, Unavailable};
+pub use inject::PLACEHOLDER;
+pub use options::{Limits, Options};
+pub use pod::{Listeners, OriginalDestination, PodIdentity};
+pub use service::{Handle, Service};

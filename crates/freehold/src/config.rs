@@ -43,6 +43,9 @@ pub struct Server {
     pub data_dir: PathBuf,
     /// `postgres://...`; SQLite in the data directory when absent.
     pub database_url: Option<String>,
+    /// The server's address for people and programs elsewhere, such as `https://freehold.example.com`; by default
+    /// `http://` and the address it listens on.
+    pub public_url: Option<String>,
 }
 
 impl Default for Server {
@@ -51,6 +54,7 @@ impl Default for Server {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             data_dir: PathBuf::from("data"),
             database_url: None,
+            public_url: None,
         }
     }
 }

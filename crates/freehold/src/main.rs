@@ -1,5 +1,111 @@
 //! The binary: configuration, wiring, signals.
+//!
+//! Two of its subcommands run before anything else of it: the holder, a pod's small parent, and the agent, a pod's first
+//! process. Both must stay small, so neither the command line's parser nor a runtime is built for them.
 
 mod config;
+mod gate;
+mod member;
+mod ports;
+mod server;
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// An open control plane and runtime for AI agents.
+#[derive(Debug, Parser)]
+#[command(name = "freehold", version, about, long_about = None, max_term_width = 100, after_help = "\
+Examples:
+  freehold demo                              watch an agent work in a sandbox; needs nothing
+  freehold server                            start the control plane on this machine
+  freehold login --key-stdin < owner.key     sign in
+  freehold task submit --role coder --follow \"fix the tests\"")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the control plane and, with it, pods on this machine
+    Server(config::Flags),
+    /// What the server is configured to do
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Members of the organization, on the server's machine
+    Member(member::Args),
+    /// A scripted model server that speaks the real wires, for tests
+    SimModel(freehold_sim_model::Args),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print every setting in force and where it came from
+    Show(config::Flags),
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next().as_deref().and_then(std::ffi::OsStr::to_str) {
+        Some("holder") => return freehold_driver_local::holder::main(arguments),
+        Some("agent") => return freehold_agent::main(arguments),
+        _ => {}
+    }
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Server(flags) => {
+            let loaded = config::load(&flags, &config::Home::from_environment())?;
+            runtime()?.block_on(server::run(loaded.config))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Config { command: ConfigCommand::Show(flags) } => {
+            let loaded = config::load(&flags, &config::Home::from_environment())?;
+            print(&loaded.show()?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Member(arguments) => {
+            let output = runtime()?.block_on(member::run(arguments))?;
+            print(&output);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::SimModel(arguments) => {
+            runtime()?.block_on(sim_model(&arguments))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Serves until the process is ended; the address goes to standard output, for programs that let it choose a port.
+async fn sim_model(arguments: &freehold_sim_model::Args) -> anyhow::Result<()> {
+    let model = freehold_sim_model::run(arguments).await?;
+    print(&format!("{}\n", model.address()));
+    model.wait().await;
+    Ok(())
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+#[expect(clippy::print_stdout, reason = "data of a command goes to standard output")]
+fn print(text: &str) {
+    print!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "a command's error goes to standard error")]
+fn report(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}

@@ -13,5 +13,5 @@ mod message;
 pub use connection::{Connection, Error, FRAME_BYTES_MAX, Reader, Writer};
 pub use message::{
     AgentConfig, AgentInfo, AppendRefusal, CHUNK_BYTES_MAX, FileOrder, FromAgent, ModelBackend,
-    PAGE_EVENTS_MAX, PROTOCOL, RejectReason, SessionPosition, TaskOrder, ToAgent,
+    PAGE_EVENTS_MAX, POD_ID_VARIABLE, PROTOCOL, RejectReason, SessionPosition, TaskOrder, ToAgent,
 };

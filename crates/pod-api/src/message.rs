@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 /// The only protocol version there is. Pods outlive upgrades, so the next one is negotiated by [`FromAgent::Hello`].
 pub const PROTOCOL: u32 = 1;
 
+/// The variable of the agent's environment that names its pod.
+pub const POD_ID_VARIABLE: &str = "FREEHOLD_POD_ID";
+
 /// The most events in one [`ToAgent::HistoryPage`].
 pub const PAGE_EVENTS_MAX: usize = 256;
 

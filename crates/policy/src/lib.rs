@@ -1,1 +1,27 @@
-//! The policy language: parsed, checked, compiled once, and decided purely.
+//! The policy language: a `caps.yaml` is parsed, checked and compiled once; every request is decided purely.
+//!
+//! ```text
+//! provider's document --parse--> Document \
+//!                                          compile --> Policy --decide(request)--> Permit | Denial
+//! role's document ------parse--> Document /
+//! ```
+//!
+//! Invariants: no rule, no [`Permit`]; only [`Policy::decide`] makes one; this crate performs no I/O and reads no
+//! clock. What a later version of the language brings (deny rules, transforms, budgets, expressions) is a
+//! [`Problem`] today and never silently dropped.
+
+mod decide;
+mod destination;
+mod document;
+mod glob;
+mod parse;
+mod path;
+mod provider;
+mod yaml;
+
+pub use decide::{Decision, Denial, DnsDecision, Permit, Policy, Reason, RequestHead};
+pub use destination::{Destination, InvalidHost, Scheme, normal_host};
+pub use document::{AllowRule, Capability, Document, DomainPattern, Method, PathPattern};
+pub use parse::{CAPABILITIES_MAX, DOCUMENT_BYTES_MAX, PATTERNS_MAX, Problem, RULES_MAX, parse};
+pub use path::{NormalPath, PATH_BYTES_MAX, PathProblem};
+pub use provider::{PROVIDER_CAPABILITY, ProviderGrant, compile};

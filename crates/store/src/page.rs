@@ -110,6 +110,13 @@ impl<'a> Conditions<'a> {
         self
     }
 
+    /// Passes over the first `rows`; comes after [`Self::page`].
+    pub(crate) fn offset(&mut self, rows: u32) -> &mut Self {
+        self.sql.push_str(" OFFSET ");
+        self.mark(Value::Int(i64::from(rows)));
+        self
+    }
+
     fn mark(&mut self, value: Value<'a>) {
         self.sql.push_str(&format!("?{}", self.first + self.values.len()));
         self.values.push(value);

@@ -18,17 +18,20 @@ pub enum Topic {
     Work,
     /// Events of sessions.
     Sessions,
+    /// Who may call: a secret was revoked, or a member's role changed.
+    Callers,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: &'static [Self] = &[Self::Audit, Self::Work, Self::Sessions];
+    pub const ALL: &'static [Self] = &[Self::Audit, Self::Work, Self::Sessions, Self::Callers];
 
     const fn bit(self) -> u8 {
         match self {
             Self::Audit => 1,
             Self::Work => 2,
             Self::Sessions => 4,
+            Self::Callers => 8,
         }
     }
 }
@@ -39,7 +42,7 @@ pub(crate) struct Topics(u8);
 
 impl Topics {
     pub(crate) const fn all() -> Self {
-        Self(7)
+        Self(15)
     }
 
     pub(crate) const fn add(&mut self, topic: Topic) {
@@ -73,6 +76,7 @@ pub(crate) struct Signals {
     work: watch::Sender<u64>,
     sessions: watch::Sender<u64>,
     changes: WorkChanges,
+    callers: watch::Sender<u64>,
     closed: AtomicBool,
 }
 
@@ -84,6 +88,7 @@ impl Signals {
             work: watch::Sender::new(0),
             sessions: watch::Sender::new(0),
             changes: WorkChanges::default(),
+            callers: watch::Sender::new(0),
             closed: AtomicBool::new(false),
         }
     }
@@ -93,6 +98,7 @@ impl Signals {
             Topic::Audit => &self.audit,
             Topic::Work => &self.work,
             Topic::Sessions => &self.sessions,
+            Topic::Callers => &self.callers,
         }
     }
 

@@ -98,7 +98,9 @@ fn links(v6: bool) -> io::Result<()> {
     }
     for address in addresses(v6) {
         const NO_DUPLICATE_DETECTION: u8 = 2;
-        let prefix = if address.is_ipv4() { 24 } else { 64 };
+        // The address alone and no network: a network on the link would be more specific than the route below, and
+        // what goes to it would wait for a neighbour that does not exist.
+        let prefix = if address.is_ipv4() { 32 } else { 128 };
         let mut header = vec![family(address), prefix, NO_DUPLICATE_DETECTION, 0];
         header.extend(ETH_INDEX.to_ne_bytes());
         batch.message(libc::RTM_NEWADDR, make, &header, |attributes| {

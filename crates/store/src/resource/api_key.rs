@@ -7,7 +7,8 @@ use freehold_model::{
 };
 
 use crate::{
-    Error, OrgRead, OrgTx, Page, SystemRead, page::Conditions, record::record, scope::changed, sql::Column,
+    Error, OrgRead, OrgTx, Page, SystemRead, page::Conditions, record::record, scope::changed, signal::Topic,
+    sql::Column,
 };
 
 /// The SHA-256 of a secret that has 256 random bits: what is stored of it, and what it is found by.
@@ -77,6 +78,7 @@ impl OrgTx<'_> {
 
     /// Revokes a key for good. `Missing` when there is none in force.
     pub fn api_key_revoke(&mut self, id: ApiKeyId, at: Timestamp) -> Result<(), Error> {
+        self.touch(Topic::Callers);
         let sql = "UPDATE api_keys SET revoked_at = ?3
             WHERE organization_id = ?1 AND id = ?2 AND revoked_at IS NULL";
         changed(self.execute(sql, &[id.write(), at.write()])?, "api_keys")

@@ -7,7 +7,7 @@ use freehold_model::{
 
 use crate::{
     Error, OrgRead, OrgTx, Page, SecretHash, column, page::Conditions, record::record, scope::changed,
-    sql::Column,
+    signal::Topic, sql::Column,
 };
 
 record!(Member in "members" of organization_id; id, email, role, created_at);
@@ -52,6 +52,7 @@ impl OrgTx<'_> {
 
     /// Writes the member's row.
     pub fn member_update(&mut self, member: &Member) -> Result<(), Error> {
+        self.touch(Topic::Callers);
         self.update(member)
     }
 
@@ -62,6 +63,7 @@ impl OrgTx<'_> {
 
     /// Revokes a token for good. `Missing` when there is none in force.
     pub fn personal_token_revoke(&mut self, id: TokenId, at: Timestamp) -> Result<(), Error> {
+        self.touch(Topic::Callers);
         let sql = "UPDATE personal_tokens SET revoked_at = ?3
             WHERE organization_id = ?1 AND id = ?2 AND revoked_at IS NULL";
         changed(self.execute(sql, &[id.write(), at.write()])?, "personal_tokens")

@@ -31,6 +31,16 @@ pub struct SessionFilter {
     pub created_by: Option<MemberId>,
 }
 
+impl SessionFilter {
+    fn conditions(&self) -> Conditions<'_> {
+        let mut conditions = Conditions::scoped();
+        conditions.maybe("workspace_id = ", self.workspace.as_ref());
+        conditions.maybe("role_id = ", self.role.as_ref());
+        conditions.maybe("created_by = ", self.created_by.as_ref());
+        conditions
+    }
+}
+
 /// What became of an event that was appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommittedEvent {
@@ -54,12 +64,29 @@ impl OrgRead<'_> {
         filter: &SessionFilter,
         page: &Page<SessionId>,
     ) -> Result<Vec<Session>, Error> {
-        let mut conditions = Conditions::scoped();
-        conditions.maybe("workspace_id = ", filter.workspace.as_ref());
-        conditions.maybe("role_id = ", filter.role.as_ref());
-        conditions.maybe("created_by = ", filter.created_by.as_ref());
+        let mut conditions = filter.conditions();
         conditions.maybe("id < ", page.after.as_ref()).page("id DESC", page);
         self.select(&conditions.sql, &conditions.values)
+    }
+
+    /// Sessions, newest first, passing over the first `offset`: for lists that count pages. Costs as much as it passes
+    /// over.
+    pub fn session_page(
+        &mut self,
+        filter: &SessionFilter,
+        offset: u32,
+        limit: u32,
+    ) -> Result<Vec<Session>, Error> {
+        let mut conditions = filter.conditions();
+        conditions.page("id DESC", &Page::<u64>::first(limit)).offset(offset);
+        self.select(&conditions.sql, &conditions.values)
+    }
+
+    /// How many sessions there are.
+    pub fn session_count(&mut self, filter: &SessionFilter) -> Result<u64, Error> {
+        let conditions = filter.conditions();
+        let sql = format!("SELECT count(*) FROM sessions WHERE organization_id = ?1{}", conditions.sql);
+        self.query(&sql, &conditions.values)?.pop().map_or(Ok(0), |mut row| row.get("sessions"))
     }
 
     /// Events of a session with a sequence greater than `after_sequence` (0: from the beginning), in order.

@@ -43,6 +43,13 @@ impl OrgRead<'_> {
             &[workspace.write()],
         )
     }
+
+    /// How many tasks of the workspace wait.
+    pub fn task_waiting_count(&mut self, workspace: WorkspaceId) -> Result<u64, Error> {
+        // Spelled as in the index `tasks_submitted`.
+        let sql = "SELECT count(*) FROM tasks WHERE organization_id = ?1 AND workspace_id = ?2 AND phase = 'submitted'";
+        self.query(sql, &[workspace.write()])?.pop().map_or(Ok(0), |mut row| row.get("tasks"))
+    }
 }
 
 impl OrgTx<'_> {

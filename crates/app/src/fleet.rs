@@ -1,0 +1,201 @@
+//! Use cases of the pods' side: what the reconciler and the agents' connections read and write.
+//!
+//! Nobody is authorized here: the callers are the server itself, and agents that its own driver started, each confined
+//! to its [`Place`]. Every change of a phase goes through `model`'s `next`.
+
+mod activity;
+mod journal;
+mod pods;
+mod tasks;
+
+use std::{collections::HashMap, sync::Arc};
+
+use freehold_model::{
+    OrganizationId, SessionId, WorkspaceId, audit::AuditEvent, credential::Credential, event::SessionEvent,
+    provider::Provider, role::Role, task::Task, upload::Upload, workspace::Workspace,
+};
+use freehold_store::{OrgRead, Store, WorkChanges};
+
+use crate::{Error, ports::UploadStore};
+
+pub use journal::Appended;
+
+/// How often a pod may fail to start in a row before its workspace fails.
+pub const FAILED_STARTS_MAX: u32 = 5;
+
+/// Where an agent lives; what it says is believed for this workspace only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The organization.
+    pub organization_id: OrganizationId,
+    /// The workspace.
+    pub workspace_id: WorkspaceId,
+}
+
+/// What applies where neither the role nor the task says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// The most seconds a task may run.
+    pub task_timeout_seconds: u32,
+    /// The most model calls in a task.
+    pub max_continuations: u32,
+    /// The most tokens of context before compaction.
+    pub max_context_tokens: u64,
+}
+
+/// A workspace with what its pod depends on.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// The workspace.
+    pub workspace: Workspace,
+    /// Its role.
+    pub role: Role,
+    /// The role's provider.
+    pub provider: Provider,
+    /// The provider's credential and its sealed secret, when it names one that exists.
+    pub credential: Option<(Credential, Vec<u8>)>,
+    /// The task that is delivered or running.
+    pub current_task: Option<Task>,
+}
+
+impl Look {
+    /// Where this is.
+    pub const fn place(&self) -> Place {
+        Place { organization_id: self.workspace.organization_id, workspace_id: self.workspace.id }
+    }
+}
+
+/// What an agent is told when it connects.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// The role.
+    pub role: Role,
+    /// The role's provider.
+    pub provider: Provider,
+    /// The label of the workspace's environment.
+    pub environment: String,
+    /// What applies where the role does not say.
+    pub settings: Settings,
+    /// The current session.
+    pub session_id: SessionId,
+    /// The sequence of its last event.
+    pub last_sequence: u64,
+    /// The task under way.
+    pub task: Option<Order>,
+}
+
+/// A task as it is handed over.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The task.
+    pub task: Task,
+    /// Its files.
+    pub uploads: Vec<Upload>,
+    /// The sequence of the last event of its session.
+    pub last_sequence: u64,
+    /// Milliseconds it may still run.
+    pub time_left_ms: u64,
+}
+
+/// The use cases of the pods' side. Cheap to clone.
+#[derive(Clone)]
+pub struct Fleet {
+    store: Store,
+    uploads: Arc<dyn UploadStore>,
+    settings: Settings,
+}
+
+impl Fleet {
+    /// Use cases over this store.
+    pub fn new(store: Store, uploads: Arc<dyn UploadStore>, settings: Settings) -> Self {
+        Self { store, uploads, settings }
+    }
+
+    /// Tells which workspaces changed.
+    pub fn changes(&self) -> WorkChanges {
+        self.store.work_changes()
+    }
+
+    /// Everything about a workspace that the reconciler needs; `None` when it does not exist.
+    pub async fn look(&self, workspace: WorkspaceId) -> Result<Option<Look>, Error> {
+        self.store
+            .system_read(move |system| {
+                let Some(found) = system.workspace_by_id(workspace)? else { return Ok(None) };
+                let mut rows = system.organization(found.organization_id);
+                look(&mut rows, found).map(Some)
+            })
+            .await
+    }
+
+    /// The workspaces that want a pod or have one to lose, in all organizations.
+    pub async fn workspaces_needing_work(&self) -> Result<Vec<WorkspaceId>, Error> {
+        const PAGE: u32 = 1_000;
+        let mut found = Vec::new();
+        loop {
+            let after = found.last().copied();
+            let page = self
+                .store
+                .system_read(move |system| {
+                    let page = freehold_store::Page { after, limit: PAGE };
+                    Ok::<_, Error>(system.workspaces_needing_work(&page)?)
+                })
+                .await?;
+            let full = page.len() == PAGE as usize;
+            found.extend(page.into_iter().map(|workspace| workspace.id));
+            if !full {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Makes rows of egress durable; each organization's rows in one transaction, each row once.
+    pub async fn audit(&self, rows: Vec<AuditEvent>) -> Result<(), Error> {
+        let mut by_organization: HashMap<OrganizationId, Vec<AuditEvent>> = HashMap::new();
+        for row in rows {
+            by_organization.entry(row.org_id).or_default().push(row);
+        }
+        for (organization, rows) in by_organization {
+            self.store
+                .write(organization, move |tx| {
+                    rows.iter().try_for_each(|row| tx.audit_append(row).map(drop))?;
+                    Ok::<_, Error>(())
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Events of a session of this workspace, after a sequence, in order.
+    pub async fn history(
+        &self,
+        place: Place,
+        session: SessionId,
+        after_sequence: u64,
+        limit: usize,
+    ) -> Result<Vec<SessionEvent>, Error> {
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        self.store
+            .read(place.organization_id, move |rows| match rows.session_view(session)? {
+                Some(found) if found.workspace_id == place.workspace_id => {
+                    Ok(rows.session_events_after(session, after_sequence, limit)?)
+                }
+                _ => Ok(Vec::new()),
+            })
+            .await
+    }
+}
+
+fn look(rows: &mut OrgRead<'_>, workspace: Workspace) -> Result<Look, Error> {
+    let missing = |table| freehold_store::Error::Missing { table };
+    let role = rows.role_view(workspace.role_id)?.ok_or_else(|| missing("roles"))?;
+    let provider = rows.provider_view(role.provider_id)?.ok_or_else(|| missing("providers"))?;
+    let credential = match &provider.credential_name {
+        None => None,
+        Some(name) => match rows.credential_by_name(name)? {
+            None => None,
+            Some(credential) => rows.credential_sealed(credential.id)?.map(|sealed| (credential, sealed)),
+        },
+    };
+    let current_task = rows.task_current(workspace.id)?;
+    Ok(Look { workspace, role, provider, credential, current_task })
+}

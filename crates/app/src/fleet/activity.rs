@@ -1,0 +1,153 @@
+//! Activity rows: what workspaces, tasks and agents do, in the words of the audit log.
+
+use freehold_model::{
+    EventId, TaskId, Timestamp,
+    audit::{Actor, AuditEvent, Category, EventType, SYSTEM_USER},
+    event::{ContentPart, Message, Payload, SessionEvent},
+    workspace::Workspace,
+};
+use freehold_store::{Error, OrgTx};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// The most characters of a text in a row's detail; what is longer is cut, and says so.
+const TEXT_MAX: usize = 2_000;
+
+/// Names the role and the provider of a workspace, for its rows.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Names {
+    role: Option<String>,
+    provider: Option<String>,
+}
+
+impl Names {
+    pub(super) fn of(rows: &mut OrgTx<'_>, workspace: &Workspace) -> Result<Self, Error> {
+        let Some(role) = rows.role_view(workspace.role_id)? else { return Ok(Self::default()) };
+        let provider = rows.provider_view(role.provider_id)?.map(|provider| provider.name);
+        Ok(Self { role: Some(role.name), provider })
+    }
+}
+
+/// A row about a workspace, attributed to its creator.
+pub(super) fn row(
+    workspace: &Workspace,
+    names: &Names,
+    actor: Actor,
+    event_type: EventType,
+    task: Option<TaskId>,
+    detail: Value,
+) -> AuditEvent {
+    let user = workspace.created_by.map_or_else(|| SYSTEM_USER.to_owned(), |member| member.to_string());
+    let mut row = AuditEvent::new(
+        EventId::from_uuid(Uuid::now_v7()),
+        workspace.organization_id,
+        user,
+        Timestamp::now(),
+        event_type,
+        Category::Activity,
+        actor,
+    );
+    row.workspace_id = Some(workspace.id);
+    row.task_id = task;
+    row.agent_role.clone_from(&names.role);
+    row.agent_provider.clone_from(&names.provider);
+    row.detail = (!detail.is_null()).then_some(detail);
+    row
+}
+
+/// What an event of a session is called in the activity log, and what is told of it; `None` for events that say
+/// nothing which their neighbours do not.
+pub(super) fn of_event(event: &SessionEvent) -> Option<(EventType, Value)> {
+    Some(match &event.payload {
+        Payload::SessionStarted { model, .. } => {
+            (EventType::SessionStarted, json!({"session_id": event.session_id, "model": model}))
+        }
+        Payload::TurnStarted { .. } => (EventType::TaskStarted, json!({"session_id": event.session_id})),
+        Payload::ReasonStarted { iteration } => {
+            (EventType::IterationStarted, json!({"iteration": iteration}))
+        }
+        Payload::OutputMessageCompleted { message, model, usage, stop_reason } => {
+            let detail = json!({
+                "success": true, "model": model, "usage": usage, "stop_reason": stop_reason,
+                "text": text(message), "tool_calls": tools(message),
+            });
+            (EventType::IterationCompleted, detail)
+        }
+        Payload::ReasonCompleted { success: false, error, duration_ms, attempts, .. } => {
+            let detail = json!({
+                "success": false, "error": error, "duration_ms": duration_ms, "attempts": attempts,
+            });
+            (EventType::IterationCompleted, detail)
+        }
+        Payload::ToolStarted { tool_call } => {
+            let arguments = cut(&tool_call.arguments.to_string());
+            let detail =
+                json!({"tool_call_id": tool_call.id, "tool": tool_call.name, "arguments": arguments});
+            (EventType::ToolStarted, detail)
+        }
+        Payload::ToolCompleted { tool_call_id, tool_name, status, result, duration_ms } => {
+            let detail = json!({
+                "tool_call_id": tool_call_id, "tool": tool_name, "status": status, "result": cut(result),
+                "duration_ms": duration_ms,
+            });
+            (EventType::ToolCompleted, detail)
+        }
+        Payload::ContextCompacting { context_tokens, messages_before } => {
+            let detail = json!({"context_tokens": context_tokens, "messages_before": messages_before});
+            (EventType::CompactionStarted, detail)
+        }
+        Payload::ContextCompacted { messages_before, messages_after, .. } => {
+            let detail = json!({"success": true, "messages_before": messages_before, "messages_after": messages_after});
+            (EventType::CompactionCompleted, detail)
+        }
+        Payload::ContextCompactionFailed { error } => {
+            (EventType::CompactionCompleted, json!({"success": false, "error": error}))
+        }
+        Payload::TurnCompleted { iterations, duration_ms, usage, .. } => {
+            let detail = json!({
+                "status": "completed", "iterations": iterations, "duration_ms": duration_ms, "usage": usage,
+            });
+            (EventType::TaskCompleted, detail)
+        }
+        Payload::TurnFailed { error, error_code, .. } => {
+            (EventType::TaskCompleted, json!({"status": "failed", "reason": error, "code": error_code}))
+        }
+        Payload::TurnCancelled { reason, .. } => {
+            (EventType::TaskCompleted, json!({"status": "cancelled", "reason": reason}))
+        }
+        Payload::InputMessage { .. }
+        | Payload::SessionActivated { .. }
+        | Payload::ReasonCompleted { success: true, .. }
+        | Payload::SessionIdled { .. } => return None,
+    })
+}
+
+fn text(message: &Message) -> String {
+    let texts: Vec<&str> = message
+        .content
+        .iter()
+        .filter_map(|part| match part {
+            ContentPart::Text { text } => Some(text.as_str()),
+            ContentPart::ToolCall(_) | ContentPart::Reasoning { .. } => None,
+        })
+        .collect();
+    cut(&texts.join("\n"))
+}
+
+fn tools(message: &Message) -> Vec<&str> {
+    message
+        .content
+        .iter()
+        .filter_map(|part| match part {
+            ContentPart::ToolCall(call) => Some(call.name.as_str()),
+            ContentPart::Text { .. } | ContentPart::Reasoning { .. } => None,
+        })
+        .collect()
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(TEXT_MAX) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}… ({} bytes in all)", &text[..end], text.len()),
+    }
+}

@@ -1,0 +1,175 @@
+//! The journal: what agents append, and what follows from it for tasks and workspaces, in one transaction.
+
+use freehold_model::{
+    Next, SessionId, TaskId, Timestamp,
+    audit::Actor,
+    event::{Payload, SessionEvent},
+    task::{self, Task},
+    workspace::{self, Workspace},
+};
+use freehold_store::OrgTx;
+
+use super::{
+    Fleet, Place,
+    activity::{self, Names},
+};
+use crate::Error;
+
+/// What became of an append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Appended {
+    /// Every event is durable.
+    Committed {
+        /// The sequence of each, in the order they came.
+        sequences: Vec<u64>,
+        /// Whether a turn ended with these events, so that the next task may be handed over.
+        turn_ended: bool,
+    },
+    /// The turn they belong to has ended already; none was committed.
+    TurnEnded,
+    /// The session is closed or another workspace's; none was committed.
+    UnknownSession,
+}
+
+impl Fleet {
+    /// Appends an agent's events. Appending the same events again answers as the first time did.
+    pub async fn append(
+        &self,
+        place: Place,
+        session: SessionId,
+        events: Vec<SessionEvent>,
+    ) -> Result<Appended, Error> {
+        let refused = self
+            .store
+            .write(place.organization_id, move |rows| {
+                append(rows, place, session, &events).map_err(Refused::from)
+            })
+            .await;
+        match refused {
+            Ok(appended) => Ok(appended),
+            Err(Refused::Answer(answer)) => Ok(answer),
+            Err(Refused::Error(error)) => Err(error),
+        }
+    }
+}
+
+/// Why a transaction is rolled back: an answer that commits nothing is no error for the agent.
+enum Refused {
+    Answer(Appended),
+    Error(Error),
+}
+
+impl From<freehold_store::Error> for Refused {
+    fn from(error: freehold_store::Error) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+fn append(
+    rows: &mut OrgTx<'_>,
+    place: Place,
+    session_id: SessionId,
+    events: &[SessionEvent],
+) -> Result<Appended, Refused> {
+    let session = rows.session_view(session_id)?;
+    let workspace = rows.workspace_view(place.workspace_id)?;
+    let (Some(session), Some(mut workspace)) = (session, workspace) else {
+        return Err(Refused::Answer(Appended::UnknownSession));
+    };
+    let foreign = events.iter().any(|event| event.session_id != session_id);
+    if foreign || session.workspace_id != workspace.id {
+        return Err(Refused::Answer(Appended::UnknownSession));
+    }
+    let committed = rows.session_events_append(session_id, events)?;
+    if session.finished_at.is_some() && committed.iter().any(|event| event.is_new) {
+        return Err(Refused::Answer(Appended::UnknownSession));
+    }
+    let names = Names::of(rows, &workspace)?;
+    let mut turn_ended = false;
+    for (event, committed) in events.iter().zip(&committed) {
+        if !committed.is_new {
+            turn_ended |= ends_turn(&event.payload);
+            continue;
+        }
+        let task = match event.context.turn_id.map(TaskId::from) {
+            None => None,
+            Some(task) => rows.task_view(task)?,
+        };
+        if let Some(mut task) = task {
+            if task.workspace_id != workspace.id || task.session_id != session_id {
+                return Err(Refused::Answer(Appended::UnknownSession));
+            }
+            if task.phase.is_terminal() && !matches!(event.payload, Payload::SessionIdled { .. }) {
+                return Err(Refused::Answer(Appended::TurnEnded));
+            }
+            apply(rows, &mut task, &mut workspace, event)?;
+        }
+        if let Some((event_type, detail)) = activity::of_event(event) {
+            let mut row = activity::row(
+                &workspace,
+                &names,
+                Actor::Agent,
+                event_type,
+                event.context.turn_id.map(TaskId::from),
+                detail,
+            );
+            row.timestamp = event.ts;
+            rows.audit_append(&row)?;
+        }
+        turn_ended |= ends_turn(&event.payload);
+    }
+    Ok(Appended::Committed { sequences: committed.iter().map(|event| event.sequence).collect(), turn_ended })
+}
+
+const fn ends_turn(payload: &Payload) -> bool {
+    matches!(
+        payload,
+        Payload::TurnCompleted { .. } | Payload::TurnFailed { .. } | Payload::TurnCancelled { .. }
+    )
+}
+
+/// Moves the task, and the workspace with it, as the event says.
+fn apply(
+    rows: &mut OrgTx<'_>,
+    task: &mut Task,
+    workspace: &mut Workspace,
+    event: &SessionEvent,
+) -> Result<(), freehold_store::Error> {
+    let (change, reason) = match &event.payload {
+        Payload::TurnStarted { .. } => (task::Event::Started, None),
+        Payload::ContextCompacting { .. } => (task::Event::CompactionStarted, None),
+        Payload::ContextCompacted { .. } | Payload::ContextCompactionFailed { .. } => {
+            (task::Event::CompactionEnded, None)
+        }
+        Payload::TurnCompleted { .. } => (task::Event::Completed, None),
+        Payload::TurnFailed { error, .. } => (task::Event::Failed, Some(error.clone())),
+        Payload::TurnCancelled { reason, .. } => (task::Event::Cancelled, Some(reason.clone())),
+        Payload::SessionStarted { .. }
+        | Payload::InputMessage { .. }
+        | Payload::SessionActivated { .. }
+        | Payload::ReasonStarted { .. }
+        | Payload::OutputMessageCompleted { .. }
+        | Payload::ReasonCompleted { .. }
+        | Payload::ToolStarted { .. }
+        | Payload::ToolCompleted { .. }
+        | Payload::SessionIdled { .. } => return Ok(()),
+    };
+    if let Next::Go(phase) = task::next(task.phase, change) {
+        task.phase = phase;
+        if change == task::Event::Started {
+            task.started_at = Some(event.ts);
+        }
+        if phase.is_terminal() {
+            task.reason = reason;
+            // The control plane's clock, which also set `created_at`: the two give the duration.
+            task.completed_at = Some(Timestamp::now());
+        }
+        rows.task_update(task)?;
+    }
+    let change = match change {
+        task::Event::Started => workspace::Event::TaskStarted,
+        _ if ends_turn(&event.payload) => workspace::Event::TaskEnded,
+        _ => return Ok(()),
+    };
+    super::pods::advance(rows, workspace, change)
+}

@@ -1,0 +1,308 @@
+//! Providers: model backends.
+
+use std::collections::BTreeMap;
+
+use freehold_access::{Actor, Right};
+use freehold_model::{
+    ProviderId, Timestamp,
+    audit::EventType,
+    provider::{Kind, Provider},
+    workspace,
+};
+use freehold_store::{OrgRead, OrgTx, Page, RoleFilter, WorkspaceFilter};
+use serde_json::json;
+
+use crate::{
+    App, Error, Once, Outcome, Thing,
+    audit::{self, Cause},
+    error::Fields,
+    new_uuid, now,
+    once::once,
+    policy,
+};
+
+/// Rows read in one step where all are wanted.
+const STEP_ROWS: u32 = 500;
+/// Keys of a provider's `config` at most.
+const CONFIG_KEYS_MAX: usize = 16;
+
+/// A provider to create.
+#[derive(Debug, Clone)]
+pub struct ProviderNew {
+    /// Its name.
+    pub name: String,
+    /// Its wire format.
+    pub kind: Kind,
+    /// The upstream host.
+    pub domain: String,
+    /// A label for people.
+    pub display_name: Option<String>,
+    /// The credential that is injected, by name.
+    pub credential_name: Option<String>,
+    /// The model of roles that name none.
+    pub default_model: Option<String>,
+    /// Base capabilities.
+    pub capabilities: Option<String>,
+    /// Settings of the kind.
+    pub config: BTreeMap<String, String>,
+}
+
+/// What to change of a provider; none leaves alone, some none clears.
+#[derive(Debug, Clone, Default)]
+pub struct ProviderChange {
+    /// The upstream host.
+    pub domain: Option<String>,
+    /// A label for people.
+    pub display_name: Option<Option<String>>,
+    /// The credential that is injected, by name.
+    pub credential_name: Option<Option<String>>,
+    /// The model of roles that name none.
+    pub default_model: Option<Option<String>>,
+    /// Base capabilities.
+    pub capabilities: Option<Option<String>>,
+    /// Settings of the kind, merged key by key.
+    pub config: BTreeMap<String, Option<String>>,
+}
+
+impl App {
+    /// Providers, oldest first.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn provider_list(
+        &self,
+        actor: &Actor,
+        include_archived: bool,
+        page: Page<ProviderId>,
+    ) -> Result<Vec<Provider>, Error> {
+        self.store()
+            .read(actor.organization(), move |tx| Ok(tx.provider_list(include_archived, &page)?))
+            .await
+    }
+
+    /// One provider.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn provider_view(&self, actor: &Actor, id: ProviderId) -> Result<Provider, Error> {
+        self.store().read(actor.organization(), move |tx| find(tx, id)).await
+    }
+
+    /// Creates a provider.
+    ///
+    /// # Errors
+    /// When the caller may not, a field is not acceptable, or the name is taken.
+    pub async fn provider_create(
+        &self,
+        actor: &Actor,
+        new: ProviderNew,
+        request: Option<Once<Provider>>,
+    ) -> Result<Outcome<Provider>, Error> {
+        actor.reach(Right::ConfigWrite)?;
+        let actor = actor.clone();
+        self.store()
+            .write(actor.organization(), move |tx| {
+                let now = now();
+                once(tx, &actor, now, request, |tx| create(tx, &actor, new, now))
+            })
+            .await
+    }
+
+    /// Changes a provider.
+    ///
+    /// # Errors
+    /// When the caller may not, there is none, or a field is not acceptable.
+    pub async fn provider_update(
+        &self,
+        actor: &Actor,
+        id: ProviderId,
+        change: ProviderChange,
+    ) -> Result<Provider, Error> {
+        actor.reach(Right::ConfigWrite)?;
+        let cause = Cause::caller(actor);
+        self.store()
+            .write(actor.organization(), move |tx| {
+                let mut provider = find(tx, id)?;
+                let fields = apply(&mut provider, change);
+                check(tx, &provider)?;
+                provider.updated_at = now();
+                tx.provider_update(&provider)?;
+                let detail = json!({ "provider_id": id, "name": provider.name, "fields": fields });
+                audit::append(tx, &cause, EventType::ProviderUpdated, detail, provider.updated_at)?;
+                Ok(provider)
+            })
+            .await
+    }
+
+    /// Archives a provider and its roles; answers how many roles.
+    ///
+    /// # Errors
+    /// When the caller may not, there is none, or workspaces are running under its roles.
+    pub async fn provider_archive(&self, actor: &Actor, id: ProviderId) -> Result<u32, Error> {
+        actor.reach(Right::ConfigWrite)?;
+        let cause = Cause::caller(actor);
+        self.store().write(actor.organization(), move |tx| archive(tx, &cause, id)).await
+    }
+
+    /// Unarchives a provider. Its roles stay archived.
+    ///
+    /// # Errors
+    /// When the caller may not, there is none, or it is not archived.
+    pub async fn provider_unarchive(&self, actor: &Actor, id: ProviderId) -> Result<(), Error> {
+        actor.reach(Right::ConfigWrite)?;
+        let cause = Cause::caller(actor);
+        self.store()
+            .write(actor.organization(), move |tx| {
+                let mut provider = find(tx, id)?;
+                if provider.archived_at.take().is_none() {
+                    return Err(Error::NotArchived(Thing::Provider));
+                }
+                provider.updated_at = now();
+                tx.provider_update(&provider)?;
+                let detail = json!({ "provider_id": id, "name": provider.name });
+                audit::append(tx, &cause, EventType::ProviderUnarchived, detail, provider.updated_at)
+            })
+            .await
+    }
+}
+
+pub(crate) fn find(tx: &mut OrgRead<'_>, id: ProviderId) -> Result<Provider, Error> {
+    tx.provider_view(id)?.ok_or(Error::NotFound(Thing::Provider))
+}
+
+fn create(tx: &mut OrgTx<'_>, actor: &Actor, new: ProviderNew, now: Timestamp) -> Result<Provider, Error> {
+    let ProviderNew {
+        name,
+        kind,
+        domain,
+        display_name,
+        credential_name,
+        default_model,
+        capabilities,
+        config,
+    } = new;
+    let provider = Provider {
+        id: ProviderId::from_uuid(new_uuid()),
+        organization_id: actor.organization(),
+        name,
+        kind,
+        display_name,
+        domain,
+        credential_name,
+        default_model,
+        capabilities,
+        config,
+        created_at: now,
+        updated_at: now,
+        archived_at: None,
+    };
+    check(tx, &provider)?;
+    if tx.provider_by_name(&provider.name)?.is_some() {
+        return Err(Error::NameTaken { thing: Thing::Provider, name: provider.name });
+    }
+    tx.provider_insert(&provider)?;
+    let detail =
+        json!({ "provider_id": provider.id, "name": provider.name, "kind": kind, "domain": provider.domain });
+    audit::append(tx, &Cause::caller(actor), EventType::ProviderCreated, detail, now)?;
+    Ok(provider)
+}
+
+/// Applies the change and answers the names of the fields it has.
+fn apply(provider: &mut Provider, change: ProviderChange) -> Vec<&'static str> {
+    let ProviderChange { domain, display_name, credential_name, default_model, capabilities, config } =
+        change;
+    let mut fields = Vec::new();
+    set(&mut provider.domain, domain, "domain", &mut fields);
+    set(&mut provider.display_name, display_name, "display_name", &mut fields);
+    set(&mut provider.credential_name, credential_name, "credential_name", &mut fields);
+    set(&mut provider.default_model, default_model, "default_model", &mut fields);
+    set(&mut provider.capabilities, capabilities, "capabilities", &mut fields);
+    if !config.is_empty() {
+        fields.push("config");
+    }
+    for (key, value) in config {
+        match value {
+            Some(value) => provider.config.insert(key, value),
+            None => provider.config.remove(&key),
+        };
+    }
+    fields
+}
+
+/// Sets a field that is to change, and notes its name.
+pub(crate) fn set<T>(field: &mut T, to: Option<T>, name: &'static str, fields: &mut Vec<&'static str>) {
+    if let Some(to) = to {
+        *field = to;
+        fields.push(name);
+    }
+}
+
+fn check(tx: &mut OrgRead<'_>, provider: &Provider) -> Result<(), Error> {
+    let mut fields = Fields::default();
+    let known: &[(&str, &[&str])] = match provider.kind {
+        Kind::Anthropic => &[],
+        Kind::OpenAi => &[("wire", &["responses", "chat_completions"])],
+        Kind::Gemini | Kind::Vertex | Kind::AzureOpenAi => {
+            fields.add("kind", "this server has no model wire of this kind yet");
+            &[]
+        }
+    };
+    for (key, value) in provider.config.iter().take(CONFIG_KEYS_MAX) {
+        match known.iter().find(|(name, _)| name == key) {
+            None => fields.add(&format!("config.{key}"), "not a setting of this kind"),
+            Some((_, values)) if !values.contains(&value.as_str()) => {
+                fields.add(&format!("config.{key}"), format!("must be one of {}", values.join(", ")));
+            }
+            Some(_) => {}
+        }
+    }
+    let port = provider.domain.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    fields.refuse(matches!(port, Some(Ok(0) | Err(_))), "domain", "has no valid port");
+    policy::check(&mut fields, provider.capabilities.as_deref());
+    if let Some(name) = &provider.credential_name {
+        match tx.credential_by_name(name)? {
+            None => fields.add("credential_name", "no credential of this organization has this name"),
+            Some(credential) => fields.refuse(
+                credential.provider != provider.kind.as_str(),
+                "credential_name",
+                "the credential's `provider` differs from this provider's `kind`",
+            ),
+        }
+    }
+    fields.check()
+}
+
+fn archive(tx: &mut OrgTx<'_>, cause: &Cause, id: ProviderId) -> Result<u32, Error> {
+    let mut provider = find(tx, id)?;
+    if provider.archived_at.is_some() {
+        return Ok(0);
+    }
+    let now = now();
+    let (mut cascaded, mut active, mut after) = (0, 0, None);
+    loop {
+        let filter = RoleFilter { include_archived: false, provider: Some(id) };
+        let roles = tx.role_list(&filter, &Page { after, limit: STEP_ROWS })?;
+        let Some(last) = roles.last() else { break };
+        after = Some(last.id);
+        for role in roles {
+            active += workspaces_active(tx, role.id)?;
+            crate::role::archive_row(tx, cause, role, now)?;
+            cascaded += 1;
+        }
+    }
+    if active > 0 {
+        return Err(Error::WorkspacesActive { count: active });
+    }
+    (provider.archived_at, provider.updated_at) = (Some(now), now);
+    tx.provider_update(&provider)?;
+    let detail = json!({ "provider_id": id, "name": provider.name, "cascaded_roles": cascaded });
+    audit::append(tx, cause, EventType::ProviderArchived, detail, now)?;
+    Ok(cascaded)
+}
+
+/// How many workspaces run under the role, as far as one step tells: enough to refuse, and to say how many to stop.
+pub(crate) fn workspaces_active(tx: &mut OrgRead<'_>, role: freehold_model::RoleId) -> Result<usize, Error> {
+    let phases = workspace::Phase::ALL.iter().copied().filter(|phase| workspace::is_active(*phase)).collect();
+    let filter = WorkspaceFilter { include_archived: true, role: Some(role), created_by: None, phases };
+    Ok(tx.workspace_list(&filter, &Page::first(STEP_ROWS))?.len())
+}

@@ -1,0 +1,85 @@
+//! Audit rows: one for each decision, made here and handed on through the spool.
+
+use async_trait::async_trait;
+use freehold_model::{
+    EventId, OrganizationId, TaskId, Timestamp, WorkspaceId,
+    audit::{Actor, AuditEvent, Category, Decision, EventType, SYSTEM_USER},
+};
+
+use crate::{Grant, PodIdentity, deny::Reason, token::Verified};
+
+/// Why a sink did not take rows. They are offered again.
+pub type SinkError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where audit rows go in the end.
+#[async_trait]
+pub trait AuditSink: Send + Sync + 'static {
+    /// Makes the rows durable. Idempotent by row id: after a crash the same rows come again.
+    ///
+    /// # Errors
+    /// The same rows are offered again, later; while the backlog is full, requests wait.
+    async fn append(&self, rows: Vec<AuditEvent>) -> Result<(), SinkError>;
+}
+
+/// Whose traffic a connection is. Fixed when it is accepted.
+#[derive(Debug, Clone)]
+pub(crate) struct Attribution {
+    organization_id: OrganizationId,
+    workspace_id: WorkspaceId,
+    task_id: Option<TaskId>,
+    user_id: String,
+}
+
+impl Attribution {
+    pub(crate) fn new(pod: &PodIdentity, token: Option<&Verified>) -> Self {
+        Self {
+            organization_id: pod.organization_id,
+            workspace_id: pod.workspace_id,
+            task_id: token.and_then(|token| token.subject.task_id),
+            user_id: token.map_or_else(|| SYSTEM_USER.to_owned(), |token| token.subject.user_id.clone()),
+        }
+    }
+
+    /// A row about HTTP, or about a connection that did not get as far.
+    pub(crate) fn http(&self, grant: Option<&Grant>, destination: String) -> AuditEvent {
+        self.row(grant, "http", "request_headers", destination)
+    }
+
+    /// A row about a question for a name.
+    pub(crate) fn dns(&self, grant: Option<&Grant>, name: String) -> AuditEvent {
+        self.row(grant, "dns", "dns", name)
+    }
+
+    fn row(&self, grant: Option<&Grant>, policy_type: &str, phase: &str, destination: String) -> AuditEvent {
+        let mut row = AuditEvent::new(
+            EventId::from_uuid(uuid::Uuid::now_v7()),
+            self.organization_id,
+            self.user_id.clone(),
+            Timestamp::now(),
+            EventType::PolicyDecision,
+            Category::Audit,
+            Actor::PolicyEngine,
+        );
+        row.workspace_id = Some(self.workspace_id);
+        row.task_id = self.task_id;
+        row.agent_role = grant.map(|grant| grant.role.clone());
+        row.agent_provider = grant.map(|grant| grant.provider.clone());
+        row.destination = Some(destination);
+        row.policy_type = Some(policy_type.to_owned());
+        row.phase = Some(phase.to_owned());
+        row
+    }
+}
+
+/// Marks a row as denied.
+pub(crate) fn denied(row: &mut AuditEvent, reason: Reason) {
+    row.decision = Some(Decision::Deny);
+    row.reason = Some(reason.as_str().to_owned());
+}
+
+/// Marks a row as allowed by a rule.
+pub(crate) fn allowed(row: &mut AuditEvent, capability: &str) {
+    row.decision = Some(Decision::Allow);
+    row.reason = Some(freehold_policy::Reason::RuleMatched.as_str().to_owned());
+    row.capability_name = Some(capability.to_owned());
+}

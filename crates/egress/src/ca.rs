@@ -1,0 +1,188 @@
+//! The platform's certificate authority: made once, kept in the state directory, trusted inside every pod.
+//!
+//! Leaves are P-256, share one key, are made once per name and kept in a least-recently-used cache, so that a flood of
+//! names costs the cache and not every handshake.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    net::IpAddr,
+    num::NonZeroUsize,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use freehold_model::Timestamp;
+use lru::LruCache;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+};
+use rustls::{
+    ServerConfig,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+    sign::CertifiedKey,
+};
+
+use crate::Error;
+
+/// Days the authority is valid.
+const AUTHORITY_DAYS: i64 = 3_650;
+/// Days a leaf is valid, and after how many it is made anew.
+const LEAF_DAYS: i64 = 60;
+const LEAF_RENEW_SECONDS: i64 = 30 * DAY_SECONDS;
+const DAY_SECONDS: i64 = 86_400;
+
+/// Makes and keeps server configurations for names.
+pub(crate) struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+    chain_end: CertificateDer<'static>,
+    leaf_key: KeyPair,
+    provider: Arc<CryptoProvider>,
+    leaves: Mutex<LruCache<String, (Timestamp, Arc<ServerConfig>)>>,
+}
+
+impl Authority {
+    /// Reads the authority from `dir`, or makes it. The key's file has mode 0600.
+    pub(crate) fn open(dir: &Path, leaves_max: usize, provider: Arc<CryptoProvider>) -> Result<Self, Error> {
+        let (key_path, certificate_path) = (dir.join("ca.key.pem"), dir.join("ca.pem"));
+        let state = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::State { path, source }
+        };
+        let (key, pem) = if certificate_path.exists() {
+            let key = fs::read_to_string(&key_path).map_err(state(&key_path))?;
+            let pem = fs::read_to_string(&certificate_path).map_err(state(&certificate_path))?;
+            (KeyPair::from_pem(&key).map_err(Error::Authority)?, pem)
+        } else {
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Error::Authority)?;
+            let pem = authority_params().self_signed(&key).map_err(Error::Authority)?.pem();
+            // The certificate comes last: while it is absent, a half-made authority is made again.
+            write_new(&key_path, key.serialize_pem().as_bytes(), 0o600).map_err(state(&key_path))?;
+            write_new(&certificate_path, pem.as_bytes(), 0o644).map_err(state(&certificate_path))?;
+            (key, pem)
+        };
+        let chain_end = certificate(&pem).ok_or(Error::Roots)?;
+        let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(Error::Authority)?;
+        Ok(Self {
+            pem,
+            issuer,
+            chain_end,
+            leaf_key: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Error::Authority)?,
+            provider,
+            leaves: Mutex::new(LruCache::new(NonZeroUsize::new(leaves_max).unwrap_or(NonZeroUsize::MIN))),
+        })
+    }
+
+    /// The authority's certificate.
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// The configuration that answers for `host` (a host in normal form).
+    pub(crate) fn server_config(&self, host: &str) -> Result<Arc<ServerConfig>, Error> {
+        let now = Timestamp::now();
+        let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((made, config)) = leaves.get(host)
+            && now.as_second() - made.as_second() < LEAF_RENEW_SECONDS
+        {
+            return Ok(Arc::clone(config));
+        }
+        drop(leaves);
+        let config = Arc::new(self.mint(host)?);
+        leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        leaves.put(host.to_owned(), (now, Arc::clone(&config)));
+        Ok(config)
+    }
+
+    fn mint(&self, host: &str) -> Result<ServerConfig, Error> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![match host.parse::<IpAddr>() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) => SanType::DnsName(host.try_into().map_err(Error::Authority)?),
+        }];
+        params.distinguished_name = DistinguishedName::new();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        set_validity(&mut params, LEAF_DAYS);
+        let leaf = params.signed_by(&self.leaf_key, &self.issuer).map_err(Error::Authority)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.leaf_key.serialize_der()));
+        let key = self.provider.key_provider.load_private_key(key).map_err(Error::Tls)?;
+        let certified = CertifiedKey::new(vec![leaf.der().clone(), self.chain_end.clone()], key);
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_safe_default_protocol_versions()
+            .map_err(Error::Tls)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
+    }
+}
+
+fn authority_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "Freehold");
+    params.distinguished_name.push(DnType::CommonName, "Freehold platform CA");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    set_validity(&mut params, AUTHORITY_DAYS);
+    params
+}
+
+/// From yesterday, for clocks that are late, for `days`.
+fn set_validity(params: &mut CertificateParams, days: i64) {
+    let from = std::time::UNIX_EPOCH
+        + std::time::Duration::from_secs(
+            u64::try_from(Timestamp::now().as_second() - DAY_SECONDS).unwrap_or_default(),
+        );
+    params.not_before = from.into();
+    params.not_after =
+        (from + std::time::Duration::from_secs(u64::try_from(days * DAY_SECONDS).unwrap_or_default())).into();
+}
+
+fn certificate(pem: &str) -> Option<CertificateDer<'static>> {
+    use rustls::pki_types::pem::PemObject;
+    CertificateDer::from_pem_slice(pem.as_bytes()).ok()
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn open(dir: &Path) -> Authority {
+        Authority::open(dir, 2, Arc::new(rustls::crypto::aws_lc_rs::default_provider())).unwrap()
+    }
+
+    #[test]
+    fn the_authority_is_made_once_and_its_key_is_ours_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path()).pem().to_owned();
+        assert_eq!(open(dir.path()).pem(), first);
+        let mode = fs::metadata(dir.path().join("ca.key.pem")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_leaf_is_made_once_per_name_and_the_oldest_gives_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = open(dir.path());
+        let first = authority.server_config("a.test").unwrap();
+        assert!(Arc::ptr_eq(&first, &authority.server_config("a.test").unwrap()));
+        authority.server_config("192.0.2.1").unwrap();
+        authority.server_config("2001:db8::1").unwrap();
+        assert!(!Arc::ptr_eq(&first, &authority.server_config("a.test").unwrap()));
+    }
+}

@@ -1,0 +1,172 @@
+//! One accepted connection: where it was going, what it speaks, and serving its requests.
+
+use std::{net::SocketAddr, pin::pin, sync::Arc};
+
+use freehold_policy::{Destination, Scheme, normal_host};
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use rustls::server::Acceptor;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+};
+use tokio_rustls::LazyConfigAcceptor;
+
+use crate::{
+    audit,
+    deny::Reason,
+    exchange::Connection,
+    frame::HEADERS_MAX,
+    guard::Guarded,
+    nameserver,
+    options::ms,
+    pod::Pod,
+    spool::Settles,
+    watch::{Activity, Watched},
+};
+
+/// The content type of a TLS handshake record.
+const TLS_HANDSHAKE: u8 = 0x16;
+const DNS_PORT: u16 = 53;
+/// The smallest buffer that hyper takes for a request's head, in bytes.
+const HEAD_BYTES_MIN: usize = 8 * 1024;
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(pod: Arc<Pod>, stream: TcpStream, room: OwnedSemaphorePermit) {
+    let Ok(original) = pod.original_destination(&stream) else { return };
+    let original = SocketAddr::new(original.ip().to_canonical(), original.port());
+    if original.port() == DNS_PORT {
+        return nameserver::serve_tcp(&pod, stream).await;
+    }
+    // Nagle's delay would hold back small answers; a socket that cannot say so still works.
+    let _ = stream.set_nodelay(true);
+    let host = match host_of(&pod, original) {
+        Ok(host) => host,
+        Err(reason) => return refuse(&pod, &original.to_string(), reason).await,
+    };
+    let limit = ms(pod.state.options.limits.client_handshake_ms);
+    let mut first = [0];
+    match tokio::time::timeout(limit, stream.peek(&mut first)).await {
+        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => serve_tls(pod, stream, &host, original.port(), room).await,
+        Ok(Ok(1)) if first[0].is_ascii_uppercase() => {
+            let activity = Activity::new();
+            let stream = Watched::new(stream, Arc::clone(&activity));
+            let Ok(destination) = Destination::new(Scheme::Http, &host, original.port()) else { return };
+            let connection = connection(pod, destination, None, activity, room);
+            serve_http(Arc::new(connection), stream).await;
+        }
+        // A client that closes without a word asked for nothing.
+        Ok(Ok(0) | Err(_)) => {}
+        // Something else, or one that waits for the server to speak first.
+        Ok(Ok(_)) | Err(_) => {
+            let host = Destination::new(Scheme::Https, &host, original.port()).map(|at| at.to_string());
+            refuse(&pod, &host.unwrap_or_else(|_| original.to_string()), Reason::ProtocolUnknown).await;
+        }
+    }
+}
+
+/// The name whose made-up address it is, or the address itself.
+fn host_of(pod: &Pod, original: SocketAddr) -> Result<String, Reason> {
+    let address = original.ip();
+    if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
+        return Err(Reason::DestinationForbidden);
+    }
+    match pod.state.ranges.index(address) {
+        None => Ok(address.to_string()),
+        Some(index) => {
+            let names = pod.workspace.names();
+            let name = index.zip(names).and_then(|(index, names)| names.name(index));
+            name.map(|name| name.to_string()).ok_or(Reason::AddressUnknown)
+        }
+    }
+}
+
+async fn refuse(pod: &Pod, destination: &str, reason: Reason) {
+    let (attribution, ..) = pod.attribution();
+    let grant = pod.workspace.grant.load_full();
+    let mut row = attribution.http(grant.as_deref(), destination.to_owned());
+    audit::denied(&mut row, reason);
+    pod.state.record(row, Settles::Now).await;
+}
+
+fn connection(
+    pod: Arc<Pod>,
+    destination: Destination,
+    sni: Option<String>,
+    activity: Arc<Activity>,
+    room: OwnedSemaphorePermit,
+) -> Connection {
+    let (attribution, token, retire) = pod.attribution();
+    Connection { pod, attribution, token, destination, sni, activity, retire, _room: room }
+}
+
+async fn serve_tls(pod: Arc<Pod>, stream: TcpStream, host: &str, port: u16, room: OwnedSemaphorePermit) {
+    let Ok(destination) = Destination::new(Scheme::Https, host, port) else { return };
+    let activity = Activity::new();
+    let stream = Watched::new(stream, Arc::clone(&activity));
+    let limit = ms(pod.state.options.limits.client_handshake_ms);
+    let handshake = async {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;
+        let sni = start.client_hello().server_name().map(str::to_owned);
+        // A client that names another host than it dialled still gets a certificate, to be told so in its language.
+        let named = sni.as_deref().and_then(|sni| normal_host(sni).ok());
+        let config = pod.state.authority.server_config(named.as_deref().unwrap_or(host)).ok()?;
+        let stream = start.into_stream(config).await.ok()?;
+        Some((sni, stream))
+    };
+    let done = tokio::time::timeout(limit, handshake).await.ok().flatten();
+    match done {
+        Some((sni, stream)) => {
+            serve_http(Arc::new(connection(pod, destination, sni, activity, room)), stream).await;
+        }
+        None => refuse(&pod, &destination.to_string(), Reason::HandshakeFailed).await,
+    }
+}
+
+async fn serve_http<S>(connection: Arc<Connection>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = &connection.pod.state.options.limits;
+    let (idle, stalled) = (ms(limits.idle_ms), ms(limits.stalled_ms));
+    let head_bytes_max = limits.head_bytes_max.max(HEAD_BYTES_MIN);
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(idle)
+        .max_headers(limits.headers_max.min(HEADERS_MAX))
+        .max_buf_size(head_bytes_max);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .adaptive_window(true)
+        .max_concurrent_streams(limits.streams_per_connection_max)
+        .max_header_list_size(u32::try_from(head_bytes_max).unwrap_or(u32::MAX));
+    let service = {
+        let connection = Arc::clone(&connection);
+        service_fn(move |request| Arc::clone(&connection).handle(request))
+    };
+    let stream = Guarded::new(stream, Arc::clone(&connection.activity), head_bytes_max);
+    let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let mut retiring = false;
+    let result = loop {
+        tokio::select! {
+            result = serving.as_mut() => break result,
+            () = connection.retire.cancelled(), if !retiring => {
+                retiring = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            () = connection.activity.quiet(idle, stalled) => return,
+        }
+    };
+    if let Err(error) = result
+        && error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse)
+    {
+        connection.refuse_connection(Reason::RequestMalformed).await;
+    }
+}

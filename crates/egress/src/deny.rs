@@ -1,0 +1,132 @@
+//! The closed set of reasons for what did not go out, and the answer that the client sees.
+
+use bytes::Bytes;
+use freehold_model::EventId;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+
+/// Why a request, connection or question was refused, or why an allowed request got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The policy has no rule for it.
+    Policy(freehold_policy::Reason),
+    /// The workspace has no grant.
+    NoGrant,
+    /// The pod has no valid token.
+    NoToken,
+    /// The token of the connection has expired and was not renewed.
+    TokenExpired,
+    /// Address, SNI, `Host`, `:authority` and request line do not name the same destination.
+    AuthorityMismatch,
+    /// The path has no normal form.
+    PathAmbiguous,
+    /// The request could be read in two ways, such as a body with both lengths.
+    RequestMalformed,
+    /// A key of somebody's own for the provider's domain.
+    ForeignCredential,
+    /// The credential cannot be resolved.
+    AuthUnavailable,
+    /// The name leads to an address inside.
+    AddressForbidden,
+    /// The connection was to an address that no connection may have.
+    DestinationForbidden,
+    /// The connection was to a made-up address that was never given out.
+    AddressUnknown,
+    /// Neither TLS nor HTTP.
+    ProtocolUnknown,
+    /// The TLS handshake was not completed.
+    HandshakeFailed,
+    /// The workspace has asked for too many names.
+    NamesExhausted,
+    /// The audit log cannot take the row.
+    AuditUnavailable,
+    /// The upstream's name does not resolve.
+    UpstreamUnresolved,
+    /// The upstream takes no connection.
+    UpstreamUnreachable,
+    /// The upstream's certificate does not verify, or it speaks no TLS.
+    UpstreamTls,
+    /// The upstream did not answer in time.
+    UpstreamTimeout,
+    /// The upstream broke off.
+    UpstreamFailed,
+}
+
+impl Reason {
+    /// The reason's spelling in audit rows and answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy(reason) => reason.as_str(),
+            Self::NoGrant => "no_grant",
+            Self::NoToken => "no_token",
+            Self::TokenExpired => "token_expired",
+            Self::AuthorityMismatch => "authority_mismatch",
+            Self::PathAmbiguous => "path_ambiguous",
+            Self::RequestMalformed => "request_malformed",
+            Self::ForeignCredential => "foreign_credential",
+            Self::AuthUnavailable => "auth_unavailable",
+            Self::AddressForbidden => "address_forbidden",
+            Self::DestinationForbidden => "destination_forbidden",
+            Self::AddressUnknown => "address_unknown",
+            Self::ProtocolUnknown => "protocol_unknown",
+            Self::HandshakeFailed => "handshake_failed",
+            Self::NamesExhausted => "names_exhausted",
+            Self::AuditUnavailable => "audit_unavailable",
+            Self::UpstreamUnresolved => "upstream_unresolved",
+            Self::UpstreamUnreachable => "upstream_unreachable",
+            Self::UpstreamTls => "upstream_tls",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::UpstreamFailed => "upstream_failed",
+        }
+    }
+
+    /// The status of the answer.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::AuthorityMismatch => StatusCode::MISDIRECTED_REQUEST,
+            Self::RequestMalformed => StatusCode::BAD_REQUEST,
+            Self::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamUnresolved
+            | Self::UpstreamUnreachable
+            | Self::UpstreamTls
+            | Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
+            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::FORBIDDEN,
+        }
+    }
+
+    /// Whether an allowed request failed upstream: not a denial.
+    pub const fn is_upstream(self) -> bool {
+        matches!(
+            self,
+            Self::UpstreamUnresolved
+                | Self::UpstreamUnreachable
+                | Self::UpstreamTls
+                | Self::UpstreamTimeout
+                | Self::UpstreamFailed
+        )
+    }
+}
+
+/// The answer to a request that was not passed on. Names the destination and the reason, nothing of the policy.
+pub(crate) fn response(reason: Reason, destination: &str, id: EventId) -> Response<Full<Bytes>> {
+    let (code, message) = if reason.is_upstream() {
+        ("egress_failed", format!("{destination} did not answer: {}", reason.as_str()))
+    } else {
+        ("egress_denied", format!("the request to {destination} was not allowed: {}", reason.as_str()))
+    };
+    let body = serde_json::json!({
+        "error": {
+            "code": code,
+            "message": message,
+            "reason": reason.as_str(),
+            "destination": destination,
+            "decision_id": id.to_string(),
+        }
+    });
+    let mut response = Response::new(Full::from(body.to_string()));
+    *response.status_mut() = reason.status();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

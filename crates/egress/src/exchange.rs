@@ -1,0 +1,304 @@
+//! One request: checked, decided, recorded, passed on.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use freehold_model::{
+    EventId, Timestamp,
+    audit::{AuditEvent, Decision as Outcome},
+};
+use freehold_policy::{Decision, Destination, NormalPath, Permit, RequestHead};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version, header, request::Parts};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Grant, agree,
+    audit::{self, Attribution},
+    body::ReplyBody,
+    deny::{self, Reason},
+    inject,
+    pod::Pod,
+    spool::{Settlement, Settles},
+    token::Verified,
+    upgrade,
+    watch::Activity,
+};
+
+/// Characters of a path that was refused, in its audit row.
+const REFUSED_PATH_CHARS_MAX: usize = 512;
+
+/// An accepted connection: what is fixed for all of its requests.
+pub(crate) struct Connection {
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) attribution: Attribution,
+    pub(crate) token: Option<Arc<Verified>>,
+    pub(crate) destination: Destination,
+    pub(crate) sni: Option<String>,
+    pub(crate) activity: Arc<Activity>,
+    /// Cancelled when the connection should take no further request.
+    pub(crate) retire: CancellationToken,
+    /// The connection's place among the pod's, kept for as long as anything of it lives.
+    pub(crate) _room: OwnedSemaphorePermit,
+}
+
+/// A request that may go out.
+struct Admitted {
+    permit: Permit,
+    /// The credential that was put on, by name.
+    injected: Option<String>,
+    upgrade: bool,
+    /// Whether the name leads anywhere.
+    resolved: Result<(), Reason>,
+}
+
+/// A request that may not.
+struct Refusal {
+    reason: Reason,
+    /// The rule that would have allowed it, where it was something else that did not.
+    permit: Option<Permit>,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self { reason, permit: None }
+    }
+}
+
+impl Connection {
+    /// Answers a request. Never fails: what cannot be passed on is answered here.
+    pub(crate) async fn handle(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<ReplyBody>, Infallible> {
+        let open = self.activity.open();
+        let started = Instant::now();
+        let (mut parts, body) = request.into_parts();
+        let grant = self.pod.workspace.grant.load_full();
+        let mut row = self.attribution.http(grant.as_deref(), self.destination.to_string());
+        row.method = Some(parts.method.as_str().to_owned());
+        row.path = Some(parts.uri.path().chars().take(REFUSED_PATH_CHARS_MAX).collect());
+        let id = row.id;
+        let outcome = match self.admit(grant.as_deref(), &mut parts).await {
+            Ok(admitted) => self.pass(admitted, row, parts, body, started).await,
+            Err(refusal) => Err(self.refuse(refusal, row).await),
+        };
+        Ok(match outcome {
+            Ok(response) => response.map(|body| ReplyBody::upstream(body, open)),
+            Err(reason) => deny::response(reason, &self.destination.to_string(), id)
+                .map(|body| ReplyBody::own(body, open)),
+        })
+    }
+
+    /// Every check there is before a byte goes out, in order. Leaves `parts` as they are sent upstream.
+    async fn admit(&self, grant: Option<&Grant>, parts: &mut Parts) -> Result<Admitted, Refusal> {
+        self.check_token()?;
+        let grant = grant.ok_or(Reason::NoGrant)?;
+        agree::check(&self.destination, self.sni.as_deref(), parts).map_err(|_| Reason::AuthorityMismatch)?;
+        let path = NormalPath::parse(parts.uri.path()).map_err(|_| Reason::PathAmbiguous)?;
+        let head = RequestHead { destination: &self.destination, method: parts.method.as_str(), path: &path };
+        let permit = match grant.policy.decide(&head) {
+            Decision::Allow(permit) => permit,
+            Decision::Deny(denial) => return Err(Reason::Policy(denial.reason).into()),
+        };
+        let path = path.as_str().to_owned();
+        let upgrade = prepare_headers(parts);
+        let mut query = parts.uri.query().map(str::to_owned);
+        let injected = match put_credential(grant, &permit, &mut parts.headers, &mut query) {
+            Ok(injected) => injected,
+            Err(reason) => return Err(Refusal { reason, permit: Some(permit) }),
+        };
+        parts.uri = target(path, query)?;
+        let resolved = match self.pod.workspace.upstream.resolve(&permit).await {
+            Err(reason) if !reason.is_upstream() => return Err(Refusal { reason, permit: Some(permit) }),
+            resolved => resolved,
+        };
+        Ok(Admitted { permit, injected, upgrade, resolved })
+    }
+
+    /// The connection's own token, or a renewed one for the same traffic.
+    fn check_token(&self) -> Result<(), Reason> {
+        let Some(own) = &self.token else {
+            self.retire.cancel();
+            return Err(Reason::NoToken);
+        };
+        let now = Timestamp::now();
+        let renewed = || {
+            self.pod.token.load_full().is_some_and(|current| {
+                current.expires_at > now && current.subject.task_id == own.subject.task_id
+            })
+        };
+        if own.expires_at > now || renewed() {
+            return Ok(());
+        }
+        self.retire.cancel();
+        Err(Reason::TokenExpired)
+    }
+
+    async fn refuse(&self, refusal: Refusal, mut row: AuditEvent) -> Reason {
+        let Refusal { reason, permit } = refusal;
+        audit::denied(&mut row, reason);
+        if let Some(permit) = permit {
+            row.capability_name = Some(permit.capability().to_owned());
+            row.detail = Some(json!({ "rule": permit.rule() }));
+            if let (Reason::AuthUnavailable, Some(credential)) = (reason, permit.credential()) {
+                row.auth_failures.insert(credential.to_owned(), reason.as_str().to_owned());
+            }
+        }
+        tracing::debug!(
+            workspace.id = %self.pod.identity.workspace_id,
+            egress.destination = %self.destination,
+            egress.reason = reason.as_str(),
+            "denied"
+        );
+        if self.pod.state.record(row, Settles::Now).await { reason } else { Reason::AuditUnavailable }
+    }
+
+    async fn pass(
+        self: &Arc<Self>,
+        admitted: Admitted,
+        mut row: AuditEvent,
+        parts: Parts,
+        body: Incoming,
+        started: Instant,
+    ) -> Result<Response<Incoming>, Reason> {
+        let Admitted { permit, injected, upgrade, resolved } = admitted;
+        let id = row.id;
+        audit::allowed(&mut row, permit.capability());
+        row.path = Some(parts.uri.path().to_owned());
+        row.detail = Some(json!({ "rule": permit.rule() }));
+        row.transforms_applied = Some(u32::from(injected.is_some()));
+        row.auth_applied = injected.into_iter().collect();
+        if !self.pod.state.record(row, Settles::Later).await {
+            return Err(Reason::AuditUnavailable);
+        }
+        let upstream = &self.pod.workspace.upstream;
+        let outcome = match resolved {
+            Err(reason) => Err(reason),
+            Ok(()) if upgrade => {
+                let request = Request::from_parts(parts.clone(), Empty::<Bytes>::new());
+                let request = upgrade::request(request, &self.destination);
+                match upstream.send_upgrade(&permit, request).await {
+                    Ok(response) => Ok(upgrade::join(self, Request::from_parts(parts, body), response)),
+                    Err(reason) => Err(reason),
+                }
+            }
+            Ok(()) => upstream.send(&permit, Request::from_parts(parts, body)).await.map(|mut response| {
+                strip_hop_by_hop(response.headers_mut());
+                response
+            }),
+        };
+        self.settle(id, &permit, &outcome, started.elapsed());
+        outcome.map(|mut response| {
+            // Another way to the same server would be one past this proxy.
+            response.headers_mut().remove(header::ALT_SVC);
+            response
+        })
+    }
+
+    fn settle(
+        &self,
+        id: EventId,
+        permit: &Permit,
+        outcome: &Result<Response<Incoming>, Reason>,
+        took: Duration,
+    ) {
+        let settlement = match outcome {
+            Ok(response) => Settlement {
+                latency: Some(took),
+                detail: Some(json!({ "rule": permit.rule(), "status": response.status().as_u16() })),
+            },
+            Err(reason) => Settlement {
+                latency: None,
+                detail: Some(json!({ "rule": permit.rule(), "upstream_error": reason.as_str() })),
+            },
+        };
+        self.pod.state.settle(id, settlement);
+    }
+
+    /// Records that the connection, or a request on it that could not be read, was refused.
+    pub(crate) async fn refuse_connection(&self, reason: Reason) {
+        let grant = self.pod.workspace.grant.load_full();
+        let mut row = self.attribution.http(grant.as_deref(), self.destination.to_string());
+        row.decision = Some(Outcome::Deny);
+        row.reason = Some(reason.as_str().to_owned());
+        self.pod.state.record(row, Settles::Now).await;
+    }
+}
+
+/// The provider's credential on requests to the provider's domain; nothing on others.
+fn put_credential(
+    grant: &Grant,
+    permit: &Permit,
+    headers: &mut HeaderMap,
+    query: &mut Option<String>,
+) -> Result<Option<String>, Reason> {
+    if !grant.policy.is_provider(permit.destination()) {
+        return Ok(None);
+    }
+    inject::strip_placeholder(headers, query).map_err(|_| Reason::ForeignCredential)?;
+    let Some(name) = permit.credential() else { return Ok(None) };
+    let Some(Ok(injection)) = grant.injections.get(name) else { return Err(Reason::AuthUnavailable) };
+    inject::apply(injection, headers, query);
+    Ok(Some(name.to_owned()))
+}
+
+fn target(path: String, query: Option<String>) -> Result<Uri, Reason> {
+    let text = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    text.parse().map_err(|_| Reason::RequestMalformed)
+}
+
+/// Takes off what is for this hop alone. Returns whether the client asks for a WebSocket.
+fn prepare_headers(parts: &mut Parts) -> bool {
+    let websocket = parts.version == Version::HTTP_11
+        && parts
+            .headers
+            .get(header::UPGRADE)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    strip_hop_by_hop(&mut parts.headers);
+    // The host is written anew from the permit; the answer to an expectation was given when the body was asked for.
+    parts.headers.remove(header::HOST);
+    parts.headers.remove(header::EXPECT);
+    websocket
+}
+
+/// Removes the headers that concern one connection alone, those that `Connection` names included.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    const HOP_BY_HOP: [HeaderName; 7] = [
+        header::CONNECTION,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ];
+    let trailers = headers
+        .get_all(header::TE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")));
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in HOP_BY_HOP.iter().chain(&named).chain([&header::TE]) {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}

@@ -1,0 +1,243 @@
+//! Where HTTP/1.1 requests begin and end, read strictly before hyper reads them.
+//!
+//! The proxy writes every request anew, so that an upstream never sees the client's framing; but hyper settles some
+//! ambiguities silently (both lengths: it drops one). Here they are errors.
+
+use std::mem::MaybeUninit;
+
+/// The longest line that gives a chunk's size, in bytes, its end included.
+const CHUNK_LINE_BYTES_MAX: usize = 18;
+/// Headers that are looked at. The server's own limit is not higher and answers 431.
+pub(crate) const HEADERS_MAX: usize = 256;
+/// The most digits of a length; more than any body has.
+const LENGTH_DIGITS_MAX: usize = 18;
+/// How HTTP/2 begins.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+
+/// What to do with the bytes at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Pass this many on.
+    Release(usize),
+    /// Wait for more.
+    More,
+    /// The bytes can be read in two ways, or in none.
+    Malformed,
+}
+
+/// Follows the requests of one connection.
+pub(crate) struct Framer {
+    state: State,
+    head_bytes_max: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Head,
+    Body(u64),
+    ChunkSize,
+    ChunkData(u64),
+    ChunkEnd,
+    Trailers,
+    /// HTTP/2, or something that hyper refuses for its size.
+    Through,
+}
+
+impl Framer {
+    pub(crate) const fn new(head_bytes_max: usize) -> Self {
+        Self { state: State::Head, head_bytes_max }
+    }
+
+    /// Looks at the bytes that have not been released yet; `bytes` is not empty.
+    pub(crate) fn next(&mut self, bytes: &[u8]) -> Step {
+        match self.state {
+            State::Through => Step::Release(bytes.len()),
+            State::Head => self.head(bytes),
+            State::Body(left) => self.pass(bytes, left, State::Body, State::Head),
+            State::ChunkData(left) => self.pass(bytes, left, State::ChunkData, State::ChunkEnd),
+            State::ChunkSize => self.chunk_size(bytes),
+            State::ChunkEnd => match bytes {
+                [b'\r', b'\n', ..] => {
+                    self.state = State::ChunkSize;
+                    Step::Release(2)
+                }
+                [b'\r'] => Step::More,
+                _ => Step::Malformed,
+            },
+            State::Trailers => self.trailer(bytes),
+        }
+    }
+
+    fn pass(&mut self, bytes: &[u8], left: u64, stay: fn(u64) -> State, then: State) -> Step {
+        let count = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+        let left = left - count as u64;
+        self.state = if left == 0 { then } else { stay(left) };
+        Step::Release(count)
+    }
+
+    fn head(&mut self, bytes: &[u8]) -> Step {
+        if bytes.len() < PREFACE.len() && PREFACE.starts_with(bytes) {
+            return Step::More;
+        }
+        if bytes.starts_with(PREFACE) {
+            self.state = State::Through;
+            return Step::Release(bytes.len());
+        }
+        let mut headers = [MaybeUninit::uninit(); HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(bytes, &mut headers) {
+            Ok(httparse::Status::Complete(length)) => match body_of(&request, &bytes[..length]) {
+                Some(state) => {
+                    self.state = state;
+                    Step::Release(length)
+                }
+                None => Step::Malformed,
+            },
+            Ok(httparse::Status::Partial) if bytes.len() <= self.head_bytes_max => Step::More,
+            Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+                self.state = State::Through;
+                Step::Release(bytes.len())
+            }
+            Err(_) => Step::Malformed,
+        }
+    }
+
+    fn chunk_size(&mut self, bytes: &[u8]) -> Step {
+        let Some(end) = bytes.windows(2).take(CHUNK_LINE_BYTES_MAX).position(|pair| pair == b"\r\n") else {
+            return if bytes.len() > CHUNK_LINE_BYTES_MAX { Step::Malformed } else { Step::More };
+        };
+        // Chunk extensions are read differently by different servers, and nobody uses them.
+        let digits = std::str::from_utf8(&bytes[..end]).unwrap_or_default();
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Step::Malformed;
+        }
+        let Ok(size) = u64::from_str_radix(digits, 16) else { return Step::Malformed };
+        self.state = if size == 0 { State::Trailers } else { State::ChunkData(size) };
+        Step::Release(end + 2)
+    }
+
+    fn trailer(&mut self, bytes: &[u8]) -> Step {
+        let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
+            return if bytes.len() > self.head_bytes_max { Step::Malformed } else { Step::More };
+        };
+        if bytes[..end].iter().any(|&b| b == b'\n' || b == b'\r' || b == 0) {
+            return Step::Malformed;
+        }
+        if end == 0 {
+            self.state = State::Head;
+        }
+        Step::Release(end + 2)
+    }
+}
+
+/// What follows a head, or `None` when its framing is ambiguous.
+fn body_of(request: &httparse::Request<'_, '_>, head: &[u8]) -> Option<State> {
+    let bare = |at: usize| head[at] == b'\n' && (at == 0 || head[at - 1] != b'\r');
+    if (0..head.len()).any(bare) {
+        return None;
+    }
+    let mut length = None;
+    let mut chunked = false;
+    for header in request.headers.iter() {
+        if header.name.eq_ignore_ascii_case("content-length") {
+            if length.is_some() {
+                return None;
+            }
+            length = Some(parse_length(header.value)?);
+        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+            if chunked || request.version != Some(1) || !header.value.eq_ignore_ascii_case(b"chunked") {
+                return None;
+            }
+            chunked = true;
+        }
+    }
+    match (length, chunked) {
+        (Some(_), true) => None,
+        (None, true) => Some(State::ChunkSize),
+        (None | Some(0), false) => Some(State::Head),
+        (Some(length), false) => Some(State::Body(length)),
+    }
+}
+
+fn parse_length(value: &[u8]) -> Option<u64> {
+    let plain = !value.is_empty() && value.len() <= LENGTH_DIGITS_MAX && value.iter().all(u8::is_ascii_digit);
+    plain.then(|| std::str::from_utf8(value).ok()?.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Feeds `bytes` in pieces of `size`; true when everything was released and nothing malformed.
+    fn passes(bytes: &[u8], size: usize) -> bool {
+        let mut framer = Framer::new(1_000);
+        let mut held = Vec::new();
+        for piece in bytes.chunks(size) {
+            held.extend_from_slice(piece);
+            while !held.is_empty() {
+                match framer.next(&held) {
+                    Step::Release(count) => drop(held.drain(..count)),
+                    Step::More => break,
+                    Step::Malformed => return false,
+                }
+            }
+        }
+        held.is_empty()
+    }
+
+    const GOOD: &[&str] = &[
+        "GET / HTTP/1.1\r\nhost: a\r\n\r\nGET /2 HTTP/1.1\r\nhost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabcGET / HTTP/1.1\r\n\r\n",
+        "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n3\r\nabc\r\nA\r\n0123456789\r\n0\r\nx-t: 1\r\n\r\nGET / HTTP/1.0\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0",
+    ];
+
+    #[test]
+    fn plain_requests_pass_whole_however_they_are_cut() {
+        for text in GOOD {
+            for size in [1, 2, 3, 7, 1_000] {
+                assert!(passes(text.as_bytes(), size), "{size} {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn ambiguous_requests_are_malformed_however_they_are_cut() {
+        for rest in [
+            "content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n",
+            "transfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n",
+            "content-length: 3\r\ncontent-length: 3\r\n\r\n",
+            "content-length: 3, 3\r\n\r\n",
+            "content-length: +3\r\n\r\n",
+            "content-length:\r\n\r\n",
+            "transfer-encoding: gzip, chunked\r\n\r\n",
+            "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
+            "transfer-encoding: chunked\r\n\r\n3;x=y\r\n",
+            "transfer-encoding: chunked\r\n\r\n0x3\r\n",
+            "transfer-encoding: chunked\r\n\r\n3\r\nabcd\r\n",
+            "transfer-encoding: chunked\r\n\r\n00000000000000000003\r\n",
+            "transfer-encoding: chunked\r\n\r\n0\r\na: 1\nb: 2\r\n",
+            "x: 1\n\r\n",
+            "x: 1\r\n y\r\n\r\n",
+            "x : 1\r\n\r\n",
+        ] {
+            let text = format!("POST / HTTP/1.1\r\n{rest}");
+            for size in [1, 3, 1_000] {
+                assert!(!passes(text.as_bytes(), size), "{text}");
+            }
+        }
+        assert!(!passes(b"POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n", 1_000));
+    }
+
+    proptest! {
+        #[test]
+        fn it_never_releases_more_than_it_was_shown(bytes in proptest::collection::vec(any::<u8>(), 1..200)) {
+            let mut framer = Framer::new(100);
+            if let Step::Release(count) = framer.next(&bytes) {
+                prop_assert!(count <= bytes.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The client's side of a connection with ambiguous HTTP/1.1 kept from hyper.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{
+    frame::{Framer, Step},
+    watch::Activity,
+};
+
+/// Bytes read from the connection at once.
+const READ_BYTES: usize = 16 * 1024;
+/// No HTTP, wherever it stands: hyper answers a head of it with 400 and breaks off a body.
+const NONSENSE: &[u8] = b"\0\r\n\r\n";
+
+/// A stream that releases what the framer has understood.
+pub(crate) struct Guarded<S> {
+    stream: S,
+    activity: Arc<Activity>,
+    framer: Framer,
+    /// Read, and not passed on yet.
+    held: Vec<u8>,
+    /// How many bytes of `held` may be passed on.
+    released: usize,
+    malformed: bool,
+}
+
+impl<S> Guarded<S> {
+    pub(crate) const fn new(stream: S, activity: Arc<Activity>, head_bytes_max: usize) -> Self {
+        let framer = Framer::new(head_bytes_max);
+        Self { stream, activity, framer, held: Vec::new(), released: 0, malformed: false }
+    }
+
+    /// Moves released bytes out; true when there were any.
+    fn pass_on(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        let count = self.released.min(buffer.remaining());
+        buffer.put_slice(&self.held[..count]);
+        self.held.drain(..count);
+        self.released -= count;
+        count > 0
+    }
+
+    fn look(&mut self) {
+        if self.activity.is_upgraded() {
+            self.released = self.held.len();
+            return;
+        }
+        while self.released < self.held.len() {
+            match self.framer.next(&self.held[self.released..]) {
+                Step::Release(count) => self.released += count,
+                Step::More => return,
+                Step::Malformed => {
+                    self.held.truncate(self.released);
+                    self.held.extend_from_slice(NONSENSE);
+                    self.released = self.held.len();
+                    self.malformed = true;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            if this.pass_on(buffer) || this.malformed {
+                return Poll::Ready(Ok(()));
+            }
+            if this.held.is_empty() {
+                // A connection that waits for its next request keeps no buffer.
+                this.held = Vec::new();
+            }
+            let mut space = [MaybeUninit::uninit(); READ_BYTES];
+            let mut space = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut space))?;
+            this.held.extend_from_slice(space.filled());
+            if space.filled().is_empty() {
+                // Half a head at the end is no request.
+                return Poll::Ready(Ok(()));
+            }
+            this.look();
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buffer)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,137 @@
+//! Credentials on a request: the placeholder goes, the credential comes, and nobody else's key passes.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use url::form_urlencoded;
+use zeroize::Zeroizing;
+
+use crate::grant::{Injection, Place};
+
+/// The key that programs in a pod are told to use where they insist on one. It is always replaced.
+pub const PLACEHOLDER: &str = "freehold-placeholder";
+
+/// Headers that carry keys of model providers.
+const KEY_HEADERS: [HeaderName; 4] = [
+    header::AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+    HeaderName::from_static("api-key"),
+];
+/// Query parameters that carry keys of model providers.
+const KEY_PARAMETERS: [&str; 4] = ["key", "api_key", "api-key", "access_token"];
+
+/// A key on the request that is not the placeholder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ForeignKey;
+
+/// Takes the placeholder off a request to the provider's domain. Any other key is somebody else's account.
+pub(crate) fn strip_placeholder(
+    headers: &mut HeaderMap,
+    query: &mut Option<String>,
+) -> Result<(), ForeignKey> {
+    for name in &KEY_HEADERS {
+        if headers.get_all(name).iter().any(|value| !is_placeholder(value)) {
+            return Err(ForeignKey);
+        }
+        headers.remove(name);
+    }
+    let Some(given) = query else { return Ok(()) };
+    let mut kept = Vec::new();
+    for pair in given.split('&') {
+        match form_urlencoded::parse(pair.as_bytes()).next() {
+            Some((name, value)) if KEY_PARAMETERS.contains(&&*name) => {
+                if value != PLACEHOLDER {
+                    return Err(ForeignKey);
+                }
+            }
+            _ => kept.push(pair),
+        }
+    }
+    *query = Some(kept.join("&")).filter(|text| !text.is_empty());
+    Ok(())
+}
+
+/// Puts a credential on a request; it replaces what stands in its place.
+pub(crate) fn apply(injection: &Injection, headers: &mut HeaderMap, query: &mut Option<String>) {
+    match &injection.0 {
+        Place::Header(name, value) => {
+            headers.insert(name, value.clone());
+        }
+        Place::Query(name, value) => {
+            let given = query.take().unwrap_or_default();
+            let others = given.split('&').filter(|pair| {
+                form_urlencoded::parse(pair.as_bytes())
+                    .next()
+                    .is_some_and(|(given, _)| given != name.as_str())
+            });
+            let escaped: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
+            let own = Zeroizing::new(format!("{escaped}={}", value.as_str()));
+            *query = Some(others.chain([own.as_str()]).collect::<Vec<_>>().join("&"));
+        }
+    }
+}
+
+fn is_placeholder(value: &HeaderValue) -> bool {
+    let Ok(text) = value.to_str() else { return false };
+    let key = match text.split_once(' ') {
+        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => key.trim_start(),
+        _ => text,
+    };
+    key == PLACEHOLDER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn the_placeholder_is_taken_off_in_every_place_it_can_stand() {
+        let mut given = headers(&[
+            ("x-api-key", "freehold-placeholder"),
+            ("authorization", "bearer freehold-placeholder"),
+            ("accept", "*/*"),
+        ]);
+        let mut query = Some("a=1&key=freehold-placeholder&b=2".to_owned());
+        assert_eq!(strip_placeholder(&mut given, &mut query), Ok(()));
+        assert_eq!(given, headers(&[("accept", "*/*")]));
+        assert_eq!(query.as_deref(), Some("a=1&b=2"));
+    }
+
+    #[test]
+    fn any_other_key_is_foreign() {
+        for pairs in [
+            &[("x-api-key", "sk-mine")][..],
+            &[("authorization", "Bearer sk-mine")],
+            &[("authorization", "Basic ZnJlZWhvbGQtcGxhY2Vob2xkZXI=")],
+            &[("x-api-key", "freehold-placeholder"), ("x-api-key", "sk-mine")],
+            &[("x-goog-api-key", "freehold-placeholder2")],
+            &[("api-key", "")],
+        ] {
+            assert_eq!(strip_placeholder(&mut headers(pairs), &mut None), Err(ForeignKey), "{pairs:?}");
+        }
+        for query in ["key=mine", "a=1&api_key=mine", "k%65y=mine", "access_token="] {
+            let mut query = Some(query.to_owned());
+            assert_eq!(strip_placeholder(&mut HeaderMap::new(), &mut query), Err(ForeignKey));
+        }
+    }
+
+    #[test]
+    fn a_credential_replaces_what_stands_in_its_place() {
+        let mut given = headers(&[("x-api-key", "a"), ("x-api-key", "b")]);
+        apply(&Injection::header("X-Api-Key", "s3cret").unwrap(), &mut given, &mut None);
+        assert_eq!(given.get_all("x-api-key").iter().collect::<Vec<_>>(), ["s3cret"]);
+        assert!(given["x-api-key"].is_sensitive());
+        for (before, after) in [(None, "key=a%26b"), (Some("x=1&key=mine&y"), "x=1&y&key=a%26b")] {
+            let mut query = before.map(str::to_owned);
+            apply(&Injection::query("key", "a&b").unwrap(), &mut HeaderMap::new(), &mut query);
+            assert_eq!(query.as_deref(), Some(after));
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What egress is told once, at start. Every limit has its unit in its name.
+
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+/// What egress needs to start. Build it with [`Options::build`].
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where it keeps its CA, names and spool; made when absent, mode 0700.
+    pub state_dir: PathBuf,
+    /// Certificates (PEM, several in one text allowed) that upstream servers may be signed by, beside the system's.
+    pub upstream_roots_pem: Vec<String>,
+    /// Addresses set by the operator: `name` or `name:port` (the port asked for) to the address to dial. These alone
+    /// may be private or loopback.
+    pub hosts: HashMap<String, SocketAddr>,
+    /// The first address of the IPv4 range (a /15) that names are answered from.
+    pub fake_ipv4_base: Ipv4Addr,
+    /// The first address of the IPv6 range (a /111) that names are answered from.
+    pub fake_ipv6_base: Ipv6Addr,
+    /// The limits.
+    pub limits: Limits,
+}
+
+impl Options {
+    /// The defaults, with this state directory.
+    pub fn new(state_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            upstream_roots_pem: Vec::new(),
+            hosts: HashMap::new(),
+            fake_ipv4_base: Ipv4Addr::new(198, 18, 0, 0),
+            fake_ipv6_base: Ipv6Addr::new(0xfd66, 0x7265, 0x6568, 0, 0, 0, 0, 0),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Every limit of the proxy. At a limit: connections wait to be accepted, requests are denied, streams are cut; what
+/// happens is said at each.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Open connections of one pod; more wait in the kernel's queue.
+    pub connections_per_pod_max: usize,
+    /// Bytes of a request's head; more is answered 431.
+    pub head_bytes_max: usize,
+    /// Headers of a request, at most 256; more is answered 431.
+    pub headers_max: usize,
+    /// Requests at once on one HTTP/2 connection.
+    pub streams_per_connection_max: u32,
+    /// Milliseconds for a client to send its first bytes and finish its TLS handshake.
+    pub client_handshake_ms: u64,
+    /// Milliseconds a connection may be without a request; it is closed then.
+    pub idle_ms: u64,
+    /// Milliseconds a request may pass without a byte either way; its connection is cut then.
+    pub stalled_ms: u64,
+    /// Milliseconds to resolve an upstream's name.
+    pub resolve_ms: u64,
+    /// Milliseconds to connect to one upstream address, TLS included.
+    pub connect_ms: u64,
+    /// Milliseconds until the head of an upstream's response.
+    pub response_head_ms: u64,
+    /// Milliseconds an upstream connection is kept for the next request.
+    pub upstream_idle_ms: u64,
+    /// Idle upstream connections kept per destination and workspace.
+    pub upstream_idle_max: usize,
+    /// Names one workspace may ask for in its life; further ones get SERVFAIL.
+    pub names_per_workspace_max: u32,
+    /// Certificates kept for names.
+    pub leaf_certificates_max: usize,
+    /// Audit rows that the sink has not acknowledged; requests wait at this number.
+    pub audit_backlog_rows_max: usize,
+    /// Rows in one call of the sink.
+    pub audit_batch_rows_max: usize,
+    /// Milliseconds a request waits for room in the spool; it is denied then.
+    pub audit_wait_ms: u64,
+    /// Milliseconds a row waits for its latency before it goes to the sink without.
+    pub audit_settle_ms: u64,
+    /// Bytes of a spool file before the next one is begun.
+    pub spool_segment_bytes_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_per_pod_max: 512,
+            head_bytes_max: 64 * 1024,
+            headers_max: 128,
+            streams_per_connection_max: 128,
+            client_handshake_ms: 30_000,
+            idle_ms: 300_000,
+            stalled_ms: 1_800_000,
+            resolve_ms: 5_000,
+            connect_ms: 10_000,
+            response_head_ms: 900_000,
+            upstream_idle_ms: 60_000,
+            upstream_idle_max: 16,
+            names_per_workspace_max: 8_192,
+            leaf_certificates_max: 1_024,
+            audit_backlog_rows_max: 10_000,
+            audit_batch_rows_max: 500,
+            audit_wait_ms: 30_000,
+            audit_settle_ms: 2_000,
+            spool_segment_bytes_max: 8 * 1024 * 1024,
+        }
+    }
+}
+
+/// A limit in milliseconds as a duration.
+pub(crate) const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}

@@ -1,0 +1,185 @@
+//! A pod that is attached: who it is, its listeners, its token, and the loops that accept.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use freehold_model::{OrganizationId, PodId, WorkspaceId};
+use tokio::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::Semaphore,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    audit::Attribution,
+    connection, nameserver,
+    state::{State, Workspace},
+    token::Verified,
+};
+
+/// How long to wait after a failed accept (no file descriptors left, say) before the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Who a pod is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PodIdentity {
+    /// The pod.
+    pub pod_id: PodId,
+    /// The workspace it belongs to, whose grant is in force.
+    pub workspace_id: WorkspaceId,
+    /// The organization, for rows about traffic without a valid token.
+    pub organization_id: OrganizationId,
+}
+
+/// Tells where a connection was going before it was redirected.
+pub type OriginalDestination = Arc<dyn Fn(&TcpStream) -> io::Result<SocketAddr> + Send + Sync>;
+
+/// The sockets a pod's traffic arrives at. They live in the pod's network namespace.
+pub struct Listeners {
+    /// Listeners of redirected TCP connections.
+    pub tcp: Vec<std::net::TcpListener>,
+    /// Sockets of DNS over UDP.
+    pub dns: Vec<std::net::UdpSocket>,
+    /// How to learn a connection's original destination.
+    pub original_destination: OriginalDestination,
+}
+
+impl Listeners {
+    /// Listeners behind TPROXY: the accepted socket's own address is the original destination.
+    pub fn tproxy(tcp: Vec<std::net::TcpListener>, dns: Vec<std::net::UdpSocket>) -> Self {
+        Self { tcp, dns, original_destination: Arc::new(TcpStream::local_addr) }
+    }
+}
+
+/// A pod that is attached.
+pub(crate) struct Pod {
+    pub(crate) identity: PodIdentity,
+    pub(crate) state: Arc<State>,
+    pub(crate) workspace: Arc<Workspace>,
+    pub(crate) token: ArcSwapOption<Verified>,
+    /// Cancelled, and replaced, when the pod's traffic becomes another task's.
+    retire: ArcSwap<CancellationToken>,
+    /// Cancelled when the pod is detached.
+    pub(crate) stop: CancellationToken,
+    original_destination: OriginalDestination,
+    room: Arc<Semaphore>,
+}
+
+impl Pod {
+    pub(crate) fn new(
+        identity: PodIdentity,
+        state: Arc<State>,
+        workspace: Arc<Workspace>,
+        original_destination: OriginalDestination,
+    ) -> Self {
+        let room =
+            Semaphore::new(state.options.limits.connections_per_pod_max.clamp(1, Semaphore::MAX_PERMITS));
+        Self {
+            identity,
+            state,
+            workspace,
+            token: ArcSwapOption::empty(),
+            retire: ArcSwap::from_pointee(CancellationToken::new()),
+            stop: CancellationToken::new(),
+            original_destination,
+            room: Arc::new(room),
+        }
+    }
+
+    /// Whose traffic a connection is that is accepted now, and what ends it.
+    pub(crate) fn attribution(&self) -> (Attribution, Option<Arc<Verified>>, CancellationToken) {
+        // In this order: `set_token` changes the token first, so that a connection with the old one is never missed.
+        let retire = self.retire.load().child_token();
+        let token = self.token.load_full();
+        (Attribution::new(&self.identity, token.as_deref()), token, retire)
+    }
+
+    /// Puts a token in force. When it is another task's, open connections finish what is under way and end, so that
+    /// no request of the new task is counted as the old one's.
+    pub(crate) fn set_token(&self, token: Option<Arc<Verified>>) {
+        let task = |token: &Option<Arc<Verified>>| token.as_ref().map(|token| token.subject.task_id);
+        let before = self.token.swap(token.clone());
+        if task(&before) != task(&token) {
+            self.retire.swap(Arc::new(CancellationToken::new())).cancel();
+        }
+    }
+
+    pub(crate) fn original_destination(&self, stream: &TcpStream) -> io::Result<SocketAddr> {
+        (self.original_destination)(stream)
+    }
+}
+
+/// Takes a pod's sockets into the runtime, all or none.
+pub(crate) struct Sockets {
+    tcp: Vec<TcpListener>,
+    dns: Vec<UdpSocket>,
+}
+
+impl Sockets {
+    pub(crate) fn new(tcp: Vec<std::net::TcpListener>, dns: Vec<std::net::UdpSocket>) -> io::Result<Self> {
+        let tcp = tcp
+            .into_iter()
+            .map(|listener| {
+                listener.set_nonblocking(true)?;
+                TcpListener::from_std(listener)
+            })
+            .collect::<io::Result<_>>()?;
+        let dns = dns
+            .into_iter()
+            .map(|socket| {
+                socket.set_nonblocking(true)?;
+                nameserver::ask_for_queried_address(&socket)?;
+                UdpSocket::from_std(socket)
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self { tcp, dns })
+    }
+
+    /// Serves the sockets until the pod is stopped.
+    pub(crate) fn serve(self, pod: &Arc<Pod>) {
+        for listener in self.tcp {
+            tokio::spawn(accept(Arc::clone(pod), listener));
+        }
+        for socket in self.dns {
+            let pod = Arc::clone(pod);
+            tokio::spawn(async move {
+                let stop = pod.stop.clone();
+                tokio::select! {
+                    () = nameserver::serve_udp(&pod, &socket) => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
+    }
+}
+
+async fn accept(pod: Arc<Pod>, listener: TcpListener) {
+    loop {
+        let next = async {
+            let room = Arc::clone(&pod.room).acquire_owned().await;
+            (room, listener.accept().await)
+        };
+        let (room, accepted) = tokio::select! {
+            next = next => next,
+            () = pod.stop.cancelled() => return,
+        };
+        match (room, accepted) {
+            (Ok(room), Ok((stream, _))) => {
+                let pod = Arc::clone(&pod);
+                tokio::spawn(async move {
+                    let stop = pod.stop.clone();
+                    tokio::select! {
+                        () = connection::serve(pod, stream, room) => {}
+                        () = stop.cancelled() => {}
+                    }
+                });
+            }
+            (_, Err(error)) => {
+                tracing::warn!(pod.id = %pod.identity.pod_id, error = %error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+            // The semaphore is never closed.
+            (Err(_), Ok(_)) => return,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! From an allowed destination to addresses that may be dialled: the operator's own first, else public ones alone.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use freehold_policy::{Destination, normal_host};
+use hickory_resolver::TokioResolver;
+use lru::LruCache;
+
+use crate::{address::is_public, deny::Reason, options::ms, state::lock};
+
+/// Answers kept, and for how long: shorter than DNS would allow, long enough to spare kept-alive requests the way.
+const ANSWERS_MAX: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
+const ANSWER_AGE_MAX: Duration = Duration::from_secs(30);
+/// Addresses tried for one name.
+const ADDRESSES_MAX: usize = 4;
+
+/// When an answer was found, and the addresses in it that may be dialled.
+type Found = (Instant, Arc<[SocketAddr]>);
+
+/// Resolves destinations that policy has allowed.
+pub(crate) struct Resolver {
+    hosts: HashMap<String, SocketAddr>,
+    /// Absent where the machine has no usable configuration.
+    system: Option<TokioResolver>,
+    timeout: Duration,
+    answers: Mutex<LruCache<Destination, Found>>,
+}
+
+impl Resolver {
+    pub(crate) fn new(hosts: &HashMap<String, SocketAddr>, resolve_ms: u64) -> Self {
+        let system = TokioResolver::builder_tokio()
+            .and_then(|builder| builder.build())
+            .inspect_err(|error| {
+                tracing::warn!(error = %error, "no name server: only the operator's hosts and IP literals resolve");
+            })
+            .ok();
+        Self {
+            hosts: hosts.iter().map(|(name, address)| (normal_key(name), *address)).collect(),
+            system,
+            timeout: ms(resolve_ms),
+            answers: Mutex::new(LruCache::new(ANSWERS_MAX)),
+        }
+    }
+
+    /// The addresses to dial. Never empty; each is public or the operator's own.
+    pub(crate) async fn resolve(&self, destination: &Destination) -> Result<Arc<[SocketAddr]>, Reason> {
+        if let Some(address) = self.of_operator(destination) {
+            return Ok(Arc::new([address]));
+        }
+        if let Some((at, addresses)) = lock(&self.answers).get(destination)
+            && at.elapsed() < ANSWER_AGE_MAX
+        {
+            return Ok(Arc::clone(addresses));
+        }
+        let found = match destination.ip() {
+            Some(address) => vec![address],
+            None => self.ask(destination.host()).await?,
+        };
+        let public: Arc<[SocketAddr]> = found
+            .into_iter()
+            .filter(|address| is_public(*address))
+            .map(|address| SocketAddr::new(address, destination.port()))
+            .take(ADDRESSES_MAX)
+            .collect();
+        if public.is_empty() {
+            return Err(Reason::AddressForbidden);
+        }
+        lock(&self.answers).put(destination.clone(), (Instant::now(), Arc::clone(&public)));
+        Ok(public)
+    }
+
+    fn of_operator(&self, destination: &Destination) -> Option<SocketAddr> {
+        if self.hosts.is_empty() {
+            return None;
+        }
+        let host = destination.host();
+        let with_port = format!("{host}:{}", destination.port());
+        self.hosts.get(&with_port).or_else(|| self.hosts.get(host)).copied()
+    }
+
+    async fn ask(&self, host: &str) -> Result<Vec<IpAddr>, Reason> {
+        let system = self.system.as_ref().ok_or(Reason::UpstreamUnresolved)?;
+        // The final dot keeps the machine's search list out.
+        let answer = tokio::time::timeout(self.timeout, system.lookup_ip(format!("{host}."))).await;
+        match answer {
+            Ok(Ok(found)) => Ok(found.iter().collect()),
+            Ok(Err(error)) => {
+                tracing::debug!(egress.host = host, error = %error, "upstream name not resolved");
+                Err(Reason::UpstreamUnresolved)
+            }
+            Err(_) => Err(Reason::UpstreamUnresolved),
+        }
+    }
+}
+
+/// `name` or `name:port` with the name in normal form; what is neither never matches.
+fn normal_key(key: &str) -> String {
+    if let Ok(host) = normal_host(key) {
+        return host;
+    }
+    match key.rsplit_once(':').map(|(host, port)| (normal_host(host), port)) {
+        Some((Ok(host), port)) => format!("{host}:{port}"),
+        _ => key.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use freehold_policy::Scheme;
+
+    use super::*;
+
+    async fn resolve(hosts: &[(&str, &str)], host: &str, port: u16) -> Result<Vec<SocketAddr>, Reason> {
+        let hosts = hosts.iter().map(|(name, at)| ((*name).to_owned(), at.parse().unwrap())).collect();
+        let resolver = Resolver::new(&hosts, 1_000);
+        let destination = Destination::new(Scheme::Https, host, port).unwrap();
+        resolver.resolve(&destination).await.map(|found| found.to_vec())
+    }
+
+    #[tokio::test]
+    async fn the_operator_may_name_any_address() {
+        let hosts =
+            [("Api.test", "127.0.0.1:9001"), ("api.test:8443", "127.0.0.1:9002"), ("10.0.0.5", "10.0.0.5:1")];
+        let at = |text: &str| Ok(vec![text.parse().unwrap()]);
+        assert_eq!(resolve(&hosts, "api.test", 443).await, at("127.0.0.1:9001"));
+        assert_eq!(resolve(&hosts, "api.test", 8443).await, at("127.0.0.1:9002"));
+        assert_eq!(resolve(&hosts, "10.0.0.5", 443).await, at("10.0.0.5:1"));
+    }
+
+    #[tokio::test]
+    async fn an_inside_address_is_refused_when_the_operator_does_not_name_it() {
+        for host in ["127.0.0.1", "169.254.169.254", "::1", "10.0.0.5"] {
+            assert_eq!(resolve(&[], host, 443).await, Err(Reason::AddressForbidden), "{host}");
+        }
+        let expected: SocketAddr = "1.1.1.1:8443".parse().unwrap();
+        assert_eq!(resolve(&[], "1.1.1.1", 8443).await, Ok(vec![expected]));
+    }
+}

@@ -1,0 +1,432 @@
+//! The spool: audit rows on their way to the sink.
+//!
+//! A row is appended to a file by `write(2)` before the request it is about goes anywhere, so that `kill -9` of this
+//! process loses none. Rows of requests that went upstream wait a moment for their latency. When a file's rows are all
+//! acknowledged it is emptied or deleted; what is left at the next start is offered again. A row that a crash
+//! overtook goes to the sink without its latency.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use freehold_model::{EventId, audit::AuditEvent};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::{AuditSink, Limits, options::ms, state::lock};
+
+/// Milliseconds before a sink that failed is asked again: the first time, and at most.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Why a row could not be written. The request it is about is denied.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SpoolError {
+    #[error("the audit backlog stayed full")]
+    Full,
+    #[error("failed to write an audit row")]
+    Write(#[source] io::Error),
+    #[error("failed to encode an audit row")]
+    Encode(#[source] serde_json::Error),
+}
+
+/// Whether a row is complete when it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settles {
+    /// It is complete.
+    Now,
+    /// [`Spool::settle`] completes it, within the limit.
+    Later,
+}
+
+/// What completes a row.
+#[derive(Debug, Default)]
+pub(crate) struct Settlement {
+    pub(crate) latency: Option<Duration>,
+    pub(crate) detail: Option<serde_json::Value>,
+}
+
+pub(crate) struct Spool {
+    dir: PathBuf,
+    segment_bytes_max: u64,
+    batch_rows_max: usize,
+    wait: Duration,
+    settle: Duration,
+    room: Arc<Semaphore>,
+    wake: Notify,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    file: File,
+    segment: u64,
+    segment_bytes: u64,
+    /// Rows of each file that the sink has not acknowledged.
+    unacknowledged: BTreeMap<u64, usize>,
+    ready: VecDeque<Entry>,
+    unsettled: HashMap<EventId, Entry>,
+    /// When unsettled rows go as they are; all wait equally long, so the first is the next.
+    due: VecDeque<(Instant, EventId)>,
+}
+
+struct Entry {
+    row: AuditEvent,
+    segment: u64,
+    /// Room in the backlog, given back when the row is acknowledged. Rows of an earlier process have none.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Spool {
+    /// Opens the spool in `dir` and takes up what an earlier process left there.
+    pub(crate) fn open(dir: &Path, limits: &Limits) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let mut segments: Vec<u64> = fs::read_dir(dir)?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".jsonl")?.parse().ok())
+            .collect();
+        segments.sort_unstable();
+        let mut ready = VecDeque::new();
+        let mut unacknowledged = BTreeMap::new();
+        for &segment in &segments {
+            let rows = read_segment(&segment_path(dir, segment))?;
+            if rows.is_empty() {
+                fs::remove_file(segment_path(dir, segment))?;
+                continue;
+            }
+            unacknowledged.insert(segment, rows.len());
+            ready.extend(rows.into_iter().map(|row| Entry { row, segment, _room: None }));
+        }
+        let segment = segments.last().map_or(1, |last| last + 1);
+        Ok(Self {
+            dir: dir.to_owned(),
+            segment_bytes_max: limits.spool_segment_bytes_max,
+            batch_rows_max: limits.audit_batch_rows_max.max(1),
+            wait: ms(limits.audit_wait_ms),
+            settle: ms(limits.audit_settle_ms),
+            room: Arc::new(Semaphore::new(limits.audit_backlog_rows_max.clamp(1, Semaphore::MAX_PERMITS))),
+            wake: Notify::new(),
+            inner: Mutex::new(Inner {
+                file: open_segment(dir, segment)?,
+                segment,
+                segment_bytes: 0,
+                unacknowledged,
+                ready,
+                unsettled: HashMap::new(),
+                due: VecDeque::new(),
+            }),
+        })
+    }
+
+    /// Writes a row. When it returns, the row outlives this process. Waits while the backlog is full.
+    pub(crate) async fn append(&self, row: AuditEvent, settles: Settles) -> Result<(), SpoolError> {
+        let room = match Arc::clone(&self.room).try_acquire_owned() {
+            Ok(room) => room,
+            Err(_) => tokio::time::timeout(self.wait, Arc::clone(&self.room).acquire_owned())
+                .await
+                .ok()
+                .and_then(Result::ok)
+                .ok_or(SpoolError::Full)?,
+        };
+        let mut line = serde_json::to_vec(&row).map_err(SpoolError::Encode)?;
+        line.push(b'\n');
+        {
+            let mut inner = lock(&self.inner);
+            inner.write(&self.dir, &line, self.segment_bytes_max).map_err(SpoolError::Write)?;
+            let entry = Entry { row, segment: inner.segment, _room: Some(room) };
+            match settles {
+                Settles::Now => inner.ready.push_back(entry),
+                Settles::Later => {
+                    inner.due.push_back((Instant::now() + self.settle, entry.row.id));
+                    inner.unsettled.insert(entry.row.id, entry);
+                }
+            }
+        }
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Completes a row that settles later. Too late, or of an unknown row: nothing happens.
+    pub(crate) fn settle(&self, id: EventId, settlement: Settlement) {
+        let mut inner = lock(&self.inner);
+        let Some(mut entry) = inner.unsettled.remove(&id) else { return };
+        entry.row.latency_ms =
+            settlement.latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX));
+        entry.row.detail = settlement.detail;
+        inner.ready.push_back(entry);
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// Hands rows to the sink until `shutdown`, then once more what is left.
+    pub(crate) async fn drain(&self, sink: &dyn AuditSink, shutdown: &CancellationToken) {
+        let mut retry = RETRY_MIN;
+        loop {
+            let (batch, next_due) = self.take(shutdown.is_cancelled());
+            if batch.is_empty() {
+                if shutdown.is_cancelled() {
+                    return;
+                }
+                let due = next_due.unwrap_or_else(|| Instant::now() + RETRY_MAX);
+                tokio::select! {
+                    () = self.wake.notified() => {}
+                    () = tokio::time::sleep_until(due.into()) => {}
+                    () = shutdown.cancelled() => {}
+                }
+                continue;
+            }
+            match sink.append(batch.iter().map(|entry| entry.row.clone()).collect()).await {
+                Ok(()) => {
+                    retry = RETRY_MIN;
+                    self.acknowledge(batch);
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error, rows = batch.len(), "audit sink did not take rows, they are kept");
+                    self.put_back(batch);
+                    if shutdown.is_cancelled() {
+                        return;
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(retry) => retry = (retry * 2).min(RETRY_MAX),
+                        () = shutdown.cancelled() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&self, all: bool) -> (Vec<Entry>, Option<Instant>) {
+        let mut inner = lock(&self.inner);
+        let now = Instant::now();
+        while let Some(&(due, id)) = inner.due.front() {
+            let settled = !inner.unsettled.contains_key(&id);
+            if !(all || settled || due <= now) {
+                break;
+            }
+            inner.due.pop_front();
+            if let Some(entry) = inner.unsettled.remove(&id) {
+                inner.ready.push_back(entry);
+            }
+        }
+        let count = inner.ready.len().min(self.batch_rows_max);
+        let batch = inner.ready.drain(..count).collect();
+        (batch, inner.due.front().map(|&(due, _)| due))
+    }
+
+    fn put_back(&self, batch: Vec<Entry>) {
+        let mut inner = lock(&self.inner);
+        for entry in batch.into_iter().rev() {
+            inner.ready.push_front(entry);
+        }
+    }
+
+    fn acknowledge(&self, batch: Vec<Entry>) {
+        let mut inner = lock(&self.inner);
+        for entry in batch {
+            if let Some(left) = inner.unacknowledged.get_mut(&entry.segment) {
+                *left -= 1;
+            }
+        }
+        let done: Vec<u64> = inner
+            .unacknowledged
+            .iter()
+            .filter(|&(_, &left)| left == 0)
+            .map(|(&segment, _)| segment)
+            .collect();
+        for segment in done {
+            inner.unacknowledged.remove(&segment);
+            let emptied = if segment == inner.segment {
+                inner.segment_bytes = 0;
+                inner.file.set_len(0)
+            } else {
+                fs::remove_file(segment_path(&self.dir, segment))
+            };
+            if let Err(error) = emptied {
+                // Its rows are offered again at the next start, and change nothing then.
+                tracing::warn!(error = %error, "acknowledged audit rows stay in the spool");
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn write(&mut self, dir: &Path, line: &[u8], segment_bytes_max: u64) -> io::Result<()> {
+        if self.segment_bytes > 0 && self.segment_bytes + line.len() as u64 > segment_bytes_max {
+            self.file = open_segment(dir, self.segment + 1)?;
+            self.segment += 1;
+            self.segment_bytes = 0;
+        }
+        if let Err(error) = self.file.write_all(line) {
+            // A full disk may have taken half of it; the next row must not continue this line.
+            self.file.set_len(self.segment_bytes)?;
+            return Err(error);
+        }
+        self.segment_bytes += line.len() as u64;
+        *self.unacknowledged.entry(self.segment).or_default() += 1;
+        Ok(())
+    }
+}
+
+fn segment_path(dir: &Path, segment: u64) -> PathBuf {
+    dir.join(format!("{segment:012}.jsonl"))
+}
+
+fn open_segment(dir: &Path, segment: u64) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(segment_path(dir, segment))
+}
+
+/// The rows of a file. A last line without its end belongs to a request that never went out.
+fn read_segment(path: &Path) -> io::Result<Vec<AuditEvent>> {
+    let bytes = fs::read(path)?;
+    let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
+    let mut rows = Vec::new();
+    for line in bytes[..whole].split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+        match serde_json::from_slice(line) {
+            Ok(row) => rows.push(row),
+            Err(error) => {
+                tracing::error!(file = %path.display(), error = %error, "an audit row in the spool is damaged");
+            }
+        }
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use async_trait::async_trait;
+    use freehold_model::{
+        OrganizationId, Timestamp,
+        audit::{Actor, Category, EventType},
+    };
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::SinkError;
+
+    #[derive(Default)]
+    struct Memory {
+        rows: Mutex<Vec<AuditEvent>>,
+        broken: AtomicBool,
+        changed: Notify,
+    }
+
+    #[async_trait]
+    impl AuditSink for Memory {
+        async fn append(&self, rows: Vec<AuditEvent>) -> Result<(), SinkError> {
+            if self.broken.load(Ordering::SeqCst) {
+                return Err("broken".into());
+            }
+            lock(&self.rows).extend(rows);
+            self.changed.notify_one();
+            Ok(())
+        }
+    }
+
+    fn row(number: u128) -> AuditEvent {
+        AuditEvent::new(
+            EventId::from_uuid(Uuid::from_u128(number)),
+            OrganizationId::from_uuid(Uuid::nil()),
+            "system".to_owned(),
+            Timestamp::UNIX_EPOCH,
+            EventType::PolicyDecision,
+            Category::Audit,
+            Actor::PolicyEngine,
+        )
+    }
+
+    fn spool(dir: &Path, limits: Limits) -> Spool {
+        Spool::open(dir, &limits).unwrap()
+    }
+
+    async fn drained(spool: &Spool, sink: &Memory) {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        spool.drain(sink, &stop).await;
+    }
+
+    fn bytes_in(dir: &Path) -> u64 {
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+    }
+
+    #[tokio::test]
+    async fn rows_that_a_process_left_are_offered_by_the_next_and_a_torn_line_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = spool(dir.path(), Limits::default());
+        first.append(row(1), Settles::Now).await.unwrap();
+        first.append(row(2), Settles::Later).await.unwrap();
+        // As a killed process would: nothing is drained, and a write is torn.
+        let file = segment_path(dir.path(), 1);
+        OpenOptions::new().append(true).open(file).unwrap().write_all(b"{\"id\":").unwrap();
+        drop(first);
+        let sink = Memory::default();
+        let second = spool(dir.path(), Limits::default());
+        drained(&second, &sink).await;
+        assert_eq!(*lock(&sink.rows), [row(1), row(2)]);
+        assert_eq!(bytes_in(dir.path()), 0);
+        let third = spool(dir.path(), Limits::default());
+        drained(&third, &sink).await;
+        assert_eq!(lock(&sink.rows).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_settled_row_carries_its_latency_and_an_unsettled_one_goes_without_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Arc::new(spool(dir.path(), Limits { audit_settle_ms: 20, ..Limits::default() }));
+        let sink = Arc::new(Memory::default());
+        let stop = CancellationToken::new();
+        let task = {
+            let (spool, sink, stop) = (Arc::clone(&spool), Arc::clone(&sink), stop.clone());
+            tokio::spawn(async move { spool.drain(&*sink, &stop).await })
+        };
+        spool.append(row(1), Settles::Later).await.unwrap();
+        spool.append(row(2), Settles::Later).await.unwrap();
+        let latency = Some(Duration::from_millis(7));
+        spool.settle(row(1).id, Settlement { latency, detail: None });
+        while lock(&sink.rows).len() < 2 {
+            tokio::time::timeout(Duration::from_secs(10), sink.changed.notified()).await.unwrap();
+        }
+        let latencies: Vec<_> = lock(&sink.rows).iter().map(|row| row.latency_ms).collect();
+        assert_eq!(latencies, [Some(7), None]);
+        stop.cancel();
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn requests_wait_when_the_sink_lags_and_go_on_when_it_is_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits { audit_backlog_rows_max: 2, audit_wait_ms: 30, ..Limits::default() };
+        let spool = spool(dir.path(), limits);
+        let sink = Memory::default();
+        sink.broken.store(true, Ordering::SeqCst);
+        spool.append(row(1), Settles::Now).await.unwrap();
+        spool.append(row(2), Settles::Now).await.unwrap();
+        drained(&spool, &sink).await;
+        assert!(matches!(spool.append(row(3), Settles::Now).await, Err(SpoolError::Full)));
+        sink.broken.store(false, Ordering::SeqCst);
+        drained(&spool, &sink).await;
+        spool.append(row(3), Settles::Now).await.unwrap();
+        assert_eq!(lock(&sink.rows).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn files_are_bounded_and_deleted_when_their_rows_are_acknowledged() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits { spool_segment_bytes_max: 600, audit_batch_rows_max: 3, ..Limits::default() };
+        let spool = spool(dir.path(), limits);
+        for number in 0..10 {
+            spool.append(row(number), Settles::Now).await.unwrap();
+        }
+        assert!(fs::read_dir(dir.path()).unwrap().count() > 1);
+        let sink = Memory::default();
+        drained(&spool, &sink).await;
+        assert_eq!(lock(&sink.rows).len(), 10);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(bytes_in(dir.path()), 0);
+    }
+}

@@ -1,0 +1,257 @@
+//! Upstream connections of one workspace. The only code that dials, and it dials a [`Permit`]'s destination alone.
+//!
+//! Each workspace has its own pool and TLS sessions, so that two identities never share a connection.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use freehold_policy::{Destination, Permit, Scheme};
+use http::{Request, Response, Uri, Version};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{
+        Client,
+        connect::{Connected, Connection},
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::either::Either;
+
+use crate::{Limits, deny::Reason, options::ms, resolve::Resolver};
+
+/// What the upstreams of all workspaces share.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    pub(crate) resolver: Arc<Resolver>,
+    /// Verified roots; each workspace gets a copy with sessions of its own.
+    pub(crate) tls: ClientConfig,
+}
+
+/// The upstream side of one workspace.
+pub(crate) struct Upstream {
+    client: Client<Connector, Incoming>,
+    connector: Connector,
+    response_head: Duration,
+}
+
+impl Upstream {
+    pub(crate) fn new(dialer: &Dialer, limits: &Limits) -> Self {
+        let tls = |protocols: &[&[u8]]| {
+            let mut config = dialer.tls.clone();
+            config.resumption = rustls::client::Resumption::in_memory_sessions(32);
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            TlsConnector::from(Arc::new(config))
+        };
+        let connector = Connector {
+            resolver: Arc::clone(&dialer.resolver),
+            tls: tls(&[b"h2", b"http/1.1"]),
+            tls_http1: tls(&[b"http/1.1"]),
+            timeout: ms(limits.connect_ms),
+        };
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .pool_idle_timeout(ms(limits.upstream_idle_ms))
+            .pool_max_idle_per_host(limits.upstream_idle_max)
+            .http1_max_buf_size(limits.head_bytes_max.max(8 * 1024))
+            .http2_adaptive_window(true)
+            .build(connector.clone());
+        Self { client, connector, response_head: ms(limits.response_head_ms) }
+    }
+
+    /// Whether the permitted destination has an address that may be dialled.
+    pub(crate) async fn resolve(&self, permit: &Permit) -> Result<(), Reason> {
+        self.connector.resolver.resolve(permit.destination()).await.map(|_| ())
+    }
+
+    /// Sends a request whose target is a path and returns the answer's head; bodies pass as they come.
+    pub(crate) async fn send(
+        &self,
+        permit: &Permit,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Incoming>, Reason> {
+        *request.uri_mut() = absolute(permit.destination(), request.uri())?;
+        // What is spoken upstream is settled there, not by what the client speaks.
+        *request.version_mut() = Version::HTTP_11;
+        match tokio::time::timeout(self.response_head, self.client.request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => {
+                tracing::debug!(
+                    egress.destination = %permit.destination(),
+                    error = &error as &dyn std::error::Error,
+                    "upstream failed"
+                );
+                Err(reason_of(&error))
+            }
+            Err(_) => Err(Reason::UpstreamTimeout),
+        }
+    }
+
+    /// Sends a request that asks for an upgrade on an HTTP/1.1 connection of its own.
+    pub(crate) async fn send_upgrade(
+        &self,
+        permit: &Permit,
+        request: Request<Empty<Bytes>>,
+    ) -> Result<Response<Incoming>, Reason> {
+        let stream = self.connector.dial(permit.destination(), &self.connector.tls_http1).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| Reason::UpstreamFailed)?;
+        tokio::spawn(connection.with_upgrades());
+        match tokio::time::timeout(self.response_head, sender.send_request(request)).await {
+            Ok(response) => response.map_err(|_| Reason::UpstreamFailed),
+            Err(_) => Err(Reason::UpstreamTimeout),
+        }
+    }
+}
+
+fn absolute(destination: &Destination, target: &Uri) -> Result<Uri, Reason> {
+    Uri::builder()
+        .scheme(destination.scheme().as_str())
+        .authority(destination.to_string())
+        .path_and_query(target.path_and_query().map_or("/", http::uri::PathAndQuery::as_str))
+        .build()
+        .map_err(|_| Reason::RequestMalformed)
+}
+
+/// The reason in an error's chain; what has none broke off.
+fn reason_of(error: &(dyn std::error::Error + 'static)) -> Reason {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(Refused(reason)) = error.downcast_ref() {
+            return *reason;
+        }
+        next = error.source();
+    }
+    Reason::UpstreamFailed
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.as_str())]
+struct Refused(Reason);
+
+type Stream = Either<TcpStream, TlsStream<TcpStream>>;
+
+/// Dials for the pool. Resolves again (from a cache that has just been filled) and so checks what it dials.
+#[derive(Clone)]
+struct Connector {
+    resolver: Arc<Resolver>,
+    tls: TlsConnector,
+    tls_http1: TlsConnector,
+    timeout: Duration,
+}
+
+impl Connector {
+    async fn dial(&self, destination: &Destination, tls: &TlsConnector) -> Result<Stream, Reason> {
+        let addresses = self.resolver.resolve(destination).await?;
+        let mut last = Reason::UpstreamUnreachable;
+        for &address in addresses.iter() {
+            match tokio::time::timeout(self.timeout, connect(address, destination, tls)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(reason)) => last = reason,
+                Err(_) => last = Reason::UpstreamTimeout,
+            }
+        }
+        Err(last)
+    }
+}
+
+async fn connect(
+    address: SocketAddr,
+    destination: &Destination,
+    tls: &TlsConnector,
+) -> Result<Stream, Reason> {
+    let stream = TcpStream::connect(address).await.map_err(|_| Reason::UpstreamUnreachable)?;
+    stream.set_nodelay(true).map_err(|_| Reason::UpstreamUnreachable)?;
+    if destination.scheme() == Scheme::Http {
+        return Ok(Either::Left(stream));
+    }
+    let name = ServerName::try_from(destination.host().to_owned()).map_err(|_| Reason::UpstreamTls)?;
+    tls.connect(name, stream).await.map(Either::Right).map_err(|error| {
+        tracing::debug!(egress.destination = %destination, error = %error, "upstream handshake failed");
+        Reason::UpstreamTls
+    })
+}
+
+impl tower_service::Service<Uri> for Connector {
+    type Response = Leg;
+    type Error = Refused;
+    type Future = Pin<Box<dyn Future<Output = Result<Leg, Refused>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Refused>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move {
+            let scheme = if uri.scheme_str() == Some("http") { Scheme::Http } else { Scheme::Https };
+            let port = uri.port_u16().unwrap_or_else(|| scheme.default_port());
+            let destination = Destination::new(scheme, uri.host().unwrap_or_default(), port)
+                .map_err(|_| Refused(Reason::UpstreamUnresolved))?;
+            let stream = connector.dial(&destination, &connector.tls).await.map_err(Refused)?;
+            Ok(Leg(TokioIo::new(stream)))
+        })
+    }
+}
+
+/// A pooled connection, which says whether HTTP/2 was agreed on.
+struct Leg(TokioIo<Stream>);
+
+impl Connection for Leg {
+    fn connected(&self) -> Connected {
+        match self.0.inner() {
+            Either::Right(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                Connected::new().negotiated_h2()
+            }
+            _ => Connected::new(),
+        }
+    }
+}
+
+impl hyper::rt::Read for Leg {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl hyper::rt::Write for Leg {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, buffers)
+    }
+}

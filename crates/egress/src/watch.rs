@@ -1,0 +1,157 @@
+//! Watching a connection: when it was last heard of, and how many requests are open on it.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What is known of a connection's life.
+pub(crate) struct Activity {
+    begun: Instant,
+    /// Milliseconds from `begun` to the last byte in or out.
+    last_ms: AtomicU64,
+    open: AtomicUsize,
+    upgraded: AtomicBool,
+}
+
+impl Activity {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            begun: Instant::now(),
+            last_ms: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
+            upgraded: AtomicBool::new(false),
+        })
+    }
+
+    /// Says that the client's next bytes are HTTP no more. Called before the client can know.
+    pub(crate) fn upgrade(&self) {
+        self.upgraded.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_upgraded(&self) -> bool {
+        self.upgraded.load(Ordering::Acquire)
+    }
+
+    fn touch(&self) {
+        let passed = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(passed, Ordering::Relaxed);
+    }
+
+    /// Counts a request as open until the guard is dropped.
+    pub(crate) fn open(self: &Arc<Self>) -> OpenRequest {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        OpenRequest(Arc::clone(self))
+    }
+
+    /// Returns when the connection was without a byte for `idle` with no request open, or for `stalled` with one.
+    pub(crate) async fn quiet(&self, idle: Duration, stalled: Duration) {
+        loop {
+            let limit = if self.open.load(Ordering::Relaxed) == 0 { idle } else { stalled };
+            let due = self.begun + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + limit;
+            if due <= Instant::now() {
+                return;
+            }
+            // Looks again at the latest after the shorter limit: a request may have ended in between.
+            tokio::time::sleep_until(due.min(Instant::now() + idle.min(stalled)).into()).await;
+        }
+    }
+}
+
+/// A request that is not over.
+pub(crate) struct OpenRequest(Arc<Activity>);
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A stream whose bytes are noticed.
+pub(crate) struct Watched<S> {
+    stream: S,
+    activity: Arc<Activity>,
+}
+
+impl<S> Watched<S> {
+    pub(crate) const fn new(stream: S, activity: Arc<Activity>) -> Self {
+        Self { stream, activity }
+    }
+
+    fn noticed<T>(&self, poll: Poll<T>) -> Poll<T> {
+        if poll.is_ready() {
+            self.activity.touch();
+        }
+        poll
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.noticed(poll)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write(cx, buffer);
+        self.noticed(poll)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
+        self.noticed(poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(5);
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    #[tokio::test]
+    async fn a_connection_without_requests_is_quiet_after_the_idle_limit() {
+        Activity::new().quiet(SHORT, LONG).await;
+    }
+
+    #[tokio::test]
+    async fn an_open_request_has_the_longer_limit() {
+        let activity = Activity::new();
+        let open = activity.open();
+        assert!(tokio::time::timeout(SHORT * 5, activity.quiet(SHORT, LONG)).await.is_err());
+        drop(open);
+        activity.quiet(SHORT, LONG).await;
+    }
+}

@@ -1,0 +1,199 @@
+//! What passes and what does not.
+
+use std::time::Duration;
+
+use http::{Request, StatusCode, Version};
+use http_body_util::Full;
+
+use crate::{
+    harness::{Proxy, http1_on, read},
+    upstream::{Speaks, Upstream},
+};
+
+#[tokio::test]
+async fn a_request_that_a_rule_allows_reaches_the_upstream_as_it_was() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let request = Request::post("/open/%41?q=a%20b").header("host", "api.test").header("x-kept", "yes");
+    let mut sender = proxy.http1("api.test").await;
+    let request = request.body(Full::from("hello")).unwrap();
+    let answer = read(sender.send_request(request).await.unwrap()).await;
+    assert_eq!((answer.status, &answer.body[..]), (StatusCode::OK, &b"hello"[..]));
+    assert!(!answer.headers.contains_key("alt-svc"));
+    let seen = upstream.last();
+    assert_eq!((seen.method.as_str(), seen.target.as_str()), ("POST", "/open/A?q=a%20b"));
+    assert_eq!(
+        (&seen.headers["host"], &seen.headers["x-kept"]),
+        (&"api.test".parse().unwrap(), &"yes".parse().unwrap())
+    );
+    assert_eq!(&seen.body[..], b"hello");
+}
+
+#[tokio::test]
+async fn http2_is_spoken_on_both_sides_and_between_them() {
+    for speaks in [Speaks::Http1, Speaks::Http2] {
+        let upstream = Upstream::start(speaks).await;
+        let proxy = Proxy::start(&upstream).await;
+        let mut sender = proxy.http2("api.test").await;
+        let request = Request::post("https://api.test/open/a").body(Full::from("hello")).unwrap();
+        let answer = read(sender.send_request(request).await.unwrap()).await;
+        assert_eq!((answer.status, &answer.body[..]), (StatusCode::OK, &b"hello"[..]));
+        let expected = if speaks == Speaks::Http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        assert_eq!(upstream.last().version, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_a_rule_is_answered_403_and_nothing_is_dialled() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    for (name, method, path, reason) in [
+        ("other.test", "GET", "/", "domain_not_allowed"),
+        ("api.test", "DELETE", "/open/a", "method_not_allowed"),
+        ("api.test", "GET", "/closed", "path_not_allowed"),
+        ("api.test", "GET", "/open/%2e%2e/closed", "path_ambiguous"),
+        ("api.test", "GET", "/open//a", "path_ambiguous"),
+        ("api.test", "OPTIONS", "*", "path_ambiguous"),
+    ] {
+        let answer = proxy.send(name, Request::builder().method(method).uri(path)).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{name} {method} {path}");
+        let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(body["error"]["code"], "egress_denied");
+        assert_eq!(
+            (body["error"]["reason"].as_str(), body["error"]["destination"].as_str()),
+            (Some(reason), Some(name))
+        );
+    }
+    assert_eq!(upstream.connections.load(std::sync::atomic::Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn plain_http_needs_a_rule_that_says_so() {
+    let upstream = Upstream::start(Speaks::Plain).await;
+    let proxy = Proxy::start(&upstream).await;
+    for (name, status) in [("plain.test", StatusCode::OK), ("api.test", StatusCode::FORBIDDEN)] {
+        let mut sender = http1_on(proxy.connect_name(name, 80).await).await;
+        let request = Request::get("/open/a").header("host", name).body(Full::default()).unwrap();
+        assert_eq!(read(sender.send_request(request).await.unwrap()).await.status, status, "{name}");
+    }
+    assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test]
+async fn names_that_disagree_are_answered_421() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    for (dialled, sni, host) in [
+        ("api.test", "api.test", "other.test"),
+        ("api.test", "other.test", "api.test"),
+        ("api.test", "other.test", "other.test"),
+        ("other.test", "api.test", "api.test"),
+        ("api.test", "api.test", "api.test:8443"),
+    ] {
+        let stream = proxy.connect_name(dialled, 443).await;
+        let mut sender = http1_on(proxy.tls(stream, sni, b"http/1.1").await).await;
+        let request = Request::get("/open/a").header("host", host).body(Full::default()).unwrap();
+        let answer = read(sender.send_request(request).await.unwrap()).await;
+        assert_eq!(
+            (answer.status, answer.reason().as_str()),
+            (StatusCode::MISDIRECTED_REQUEST, "authority_mismatch")
+        );
+    }
+    let mut sender = proxy.http2("api.test").await;
+    let request = Request::get("https://other.test/open/a").body(Full::default()).unwrap();
+    assert_eq!(
+        read(sender.send_request(request).await.unwrap()).await.status,
+        StatusCode::MISDIRECTED_REQUEST
+    );
+    assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test]
+async fn an_address_that_was_dialled_without_asking_for_a_name_is_no_names() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let stream = proxy.connect("93.184.216.34:443".parse().unwrap()).await;
+    let mut sender = http1_on(proxy.tls(stream, "api.test", b"http/1.1").await).await;
+    let request = Request::get("/open/a").header("host", "api.test").body(Full::default()).unwrap();
+    assert_eq!(
+        read(sender.send_request(request).await.unwrap()).await.status,
+        StatusCode::MISDIRECTED_REQUEST
+    );
+}
+
+#[tokio::test]
+async fn an_allowed_address_inside_is_refused_unless_the_operator_names_it() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    for address in ["10.0.0.5", "169.254.169.254"] {
+        let stream = proxy.connect(format!("{address}:443").parse().unwrap()).await;
+        let mut sender = http1_on(proxy.tls(stream, address, b"http/1.1").await).await;
+        let request = Request::get("/").header("host", address).body(Full::default()).unwrap();
+        let answer = read(sender.send_request(request).await.unwrap()).await;
+        assert_eq!((answer.status, answer.reason().as_str()), (StatusCode::FORBIDDEN, "address_forbidden"));
+        let row = proxy.rows.with_reason("address_forbidden").await;
+        assert_eq!(row.capability_name.as_deref(), Some("inside"));
+    }
+}
+
+#[tokio::test]
+async fn a_connection_to_the_pods_loopback_or_to_an_address_never_given_out_is_closed_with_a_row() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    for (to, reason) in [
+        ("127.0.0.1:15001", "destination_forbidden"),
+        ("0.0.0.0:80", "destination_forbidden"),
+        ("198.18.77.77:443", "address_unknown"),
+    ] {
+        let stream = proxy.connect(to.parse().unwrap()).await;
+        stream.readable().await.unwrap();
+        assert!(matches!(stream.try_read(&mut [0]), Ok(0) | Err(_)));
+        let row = proxy.rows.with_reason(reason).await;
+        assert_eq!(
+            row.destination.as_deref().is_some_and(|at| at == to),
+            row.destination.as_deref() == Some(to)
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_neither_tls_nor_http_is_closed_with_a_row() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start_with(&upstream, |options| options.limits.client_handshake_ms = 50).await;
+    for (port, bytes) in [(22, &b"\x00\x01binary"[..]), (5432, b"")] {
+        let mut stream = proxy.connect_name("api.test", port).await;
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await.unwrap();
+        assert!(answer.is_empty());
+        let destination = format!("api.test:{port}");
+        let row = proxy.rows.find(|row| row.destination.as_deref() == Some(&destination)).await;
+        assert_eq!(row.reason.as_deref(), Some("protocol_unknown"));
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_not_there_or_not_itself_is_answered_502() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let plain = Upstream::start(Speaks::Plain).await;
+    let gone = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let stranger = Upstream::start(Speaks::Http1).await;
+    for (address, reason) in
+        [(gone, "upstream_unreachable"), (plain.address, "upstream_tls"), (stranger.address, "upstream_tls")]
+    {
+        let proxy = Proxy::start_with(&upstream, |options| {
+            options.hosts.insert("api.test".to_owned(), address);
+        })
+        .await;
+        let answer = proxy.get("api.test", "/open/a").await;
+        assert_eq!((answer.status, answer.reason().as_str()), (StatusCode::BAD_GATEWAY, reason));
+        let row = proxy.rows.with_reason("rule_matched").await;
+        assert_eq!(row.detail.unwrap()["upstream_error"], reason);
+        assert_eq!(row.latency_ms, None);
+    }
+    assert_eq!(stranger.count(), 0);
+}

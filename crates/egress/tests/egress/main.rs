@@ -1,0 +1,15 @@
+//! The proxy as a pod and an upstream see it: real sockets, real TLS, a real spool.
+
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails by panicking")]
+
+mod audit;
+mod credentials;
+mod curl;
+mod decisions;
+mod dns;
+mod harness;
+mod namespace;
+mod pods;
+mod smuggling;
+mod streams;
+mod upstream;

@@ -1,0 +1,157 @@
+//! Grants and tokens: pushed, in force at once, and nothing without them.
+
+use std::{sync::Arc, time::Duration};
+
+use freehold_egress::token::Minter;
+use freehold_model::{PodId, TaskId, WorkspaceId};
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use uuid::Uuid;
+
+use crate::{
+    harness::{CAPS, PATIENCE, Proxy, http1_on, read},
+    upstream::{Speaks, Upstream},
+};
+
+#[tokio::test]
+async fn without_a_grant_everything_is_denied() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    proxy.handle.revoke(proxy.pod.workspace_id);
+    for (name, path) in [("api.test", "/open/a"), ("model.test", "/v1/models")] {
+        let answer = proxy.get(name, path).await;
+        assert_eq!((answer.status, answer.reason().as_str()), (StatusCode::FORBIDDEN, "no_grant"));
+    }
+    assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test]
+async fn a_new_grant_is_in_force_for_the_next_request_of_an_open_connection() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let mut sender = proxy.http1("api.test").await;
+    for (caps, status) in [(CAPS, StatusCode::OK), ("", StatusCode::FORBIDDEN), (CAPS, StatusCode::OK)] {
+        proxy.publish(caps, Ok(("x-api-key", "s3cret")));
+        sender.ready().await.unwrap();
+        let request = Request::get("/open/a").header("host", "api.test").body(Full::default()).unwrap();
+        assert_eq!(read(sender.send_request(request).await.unwrap()).await.status, status);
+    }
+}
+
+#[tokio::test]
+async fn without_a_valid_token_everything_is_denied() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let other_workspace = {
+        let mut subject = proxy.subject(None);
+        subject.workspace_id = WorkspaceId::from_uuid(Uuid::now_v7());
+        proxy.minter.mint(&subject, PATIENCE).unwrap()
+    };
+    let forged = Minter::generate().unwrap().mint(&proxy.subject(None), PATIENCE).unwrap();
+    for token in [other_workspace, forged, String::new()] {
+        proxy.set_token(None, PATIENCE);
+        assert!(proxy.handle.set_token(proxy.pod.pod_id, &token).is_err());
+        let answer = proxy.get("api.test", "/open/a").await;
+        assert_eq!((answer.status, answer.reason().as_str()), (StatusCode::FORBIDDEN, "no_token"));
+    }
+    assert_eq!(upstream.count(), 0);
+    assert!(proxy.handle.set_token(PodId::from_uuid(Uuid::now_v7()), "").is_err());
+}
+
+#[tokio::test]
+async fn a_token_that_expires_ends_what_its_connections_may_do_unless_it_is_renewed() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    proxy.set_token(None, Duration::from_secs(2));
+    let mut sender = proxy.http1("api.test").await;
+    let ask = || Request::get("/open/a").header("host", "api.test").body(Full::default()).unwrap();
+    assert_eq!(read(sender.send_request(ask()).await.unwrap()).await.status, StatusCode::OK);
+    let denied = tokio::time::timeout(PATIENCE, async {
+        loop {
+            sender.ready().await.unwrap();
+            let answer = read(sender.send_request(ask()).await.unwrap()).await;
+            if answer.status == StatusCode::FORBIDDEN {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert_eq!(denied.await.unwrap().reason(), "token_expired");
+    proxy.set_token(None, PATIENCE);
+    assert_eq!(proxy.get("api.test", "/open/a").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn connections_of_one_task_serve_no_request_of_the_next() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let [first, second] = [1, 2].map(|n| TaskId::from_uuid(Uuid::from_u128(n)));
+    proxy.set_token(Some(first), PATIENCE);
+    let mut sender = proxy.http1("api.test").await;
+    let request = Request::get("/open/first").header("host", "api.test").body(Full::default()).unwrap();
+    assert_eq!(read(sender.send_request(request).await.unwrap()).await.status, StatusCode::OK);
+    // The same task's renewed token leaves the connection as it is.
+    proxy.set_token(Some(first), PATIENCE);
+    assert!(sender.ready().await.is_ok());
+    proxy.set_token(Some(second), PATIENCE);
+    let closed = tokio::time::timeout(PATIENCE, async {
+        while sender.ready().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    });
+    closed.await.unwrap();
+    assert_eq!(proxy.get("api.test", "/open/second").await.status, StatusCode::OK);
+    for (path, task) in [("/open/first", first), ("/open/second", second)] {
+        let row = proxy.rows.find(|row| row.path.as_deref() == Some(path)).await;
+        assert_eq!(row.task_id, Some(task));
+    }
+}
+
+#[tokio::test]
+async fn a_detached_pod_is_cut_off_and_can_be_attached_again() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let mut sender = proxy.http1("api.test").await;
+    proxy.handle.detach(proxy.pod.pod_id);
+    let cut = tokio::time::timeout(PATIENCE, async {
+        while sender.ready().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    });
+    cut.await.unwrap();
+    proxy.attach();
+    proxy.set_token(None, PATIENCE);
+    assert_eq!(proxy.get("api.test", "/open/a").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn after_a_restart_the_same_listeners_serve_again_once_grant_and_token_are_there() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let ca = proxy.handle.ca_pem().to_owned();
+    let proxy = proxy.restart().await;
+    assert_eq!(proxy.handle.ca_pem(), ca);
+    assert_eq!(proxy.get("api.test", "/open/a").await.reason(), "no_token");
+    proxy.set_token(None, PATIENCE);
+    assert_eq!(proxy.get("api.test", "/open/a").await.reason(), "no_grant");
+    proxy.publish(CAPS, Ok(("x-api-key", "s3cret")));
+    assert_eq!(proxy.get("api.test", "/open/a").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_until_one_ends() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start_with(&upstream, |options| options.limits.connections_per_pod_max = 1).await;
+    let first = proxy.https("api.test").await;
+    let proxy = Arc::new(proxy);
+    let second = tokio::spawn({
+        let proxy = Arc::clone(&proxy);
+        async move { proxy.get("api.test", "/open/second").await.status }
+    });
+    let mut sender = http1_on(first).await;
+    let request = Request::get("/open/first").header("host", "api.test").body(Full::default()).unwrap();
+    assert_eq!(read(sender.send_request(request).await.unwrap()).await.status, StatusCode::OK);
+    assert!(!second.is_finished());
+    drop(sender);
+    assert_eq!(tokio::time::timeout(PATIENCE, second).await.unwrap().unwrap(), StatusCode::OK);
+}

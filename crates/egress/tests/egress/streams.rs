@@ -1,0 +1,144 @@
+//! Bodies pass as they come.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    harness::{PATIENCE, Proxy, read},
+    upstream::{Speaks, Upstream},
+};
+
+#[tokio::test]
+async fn an_event_reaches_the_client_before_the_next_is_sent() {
+    for speaks in [Speaks::Http1, Speaks::Http2] {
+        let upstream = Upstream::start(speaks).await;
+        let proxy = Proxy::start(&upstream).await;
+        let mut http1 = proxy.http1("api.test").await;
+        let request = Request::get("/events").header("host", "api.test").body(Full::default()).unwrap();
+        let mut response = http1.send_request(request).await.unwrap();
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        for number in 0..5 {
+            let event = Bytes::from(format!("data: {number}\n\n"));
+            upstream.events.send(event.clone()).await.unwrap();
+            let frame = tokio::time::timeout(PATIENCE, response.frame()).await.unwrap().unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), event);
+        }
+    }
+}
+
+#[tokio::test]
+async fn trailers_pass_both_ways() {
+    let upstream = Upstream::start(Speaks::Http2).await;
+    let proxy = Proxy::start(&upstream).await;
+    let stream = proxy.connect_name("api.test", 443).await;
+    let stream = proxy.tls(stream, "api.test", b"h2").await;
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(executor, TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-checksum", HeaderValue::from_static("1"));
+    let frames = [
+        Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"a"))),
+        Ok(Frame::trailers(trailers.clone())),
+    ];
+    let request = Request::post("https://api.test/trailers").header("te", "trailers");
+    let request = request.body(StreamBody::new(tokio_stream::iter(frames))).unwrap();
+    let answer = sender.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(answer.trailers().unwrap()["grpc-status"], "0");
+    assert_eq!(upstream.last().trailers, Some(trailers));
+}
+
+#[tokio::test]
+async fn a_websocket_passes_bytes_both_ways() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let mut sender = proxy.http1("ws.test").await;
+    let request = Request::get("/ws")
+        .header("host", "ws.test")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let mut response = sender.send_request(request.body(Full::default()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let mut stream = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+    for text in [&b"ping"[..], b"again"] {
+        stream.write_all(text).await.unwrap();
+        let mut echoed = vec![0; text.len()];
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut echoed)).await.unwrap().unwrap();
+        assert_eq!(echoed, text);
+    }
+    assert_eq!(upstream.last().headers["sec-websocket-key"], "dGhlIHNhbXBsZSBub25jZQ==");
+}
+
+#[tokio::test]
+async fn an_upgrade_to_anything_else_is_an_ordinary_request() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let request = Request::get("/open/a")
+        .header("connection", "Upgrade, HTTP2-Settings")
+        .header("upgrade", "h2c")
+        .header("http2-settings", "AAMAAABkAAQAAP__");
+    assert_eq!(proxy.send("api.test", request).await.status, StatusCode::OK);
+    let seen = upstream.last();
+    assert!(!seen.headers.contains_key("upgrade") && !seen.headers.contains_key("http2-settings"));
+}
+
+#[tokio::test]
+async fn a_client_that_expects_100_gets_it_only_when_the_request_is_allowed() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    for (path, first) in [("/open/a", "HTTP/1.1 100"), ("/closed", "HTTP/1.1 403")] {
+        let mut stream = proxy.https("api.test").await;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: api.test\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut status = [0; 12];
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut status)).await.unwrap().unwrap();
+        assert_eq!(std::str::from_utf8(&status).unwrap(), first);
+    }
+}
+
+#[tokio::test]
+async fn requests_on_one_connection_share_an_upstream_connection() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let mut sender = proxy.http1("api.test").await;
+    for _ in 0..20 {
+        sender.ready().await.unwrap();
+        let request = Request::get("/open/a").header("host", "api.test").body(Full::default()).unwrap();
+        assert_eq!(read(sender.send_request(request).await.unwrap()).await.status, StatusCode::OK);
+    }
+    assert_eq!(upstream.connections.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_large_body_passes_both_ways_whole() {
+    let upstream = Upstream::start(Speaks::Http2).await;
+    let proxy = Proxy::start(&upstream).await;
+    let body = Bytes::from_iter((0..5_000_000_u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]));
+    let mut sender = proxy.http1("api.test").await;
+    let request =
+        Request::post("/open/big").header("host", "api.test").body(Full::from(body.clone())).unwrap();
+    let answer = read(sender.send_request(request).await.unwrap()).await;
+    assert!(answer.body == body);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_the_upstream_request() {
+    for speaks in [Speaks::Http1, Speaks::Http2] {
+        let upstream = Upstream::start(speaks).await;
+        let proxy = Proxy::start(&upstream).await;
+        let mut sender = proxy.http1("api.test").await;
+        let request = Request::get("/events").header("host", "api.test").body(Full::default()).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert!(!upstream.events.is_closed());
+        drop((response, sender));
+        tokio::time::timeout(PATIENCE, upstream.events.closed()).await.unwrap();
+    }
+}

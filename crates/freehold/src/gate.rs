@@ -1,0 +1,202 @@
+//! Wires egress to the reconciler: what the rows say of a workspace becomes its grant, its pod's traffic gets tokens.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use async_trait::async_trait;
+use freehold_app::fleet::{Fleet, Look};
+use freehold_broker::Placement;
+use freehold_egress::{
+    AuditSink, Grant, Handle, Injection, Listeners, PodIdentity, SinkError, Unavailable,
+    token::{Minter, Subject},
+};
+use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditEvent};
+use freehold_policy::{Document, ProviderGrant};
+use freehold_reconcile::{Gate, GateLinks};
+use freehold_vault::Vault;
+use sha2::{Digest, Sha256};
+
+use crate::ports::sealing_context;
+
+/// How long a token counts. It is renewed at half of this, while its pod is wanted.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
+
+/// Egress, as the reconciler needs it.
+pub struct EgressGate {
+    egress: Handle,
+    minter: Minter,
+    vault: Arc<Vault>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What each workspace's grant was made from, and the digest of its policy.
+    published: HashMap<WorkspaceId, (Source, String)>,
+    /// Whose each pod's token says its traffic is, and since when.
+    tokens: HashMap<PodId, (Option<TaskId>, Instant)>,
+}
+
+/// When the rows behind a grant last changed: the same times, the same grant.
+type Source = (Timestamp, Timestamp, Option<Timestamp>);
+
+impl EgressGate {
+    /// A gate over this egress.
+    pub fn new(egress: Handle, minter: Minter, vault: Arc<Vault>) -> Self {
+        Self { egress, minter, vault, state: Mutex::default() }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // The state is valid at every point, so that a panic elsewhere spoils nothing.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mint(&self, look: &Look, task: Option<TaskId>) -> io::Result<String> {
+        let workspace = look.workspace.id;
+        let policy_digest = self.state().published.get(&workspace).map(|(_, digest)| digest.clone());
+        let user = look.workspace.created_by;
+        let subject = Subject {
+            organization_id: look.workspace.organization_id,
+            workspace_id: workspace,
+            task_id: task,
+            role: look.role.name.clone(),
+            policy_digest: policy_digest.unwrap_or_default(),
+            user_id: user.map_or_else(|| audit::SYSTEM_USER.to_owned(), |member| member.to_string()),
+        };
+        self.minter.mint(&subject, TOKEN_LIFETIME).map_err(io::Error::other)
+    }
+
+    fn grant(&self, look: &Look) -> anyhow::Result<Grant> {
+        let provider = ProviderGrant {
+            kind: look.provider.kind,
+            domain: look.provider.domain.clone(),
+            credential: look.provider.credential_name.clone(),
+        };
+        let base = document(look.provider.capabilities.as_deref()).context("the provider's capabilities")?;
+        let own = document(look.role.capabilities.as_deref()).context("the role's capabilities")?;
+        let policy = freehold_policy::compile(&provider, &base, &own).map_err(anyhow::Error::msg)?;
+        let injections =
+            look.provider.credential_name.iter().map(|name| (name.clone(), self.injection(look)));
+        Ok(Grant {
+            organization_id: look.workspace.organization_id,
+            role: look.role.name.clone(),
+            provider: look.provider.name.clone(),
+            policy,
+            injections: injections.collect(),
+        })
+    }
+
+    fn injection(&self, look: &Look) -> Result<Injection, Unavailable> {
+        let (credential, sealed) = look.credential.as_ref().ok_or(Unavailable)?;
+        let context = sealing_context(credential.id);
+        let unavailable = |error: &(dyn std::error::Error + 'static)| {
+            tracing::warn!(credential.id = %credential.id, error, "credential {} cannot be injected", credential.id);
+            Unavailable
+        };
+        let secret = self.vault.open_sealed(&context, sealed).map_err(|error| unavailable(&error))?;
+        let injection =
+            freehold_broker::injection(credential, secret.expose()).map_err(|error| unavailable(&error))?;
+        match injection.placement() {
+            Placement::Header(name) => Injection::header(name, injection.expose()),
+            Placement::Query(name) => Injection::query(name, injection.expose()),
+        }
+        .map_err(|error| unavailable(&error))
+    }
+}
+
+/// The digest of the policy's texts, as evidence in tokens of what was in force.
+fn policy_digest(look: &Look) -> String {
+    let mut digest = Sha256::new();
+    let (provider, role) = (look.provider.capabilities.as_deref(), look.role.capabilities.as_deref());
+    for text in [Some(look.provider.domain.as_str()), provider, role] {
+        let text = text.unwrap_or_default();
+        digest.update((text.len() as u64).to_be_bytes());
+        digest.update(text);
+    }
+    format!("sha256:{}", hex::encode(digest.finalize()))
+}
+
+fn document(text: Option<&str>) -> anyhow::Result<Document> {
+    match text {
+        None => Ok(Document::default()),
+        Some(text) => freehold_policy::parse(text).map_err(|problems| {
+            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            anyhow::anyhow!("{}", lines.join("; "))
+        }),
+    }
+}
+
+#[async_trait]
+impl Gate for EgressGate {
+    async fn open(&self, look: &Look, pod: PodId, links: GateLinks) -> io::Result<()> {
+        let identity = PodIdentity {
+            pod_id: pod,
+            workspace_id: look.workspace.id,
+            organization_id: look.workspace.organization_id,
+        };
+        let task = look.current_task.as_ref().map(|task| task.id);
+        let token = self.mint(look, task)?;
+        let listeners = Listeners::tproxy(links.tcp, links.dns);
+        self.egress.attach(identity, listeners, Some(&token)).map_err(io::Error::other)?;
+        self.state().tokens.insert(pod, (task, Instant::now()));
+        Ok(())
+    }
+
+    async fn attribute(&self, look: &Look, pod: PodId, task: Option<TaskId>) -> io::Result<()> {
+        if let Some((current, minted)) = self.state().tokens.get(&pod)
+            && *current == task
+            && minted.elapsed() < TOKEN_LIFETIME / 2
+        {
+            return Ok(());
+        }
+        let token = self.mint(look, task)?;
+        self.egress.set_token(pod, &token).map_err(io::Error::other)?;
+        self.state().tokens.insert(pod, (task, Instant::now()));
+        Ok(())
+    }
+
+    async fn publish(&self, look: &Look) -> io::Result<()> {
+        let credential = look.credential.as_ref().map(|(credential, _)| credential.updated_at);
+        let source = (look.role.updated_at, look.provider.updated_at, credential);
+        if self.state().published.get(&look.workspace.id).is_some_and(|(published, _)| *published == source) {
+            return Ok(());
+        }
+        match self.grant(look) {
+            Ok(grant) => {
+                let digest = policy_digest(look);
+                self.egress.publish(look.workspace.id, Arc::new(grant));
+                self.state().published.insert(look.workspace.id, (source, digest));
+                Ok(())
+            }
+            Err(error) => {
+                // What cannot be understood allows nothing.
+                self.egress.revoke(look.workspace.id);
+                self.state().published.remove(&look.workspace.id);
+                Err(io::Error::other(format!("{error:#}")))
+            }
+        }
+    }
+
+    async fn close(&self, workspace: WorkspaceId, pod: PodId) {
+        self.egress.detach(pod);
+        self.egress.revoke(workspace);
+        let mut state = self.state();
+        state.tokens.remove(&pod);
+        state.published.remove(&workspace);
+    }
+}
+
+/// Takes egress's audit rows into the store.
+pub struct StoreSink(pub Fleet);
+
+#[async_trait]
+impl AuditSink for StoreSink {
+    async fn append(&self, rows: Vec<AuditEvent>) -> Result<(), SinkError> {
+        self.0.audit(rows).await.map_err(Into::into)
+    }
+}

@@ -1,0 +1,143 @@
+//! What the use cases need from other parts, wired: agents and pods, the vault, the object store.
+
+use std::{os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use freehold_app::ports::{
+    AgentError, AgentPort, ExecEvent, ExecRequest, ExecStream, OutputStream, SealError, SecretSealer,
+};
+use freehold_driver::{Exec, ExecSpec, PodDriver};
+use freehold_model::{CredentialId, PodId, workspace::Workspace};
+use freehold_reconcile::{AgentUnreachable, Handle};
+use freehold_vault::Vault;
+use futures::StreamExt;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    sync::mpsc,
+    time::timeout,
+};
+
+/// Bytes of a command's output in one event.
+const OUTPUT_BYTES_MAX: usize = 32 * 1024;
+
+/// Events of a command that wait for a slow reader; the command then waits too.
+const OUTPUT_EVENTS_MAX: usize = 16;
+
+/// Agents in pods, and the driver that made the pods.
+pub struct Agents {
+    reconciler: Handle,
+    driver: Arc<dyn PodDriver>,
+}
+
+impl Agents {
+    /// Agents of this reconciler, in pods of this driver.
+    pub fn new(reconciler: Handle, driver: Arc<dyn PodDriver>) -> Self {
+        Self { reconciler, driver }
+    }
+}
+
+fn unreachable(_: AgentUnreachable) -> AgentError {
+    AgentError::NotConnected
+}
+
+#[async_trait]
+impl AgentPort for Agents {
+    async fn session_view(&self, workspace: &Workspace) -> Result<Value, AgentError> {
+        self.reconciler.agents().session_view(workspace.id).await.map_err(unreachable)
+    }
+
+    async fn cancel(&self, workspace: &Workspace) -> Result<(), AgentError> {
+        // The request is in the task's row; the reconciler passes it on, now or when the agent is back.
+        self.reconciler.poke(workspace.id);
+        Ok(())
+    }
+
+    async fn exec(&self, workspace: &Workspace, request: ExecRequest) -> Result<ExecStream, AgentError> {
+        let pod: PodId = workspace.pod_id.ok_or(AgentError::NotConnected)?;
+        let spec =
+            ExecSpec { argv: request.command, cwd: Some(request.working_directory), environment: Vec::new() };
+        let exec = self.driver.exec(pod, spec).await.map_err(|error| AgentError::Failed(Box::new(error)))?;
+        let (events, receiver) = mpsc::channel(OUTPUT_EVENTS_MAX);
+        tokio::spawn(stream_exec(exec, Duration::from_secs(request.timeout_seconds.into()), events));
+        Ok(tokio_stream::wrappers::ReceiverStream::new(receiver).boxed())
+    }
+}
+
+type Events = mpsc::Sender<Result<ExecEvent, AgentError>>;
+
+/// Passes on what a command writes, and how it ends. Ends, and kills the command, when nobody listens any more.
+async fn stream_exec(exec: Exec, limit: Duration, events: Events) {
+    let Exec { stdout, stderr, exit } = exec;
+    let run = async {
+        let (_, _, status) = tokio::join!(
+            copy(stdout, OutputStream::Stdout, &events),
+            copy(stderr, OutputStream::Stderr, &events),
+            exit
+        );
+        status
+    };
+    let last = tokio::select! {
+        () = events.closed() => return,
+        ended = timeout(limit, run) => match ended {
+            Ok(Ok(status)) => Ok(ExecEvent::Ended { exit_code: code(status), timed_out: false }),
+            Ok(Err(error)) => Err(AgentError::Failed(Box::new(error))),
+            Err(_elapsed) => Ok(ExecEvent::Ended { exit_code: 128 + rustix::process::Signal::KILL.as_raw(), timed_out: true }),
+        },
+    };
+    // Nobody may be listening any more; the command has ended all the same.
+    let _unheard = events.send(last).await;
+}
+
+/// A shell's convention: the exit code, or 128 and the signal's number.
+fn code(status: ExitStatus) -> i32 {
+    status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
+}
+
+async fn copy(mut from: Box<dyn AsyncRead + Send + Unpin>, stream: OutputStream, events: &Events) {
+    let mut buffer = vec![0; OUTPUT_BYTES_MAX];
+    loop {
+        match from.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(length) => {
+                let data = Bytes::copy_from_slice(&buffer[..length]);
+                if events.send(Ok(ExecEvent::Output { stream, data })).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Stands in where no server runs: no agent can be asked.
+pub struct NoAgents;
+
+#[async_trait]
+impl AgentPort for NoAgents {
+    async fn session_view(&self, _: &Workspace) -> Result<Value, AgentError> {
+        Err(AgentError::NotConnected)
+    }
+
+    async fn cancel(&self, _: &Workspace) -> Result<(), AgentError> {
+        Err(AgentError::NotConnected)
+    }
+
+    async fn exec(&self, _: &Workspace, _: ExecRequest) -> Result<ExecStream, AgentError> {
+        Err(AgentError::NotConnected)
+    }
+}
+
+/// The vault, as credentials need it.
+pub struct Sealer(pub Arc<Vault>);
+
+impl SecretSealer for Sealer {
+    fn seal(&self, credential: CredentialId, secret: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.0.seal(&sealing_context(credential), secret).map_err(|error| SealError(Box::new(error)))
+    }
+}
+
+/// What a credential's secret is bound to, so that it opens for no other.
+pub fn sealing_context(credential: CredentialId) -> String {
+    format!("credential/{credential}")
+}

@@ -1,0 +1,257 @@
+//! `freehold server`: opens what is on the machine, wires the parts, serves until it is told to stop.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::Write,
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use freehold_app::{App, Ports, Secret, fleet, ports::UploadStore, uploads::ObjectUploads};
+use freehold_driver::{Enforcement, PodDriver};
+use freehold_driver_local::{LocalDriver, PodRoot};
+use freehold_reconcile as reconcile;
+use freehold_store::Store;
+use freehold_vault::Vault;
+use object_store::local::LocalFileSystem;
+use rustix::fs::FlockOperation;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{Config, LogFormat},
+    gate::{EgressGate, StoreSink},
+    ports::{Agents, NoAgents, Sealer},
+};
+
+/// The file that tells where the server listens, for programs that let it choose a port.
+const ADDRESS_FILE: &str = "server.addr";
+
+/// The file with the owner's personal token, written at the first start.
+const OWNER_FILE: &str = "owner.key";
+
+/// The owner of the first start, who may be anybody until there is sign-in.
+const OWNER_EMAIL: &str = "owner@localhost";
+
+/// Runs the server until it is told to stop.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    log(&config)?;
+    let shutdown = CancellationToken::new();
+    stop_on_signals(shutdown.clone())?;
+    let data = DataDir::open(&config.server.data_dir)?;
+    let store = open_store(&config, data.root())?;
+    let vault = Arc::new(Vault::open(&data.path("master.key"))?);
+    let uploads = open_uploads(data.root())?;
+    let fleet = fleet::Fleet::new(store.clone(), uploads.clone(), settings(&config));
+
+    let minter = freehold_egress::token::Minter::generate()?;
+    let (egress_service, egress) =
+        egress_options(&config, &data)?.build(minter.verifier(), Arc::new(StoreSink(fleet.clone())))?;
+    let driver: Arc<dyn PodDriver> = Arc::new(open_driver(&config, &data).await?);
+    report(driver.as_ref());
+
+    let options = reconcile::Options {
+        limits: config.pod.limits(),
+        trust_anchors_pem: egress.ca_pem().to_owned(),
+        ..reconcile::Options::default()
+    };
+    let gate = Arc::new(EgressGate::new(egress, minter, vault.clone()));
+    let reconciler = reconcile::Service::new(options, fleet, driver.clone(), gate);
+    let listener = TcpListener::bind(config.server.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.server.listen))?;
+    let address = listener.local_addr()?;
+    let ports = Ports {
+        agent: Arc::new(Agents::new(reconciler.handle(), driver)),
+        sealer: Arc::new(Sealer(vault)),
+        uploads,
+    };
+    let app = App::new(store.clone(), ports, app_settings(&config, address));
+    first_start(&app, &data).await?;
+
+    let stopped = shutdown.clone();
+    let egress_task = tokio::spawn(egress_service.run(shutdown.child_token()));
+    let reconcile_task = tokio::spawn(reconciler.run(async move { stopped.cancelled().await }));
+    write_file(data.root(), ADDRESS_FILE, &address.to_string(), 0o644)?;
+    tracing::info!(server.address = %address, server.data_dir = %data.0.display(), "listening on http://{address}");
+    let api = freehold_http::Server::new(app, freehold_http::Options::default())?;
+    api.serve(listener, shutdown.clone().cancelled_owned()).await?;
+
+    shutdown.cancel();
+    reconcile_task.await?;
+    egress_task.await?;
+    store.close().await;
+    tracing::info!("stopped; pods go on, and the next start finds them");
+    Ok(())
+}
+
+fn settings(config: &Config) -> fleet::Settings {
+    fleet::Settings {
+        task_timeout_seconds: config.defaults.task_timeout_seconds,
+        max_continuations: config.defaults.max_continuations,
+        max_context_tokens: config.defaults.max_context_tokens,
+    }
+}
+
+fn log(config: &Config) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.filter)
+        .with_context(|| format!("`log.filter` is not a filter: {}", config.log.filter))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
+
+fn stop_on_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping");
+        shutdown.cancel();
+    });
+    Ok(())
+}
+
+/// The directory of one server. The lock is held as long as this lives.
+pub struct DataDir(PathBuf, #[expect(dead_code, reason = "held for its lock")] File);
+
+impl DataDir {
+    /// Makes the directory when it is not there, and takes its lock.
+    ///
+    /// # Errors
+    /// When another server uses it.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .with_context(|| format!("cannot make the data directory {}", path.display()))?;
+        let path = path.canonicalize()?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path.join("lock"))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).with_context(|| {
+            format!("another server uses {}; stop it, or choose another --data-dir", path.display())
+        })?;
+        Ok(Self(path, lock))
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.0
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+/// Opens the store that the configuration names.
+pub fn open_store(config: &Config, data_dir: &Path) -> anyhow::Result<Store> {
+    let database = match &config.server.database_url {
+        None => freehold_store::Database::Sqlite { path: data_dir.join("freehold.db") },
+        Some(url) => freehold_store::Database::Postgres { url: url.clone() },
+    };
+    Store::open(&freehold_store::Options::new(database)).context("cannot open the database")
+}
+
+fn open_uploads(data_dir: &Path) -> anyhow::Result<Arc<dyn UploadStore>> {
+    let path = data_dir.join("uploads");
+    DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+    let objects = LocalFileSystem::new_with_prefix(path)?.with_automatic_cleanup(true);
+    Ok(Arc::new(ObjectUploads::new(Arc::new(objects))))
+}
+
+/// The use cases for commands on the server's machine, which need no agents.
+pub fn offline_app(config: &Config, store: Store) -> anyhow::Result<App> {
+    let data_dir = &config.server.data_dir;
+    let ports = Ports {
+        agent: Arc::new(NoAgents),
+        sealer: Arc::new(Sealer(Arc::new(Vault::open(&data_dir.join("master.key"))?))),
+        uploads: open_uploads(data_dir)?,
+    };
+    Ok(App::new(store, ports, app_settings(config, config.server.listen)))
+}
+
+fn app_settings(config: &Config, address: SocketAddr) -> freehold_app::Settings {
+    freehold_app::Settings {
+        task_timeout_seconds: config.defaults.task_timeout_seconds,
+        idle_timeout_seconds: config.defaults.idle_timeout_seconds,
+        public_url: config.server.public_url.clone().unwrap_or_else(|| format!("http://{address}")),
+    }
+}
+
+fn egress_options(config: &Config, data: &DataDir) -> anyhow::Result<freehold_egress::Options> {
+    let mut options = freehold_egress::Options::new(data.path("egress"));
+    options.hosts = config.egress.hosts.iter().map(|(name, address)| (name.clone(), *address)).collect();
+    for path in &config.egress.extra_roots {
+        let pem = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        options.upstream_roots_pem.push(pem);
+    }
+    Ok(options)
+}
+
+async fn open_driver(config: &Config, data: &DataDir) -> anyhow::Result<LocalDriver> {
+    let root = config.pod.root.clone().map_or(PodRoot::HostUsr, PodRoot::Directory);
+    let options = freehold_driver_local::Options {
+        state_dir: data.path("pods"),
+        executable: std::env::current_exe()?,
+        root,
+    };
+    LocalDriver::open(options).await.context("this machine cannot run pods")
+}
+
+/// Says at start what this machine enforces, and what not.
+fn report(driver: &dyn PodDriver) {
+    let report = driver.report();
+    tracing::info!(driver = report.driver, "pods: {}", report.sandbox);
+    tracing::info!(driver = report.driver, "interception: {}", report.interception);
+    for limit in &report.limits {
+        match limit.enforcement {
+            Enforcement::Enforced => {
+                tracing::info!(limit = limit.limit, "limit {}: enforced by {}", limit.limit, limit.why)
+            }
+            Enforcement::BestEffort => {
+                tracing::warn!(limit = limit.limit, "limit {}: best effort: {}", limit.limit, limit.why)
+            }
+            Enforcement::Missing => {
+                tracing::warn!(limit = limit.limit, "limit {}: not enforced: {}", limit.limit, limit.why)
+            }
+        }
+    }
+}
+
+/// Makes the organization and its owner when there are none, and leaves the owner's token where only this user reads it.
+async fn first_start(app: &App, data: &DataDir) -> anyhow::Result<()> {
+    // The file is written before the rows are committed: a crash between the two leaves a file that the next start
+    // replaces, never an owner whose token nobody has.
+    let path = data.root().to_owned();
+    let keep = move |token: &Secret| write_file(&path, OWNER_FILE, &format!("{}\n", token.expose()), 0o600);
+    if app.bootstrap(OWNER_EMAIL, keep).await? {
+        tracing::info!("first start: the owner's token is in {}", data.path(OWNER_FILE).display());
+    }
+    Ok(())
+}
+
+/// Writes a file as a whole: a reader sees the old one or the new one.
+fn write_file(dir: &Path, name: &str, text: &str, mode: u32) -> std::io::Result<()> {
+    let (path, new) = (dir.join(name), dir.join(format!("{name}.new")));
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, &path)
+}

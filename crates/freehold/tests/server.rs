@@ -1,0 +1,11 @@
+//! The whole of it: the real server process with real pods, a scripted model behind real TLS, and the public API.
+
+#[path = "server/support.rs"]
+mod support;
+
+#[path = "server/restarts.rs"]
+mod restarts;
+#[path = "server/tasks.rs"]
+mod tasks;
+#[path = "server/walls.rs"]
+mod walls;

@@ -1,0 +1,302 @@
+//! A server of its own for each test: a process, a data directory, a scripted model and an allowed service.
+
+use std::{
+    fs,
+    future::Future,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use freehold_client::{
+    Client, ExecEvent, Key,
+    api::{
+        credential::CredentialCreate,
+        provider::ProviderCreate,
+        role::{Role, RoleCreate},
+        task::{Task, TaskCreate, TaskSubmitted},
+        workspace::{Workspace, WorkspaceCreate, WorkspaceExec},
+    },
+};
+use freehold_model::{TaskId, WorkspaceId, task, workspace::Phase};
+use freehold_sim_model::{Handle, Scenario};
+use freehold_testkit::tls::Authority;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+/// The longest wait for anything. A test fails here rather than hang.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// The key that the scripted model demands, and that only egress can bring.
+pub const MODEL_KEY: &str = "sk-canary-4b1d5a0c9e";
+
+/// The model's name on the network of pods.
+pub const MODEL_DOMAIN: &str = "model.freehold.test";
+
+/// A server, and what it needs around it.
+pub struct World {
+    pub client: Client,
+    pub model: Handle,
+    dir: TempDir,
+    server: Option<Child>,
+    /// The allowed service, which ends with the test.
+    _facts: tokio::task::JoinHandle<()>,
+}
+
+impl World {
+    /// Starts everything; `scenario` is what the model does (YAML).
+    pub async fn start(scenario: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("freehold-e2e-").tempdir().unwrap();
+        let authority = Authority::new().unwrap();
+        fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let scenario = Scenario::parse(scenario).unwrap_or_else(|error| panic!("{error}"));
+        let tls = authority.server(&[MODEL_DOMAIN]).unwrap();
+        let model = freehold_sim_model::serve(listener, scenario, Some(tls)).unwrap();
+        let address = model.address();
+        let (facts, facts_address) = facts(&authority).await;
+        let config = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\ndata_dir = \"{dir}/data\"\n\
+             [egress]\nextra_roots = [\"{dir}/ca.pem\"]\n\
+             [egress.hosts]\n\"{MODEL_DOMAIN}\" = \"{address}\"\n\"facts.freehold.test\" = \"{facts_address}\"\n\
+             [log]\nfilter = \"info,freehold_reconcile=debug\"\n",
+            dir = dir.path().display(),
+        );
+        fs::write(dir.path().join("server.toml"), config).unwrap();
+        let client = Client::new("http://127.0.0.1:1", Key::new("none")).unwrap();
+        let mut world = Self { client, model, dir, server: None, _facts: facts };
+        world.start_server().await;
+        world
+    }
+
+    /// Starts the server process, anew after [`Self::kill_server`].
+    pub async fn start_server(&mut self) {
+        let address_file = self.data().join("server.addr");
+        // Left by the process before, if any.
+        let _absent = fs::remove_file(&address_file);
+        let log = fs::File::options().create(true).append(true).open(self.log()).unwrap();
+        let server = Command::new(env!("CARGO_BIN_EXE_freehold"))
+            .args(["server", "--config"])
+            .arg(self.dir.path().join("server.toml"))
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.server = Some(server);
+        let address: SocketAddr = self
+            .until("the server listens", async || {
+                fs::read_to_string(&address_file).ok().and_then(|text| text.parse().ok())
+            })
+            .await;
+        let key = fs::read_to_string(self.data().join("owner.key")).unwrap();
+        self.client = Client::new(&format!("http://{address}"), Key::new(key.trim())).unwrap();
+    }
+
+    /// `kill -9`.
+    pub fn kill_server(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("server.log")
+    }
+
+    /// Runs one of the binary's other commands on this world's configuration.
+    pub fn command(&self, arguments: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_freehold"))
+            .args(arguments)
+            .arg("--config")
+            .arg(self.dir.path().join("server.toml"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Waits until `probe` has an answer; at the limit the test fails with the server's log.
+    pub async fn until<T, F: Future<Output = Option<T>>>(
+        &self,
+        what: &str,
+        mut probe: impl FnMut() -> F,
+    ) -> T {
+        let start = Instant::now();
+        loop {
+            if let Some(found) = probe().await {
+                return found;
+            }
+            if start.elapsed() > WAIT_MAX {
+                panic!("waited too long until {what}\n{}", tail(&self.log()));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// A credential, a provider whose domain is the scripted model, and a role with these capabilities.
+    pub async fn role(&self, capabilities: &str) -> Role {
+        let credential: CredentialCreate = from(json!({
+            "name": "model-key", "provider": "anthropic", "kind": "api_key", "api_key": MODEL_KEY,
+        }));
+        self.client.credential_create(&credential).await.unwrap();
+        let provider: ProviderCreate = from(json!({
+            "name": "scripted", "kind": "anthropic", "domain": MODEL_DOMAIN, "credential_name": "model-key",
+            "default_model": "scripted-1",
+        }));
+        let provider = self.client.provider_create(&provider).await.unwrap();
+        let mut role = json!({"name": "tester", "provider_id": provider.id});
+        if !capabilities.is_empty() {
+            role["capabilities"] = json!(capabilities);
+        }
+        let role: RoleCreate = from(role);
+        self.client.role_create(&role).await.unwrap().into_value()
+    }
+
+    /// A workspace under the role, ready.
+    pub async fn workspace(&self, role: &Role) -> Workspace {
+        let body: WorkspaceCreate = from(json!({"role_id": role.id}));
+        let workspace = self.client.workspace_create(&body).await.unwrap();
+        self.phase(workspace.id, Phase::Idle).await
+    }
+
+    /// Submits a task in a new workspace.
+    pub async fn task(&self, role: &Role, description: &str) -> TaskSubmitted {
+        let body: TaskCreate = from(json!({"role_id": role.id, "description": description}));
+        self.client.task_create(&body, &[]).await.unwrap().into_value()
+    }
+
+    /// Submits a further task to a workspace.
+    pub async fn next_task(&self, workspace: WorkspaceId, description: &str) -> TaskSubmitted {
+        let body = from(json!({"description": description}));
+        self.client.task_submit(workspace, &body, &[]).await.unwrap().into_value()
+    }
+
+    /// Waits for a workspace's phase.
+    pub async fn phase(&self, workspace: WorkspaceId, phase: Phase) -> Workspace {
+        self.until(&format!("{workspace} is {phase}"), async || {
+            let found = self.client.workspace_view(workspace).await.ok()?.into_value();
+            (found.status == phase).then_some(found)
+        })
+        .await
+    }
+
+    /// Waits for a task's phase.
+    pub async fn task_phase(&self, workspace: WorkspaceId, task: TaskId, phase: task::Phase) -> Task {
+        self.until(&format!("{task} is {phase}"), async || {
+            let found = self.client.task_view(workspace, task).await.ok()?.into_value();
+            assert!(
+                found.status == phase || !found.status.is_terminal(),
+                "{task} ended as {}: {:?}\n{}",
+                found.status,
+                found.reason,
+                tail(&self.log())
+            );
+            (found.status == phase).then_some(found)
+        })
+        .await
+    }
+
+    /// Runs a shell command in a workspace; answers its exit code, standard output and standard error.
+    pub async fn sh(&self, workspace: WorkspaceId, script: &str) -> (i32, String, String) {
+        let body: WorkspaceExec = from(json!({"command": ["sh", "-c", script], "timeout_seconds": 30}));
+        let mut stream = self.client.workspace_exec(workspace, &body).await.unwrap();
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        loop {
+            match stream.next().await.unwrap() {
+                ExecEvent::Stdout(data) => stdout.extend_from_slice(&data),
+                ExecEvent::Stderr(data) => stderr.extend_from_slice(&data),
+                ExecEvent::Ended { exit_code, .. } => {
+                    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+                    return (exit_code, text(stdout), text(stderr));
+                }
+            }
+        }
+    }
+
+    /// Every audit row of a workspace, oldest first.
+    pub async fn audit(&self, workspace: WorkspaceId) -> Vec<Value> {
+        let query = from(json!({"limit": 10000, "order": "asc"}));
+        let rows = self.client.workspace_audit_list(workspace, &query).await.unwrap();
+        let rows: Value = serde_json::from_str(rows.text()).unwrap();
+        rows["events"].as_array().unwrap().clone()
+    }
+}
+
+/// A service over TLS that answers every request with the same fact.
+async fn facts(authority: &Authority) -> (tokio::task::JoinHandle<()>, SocketAddr) {
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n{\"fact\": \"true\"}";
+    let mut tls = (*authority.server(&["facts.freehold.test"]).unwrap()).clone();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(tls));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut head = Vec::new();
+                let mut buffer = [0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+                    head.extend_from_slice(&buffer[..length]);
+                    if head.ends_with(b"\r\n\r\n") {
+                        head.clear();
+                        if stream.write_all(ANSWER).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    (serving, address)
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", tail(&self.log()));
+        }
+        self.kill_server();
+        end_pods(&self.data());
+    }
+}
+
+/// Ends the holders of a data directory, and with them their pods; a server would keep them.
+fn end_pods(data: &Path) {
+    let data = data.to_string_lossy().into_owned();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        if command.contains(" holder ") && command.contains(&data) {
+            let pid =
+                entry.file_name().to_string_lossy().parse().ok().and_then(rustix::process::Pid::from_raw);
+            if let Some(pid) = pid {
+                let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
+fn tail(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
+/// A request's type from JSON, so that tests read like the API.
+pub fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}

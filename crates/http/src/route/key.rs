@@ -1,0 +1,47 @@
+//! API keys.
+
+use axum::response::Response;
+use freehold_api::{
+    api_key::{ApiKeyCreate, ApiKeyCreated},
+    error::ErrorCode,
+    service::{ListQuery, StatusAnswer},
+};
+use freehold_model::api_key::ApiKey;
+
+use crate::{
+    call::{Call, Handler},
+    cursor,
+    error::Failure,
+    list, wire,
+};
+
+pub(super) const HANDLERS: &[(&str, Handler)] = &[
+    ("api_key_list", |call| Box::pin(api_key_list(call))),
+    ("api_key_create", |call| Box::pin(api_key_create(call))),
+    ("api_key_revoke", |call| Box::pin(api_key_revoke(call))),
+];
+
+async fn api_key_list(mut call: Call) -> Result<Response, Failure> {
+    let query: ListQuery = call.query()?;
+    let after = cursor::id(query.cursor.as_deref())?;
+    let (app, actor) = (call.app().clone(), call.actor()?.clone());
+    let shape = list::Shape { field: Some("api_keys"), place: |key: &ApiKey| key.id, wire: wire::api_key };
+    list::respond(&call, shape, query.limit, after, move |page| {
+        let (app, actor) = (app.clone(), actor.clone());
+        async move { app.api_key_list(&actor, page).await }
+    })
+    .await
+}
+
+async fn api_key_create(mut call: Call) -> Result<Response, Failure> {
+    let fields: ApiKeyCreate = call.fields()?;
+    let (key, secret) =
+        call.app().api_key_create(call.actor()?, fields.label, fields.permission_set).await?;
+    call.json(&ApiKeyCreated { key: wire::api_key(key), value: secret.expose().to_owned() })
+}
+
+async fn api_key_revoke(call: Call) -> Result<Response, Failure> {
+    let id = call.id("id", ErrorCode::ApiKeyNotFound)?;
+    call.app().api_key_revoke(call.actor()?, id).await?;
+    call.json(&StatusAnswer { status: "revoked".to_owned() })
+}

@@ -1,0 +1,222 @@
+//! From the model to the wire.
+
+use freehold_access::{Actor, Kind};
+use freehold_api as api;
+use freehold_model as model;
+use freehold_model::{credential, member::Member, task};
+
+pub(crate) fn provider(provider: model::provider::Provider) -> api::provider::Provider {
+    api::provider::Provider {
+        id: provider.id,
+        org_id: provider.organization_id,
+        name: provider.name,
+        kind: provider.kind,
+        display_name: provider.display_name,
+        domain: provider.domain,
+        credential_name: provider.credential_name,
+        default_model: provider.default_model,
+        capabilities: provider.capabilities,
+        config: provider.config,
+        created_at: provider.created_at,
+        updated_at: provider.updated_at,
+        archived_at: provider.archived_at,
+    }
+}
+
+pub(crate) fn role(role: model::role::Role) -> api::role::Role {
+    api::role::Role {
+        id: role.id,
+        org_id: role.organization_id,
+        name: role.name,
+        display_name: role.display_name,
+        description: role.description,
+        provider_id: role.provider_id,
+        model: role.model,
+        capabilities: role.capabilities,
+        environment: role.environment,
+        environment_description: role.environment_description,
+        task_timeout_seconds: role.task_timeout_seconds,
+        idle_timeout_seconds: role.idle_timeout_seconds,
+        thinking_effort: role.thinking_effort,
+        max_continuations: role.max_continuations,
+        max_context_tokens: role.max_context_tokens,
+        pool_policy: role.pool_policy,
+        pool_size: role.pool_size,
+        pool_max_size: role.pool_max_size,
+        pack_ids: role.pack_ids,
+        created_at: role.created_at,
+        updated_at: role.updated_at,
+        archived_at: role.archived_at,
+    }
+}
+
+pub(crate) fn workspace(workspace: model::workspace::Workspace) -> api::workspace::Workspace {
+    api::workspace::Workspace {
+        pack_status: pack_status(&workspace),
+        id: workspace.id,
+        org_id: workspace.organization_id,
+        role_id: workspace.role_id,
+        environment: workspace.environment,
+        status: workspace.phase,
+        created_by_user_id: workspace.created_by.map(|member| member.to_string()),
+        snapshot_ref: workspace.snapshot_ref,
+        last_snapshot_error: workspace.last_snapshot_error,
+        parent_workspace_id: workspace.parent_id.map(|parent| parent.to_string()),
+        fork_source_snapshot_ref: workspace.fork_source_snapshot_ref,
+        fork_point_task_count: workspace.fork_point_task_count,
+        created_at: workspace.created_at,
+        updated_at: workspace.updated_at,
+        archived_at: workspace.archived_at,
+    }
+}
+
+/// Whether the running pod has its role's packs. A role cannot have packs yet, and neither can a pod: a running one is
+/// current.
+fn pack_status(workspace: &model::workspace::Workspace) -> api::workspace::PackStatus {
+    match model::workspace::agent_expected(workspace.phase) {
+        Ok(()) => api::workspace::PackStatus::Current,
+        Err(_) => api::workspace::PackStatus::Unknown,
+    }
+}
+
+pub(crate) fn task(task: task::Task) -> api::task::Task {
+    let duration = task.completed_at.map(|completed| completed.duration_since(task.created_at).as_secs_f64());
+    api::task::Task {
+        id: task.id,
+        org_id: task.organization_id,
+        workspace_id: task.workspace_id,
+        description: task.description,
+        status: task.phase,
+        created_at: task.created_at,
+        completed_at: task.completed_at,
+        duration_seconds: duration,
+        reason: task.reason,
+        metadata: task.metadata,
+    }
+}
+
+pub(crate) fn task_submitted(task: &task::Task) -> Vec<u8> {
+    bytes(&api::task::TaskSubmitted {
+        task_id: task.id,
+        workspace_id: task.workspace_id,
+        status: task.phase.to_string(),
+    })
+}
+
+pub(crate) fn session(session: model::session::Session) -> api::session::Session {
+    let summary = session.summary;
+    api::session::Session {
+        id: session.id,
+        organization_id: session.organization_id,
+        agent_id: session.role_id,
+        workspace_id: session.workspace_id,
+        capabilities: Vec::new(),
+        model_id: None,
+        // A finished session rests, whatever its last event was.
+        status: if session.finished_at.is_some() { model::session::Status::Idle } else { summary.status },
+        title: session.title,
+        preview: summary.preview,
+        output_preview: summary.output_preview,
+        tags: session.tags,
+        usage: summary.usage,
+        created_at: session.created_at,
+        updated_at: session.updated_at,
+        started_at: summary.started_at,
+        finished_at: session.finished_at,
+    }
+}
+
+pub(crate) fn credential(credential: credential::Credential) -> api::credential::Credential {
+    api::credential::Credential {
+        durable_ref: format!("vault/{}", credential.id),
+        id: credential.id,
+        org_id: credential.organization_id,
+        user_id: credential.member_id.map(|member| member.to_string()),
+        name: credential.name,
+        provider: credential.provider,
+        kind: match credential.kind {
+            credential::Kind::ApiKey => api::credential::CredentialKind::ApiKey,
+            credential::Kind::BasicAuth => api::credential::CredentialKind::BasicAuth,
+            credential::Kind::QueryApiKey => api::credential::CredentialKind::QueryApiKey,
+        },
+        scopes: credential.scopes,
+        provider_config: credential.provider_config,
+        last_minted_at: credential.last_minted_at,
+        last_minted_status: credential.last_minted_status,
+        allow_user_override: false,
+        status: credential.status,
+        created_at: credential.created_at,
+        updated_at: credential.updated_at,
+    }
+}
+
+pub(crate) fn api_key(key: model::api_key::ApiKey) -> api::api_key::ApiKey {
+    api::api_key::ApiKey {
+        id: key.id,
+        org_id: key.organization_id,
+        label: key.label,
+        prefix: key.prefix,
+        permission_set: key.permission_set,
+        created_at: key.created_at,
+    }
+}
+
+pub(crate) fn audit_event(event: model::audit::AuditEvent) -> api::audit::AuditEvent {
+    api::audit::AuditEvent {
+        id: event.id,
+        org_id: event.org_id,
+        user_id: event.user_id,
+        timestamp: event.timestamp,
+        event_type: event.event_type,
+        category: event.category,
+        actor: event.actor,
+        workspace_id: event.workspace_id,
+        task_id: event.task_id,
+        agent_role: event.agent_role,
+        agent_provider: event.agent_provider,
+        destination: event.destination,
+        method: event.method,
+        path: event.path,
+        decision: event.decision,
+        reason: event.reason,
+        latency_ms: event.latency_ms,
+        transforms_applied: event.transforms_applied,
+        validations_applied: event.validations_applied,
+        capability_name: event.capability_name,
+        phase: event.phase,
+        policy_type: event.policy_type,
+        detail: event.detail,
+        auth_applied: event.auth_applied,
+        auth_failures: event.auth_failures,
+    }
+}
+
+pub(crate) fn me(actor: &Actor, member: Option<&Member>) -> api::config::MeSession {
+    let (email, role, label, set) = match actor.kind() {
+        Kind::Member { email, role, .. } => (email.clone(), role.to_string(), None, None),
+        Kind::ApiKey { label, permission_set, .. } => {
+            (String::new(), String::new(), Some(label.clone()), Some(permission_set.to_string()))
+        }
+    };
+    let memberships = member.map(|member| api::config::MeMembership {
+        org_id: member.organization_id,
+        role: member.role.to_string(),
+        billing_status: "active".to_owned(),
+        accepted_at: Some(member.created_at),
+    });
+    api::config::MeSession {
+        user_id: actor.user_id(),
+        org_id: actor.organization(),
+        email,
+        role,
+        permissions: actor.scopes().iter().map(|scope| scope.to_string()).collect(),
+        memberships: memberships.into_iter().collect(),
+        api_key_label: label,
+        api_key_permission_set: set,
+    }
+}
+
+/// The body of an answer. Wire types have text keys only, so they always have a JSON form.
+pub(crate) fn bytes<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}

@@ -1,0 +1,161 @@
+//! A checked document: the values that [`crate::parse`] makes and [`crate::compile`] takes.
+
+use std::fmt;
+
+use crate::{glob::Glob, path::NormalPath};
+
+/// A checked `caps.yaml`: capabilities in the order written, names unique.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Document {
+    /// Its capabilities.
+    pub capabilities: Vec<Capability>,
+}
+
+/// Something a role may do. Its type is `http`, the only one there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capability {
+    /// Its name.
+    pub name: String,
+    /// What it allows; never empty.
+    pub allow: Vec<AllowRule>,
+}
+
+/// One kind of request that is allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowRule {
+    /// Its name, when it has one.
+    pub name: Option<String>,
+    /// The hosts; never empty.
+    pub domains: Vec<DomainPattern>,
+    /// The methods; never empty.
+    pub methods: Vec<Method>,
+    /// The paths; empty allows any.
+    pub paths: Vec<PathPattern>,
+    /// Whether plain HTTP is allowed beside HTTPS.
+    pub allow_insecure: bool,
+}
+
+/// The methods a rule can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// GET.
+    Get,
+    /// POST.
+    Post,
+    /// PUT.
+    Put,
+    /// DELETE.
+    Delete,
+    /// PATCH.
+    Patch,
+    /// HEAD.
+    Head,
+    /// OPTIONS.
+    Options,
+}
+
+impl Method {
+    /// Every method, in the order documented.
+    pub const ALL: &'static [Self] =
+        &[Self::Get, Self::Post, Self::Put, Self::Delete, Self::Patch, Self::Head, Self::Options];
+
+    /// The method of this exact spelling; any other (`CONNECT`, `TRACE`, lower case) is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|method| method.as_str() == text)
+    }
+
+    /// Its spelling on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Delete => "DELETE",
+            Self::Patch => "PATCH",
+            Self::Head => "HEAD",
+            Self::Options => "OPTIONS",
+        }
+    }
+}
+
+/// Hosts that a rule names: `*` for characters of one label, `**` for any number of labels, an optional port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainPattern {
+    text: Box<str>,
+    pub(crate) glob: Glob,
+    /// `None`: the port of the request's scheme.
+    pub(crate) port: Option<u16>,
+}
+
+impl DomainPattern {
+    /// Parses `host`, `host:port`, `[v6]:port`, with wildcards in names. The problem is text for the author.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.contains('/') {
+            return Err("name the host alone, without scheme or path".to_owned());
+        }
+        let (host, port) = split_port(text)?;
+        let host = if host.contains('*') { wild_host(host)? } else { plain_host(host)? };
+        let glob = Glob::parse(&host, '.').map_err(|_| "`**` must be a whole label".to_owned())?;
+        Ok(Self { text: host.into(), glob, port: port.filter(|&port| port != 443) })
+    }
+
+    /// The host, as it is matched.
+    pub fn host(&self) -> &str {
+        &self.text
+    }
+}
+
+fn split_port(text: &str) -> Result<(&str, Option<u16>), String> {
+    let (host, port) = match text.rfind(':') {
+        // The colons of a bare IPv6 literal are its own.
+        Some(at) if text.ends_with(']') || text[..at].contains(':') && !text[..at].ends_with(']') => {
+            return Ok((text, None));
+        }
+        Some(at) => (&text[..at], &text[at + 1..]),
+        None => return Ok((text, None)),
+    };
+    match port.parse::<u16>() {
+        Ok(number) if number > 0 && port.bytes().all(|b| b.is_ascii_digit()) => Ok((host, Some(number))),
+        _ => Err("the port must be a number from 1 to 65535".to_owned()),
+    }
+}
+
+fn plain_host(host: &str) -> Result<String, String> {
+    crate::normal_host(host).map_err(|_| {
+        "not a host name or IP address (write international names in their `xn--` form)".to_owned()
+    })
+}
+
+fn wild_host(host: &str) -> Result<String, String> {
+    // With a letter in the stars' place the rest must be a host.
+    let normal = plain_host(&host.replace('*', "x"))?;
+    let trimmed = host.strip_suffix('.').unwrap_or(host);
+    debug_assert_eq!(normal.len(), trimmed.len());
+    Ok(trimmed.to_ascii_lowercase())
+}
+
+/// Paths that a rule names: `*` for characters of one segment, `**` for any number of segments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathPattern(pub(crate) Glob);
+
+impl PathPattern {
+    /// Parses a pattern. The problem is text for the author.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(bad) = text.chars().find(|c| matches!(c, '?' | '[' | ']' | '{' | '}' | '#')) {
+            return Err(format!("`{bad}` has no place in a path; only `*` and `**` are wildcards"));
+        }
+        let normal = NormalPath::parse(text).map_err(|problem| format!("the path {problem}"))?;
+        Glob::parse(normal.as_str(), '/').map(Self).map_err(|_| "`**` must be a whole segment".to_owned())
+    }
+
+    /// Whether the path, in normal form, is one of these.
+    pub fn matches(&self, path: &NormalPath<'_>) -> bool {
+        self.0.matches(path.as_str(), '/')
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,105 @@
+//! From documents to a policy: the built-in capability of the provider, and the merge by capability name.
+
+use std::collections::HashSet;
+
+use freehold_model::provider::Kind;
+
+use crate::{
+    decide::Policy,
+    document::{AllowRule, Capability, Document, DomainPattern, Method, PathPattern},
+};
+
+/// The name of the built-in capability. The leading underscore is the platform's.
+pub const PROVIDER_CAPABILITY: &str = "_provider";
+
+/// What every role of a provider may do without saying so: call the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderGrant {
+    /// Fixes which paths are inference.
+    pub kind: Kind,
+    /// The upstream host, with a port when it is not 443.
+    pub domain: String,
+    /// The name of the credential to inject.
+    pub credential: Option<String>,
+}
+
+/// Merges the provider's and the role's documents over the built-in capability and compiles the result.
+///
+/// Capabilities are merged by name: a role's capability replaces the allow rules of the provider's of that name and
+/// takes its place in the order; others follow.
+///
+/// # Errors
+/// When the provider's domain is not a host; nothing can be allowed then.
+pub fn compile(
+    provider: &ProviderGrant,
+    provider_document: &Document,
+    role_document: &Document,
+) -> Result<Policy, String> {
+    let domain = DomainPattern::parse(&provider.domain)?;
+    if !domain.glob.is_literal() {
+        return Err("a provider's domain is one host, without wildcards".to_owned());
+    }
+    let mut capabilities = vec![built_in(provider.kind, &domain)];
+    let known: HashSet<&str> = provider_document.capabilities.iter().map(|c| c.name.as_str()).collect();
+    for capability in &provider_document.capabilities {
+        let of_role = role_document.capabilities.iter().find(|c| c.name == capability.name);
+        capabilities.push(of_role.unwrap_or(capability).clone());
+    }
+    capabilities
+        .extend(role_document.capabilities.iter().filter(|c| !known.contains(c.name.as_str())).cloned());
+    Ok(Policy::new(&capabilities, &domain, provider.credential.as_deref()))
+}
+
+fn built_in(kind: Kind, domain: &DomainPattern) -> Capability {
+    let (inference, listing) = paths(kind);
+    let rule = |name: &str, methods: &[Method], paths: &[&str]| AllowRule {
+        name: Some(name.to_owned()),
+        domains: vec![domain.clone()],
+        methods: methods.to_vec(),
+        paths: paths.iter().filter_map(|path| PathPattern::parse(path).ok()).collect(),
+        allow_insecure: false,
+    };
+    let mut allow = vec![rule("inference", &[Method::Post], inference)];
+    if !listing.is_empty() {
+        allow.push(rule("models", &[Method::Get], listing));
+    }
+    Capability { name: PROVIDER_CAPABILITY.to_owned(), allow }
+}
+
+/// Paths of inference (POST) and of the list of models (GET).
+const fn paths(kind: Kind) -> (&'static [&'static str], &'static [&'static str]) {
+    const MODELS: &[&str] = &["/v1/models", "/v1/models/*"];
+    match kind {
+        Kind::Anthropic => (&["/v1/messages", "/v1/messages/count_tokens"], MODELS),
+        Kind::OpenAi => (&["/v1/responses", "/v1/chat/completions"], MODELS),
+        Kind::Gemini => (
+            &["/*/models/*:generateContent", "/*/models/*:streamGenerateContent", "/*/models/*:countTokens"],
+            &["/*/models", "/*/models/*"],
+        ),
+        Kind::Vertex => (&["/*/projects/*/locations/*/publishers/*/models/*"], &[]),
+        Kind::AzureOpenAi => (
+            &[
+                "/openai/deployments/*/chat/completions",
+                "/openai/v1/chat/completions",
+                "/openai/v1/responses",
+                "/openai/responses",
+            ],
+            &["/openai/models", "/openai/v1/models"],
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_path_is_a_pattern() {
+        for &kind in Kind::ALL {
+            let (inference, listing) = paths(kind);
+            for path in inference.iter().chain(listing) {
+                assert!(PathPattern::parse(path).is_ok(), "{kind} {path}");
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Data-driven: `tests/cases/*.yaml` hold a policy, requests and the decisions expected.
+
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails by panicking")]
+
+use std::{fmt::Write, fs, path::PathBuf};
+
+use freehold_model::provider::Kind;
+use freehold_policy::{
+    Decision, Destination, DnsDecision, NormalPath, Policy, ProviderGrant, RequestHead, Scheme, compile,
+    parse,
+};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cases {
+    provider: Provider,
+    /// The provider's document.
+    #[serde(default)]
+    base: String,
+    /// The role's document.
+    role: String,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Provider {
+    kind: String,
+    domain: String,
+    credential: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    /// `METHOD scheme://host[:port]/path`, or `DNS name`.
+    request: String,
+    /// `allow <capability>/<rule>[ with <credential>]`, or `deny <reason>`.
+    expect: String,
+}
+
+fn policy(cases: &Cases) -> Policy {
+    let document = |text: &str| parse(text).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let provider = ProviderGrant {
+        kind: cases.provider.kind.parse::<Kind>().unwrap(),
+        domain: cases.provider.domain.clone(),
+        credential: cases.provider.credential.clone(),
+    };
+    compile(&provider, &document(&cases.base), &document(&cases.role)).unwrap()
+}
+
+fn decided(policy: &Policy, request: &str) -> String {
+    let (method, url) = request.split_once(' ').unwrap();
+    if method == "DNS" {
+        return match policy.decide_dns(url) {
+            DnsDecision::Allow { capability } => format!("allow {capability}"),
+            DnsDecision::Deny(denial) => format!("deny {}", denial.reason.as_str()),
+        };
+    }
+    let (scheme, rest) = url.split_once("://").unwrap();
+    let scheme = if scheme == "http" { Scheme::Http } else { Scheme::Https };
+    let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port.parse().unwrap()),
+        _ => (authority, scheme.default_port()),
+    };
+    let destination = Destination::new(scheme, host, port).unwrap();
+    let path = match NormalPath::parse(path) {
+        Ok(path) => path,
+        Err(problem) => return format!("no path: {problem}"),
+    };
+    match policy.decide(&RequestHead { destination: &destination, method, path: &path }) {
+        Decision::Deny(denial) => format!("deny {}", denial.reason.as_str()),
+        Decision::Allow(permit) => {
+            assert_eq!(permit.destination(), &destination);
+            let mut text = format!("allow {}/{}", permit.capability(), permit.rule());
+            if let Some(credential) = permit.credential() {
+                write!(text, " with {credential}").unwrap();
+            }
+            text
+        }
+    }
+}
+
+#[test]
+fn every_case_is_decided_as_expected() {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    let mut seen = 0;
+    let mut wrong = String::new();
+    for file in fs::read_dir(dir).unwrap() {
+        let file = file.unwrap().path();
+        let cases: Cases = serde_saphyr::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        let policy = policy(&cases);
+        for case in &cases.cases {
+            seen += 1;
+            let decided = decided(&policy, &case.request);
+            if decided != case.expect {
+                let file = file.file_name().unwrap().display();
+                writeln!(wrong, "{file}: {}: {decided}, expected {}", case.request, case.expect).unwrap();
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+    assert!(seen > 50, "the cases were not found");
+}

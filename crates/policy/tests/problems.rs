@@ -1,0 +1,126 @@
+//! What a document must not say, and where the author is told it stands.
+
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails by panicking")]
+
+use freehold_policy::{Document, parse};
+use proptest::prelude::*;
+
+fn problems(text: &str) -> Vec<String> {
+    parse(text).unwrap_err().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn every_problem_of_a_document_is_reported_with_its_place() {
+    let text = "\
+- name: 9lives
+  type: tcp
+  allow:
+    - name: _mine
+      domains: [https://a.test/x, 'a..b', 'a**b.test', '127.1']
+      methods: [get, 7]
+      paths: [v1, '/a/../b', '/a?b', '/a**']
+      allow_insecure: maybe
+    - domain: [a.test]
+      methods: []
+- name: ok
+  type: http
+  allow: []
+";
+    assert_eq!(
+        problems(text),
+        [
+            "1:9: [0].name: expected a letter and then up to 63 letters, digits, `_` or `-`",
+            "2:9: [0].type: the only type is `http`",
+            "4:13: [0].allow[0].name: names that begin with `_` are reserved",
+            "5:17: [0].allow[0].domains[0]: `https://a.test/x`: name the host alone, without scheme or path",
+            "5:35: [0].allow[0].domains[1]: `a..b`: not a host name or IP address (write international names in their `xn--` form)",
+            "5:43: [0].allow[0].domains[2]: `a**b.test`: `**` must be a whole label",
+            "5:56: [0].allow[0].domains[3]: `127.1`: not a host name or IP address (write international names in their `xn--` form)",
+            "6:17: [0].allow[0].methods[0]: `get`: not one of GET, POST, PUT, DELETE, PATCH, HEAD, OPTIONS (in upper case)",
+            "6:22: [0].allow[0].methods[1]: expected text, found a number",
+            "7:15: [0].allow[0].paths[0]: `v1`: the path does not begin with `/`",
+            "7:19: [0].allow[0].paths[1]: `/a/../b`: the path has a dot segment",
+            "7:30: [0].allow[0].paths[2]: `/a?b`: `?` has no place in a path; only `*` and `**` are wildcards",
+            "7:38: [0].allow[0].paths[3]: `/a**`: `**` must be a whole segment",
+            "8:23: [0].allow[0].allow_insecure: expected `true` or `false`",
+            "9:7: [0].allow[1]: unknown field `domain`; the fields are `name`, `domains`, `methods`, `paths`, `allow_insecure`",
+            "9:7: [0].allow[1]: `domains` is missing",
+            "10:16: [0].allow[1].methods: expected at least one",
+            "13:10: [1].allow: expected at least one",
+        ]
+    );
+}
+
+#[test]
+fn what_a_later_version_brings_is_refused_and_not_ignored() {
+    for field in ["deny", "transforms", "budgets"] {
+        let text = format!(
+            "- name: a\n  type: http\n  {field}: []\n  allow: [{{domains: [a.test], methods: [GET]}}]\n"
+        );
+        assert_eq!(problems(&text), [format!("3:3: [0]: `{field}` is not supported yet")]);
+    }
+    for field in ["when", "body", "response", "approval"] {
+        let text = format!(
+            "- name: a\n  type: http\n  allow:\n    - domains: [a.test]\n      methods: [GET]\n      {field}: x\n"
+        );
+        assert_eq!(problems(&text), [format!("6:7: [0].allow[0]: `{field}` is not supported yet")]);
+    }
+}
+
+#[test]
+fn names_and_fields_are_given_once() {
+    let text = "\
+- {name: a, type: http, allow: [{name: r, domains: [a.test], methods: [GET]}, {name: r, domains: [b.test], methods: [GET]}]}
+- {name: a, name: b, type: http, allow: [{domains: [a.test], methods: [GET]}]}
+";
+    assert_eq!(
+        problems(text),
+        [
+            "1:79: [0].allow[1]: a second rule of this name in the capability",
+            "2:13: [1]: `name` is given twice",
+            "2:3: [1]: a second capability named `a`",
+        ]
+    );
+}
+
+#[test]
+fn what_is_no_list_of_capabilities_is_one_problem() {
+    for text in
+        ["name: a", "just text", "7", "- 7", "- []", "[", "a: b: c", "- &a [*a]", "- !!binary x", "<<: 1"]
+    {
+        assert_eq!(problems(text).len(), 1, "{text}: {:?}", problems(text));
+    }
+}
+
+#[test]
+fn an_empty_document_allows_nothing() {
+    for text in ["", "\n", "# nothing yet\n", "---\n", "[]", "~"] {
+        assert_eq!(parse(text), Ok(Document::default()), "{text:?}");
+    }
+}
+
+#[test]
+fn a_document_has_limits() {
+    assert!(problems(&"#".repeat(2_000_000))[0].contains("longer than"));
+    let deep = "[".repeat(100_000);
+    assert_eq!(problems(&deep).len(), 1);
+    let many = "- {name: a, type: http, allow: []}\n".repeat(2_000);
+    assert!(problems(&many)[0].contains("more than 1000 capabilities"));
+    let bomb = format!(
+        "- &a [x,x,x,x,x,x,x,x,x]\n{}",
+        "- &b [*a,*a,*a,*a,*a,*a,*a,*a]\n- [*b,*b,*b,*b,*b]\n".repeat(50)
+    );
+    assert!(!problems(&bomb).is_empty());
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in ".{0,200}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_text_of_yaml_characters_makes_it_panic(text in "[-a-c:\\[\\]{},&*!|> \n'\"#?]{0,80}") {
+        let _ = parse(&text);
+    }
+}

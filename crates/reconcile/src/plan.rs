@@ -1,0 +1,246 @@
+//! From what is desired and what is seen to what is to be done: a pure function whose answer can be printed.
+
+use std::fmt;
+
+use freehold_driver::{PodObservation, PodState};
+use freehold_model::{
+    PodId, Timestamp,
+    workspace::{self, Phase},
+};
+
+/// How long an agent may take from the start of its pod to its handshake, in milliseconds.
+pub const START_TIMEOUT_MS: i64 = 30_000;
+
+/// The wait before the second start of a pod, in milliseconds; doubled for each further one.
+const START_BACKOFF_MS: i64 = 250;
+
+/// The most doublings of [`START_BACKOFF_MS`].
+const START_BACKOFF_DOUBLINGS_MAX: u32 = 6;
+
+/// What the rows say of a workspace's pod.
+#[derive(Debug, Clone, Copy)]
+pub struct Desired {
+    /// The workspace's phase.
+    pub phase: Phase,
+    /// The pod that is wanted, or being taken down.
+    pub pod: Option<PodId>,
+    /// Starts in a row that failed.
+    pub failed_starts: u32,
+    /// When the phase, the pod or the count of failed starts last changed.
+    pub since: Timestamp,
+}
+
+/// What is seen of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// Every pod of the workspace, the wanted one or others.
+    pub pods: &'a [PodObservation],
+    /// The pod whose connections are served by this process.
+    pub linked: Option<PodId>,
+    /// Whether its agent is connected.
+    pub connected: bool,
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Make the pod.
+    Ensure(PodId),
+    /// Serve the pod's connections.
+    Link(PodId),
+    /// Take the pod away.
+    Delete(PodId),
+    /// Record that a wanted pod is gone.
+    ReportLost(PodId),
+    /// Record that a start did not end with a ready agent.
+    ReportFailedStart(PodId, String),
+    /// Record that the pod of a stopping workspace is gone.
+    ReportGone,
+    /// Hand the agent its next task, if one waits.
+    Deliver,
+    /// Look again after so many milliseconds.
+    LookAgain(i64),
+}
+
+/// What is to be done, in this order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan(pub Vec<Action>);
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, action) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(", ")?;
+            }
+            match action {
+                Action::Ensure(pod) => write!(f, "ensure {pod}")?,
+                Action::Link(pod) => write!(f, "link {pod}")?,
+                Action::Delete(pod) => write!(f, "delete {pod}")?,
+                Action::ReportLost(pod) => write!(f, "report {pod} lost")?,
+                Action::ReportFailedStart(pod, reason) => {
+                    write!(f, "report that {pod} failed to start: {reason}")?
+                }
+                Action::ReportGone => f.write_str("report the pod gone")?,
+                Action::Deliver => f.write_str("deliver")?,
+                Action::LookAgain(after) => write!(f, "look again in {after} ms")?,
+            }
+        }
+        if self.0.is_empty() { f.write_str("nothing") } else { Ok(()) }
+    }
+}
+
+/// Plans for one workspace. A workspace that is gone from the rows is `stopped` here: nothing is wanted.
+pub fn plan(desired: Desired, seen: Seen<'_>, now: Timestamp) -> Plan {
+    let wanted = desired.pod.filter(|_| workspace::pod_wanted(desired.phase));
+    let mut actions: Vec<Action> = seen
+        .pods
+        .iter()
+        .filter(|pod| Some(pod.pod_id) != wanted)
+        .map(|pod| Action::Delete(pod.pod_id))
+        .collect();
+    match wanted {
+        Some(pod) => plan_wanted(desired, seen, pod, now, &mut actions),
+        None if desired.phase == Phase::Stopping => actions.push(Action::ReportGone),
+        None => {}
+    }
+    Plan(actions)
+}
+
+fn plan_wanted(desired: Desired, seen: Seen<'_>, pod: PodId, now: Timestamp, actions: &mut Vec<Action>) {
+    let since_ms = now.as_millisecond() - desired.since.as_millisecond();
+    let starting = desired.phase == Phase::Provisioning;
+    match seen.pods.iter().find(|seen| seen.pod_id == pod).map(|seen| &seen.state) {
+        Some(PodState::Running) => {
+            if seen.linked != Some(pod) {
+                actions.push(Action::Link(pod));
+            }
+            if seen.connected {
+                actions.push(Action::Deliver);
+            } else if starting && since_ms >= START_TIMEOUT_MS {
+                actions.push(Action::ReportFailedStart(pod, "the agent did not connect in time".to_owned()));
+            } else if starting {
+                actions.push(Action::LookAgain(START_TIMEOUT_MS - since_ms));
+            }
+        }
+        Some(PodState::Ended { reason }) if starting => {
+            actions.push(Action::ReportFailedStart(pod, reason.clone()));
+        }
+        Some(PodState::Ended { .. }) => actions.push(Action::ReportLost(pod)),
+        None if !starting => actions.push(Action::ReportLost(pod)),
+        None => {
+            let wait = backoff_ms(desired.failed_starts) - since_ms;
+            if wait > 0 {
+                actions.push(Action::LookAgain(wait));
+            } else {
+                actions.extend([Action::Ensure(pod), Action::Link(pod)]);
+            }
+        }
+    }
+}
+
+/// The wait before the next start after so many failed ones, in milliseconds.
+fn backoff_ms(failed_starts: u32) -> i64 {
+    match failed_starts {
+        0 => 0,
+        n => START_BACKOFF_MS << (n - 1).min(START_BACKOFF_DOUBLINGS_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use freehold_model::WorkspaceId;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const NOW: i64 = 1_000_000;
+
+    fn pod(number: u128) -> PodId {
+        PodId::from_uuid(Uuid::from_u128(number))
+    }
+
+    fn seen(number: u128, state: PodState) -> PodObservation {
+        PodObservation {
+            pod_id: pod(number),
+            workspace_id: WorkspaceId::from_uuid(Uuid::nil()),
+            generation: 1,
+            state,
+            seen_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn check(
+        phase: Phase,
+        failed_starts: u32,
+        age_ms: i64,
+        pods: &[PodObservation],
+        linked: bool,
+        connected: bool,
+    ) -> Vec<Action> {
+        let desired = Desired {
+            phase,
+            pod: Some(pod(1)),
+            failed_starts,
+            since: Timestamp::from_millisecond(NOW - age_ms).unwrap(),
+        };
+        let seen = Seen { pods, linked: linked.then(|| pod(1)), connected };
+        plan(desired, seen, Timestamp::from_millisecond(NOW).unwrap()).0
+    }
+
+    #[test]
+    fn a_wanted_pod_that_is_not_there_is_made() {
+        assert_eq!(
+            check(Phase::Provisioning, 0, 0, &[], false, false),
+            [Action::Ensure(pod(1)), Action::Link(pod(1))]
+        );
+    }
+
+    #[test]
+    fn a_failed_start_is_repeated_after_a_growing_wait() {
+        assert_eq!(check(Phase::Provisioning, 1, 0, &[], false, false), [Action::LookAgain(250)]);
+        assert_eq!(check(Phase::Provisioning, 3, 400, &[], false, false), [Action::LookAgain(600)]);
+        assert!(check(Phase::Provisioning, 3, 1000, &[], false, false).contains(&Action::Ensure(pod(1))));
+    }
+
+    #[test]
+    fn a_connected_agent_gets_its_next_task() {
+        let pods = [seen(1, PodState::Running)];
+        assert_eq!(check(Phase::Idle, 0, 0, &pods, true, true), [Action::Deliver]);
+        assert_eq!(check(Phase::Idle, 0, 0, &pods, false, false), [Action::Link(pod(1))]);
+    }
+
+    #[test]
+    fn an_agent_that_never_connects_is_a_failed_start() {
+        let pods = [seen(1, PodState::Running)];
+        assert!(matches!(
+            check(Phase::Provisioning, 0, START_TIMEOUT_MS, &pods, true, false)[..],
+            [Action::ReportFailedStart(..)]
+        ));
+    }
+
+    #[test]
+    fn a_pod_that_vanished_is_lost_and_one_that_ended_too() {
+        let ended = [seen(1, PodState::Ended { reason: "killed".to_owned() })];
+        assert_eq!(check(Phase::Busy, 0, 0, &[], true, false), [Action::ReportLost(pod(1))]);
+        assert_eq!(check(Phase::Busy, 0, 0, &ended, true, false), [Action::ReportLost(pod(1))]);
+        assert_eq!(
+            check(Phase::Provisioning, 0, 0, &ended, true, false),
+            [Action::ReportFailedStart(pod(1), "killed".to_owned())]
+        );
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_deleted_before_it_is_reported_gone() {
+        let pods = [seen(1, PodState::Running)];
+        assert_eq!(
+            check(Phase::Stopping, 0, 0, &pods, true, true),
+            [Action::Delete(pod(1)), Action::ReportGone]
+        );
+        assert_eq!(check(Phase::Stopped, 0, 0, &pods, false, false), [Action::Delete(pod(1))]);
+        assert_eq!(
+            check(Phase::Idle, 0, 0, &[seen(1, PodState::Running), seen(2, PodState::Running)], true, true)
+                [0],
+            Action::Delete(pod(2))
+        );
+    }
+}
