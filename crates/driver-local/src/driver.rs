@@ -65,6 +65,8 @@ pub(crate) struct Inner {
     pods: Mutex<HashMap<PodId, Arc<Pod>>>,
     workspaces: Mutex<HashMap<WorkspaceId, Arc<tokio::sync::Mutex<()>>>>,
     changes: watch::Sender<u64>,
+    /// Held while lower layers are made, so that pods that start together make them once.
+    layers: Mutex<()>,
 }
 
 /// A pod that is there, running or ended.
@@ -110,6 +112,7 @@ impl LocalDriver {
             pods: Mutex::default(),
             workspaces: Mutex::default(),
             changes: watch::Sender::new(0),
+            layers: Mutex::default(),
         };
         let driver = Self { inner: Arc::new(inner) };
         driver.sweep().await?;
@@ -218,8 +221,10 @@ impl LocalDriver {
             tokio::task::spawn_blocking(move || {
                 let options = &inner.options;
                 let layers_dir = options.state_dir.join(dir::LAYERS);
+                let making = lock(&inner.layers);
                 let layers = layers::of(options, &layers_dir, inner.make.users, &spec.trust_anchors_pem)
                     .map_err(step("make the lower layers"))?;
+                drop(making);
                 let groups = inner
                     .groups
                     .create(&spec.pod_id.to_string(), &spec.limits)

@@ -57,6 +57,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let Some(pod_dir) = arguments.into_iter().next().map(PathBuf::from) else {
         return ExitCode::from(2);
     };
+    // Whatever the server left open for those it starts is not for pods.
+    if sys::close_from(3).is_err() {
+        return ExitCode::from(2);
+    }
     let Ok(launch) = fcntl_dupfd_cloexec(rustix::stdio::stdin(), OWN_FDS_FROM) else {
         return ExitCode::from(2);
     };

@@ -18,7 +18,7 @@ use rustix::{
 
 use crate::{
     client::Connection,
-    driver::{Inner, Options, step},
+    driver::{Inner, Options, PodRoot, step},
     groups::{self, Groups},
     layers::{self, Layers},
     plan::{Event, Group, Interception, Make, Plan, Users, dir, file},
@@ -70,6 +70,11 @@ pub fn prepare(options: &Options) -> io::Result<()> {
             format!("{} must be readable and executable by all users", options.executable.display());
         return Err(io::Error::other(message));
     }
+    if options.root != PodRoot::HostUsr && wants_a_loader(&fs::read(&options.executable)?) {
+        let message =
+            format!("{} must be linked statically to run in a root of its own", options.executable.display());
+        return Err(io::Error::other(message));
+    }
     Ok(())
 }
 
@@ -86,6 +91,17 @@ fn spread(path: &Path) {
     if let Err(error) = asked {
         tracing::debug!(path = %path.display(), error = %error, "this file system does not keep directories apart");
     }
+}
+
+/// Whether a program (ELF, 64 bits, as all machines are that we build for) names a loader.
+fn wants_a_loader(program: &[u8]) -> bool {
+    const INTERPRETER: u16 = 3;
+    let short = |at: usize| {
+        program.get(at..at + 2).map_or(0, |bytes| usize::from(u16::from_le_bytes([bytes[0], bytes[1]])))
+    };
+    // The table of segments: where it is, how long an entry is, how many there are.
+    let (start, size, count) = (short(0x20), short(0x36), short(0x38));
+    (0..count).any(|index| short(start + index * size) == usize::from(INTERPRETER))
 }
 
 /// A name for this driver's control groups, one for each directory.
@@ -205,7 +221,6 @@ fn make_plan(options: &Options, groups: &Groups, make: Make, spec: &PodSpec, lay
         root_layers: layers.root,
         usr_layers: layers.usr,
         executable: options.executable.clone(),
-        libraries: layers.libraries,
         environment,
         tool_environment,
         groups: Vec::new(),

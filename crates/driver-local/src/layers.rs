@@ -35,7 +35,6 @@ const DIRECTORIES: &[(&str, u32)] = &[
     ("mnt", 0o755),
     ("opt", 0o755),
     ("opt/freehold", 0o755),
-    ("opt/freehold/lib", 0o755),
     ("proc", 0o555),
     ("root", 0o700),
     ("run", 0o755),
@@ -102,8 +101,6 @@ pub struct Layers {
     pub root: Vec<PathBuf>,
     /// Of its `/usr`.
     pub usr: Vec<PathBuf>,
-    /// What leads the agent's program into a foreign root.
-    pub libraries: Option<PathBuf>,
 }
 
 /// Makes the lower layers of pods that trust `anchors`, unless they are there.
@@ -114,11 +111,11 @@ pub fn of(options: &Options, layers: &Path, users: Users, anchors: &str) -> io::
             if !matches!(users, Users::Mapped { .. }) {
                 usr.insert(0, writable_usr(layers, users)?);
             }
-            Ok(Layers { root: vec![skeleton(layers, users, Below::HostUsr, anchors)?], usr, libraries: None })
+            Ok(Layers { root: vec![skeleton(layers, users, Below::HostUsr, anchors)?], usr })
         }
         PodRoot::Directory(root) => {
             let root = vec![skeleton(layers, users, Below::OwnRoot, anchors)?, root.clone()];
-            Ok(Layers { root, usr: Vec::new(), libraries: None })
+            Ok(Layers { root, usr: Vec::new() })
         }
     }
 }
@@ -190,7 +187,11 @@ fn fill(root: &Path, below: Below, anchors: &str) -> io::Result<()> {
     }
     fs::create_dir(root.join("etc/alternatives"))?;
     for entry in fs::read_dir("/etc/alternatives").into_iter().flatten().take(ALTERNATIVES_MAX).flatten() {
-        if let Ok(target) = fs::read_link(entry.path()) {
+        // Most of them are manual pages.
+        if let Ok(target) = fs::read_link(entry.path())
+            && !target.starts_with("/usr/share/man")
+            && target.extension().is_none_or(|extension| extension != "gz")
+        {
             symlink(target, root.join("etc/alternatives").join(entry.file_name()))?;
         }
     }

@@ -61,8 +61,6 @@ pub struct Plan {
     pub usr_layers: Vec<PathBuf>,
     /// This program.
     pub executable: PathBuf,
-    /// What leads its program into the pod when the pod's root is not this machine's: a loader and libraries.
-    pub libraries: Option<PathBuf>,
     /// Variables for the agent, complete.
     pub environment: Vec<(String, String)>,
     /// Variables for every other program.

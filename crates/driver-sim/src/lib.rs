@@ -15,7 +15,8 @@ use std::{
 
 use async_trait::async_trait;
 use freehold_driver::{
-    Enforcement, Error, Exec, ExecSpec, LimitReport, PodDriver, PodLinks, PodObservation, PodSpec, PodState, Report,
+    Enforcement, Error, Exec, ExecSpec, LimitReport, PodDriver, PodLinks, PodObservation, PodSpec, PodState,
+    Report,
 };
 use freehold_model::{PodId, Timestamp, WorkspaceId};
 use tempfile::TempDir;
@@ -155,7 +156,8 @@ impl PodDriver for SimDriver {
             return Err(step("start a pod")(io::Error::other("the script says so")));
         }
         let pod_api = UnixListener::bind(self.socket(spec.pod_id)).map_err(step("listen for the agent"))?;
-        std::fs::create_dir_all(self.files(spec.workspace_id)).map_err(step("make the workspace's directory"))?;
+        std::fs::create_dir_all(self.files(spec.workspace_id))
+            .map_err(step("make the workspace's directory"))?;
         state.ensured += 1;
         state.pods.insert(spec.pod_id, Pod { spec: spec.clone(), state: PodState::Running, pod_api });
         drop(state);

@@ -82,7 +82,8 @@ async fn output(driver: &dyn PodDriver, pod: PodId, command: &str) -> (Option<i3
         let command = ExecSpec { argv, cwd: None, environment: vec![("WORD".into(), "a word".into())] };
         let mut exec = driver.exec(pod, command).await.expect("the command is started");
         let (mut out, mut err) = (String::new(), String::new());
-        let (of_out, of_err) = tokio::join!(exec.stdout.read_to_string(&mut out), exec.stderr.read_to_string(&mut err));
+        let (of_out, of_err) =
+            tokio::join!(exec.stdout.read_to_string(&mut out), exec.stderr.read_to_string(&mut err));
         of_out.and(of_err).expect("output is text");
         (exec.exit.await.expect("the command ends").code(), out, err)
     })
@@ -119,7 +120,9 @@ pub async fn an_older_generation_is_refused(fixture: &dyn Fixture) {
     within("making a pod", fixture.driver().ensure(&newer)).await.expect("a newer generation is fine");
     let older = successor(fixture, &spec);
     match fixture.driver().ensure(&older).await {
-        Err(Error::OldGeneration { asked, seen }) => assert_eq!((asked, seen), (older.generation, newer.generation)),
+        Err(Error::OldGeneration { asked, seen }) => {
+            assert_eq!((asked, seen), (older.generation, newer.generation))
+        }
         other => panic!("an older generation was not refused: {other:?}"),
     }
     assert_eq!(state(fixture.driver(), newer.pod_id).await, Some(PodState::Running));
@@ -215,7 +218,8 @@ pub async fn a_command_that_is_not_there_cannot_be_started(fixture: &dyn Fixture
 pub async fn links_can_be_taken_twice(fixture: &dyn Fixture) {
     let spec = ensured(fixture).await;
     for _ in 0..2 {
-        let links = within("taking links", fixture.driver().links(spec.pod_id)).await.expect("links are given");
+        let links =
+            within("taking links", fixture.driver().links(spec.pod_id)).await.expect("links are given");
         assert!(links.pod_api.is_some(), "the agent's way to the control plane is among them");
     }
     deleted(fixture, spec.pod_id).await;
@@ -226,7 +230,9 @@ pub async fn what_has_no_pod_has_no_links_and_runs_nothing(fixture: &dyn Fixture
     let pod = fixture.spec().pod_id;
     assert!(matches!(fixture.driver().links(pod).await, Err(Error::NotFound(missing)) if missing == pod));
     let command = ExecSpec { argv: vec!["true".into()], cwd: None, environment: vec![] };
-    assert!(matches!(fixture.driver().exec(pod, command).await, Err(Error::NotFound(missing)) if missing == pod));
+    assert!(
+        matches!(fixture.driver().exec(pod, command).await, Err(Error::NotFound(missing)) if missing == pod)
+    );
 }
 
 /// A spec as tests use it: small limits, no trust anchors.

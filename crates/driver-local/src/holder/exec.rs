@@ -18,7 +18,7 @@ use rustix::{
     io::Errno,
     process::{
         DumpableBehavior, Pid, Signal, WaitOptions, chdir, getpid, kill_process, kill_process_group,
-        set_child_subreaper, set_dumpable_behavior, setsid, umask, wait, waitpid,
+        set_child_subreaper, set_dumpable_behavior, setsid, umask, wait,
     },
 };
 
@@ -33,8 +33,6 @@ use crate::{
 
 /// Rounds of killing what a command left, after which the rest is left to the pod's first process.
 const KILL_ROUNDS_MAX: usize = 1000;
-/// Bytes of a list of processes that is read at once.
-const CHILDREN_BYTES_MAX: usize = 4096;
 /// Descriptor of the socket to the driver, in the supervisor.
 const CONTROL_FD: i32 = 3;
 
@@ -110,6 +108,10 @@ fn supervise(plan: &Plan, command: &Command) -> ! {
     let started = (|| -> Result<(Pid, OwnedFd), Failure> {
         let signals = sys::signal_descriptor(&[libc::SIGCHLD]).map_err(Failure::at("listen to signals"))?;
         set_child_subreaper(Some(getpid())).map_err(|e| Failure::at("become a reaper")(e.into()))?;
+        // SAFETY: the descriptor was placed by `entrance` and stays open until the process ends.
+        let control = unsafe { std::os::fd::BorrowedFd::borrow_raw(CONTROL_FD) };
+        rustix::io::fcntl_setfd(control, rustix::io::FdFlags::CLOEXEC)
+            .map_err(|e| Failure::at("keep the socket from the command")(e.into()))?;
         let flags = rustix::pipe::PipeFlags::CLOEXEC;
         let (heard, told) =
             rustix::pipe::pipe_with(flags).map_err(|e| Failure::at("make a pipe")(e.into()))?;
@@ -200,27 +202,31 @@ fn wait_for(child: Pid, signals: &OwnedFd) -> Option<i32> {
     }
 }
 
-/// Kills the command and all that it started.
+/// Kills the command and all that it started: what the killed leave behind falls to this process.
 fn end(child: Pid) {
     let _gone = kill_process_group(child, Signal::KILL);
     for _ in 0..KILL_ROUNDS_MAX {
-        let mut buffer = [0; CHILDREN_BYTES_MAX];
-        let children = rustix::fs::open(
-            format!("/proc/self/task/{}/children", getpid().as_raw_nonzero()),
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .and_then(|file| rustix::io::read(&file, &mut buffer));
-        let listed = buffer.get(..children.unwrap_or(0)).unwrap_or_default();
-        for pid in String::from_utf8_lossy(listed)
-            .split(' ')
-            .filter_map(|word| Pid::from_raw(word.trim().parse().ok()?))
-        {
+        for pid in children() {
             let _gone = kill_process(pid, Signal::KILL);
         }
-        match waitpid(None, WaitOptions::empty()) {
+        match wait(WaitOptions::empty()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(_) => return,
         }
     }
+}
+
+/// This process's children, found by looking at all: not every kernel lists them.
+fn children() -> Vec<Pid> {
+    let own = getpid().as_raw_nonzero().get();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    pids.filter(|pid| parent(&format!("/proc/{}/stat", pid.as_raw_nonzero())) == Some(own)).collect()
+}
+
+/// The parent of a process by its `stat`: the second number after the name, which may hold anything but ends with the
+/// last parenthesis.
+fn parent(stat: &str) -> Option<i32> {
+    let text = std::fs::read_to_string(stat).ok()?;
+    text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }

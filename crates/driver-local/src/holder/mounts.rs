@@ -35,8 +35,6 @@ pub struct Trees {
     pub layers: Vec<OwnedFd>,
     /// This program.
     pub executable: OwnedFd,
-    /// Its loader and libraries, where the plan has them.
-    pub libraries: Option<OwnedFd>,
 }
 
 impl Trees {
@@ -60,8 +58,7 @@ impl Trees {
                 .map_err(Failure::at("make the program read-only"))?;
             Ok(tree)
         };
-        let libraries = plan.libraries.as_ref().map(read_only).transpose()?;
-        Ok(Self { layers, executable: read_only(&plan.executable)?, libraries })
+        Ok(Self { layers, executable: read_only(&plan.executable)? })
     }
 }
 
@@ -104,9 +101,6 @@ pub fn build(plan: &Plan, trees: Option<Trees>) -> Result<(), Failure> {
     }
     step("enter the root", chdir("root"))?;
     attach(trees.executable.as_fd(), &Path::new(PROGRAM_DIR).join("freehold"))?;
-    if let Some(libraries) = &trees.libraries {
-        attach(libraries.as_fd(), &Path::new(PROGRAM_DIR).join("lib"))?;
-    }
     own_file_systems(plan)?;
     step("change the root", pivot_root(".", "."))?;
     step("let go of the host's root", unmount(".", UnmountFlags::DETACH))?;

@@ -108,11 +108,9 @@ pub fn make(plan: &Plan, handles: &Handles) -> Result<Sandbox, Failure> {
                 Users::Mapped { .. } => Some(namespace(init, "user")?),
                 Users::Shifted { .. } | Users::Single => None,
             };
-            let Trees { layers, executable, libraries } =
-                Trees::copy(plan, user_namespace.as_ref().map(AsFd::as_fd))?;
+            let Trees { layers, executable } = Trees::copy(plan, user_namespace.as_ref().map(AsFd::as_fd))?;
             trees.extend(layers);
             trees.push(executable);
-            trees.extend(libraries);
         }
         let borrowed: Vec<BorrowedFd<'_>> = trees.iter().map(AsFd::as_fd).collect();
         sys::send_with_fds(ours.as_fd(), b"mapped", &borrowed)
@@ -152,8 +150,8 @@ pub fn restart(plan: &Plan, handles: &Handles, sandbox: &mut Sandbox) -> Result<
             join(&handles.agent_groups)?;
             enter(&sandbox.namespaces)?;
             // The holder becomes the parent of the new first process, as it was of the old one.
-            // SAFETY: this process has one thread.
             let flags = libc::CLONE_NEWPID | libc::CLONE_PARENT;
+            // SAFETY: this process has one thread.
             match unsafe { sys::clone(flags) }.map_err(Failure::at("make namespaces"))? {
                 Some(init) => {
                     let pid = init.as_raw_nonzero().get().to_le_bytes();
@@ -187,15 +185,11 @@ fn first_start(plan: &Plan, handles: &Handles, parent: &OwnedFd) -> Result<(), F
     die_with_the_holder()?;
     let sockets = network::set_up(plan.make.interception)?;
     let (_, mut fds) = note(parent)?;
-    let trees = (!fds.is_empty()).then(|| {
-        let libraries = plan.libraries.as_ref().and_then(|_| fds.pop());
-        let executable = fds.pop()?;
-        Some(Trees { layers: fds, executable, libraries })
-    });
+    let trees = fds.pop().map(|executable| Trees { layers: fds, executable });
     join(&handles.agent_groups)?;
     // Only now, so that the group just joined is the root that the pod sees.
     sys::unshare(libc::CLONE_NEWCGROUP).map_err(Failure::at("make a cgroup namespace"))?;
-    mounts::build(plan, trees.flatten())?;
+    mounts::build(plan, trees)?;
     rustix::system::sethostname(b"freehold").map_err(|e| Failure::at("set the host name")(e.into()))?;
     let proc = mounts::open_proc()?;
     let fds: Vec<BorrowedFd<'_>> =
@@ -250,17 +244,9 @@ fn execute_agent(plan: &Plan, handles: &Handles) -> Result<(), Failure> {
             plan.tool_rlimits.iter().map(|(name, value)| format!("{name}={value}")).collect();
         environment.push((AGENT_TOOL_RLIMITS_VARIABLE.into(), limits.join(",")));
     }
-    let (program, mut arguments) = match plan.libraries {
-        None => (AGENT_PROGRAM_PATH, vec![]),
-        Some(_) => {
-            const LOADER: &str = "/opt/freehold/lib/loader";
-            (LOADER, vec![LOADER, "--library-path", "/opt/freehold/lib"])
-        }
-    };
-    arguments.extend([AGENT_PROGRAM_PATH, "agent"]);
-    let arguments = strings(arguments)?;
+    let arguments = strings([AGENT_PROGRAM_PATH, "agent"])?;
     let environment = strings(environment.iter().map(|(name, value)| format!("{name}={value}")))?;
-    let program = strings([program])?.remove(0);
+    let program = strings([AGENT_PROGRAM_PATH])?.remove(0);
     sys::reset_signals();
     rustix::process::umask(Mode::from_raw_mode(0o022));
     privileges::become_agent(plan.make.users)?;

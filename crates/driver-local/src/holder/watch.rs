@@ -92,7 +92,9 @@ impl Watch {
             && disk.grew_too_far(now)
         {
             for_each_tool(proc, |process| {
-                let _gone = pidfd_send_signal(process, Signal::KILL);
+                if parent(&process) != Some(0) {
+                    let _gone = pidfd_send_signal(process, Signal::KILL);
+                }
             });
         }
         if fstat(log).is_ok_and(|stat| u64::try_from(stat.st_size).unwrap_or(0) > LOG_BYTES_MAX) {
@@ -121,12 +123,22 @@ fn look_at_memory(proc: &OwnedFd, max: u64, page_bytes: u64) -> u64 {
     sum
 }
 
+/// The parent of a process; 0 for supervisors of commands, whose parent is the holder.
+fn parent(process: &OwnedFd) -> Option<i32> {
+    let text = read(process, "stat");
+    text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn read(process: &OwnedFd, name: &str) -> String {
+    let mut buffer = [0; 512];
+    let read = openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|file| rustix::io::read(&file, &mut buffer));
+    String::from_utf8_lossy(buffer.get(..read.unwrap_or(0)).unwrap_or_default()).into_owned()
+}
+
 /// Pages that a process has in memory and shares with no file.
 fn resident_pages(process: &OwnedFd) -> u64 {
-    let mut buffer = [0; 256];
-    let read = openat(process, "statm", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .and_then(|file| rustix::io::read(&file, &mut buffer));
-    let text = String::from_utf8_lossy(buffer.get(..read.unwrap_or(0)).unwrap_or_default()).into_owned();
+    let text = read(process, "statm");
     let mut words = text.split(' ').skip(1).filter_map(|word| word.trim().parse::<u64>().ok());
     let (resident, shared) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
     resident.saturating_sub(shared)

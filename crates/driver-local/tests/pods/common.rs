@@ -18,11 +18,14 @@ pub const WAIT_MAX: Duration = Duration::from_secs(60);
 pub struct Machine {
     pub driver: LocalDriver,
     pub options: Options,
-    pub _dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
 }
 
 pub fn stand_in() -> PathBuf {
-    #[expect(clippy::disallowed_methods, reason = "how a test that runs itself as another user finds its parts")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how a test that runs itself as another user finds its parts"
+    )]
     std::env::var_os("FREEHOLD_TEST_STAND_IN")
         .map_or_else(|| env!("CARGO_BIN_EXE_freehold-driver-local-stand-in").into(), PathBuf::from)
 }
@@ -38,7 +41,24 @@ pub async fn machine_with(root: PodRoot) -> Machine {
     Machine { driver, options, _dir: dir }
 }
 
+impl Drop for Machine {
+    /// Pods outlive drivers, but not a test that failed.
+    fn drop(&mut self) {
+        let dir = self.options.state_dir.display().to_string();
+        for (pid, command) in processes() {
+            if command.contains(" holder ") && command.contains(&dir) {
+                let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            }
+        }
+    }
+}
+
 impl Machine {
+    /// Another driver takes the place of the present one.
+    pub async fn restart(&mut self) {
+        self.driver = LocalDriver::open(self.options.clone()).await.unwrap();
+    }
+
     /// A new pod with its agent's connection.
     pub async fn pod(&self) -> (PodSpec, Agent) {
         let spec = spec();
@@ -49,21 +69,11 @@ impl Machine {
 
     pub async fn agent(&self, pod: PodId) -> Agent {
         let listener = self.driver.links(pod).await.unwrap().pod_api.unwrap();
-        let accepted = tokio::task::spawn_blocking(move || {
-            listener.set_nonblocking(true).unwrap();
-            let deadline = Instant::now() + WAIT_MAX;
-            loop {
-                match listener.accept() {
-                    Ok((stream, _)) => return stream,
-                    Err(error) => assert!(
-                        error.kind() == std::io::ErrorKind::WouldBlock && Instant::now() < deadline,
-                        "the agent does not connect: {error}"
-                    ),
-                }
-                std::thread::yield_now();
-            }
-        });
-        Agent::new(accepted.await.unwrap())
+        listener.set_nonblocking(true).unwrap();
+        let listener = tokio::net::UnixListener::from_std(listener).unwrap();
+        let (stream, _) =
+            tokio::time::timeout(WAIT_MAX, listener.accept()).await.expect("no agent connects").unwrap();
+        Agent::new(stream.into_std().unwrap())
     }
 
     pub fn enforcement(&self, limit: &str) -> Enforcement {
@@ -145,7 +155,8 @@ pub async fn sh(driver: &dyn PodDriver, pod: PodId, command: &str) -> (Option<i3
     let run = async {
         let mut exec = driver.exec(pod, ExecSpec { argv, cwd: None, environment: vec![] }).await.unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let (of_out, of_err) = tokio::join!(exec.stdout.read_to_end(&mut out), exec.stderr.read_to_end(&mut err));
+        let (of_out, of_err) =
+            tokio::join!(exec.stdout.read_to_end(&mut out), exec.stderr.read_to_end(&mut err));
         of_out.and(of_err).unwrap();
         out.extend(err);
         (exec.exit.await.unwrap().code(), String::from_utf8_lossy(&out).into_owned())

@@ -16,7 +16,7 @@ async fn limited(limits: Limits) -> (Machine, PodSpec, Agent) {
 async fn a_fork_bomb_is_contained_and_the_agent_still_starts_tools() {
     let (machine, spec, mut agent) = limited(Limits { processes: 60, ..spec().limits }).await;
     assert_eq!(machine.enforcement("processes"), Enforcement::Enforced);
-    let bomb = "perl -e 'my $n = 0; while (1) { my $pid = fork; last unless defined $pid; if (!$pid) { sleep 1000; exit } $n++ } print $n'";
+    let bomb = "perl -e 'my $n = 0; while (1) { my $pid = fork; last unless defined $pid; if (!$pid) { close STDOUT; close STDERR; sleep 1000; exit } $n++ } print $n'";
     let (code, out) = machine.sh(&spec, bomb).await;
     let forks: u32 = out.parse().unwrap_or_else(|_| panic!("{code:?} {out}"));
     assert!((5..60).contains(&forks), "{forks} processes");
@@ -38,7 +38,7 @@ async fn a_memory_hog_is_killed_and_the_agent_is_not() {
 async fn many_small_hogs_are_killed_too() {
     let (machine, spec, mut agent) = limited(Limits { memory_bytes: 128 << 20, ..spec().limits }).await;
     machine.enforcement("memory");
-    let hogs = "perl -e 'for (1..8) { next if fork; my $x = q(x) x (40 << 20); sleep 1000 } my $killed = 0; $killed++ if wait > 0 && $? & 127; print $killed'; pkill perl";
+    let hogs = "perl -e 'for (1..8) { next if fork; close STDOUT; close STDERR; my $x = q(x) x (40 << 20); sleep 1000 } my $killed = 0; $killed++ if wait > 0 && $? & 127; print $killed'; pkill perl";
     let (_, out) = machine.sh(&spec, hogs).await;
     assert!(out.starts_with('1'), "{out}");
     assert!(agent.ask("environment").contains("GREETING"), "the agent still answers");
@@ -58,7 +58,12 @@ async fn tmp_has_a_size() {
 async fn a_writer_that_fills_the_disk_is_stopped() {
     let (machine, spec, mut agent) = limited(Limits { disk_bytes: 16 << 20, ..spec().limits }).await;
     assert_eq!(machine.enforcement("disk"), Enforcement::BestEffort);
-    let (code, out) = machine.sh(&spec, "i=0; while [ $i -lt 400 ]; do head -c 4000000 /dev/zero > file$i; i=$((i+1)); sleep 0.05; done").await;
+    let (code, out) = machine
+        .sh(
+            &spec,
+            "i=0; while [ $i -lt 400 ]; do head -c 4000000 /dev/zero > file$i; i=$((i+1)); sleep 0.05; done",
+        )
+        .await;
     assert_ne!(code, Some(0), "{out}");
     let (code, out) = machine.sh(&spec, "rm file*").await;
     assert_eq!(code, Some(0), "one may still remove files: {out}");

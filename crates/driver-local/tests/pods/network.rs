@@ -80,7 +80,11 @@ async fn no_datagram_reaches_the_host() {
     );
     machine.sh(&spec, &send).await;
     assert_eq!(outside.recv(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
-    assert_eq!(tcp.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "the connection went to the pod's listener");
+    assert_eq!(
+        tcp.accept().unwrap_err().kind(),
+        ErrorKind::WouldBlock,
+        "the connection went to the pod's listener"
+    );
     machine.driver.delete(spec.pod_id).await.unwrap();
 }
 
@@ -88,8 +92,11 @@ async fn no_datagram_reaches_the_host() {
 async fn raw_packet_and_ping_sockets_are_denied() {
     let machine = machine().await;
     let (spec, _agent) = machine.pod().await;
-    for (family, kind, protocol) in [(2, 3, 1), (2, 3, 255), (10, 3, 58), (17, 3, 0), (2, 2, 1), (10, 2, 58)] {
-        let (code, _) = machine.sh(&spec, &format!("perl -e 'socket(my $s, {family}, {kind}, {protocol}) or exit 1'")).await;
+    for (family, kind, protocol) in [(2, 3, 1), (2, 3, 255), (10, 3, 58), (17, 3, 0), (2, 2, 1), (10, 2, 58)]
+    {
+        let (code, _) = machine
+            .sh(&spec, &format!("perl -e 'socket(my $s, {family}, {kind}, {protocol}) or exit 1'"))
+            .await;
         assert_eq!(code, Some(1), "socket({family}, {kind}, {protocol})");
     }
     machine.driver.delete(spec.pod_id).await.unwrap();
@@ -122,10 +129,10 @@ async fn questions_for_names_arrive_with_the_address_they_were_sent_to() {
 async fn a_pods_own_servers_are_reached_from_inside() {
     let machine = machine().await;
     let (spec, _agent) = machine.pod().await;
-    let serve = "perl -MIO::Socket::IP -e 'my $l = IO::Socket::IP->new(LocalHost => q(0.0.0.0), LocalPort => 8000, Listen => 1) or die; \
+    let serve = "perl -MIO::Socket::IP -e 'my $l = IO::Socket::IP->new(LocalHost => q(0.0.0.0), LocalPort => $ARGV[1], Listen => 1) or die; \
                  if (!fork) { my $c = $l->accept; print $c qq(hi\\n); exit } \
-                 my $s = IO::Socket::IP->new(PeerHost => $ARGV[0], PeerPort => 8000) or die; print scalar <$s>' ";
-    for address in ["127.0.0.1", "10.88.0.2"] {
+                 my $s = IO::Socket::IP->new(PeerHost => $ARGV[0], PeerPort => $ARGV[1]) or die; print scalar <$s>' ";
+    for address in ["127.0.0.1 8000", "10.88.0.2 8001"] {
         let (_, out) = machine.sh(&spec, &format!("{serve} {address}")).await;
         assert_eq!(out, "hi\n");
     }
