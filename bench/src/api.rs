@@ -63,7 +63,7 @@ fn databases(options: &Options, report: &mut Report) -> Vec<(&'static str, Optio
     if options.skip_postgresql {
         return databases;
     }
-    match Database::create() {
+    match Database::create_durable() {
         Ok(database) => databases.push(("PostgreSQL", Some(database))),
         Err(error) => report.note(format!("PostgreSQL is left out: {error:#}")),
     }
