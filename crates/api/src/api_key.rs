@@ -67,7 +67,7 @@ pub struct ApiKeyCreate {
 /// API keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ApiKeyList {
-    /// The keys, newest first.
+    /// The keys, oldest first.
     pub api_keys: Vec<ApiKey>,
     /// Where the next page begins; absent on the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,13 +96,14 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/v1/api-keys",
         tag: TAG,
         summary: "Create an API key",
-        description: "The answer holds the secret, which is shown this once. An `Idempotency-Key` is not taken here, for \
-                      its stored answer would hold the secret too.",
+        description: "The answer holds the secret, which is shown this once: a request repeated with its \
+                      `Idempotency-Key` makes no second key and is answered `idempotency_conflict`.",
         guard: GUARD,
         body: Body::Json(schema::<ApiKeyCreate>()),
         read_only: READ_ONLY,
         status: 201,
         answer: Answer::Json(schema::<ApiKeyCreated>()),
+        idempotent: true,
         ..Operation::BASE
     },
     Operation {

@@ -106,8 +106,8 @@ pub struct CredentialCreate {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 64)]
     pub scopes: Vec<String>,
-    /// Settings that are not secret: `username` for `basic_auth`; `header` and `scheme` for `api_key`; `parameter` for
-    /// `query_api_key`.
+    /// Settings that are not secret: `username` (required) for `basic_auth`, `parameter` for `query_api_key`, none
+    /// for `api_key`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(schema_with = crate::schemas::text_map)]
     pub provider_config: BTreeMap<String, String>,
@@ -140,7 +140,7 @@ impl fmt::Debug for CredentialCreate {
 /// Credentials.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CredentialList {
-    /// The credentials, newest first.
+    /// The credentials, oldest first.
     pub credentials: Vec<Credential>,
     /// Where the next page begins; absent on the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -12,17 +12,9 @@ pub const UPLOAD_FILES_MAX: usize = 32;
 pub const UPLOAD_FIELD_BYTES_MAX: usize = JSON_BODY_BYTES_MAX;
 /// Rows of a page when the caller names no `limit`, on routes that page.
 pub const PAGE_DEFAULT: u32 = 100;
-/// Rows of a page at most.
-pub const PAGE_MAX: u32 = 10_000;
 /// Sessions of a page when the caller names no `limit`.
 pub const SESSION_PAGE_DEFAULT: u32 = 20;
-/// Sessions of a page at most.
-pub const SESSION_PAGE_MAX: u32 = 100;
 /// Seconds a command may run when the caller names no timeout.
 pub const EXEC_TIMEOUT_SECONDS_DEFAULT: u32 = 60;
-/// Seconds a command may run at most.
-pub const EXEC_TIMEOUT_SECONDS_MAX: u32 = 3600;
-/// Bytes of a task's `metadata`, serialized.
-pub const METADATA_BYTES_MAX: usize = 16 * 1024;
 /// Characters of an `Idempotency-Key`.
 pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;

@@ -12,7 +12,11 @@ fn text() -> ObjectBuilder {
 
 macro_rules! id_schemas {
     ($($name:ident => $id:ty,)+) => {$(
-        pub fn $name() -> Object { text().pattern(Some(format!("^{}_[0-9a-f]{{32}}$", <$id>::PREFIX))).build() }
+        pub fn $name() -> Object {
+            let prefix = <$id>::PREFIX;
+            let description = format!("`{prefix}_` and the 32 lowercase hexadecimal digits of a UUID.");
+            text().pattern(Some(format!("^{prefix}_[0-9a-f]{{32}}$"))).description(Some(description)).build()
+        }
     )+};
 }
 

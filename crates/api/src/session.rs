@@ -94,10 +94,6 @@ pub struct SessionListQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = crate::schemas::workspace_id)]
     pub workspace_id: Option<WorkspaceId>,
-    /// Only those in this status.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = crate::schemas::session_status)]
-    pub status: Option<Status>,
     /// How many to pass over; 0 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, maximum = 10000000)]

@@ -160,7 +160,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/v1/workspaces/{id}/tasks",
         tag: TAG,
         summary: "List tasks for a workspace",
-        description: "A bare JSON array, newest first.",
+        description: "A bare JSON array, newest first. The `cursor` of the next page is the id of the last task of this one.",
         guard: READ,
         query: Some(schema::<ListQuery>()),
         answer: Answer::JsonArray(schema::<Task>()),

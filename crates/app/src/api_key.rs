@@ -10,10 +10,11 @@ use freehold_store::Page;
 use serde_json::json;
 
 use crate::{
-    App, Error, Secret, Thing,
+    App, Error, Once, Outcome, Secret, Thing,
     audit::{self, Cause},
     auth::API_KEY_PREFIX,
     new_uuid, now,
+    once::once,
 };
 
 impl App {
@@ -29,12 +30,13 @@ impl App {
     /// Creates an API key. Its secret is answered this once.
     ///
     /// # Errors
-    /// When the caller may not.
+    /// When the caller may not, or the request was sent before.
     pub async fn api_key_create(
         &self,
         actor: &Actor,
         label: String,
         permission_set: PermissionSet,
+        request: Option<Once<ApiKey>>,
     ) -> Result<(ApiKey, Secret), Error> {
         actor.reach(Right::ApiKeysWrite)?;
         let secret = Secret::generate(API_KEY_PREFIX)?;
@@ -47,16 +49,26 @@ impl App {
             permission_set,
             created_at: now,
         };
-        let (cause, hash, row) = (Cause::caller(actor), secret.hash(), key.clone());
-        self.store()
+        let (actor, hash) = (actor.clone(), secret.hash());
+        let made = self
+            .store()
             .write(actor.organization(), move |tx| {
-                tx.api_key_insert(&row, &hash)?;
-                let detail =
-                    json!({ "api_key_id": row.id, "label": row.label, "permission_set": permission_set });
-                audit::append(tx, &cause, EventType::ApiKeyCreated, detail, now)
+                once(tx, &actor, now, request, |tx| {
+                    tx.api_key_insert(&key, &hash)?;
+                    let detail =
+                        json!({ "api_key_id": key.id, "label": key.label, "permission_set": permission_set });
+                    audit::append(tx, &Cause::caller(&actor), EventType::ApiKeyCreated, detail, now)?;
+                    Ok(key)
+                })
             })
             .await?;
-        Ok((key, secret))
+        match made {
+            Outcome::Done(key) => Ok((key, secret)),
+            // What was answered then held the secret, which is kept nowhere.
+            Outcome::Replayed(_) => Err(Error::IdempotencyConflict(
+                "this key was made already, and its secret is shown once: revoke it and make another",
+            )),
+        }
     }
 
     /// Revokes an API key: once this has answered, no request with it is served.

@@ -111,7 +111,7 @@ impl App {
             created_at: now,
             updated_at: now,
         };
-        let sealed = self.ports().sealer.seal(credential.id, secret.as_bytes())?;
+        let sealed = self.ports().sealer.seal(actor.organization(), credential.id, secret.as_bytes())?;
         let actor = actor.clone();
         self.store()
             .write(actor.organization(), move |tx| {

@@ -73,9 +73,7 @@ impl App {
     /// Puts the use cases together.
     pub fn new(store: Store, ports: Ports, settings: Settings) -> Self {
         let callers = auth::Cache::new(store.subscribe(freehold_store::Topic::Callers));
-        Self {
-            inner: Arc::new(Inner { callers, tails: stream::Tails::default(), store, ports, settings }),
-        }
+        Self { inner: Arc::new(Inner { callers, tails: stream::Tails::default(), store, ports, settings }) }
     }
 
     /// What holds where a role says nothing.
@@ -98,7 +96,10 @@ impl App {
     /// # Errors
     /// When it does not.
     pub async fn health(&self) -> Result<(), Error> {
-        self.inner.store.system_read(|tx| tx.organization_list(&Page::first(1)).map(drop).map_err(Error::from)).await
+        self.inner
+            .store
+            .system_read(|tx| tx.organization_list(&Page::first(1)).map(drop).map_err(Error::from))
+            .await
     }
 
     fn ports(&self) -> &Ports {

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use freehold_model::{CredentialId, UploadId, workspace::Workspace};
+use freehold_model::{CredentialId, OrganizationId, UploadId, workspace::Workspace};
 use futures::stream::BoxStream;
 use serde_json::Value;
 
@@ -97,7 +97,12 @@ pub trait SecretSealer: Send + Sync {
     ///
     /// # Errors
     /// When encryption fails; nothing of the secret is in the error.
-    fn seal(&self, credential: CredentialId, secret: &[u8]) -> Result<Vec<u8>, SealError>;
+    fn seal(
+        &self,
+        organization: OrganizationId,
+        credential: CredentialId,
+        secret: &[u8],
+    ) -> Result<Vec<u8>, SealError>;
 }
 
 /// Why the bytes of a file could not be kept or read.

@@ -1,1 +1,37 @@
 //! The client verbs and the demo.
+//!
+//! Invariants: everything goes through the public API, with the credential a person could use by hand; data goes to stdout
+//! and everything else to stderr; a secret is never read from the command line (a login's key apart, on request) and never
+//! printed, except once when it is made.
+
+mod context;
+mod credentials;
+mod demo;
+mod environment;
+mod failure;
+mod follow;
+mod input;
+mod output;
+mod progress;
+mod resolve;
+mod text;
+mod verbs;
+
+pub use demo::Scene;
+pub use environment::{Environment, Streams, stdin_closed};
+pub use failure::exit;
+pub use verbs::Verb;
+
+use std::process::ExitCode;
+
+/// Runs a verb and answers with the code to exit with; see [`exit`].
+pub async fn run(verb: Verb, environment: Environment) -> ExitCode {
+    let mut console = environment.console();
+    match verbs::run(verb, &environment, &mut console).await {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            console.failure(&failure);
+            ExitCode::from(failure.code)
+        }
+    }
+}

@@ -27,7 +27,7 @@ pub(crate) struct Shared {
     pub reference: String,
     pub metrics: Arc<Metrics>,
     /// Whether the server is stopping, which ends streams.
-    pub stopping: watch::Receiver<bool>,
+    pub stop: watch::Sender<bool>,
 }
 
 /// Answers one operation.

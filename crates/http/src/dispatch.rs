@@ -9,7 +9,9 @@ use std::{
 use axum::{body::Body, extract::Request, response::Response};
 use bytes::{Bytes, BytesMut};
 use freehold_access::Actor;
-use freehold_api::{Body as Shape, Guard, Operation, error::ErrorCode, limits::JSON_BODY_BYTES_MAX, operation::Face};
+use freehold_api::{
+    Body as Shape, Guard, Operation, error::ErrorCode, limits::JSON_BODY_BYTES_MAX, operation::Face,
+};
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use http_body_util::BodyExt;
@@ -78,7 +80,9 @@ fn finish(shared: &Shared, figures: usize, mut response: Response, id: &str, sta
     if let Ok(id) = HeaderValue::from_str(id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    shared.metrics.answered(figures, response.status().as_u16(), started.elapsed());
+    let (status, took) = (response.status().as_u16(), started.elapsed());
+    tracing::debug!(request.id = id, response.status = status, duration_us = took.as_micros(), "answered");
+    shared.metrics.answered(figures, status, took);
     response
 }
 
@@ -98,7 +102,8 @@ async fn serve(
     let payload = payload(&shared, operation, &head.headers, body).await?;
     let path = head.uri.path().to_owned();
     let params = params(operation.path, &path);
-    let call = Call { shared, operation, actor, request_id, path, params, query, headers: head.headers, payload };
+    let call =
+        Call { shared, operation, actor, request_id, path, params, query, headers: head.headers, payload };
     (route.handler)(call).await
 }
 
@@ -164,7 +169,8 @@ async fn authenticate(
     })?;
     let secret = secret.ok_or_else(|| Failure::new(ErrorCode::Unauthorized, "no credential was sent"))?;
     let actor = shared.app.authenticate(secret).await?;
-    let actor = actor.ok_or_else(|| Failure::new(ErrorCode::Unauthorized, "the credential is unknown or revoked"))?;
+    let actor =
+        actor.ok_or_else(|| Failure::new(ErrorCode::Unauthorized, "the credential is unknown or revoked"))?;
     for right in rights {
         actor.reach(*right)?;
     }
@@ -186,7 +192,8 @@ async fn payload(
     mut body: Body,
 ) -> Result<Payload, Failure> {
     let Some(schema) = body_schema(operation) else { return Ok(Payload::None) };
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content_type =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match (media_type.as_str(), operation.body) {
         ("application/json", _) => {
@@ -222,11 +229,14 @@ pub(crate) fn drop_read_only(fields: &mut Value, operation: &Operation) {
 
 /// A JSON body, as far as its limit.
 async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Failure> {
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let announced =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let read = async {
         let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0).min(JSON_BODY_BYTES_MAX));
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| Failure::new(ErrorCode::InvalidJson, format!("the body was cut: {error}")))?;
+            let frame = frame.map_err(|error| {
+                Failure::new(ErrorCode::InvalidJson, format!("the body was cut: {error}"))
+            })?;
             let Ok(data) = frame.into_data() else { continue };
             if bytes.len() + data.len() > JSON_BODY_BYTES_MAX {
                 drain(&mut body).await;
@@ -269,7 +279,10 @@ mod tests {
 
     #[test]
     fn parameters_are_found_under_either_prefix() {
-        assert_eq!(params("/v1/sessions/{session_id}", "/api/v1/sessions/x"), [("session_id", "x".to_owned())]);
+        assert_eq!(
+            params("/v1/sessions/{session_id}", "/api/v1/sessions/x"),
+            [("session_id", "x".to_owned())]
+        );
         assert_eq!(
             params("/v1/workspaces/{id}/tasks/{tid}", "/v1/workspaces/a/tasks/b"),
             [("tid", "b".to_owned()), ("id", "a".to_owned())]

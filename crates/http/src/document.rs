@@ -30,7 +30,8 @@ impl Document {
         let document = openapi();
         let components = document["components"]["schemas"].clone();
         let mut validators = HashMap::new();
-        let names = operations().flat_map(|operation| [body_schema(operation), query_schema(operation)]).flatten();
+        let names =
+            operations().flat_map(|operation| [body_schema(operation), query_schema(operation)]).flatten();
         for name in names {
             let schema = json!({
                 "$ref": format!("#/components/schemas/{name}"), "components": { "schemas": components },
@@ -54,7 +55,8 @@ impl Document {
             let path = error.instance_path().as_str().trim_start_matches('/').replace('/', ".");
             match error.kind() {
                 ValidationErrorKind::Required { property } => {
-                    fields.insert(join(&path, property.as_str().unwrap_or_default()), "is required".to_owned());
+                    fields
+                        .insert(join(&path, property.as_str().unwrap_or_default()), "is required".to_owned());
                 }
                 ValidationErrorKind::AdditionalProperties { unexpected } => {
                     for name in unexpected {

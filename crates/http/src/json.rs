@@ -10,7 +10,9 @@ use crate::error::Failure;
 
 /// Reads one JSON value.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Failure> {
-    let invalid = |error: serde_json::Error| Failure::new(ErrorCode::InvalidJson, format!("the body is not JSON: {error}"));
+    let invalid = |error: serde_json::Error| {
+        Failure::new(ErrorCode::InvalidJson, format!("the body is not JSON: {error}"))
+    };
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(Failure::new(ErrorCode::InvalidJson, "the body is empty"));
     }
@@ -96,7 +98,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
             while let Some(key) = members.next_key::<String>()? {
                 let value = members.next_value_seed(self)?;
                 if map.contains_key(&key) {
-                    return Err(de::Error::custom(format_args!("the key `{key}` stands twice in one object")));
+                    return Err(de::Error::custom(format_args!(
+                        "the key `{key}` stands twice in one object"
+                    )));
                 }
                 map.insert(key, value);
             }

@@ -118,7 +118,8 @@ where
         .chain(rest)
         .chain(stream::once(async move { Ok(Bytes::from_static(close.as_bytes())) }));
     // A list that breaks off is not JSON, which the client sees.
-    Ok(call.bytes(Body::from_stream(whole.map_err(|failure: Failure| std::io::Error::other(failure.message)))))
+    Ok(call
+        .bytes(Body::from_stream(whole.map_err(|failure: Failure| std::io::Error::other(failure.message)))))
 }
 
 fn next_after<T, C, W>(rows: &[T], shape: Shape<T, C, W>) -> Option<C> {

@@ -10,8 +10,8 @@ use freehold_api::operations;
 
 /// Upper bounds of the buckets, in microseconds.
 const BUCKETS: [u64; 14] = [
-    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
-    10_000_000,
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    5_000_000, 10_000_000,
 ];
 /// Statuses that are counted one by one; all others are counted together.
 const STATUSES: [u16; 17] =
@@ -81,13 +81,19 @@ impl Metrics {
                 let count = count.load(Relaxed);
                 if count > 0 {
                     let status = if *status == 0 { "other".to_owned() } else { status.to_string() };
-                    writeln!(out, "freehold_http_requests_total{{operation=\"{id}\",status=\"{status}\"}} {count}")?;
+                    writeln!(
+                        out,
+                        "freehold_http_requests_total{{operation=\"{id}\",status=\"{status}\"}} {count}"
+                    )?;
                 }
             }
         }
         writeln!(out, "# TYPE freehold_http_request_seconds histogram")?;
         writeln!(out, "# UNIT freehold_http_request_seconds seconds")?;
-        writeln!(out, "# HELP freehold_http_request_seconds Time until the head of the answer, by operation.")?;
+        writeln!(
+            out,
+            "# HELP freehold_http_request_seconds Time until the head of the answer, by operation."
+        )?;
         for (id, figures) in self.operations.iter().filter(|(_, figures)| figures.count.load(Relaxed) > 0) {
             let name = "freehold_http_request_seconds";
             let mut sum = 0;

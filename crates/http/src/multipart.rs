@@ -83,7 +83,11 @@ impl Files {
     }
 }
 
-async fn copy(mut field: multer::Field<'_>, sink: &mut dyn UploadSink, hash: &mut Sha256) -> Result<u64, Failure> {
+async fn copy(
+    mut field: multer::Field<'_>,
+    sink: &mut dyn UploadSink,
+    hash: &mut Sha256,
+) -> Result<u64, Failure> {
     let mut size = 0;
     while let Some(chunk) = field.chunk().await.map_err(|error| malformed(&error))? {
         size += chunk.len() as u64;
@@ -182,4 +186,3 @@ fn malformed(error: &multer::Error) -> Failure {
 fn too_large(message: String) -> Failure {
     Failure::new(ErrorCode::PayloadTooLarge, message)
 }
-

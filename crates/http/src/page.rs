@@ -22,9 +22,12 @@ fn write_page(out: &mut String, document: &Value) -> std::fmt::Result {
     write!(out, "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Freehold API</title>")?;
     write!(out, "<meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style>")?;
     write!(out, "<h1>Freehold API</h1><p>{}</p>", escaped(text(&document["info"]["description"])))?;
-    write!(out, "<p>The same as a document for machines: <a href=\"openapi.json\">openapi.json</a>.</p><nav>")?;
+    write!(
+        out,
+        "<p>The same as a document for machines: <a href=\"openapi.json\">openapi.json</a>.</p><nav>"
+    )?;
     let mut tags: Vec<&str> = Vec::new();
-    for operation in operations().filter(|operation| operation.tag != "") {
+    for operation in operations() {
         if !tags.contains(&operation.tag) {
             tags.push(operation.tag);
             write!(out, "<a href=\"#{}\">{}</a>", operation.tag.replace(' ', "-"), escaped(operation.tag))?;
@@ -36,7 +39,12 @@ fn write_page(out: &mut String, document: &Value) -> std::fmt::Result {
         for operation in operations().filter(|operation| operation.tag == tag) {
             let method = operation.method.as_str();
             let described = &document["paths"][operation.path][method.to_lowercase()];
-            write!(out, "<article id=\"{}\"><h3><code>{method} {}</code></h3>", operation.id, escaped(operation.path))?;
+            write!(
+                out,
+                "<article id=\"{}\"><h3><code>{method} {}</code></h3>",
+                operation.id,
+                escaped(operation.path)
+            )?;
             write!(out, "<p>{}.</p>", escaped(operation.summary))?;
             for paragraph in text(&described["description"]).split("\n\n") {
                 write!(out, "<p>{}</p>", escaped(paragraph))?;
@@ -57,7 +65,12 @@ fn write_page(out: &mut String, document: &Value) -> std::fmt::Result {
 }
 
 fn details(out: &mut String, title: &str, value: &Value) -> std::fmt::Result {
-    write!(out, "<details><summary>{}</summary><pre>{}</pre></details>", escaped(title), escaped(&format!("{value:#}")))
+    write!(
+        out,
+        "<details><summary>{}</summary><pre>{}</pre></details>",
+        escaped(title),
+        escaped(&format!("{value:#}"))
+    )
 }
 
 fn text(value: &Value) -> &str {

@@ -12,7 +12,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -66,7 +66,7 @@ pub enum ServeError {
 /// The API, ready to be served.
 pub struct Server {
     router: Router,
-    stop: watch::Sender<bool>,
+    shared: Arc<Shared>,
 }
 
 impl Server {
@@ -75,11 +75,17 @@ impl Server {
     /// # Errors
     /// When document and handlers do not fit each other, which is a bug.
     pub fn new(app: App, options: Options) -> Result<Self, ServeError> {
-        let (stop, stopping) = watch::channel(false);
         let document = Document::new()?;
         let metrics = Arc::new(Metrics::new());
-        let shared = Arc::new(Shared { app, options, document, reference: page::reference(), metrics, stopping });
-        Ok(Self { router: router(&shared)?, stop })
+        let shared = Arc::new(Shared {
+            app,
+            options,
+            document,
+            reference: page::reference(),
+            metrics,
+            stop: watch::Sender::new(false),
+        });
+        Ok(Self { router: router(&shared)?, shared })
     }
 
     /// The routes, for a server of one's own and for tests.
@@ -100,15 +106,14 @@ impl Server {
         let mut connections = JoinSet::new();
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
             let accepted = tokio::select! {
                 () = &mut shutdown => break,
-                accepted = listener.accept() => accepted,
+                accepted = accept(&listener, &slots) => accepted,
                 Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    let (router, stopping) = (self.router.clone(), self.stop.subscribe());
+                Ok((stream, slot)) => {
+                    let (router, stopping) = (self.router.clone(), self.shared.stop.subscribe());
                     connections.spawn(async move {
                         connection(stream, router, stopping).await;
                         drop(slot);
@@ -122,13 +127,23 @@ impl Server {
             }
         }
         drop(listener);
-        self.stop.send_replace(true);
+        self.shared.stop.send_replace(true);
         let ended = timeout(STOP_TIME_MAX, async { while connections.join_next().await.is_some() {} }).await;
         if ended.is_err() {
             tracing::warn!(connections = connections.len(), "connections were cut at the end");
         }
         Ok(())
     }
+}
+
+/// Accepts a connection once there is room for it.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, slot))
 }
 
 /// Whether accepting can never succeed again, unlike for want of files or a client that went away.

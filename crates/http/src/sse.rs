@@ -33,7 +33,7 @@ pub(crate) fn respond(call: &Call, listener: Listener) -> Response {
         listener,
         heartbeat,
         ends: Instant::now() + options.sse_duration_max,
-        stopping: call.shared.stopping.clone(),
+        stopping: call.shared.stop.subscribe(),
         begun: false,
     };
     let events = stream::unfold(state, |mut state| async move {

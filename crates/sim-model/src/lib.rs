@@ -16,8 +16,8 @@ mod wire;
 
 pub use run::{Args, RunError, run, tls};
 pub use scenario::{
-    Answer, Arguments, Body, Glob, Refusal, Rule, SCENARIO_BYTES_MAX, Scenario, ScenarioError, Step, Stop,
-    StreamError, Tokens, Tool, When,
+    Answer, Arguments, Body, Glob, Refusal, Rule, SCENARIO_BYTES_MAX, Scenario, ScenarioError, Service, Step,
+    Stop, StreamError, Tokens, Tool, When,
 };
 pub use server::{CONNECTIONS_MAX, Handle, REQUEST_BYTES_MAX, serve};
 

@@ -20,6 +20,18 @@ pub struct Args {
     /// The scenario file; without it every request is answered `ok` at once.
     #[arg(long, value_name = "FILE")]
     pub scenario: Option<PathBuf>,
+    /// Play the scenario of `freehold demo`.
+    #[arg(long, conflicts_with = "scenario")]
+    pub demo: bool,
+    /// The key a request must bear, in the place of the scenario's.
+    #[arg(long, value_name = "KEY")]
+    pub require_key: Option<String>,
+    /// Serve TLS for this name, with a certificate of an authority made for this run; repeatable.
+    #[arg(long, value_name = "NAME", requires = "ca_out", conflicts_with = "tls_cert")]
+    pub self_signed: Vec<String>,
+    /// Where that authority's certificate (PEM) is written, for clients to trust.
+    #[arg(long, value_name = "FILE", requires = "self_signed")]
+    pub ca_out: Option<PathBuf>,
     /// The certificate chain (PEM) to serve TLS with.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
@@ -57,6 +69,18 @@ pub enum RunError {
         /// Why.
         message: String,
     },
+    /// A file cannot be written.
+    #[error("failed to write `{path}`")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A certificate cannot be made.
+    #[error("a certificate cannot be made")]
+    Certificate(#[source] rcgen::Error),
     /// Certificate and key cannot be used.
     #[error("the certificate and its key cannot be used")]
     Tls(#[source] rustls::Error),
@@ -76,16 +100,22 @@ pub enum RunError {
 /// # Errors
 /// When a file, the certificate or the address is not usable.
 pub async fn run(args: &Args) -> Result<Handle, RunError> {
-    let scenario = match &args.scenario {
+    let mut scenario = match &args.scenario {
         Some(path) => {
             let text = std::fs::read_to_string(path);
             let text = text.map_err(|source| RunError::Read { path: path.clone(), source })?;
             Scenario::parse(&text).map_err(|source| RunError::Scenario { path: path.clone(), source })?
         }
+        None if args.demo => Scenario::parse(crate::DEMO)
+            .map_err(|source| RunError::Scenario { path: PathBuf::from("demo.yaml"), source })?,
         None => Scenario::default(),
     };
-    let tls = match (&args.tls_cert, &args.tls_key) {
-        (Some(cert), Some(key)) => Some(tls(cert, key)?),
+    if args.require_key.is_some() {
+        scenario.require_key.clone_from(&args.require_key);
+    }
+    let tls = match (&args.tls_cert, &args.tls_key, &args.ca_out) {
+        (Some(cert), Some(key), _) => Some(tls(cert, key)?),
+        (_, _, Some(ca_out)) => Some(self_signed(&args.self_signed, ca_out)?),
         _ => None,
     };
     let failed = |source| RunError::Listen { address: args.listen, source };
@@ -105,6 +135,29 @@ pub fn tls(cert: &Path, key: &Path) -> Result<Arc<rustls::ServerConfig>, RunErro
     let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect);
     let chain = chain.map_err(|error| bad(cert, error))?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(key, error))?;
+    config(chain, private)
+}
+
+/// TLS for `names`, by an authority whose key is forgotten at once; its certificate is written to `ca_out`.
+fn self_signed(names: &[String], ca_out: &Path) -> Result<Arc<rustls::ServerConfig>, RunError> {
+    let authority_key = rcgen::KeyPair::generate().map_err(RunError::Certificate)?;
+    let mut authority = rcgen::CertificateParams::default();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+    authority.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    authority.distinguished_name.push(rcgen::DnType::CommonName, "Freehold sim-model authority");
+    let pem = authority.self_signed(&authority_key).map_err(RunError::Certificate)?.pem();
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let key = rcgen::KeyPair::generate().map_err(RunError::Certificate)?;
+    let leaf = rcgen::CertificateParams::new(names).map_err(RunError::Certificate)?;
+    let leaf = leaf.signed_by(&key, &issuer).map_err(RunError::Certificate)?;
+    std::fs::write(ca_out, pem).map_err(|source| RunError::Write { path: ca_out.to_owned(), source })?;
+    config(vec![leaf.into()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+}
+
+fn config(
+    chain: Vec<CertificateDer<'static>>,
+    private: PrivateKeyDer<'static>,
+) -> Result<Arc<rustls::ServerConfig>, RunError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -39,6 +39,22 @@ pub struct Scenario {
     /// The answer when no rule applies; the text `ok` when absent.
     #[serde(default)]
     pub default: Answer,
+    /// Plain HTTP services beside the model, for tasks that call one.
+    #[serde(default)]
+    pub services: Vec<Service>,
+}
+
+/// A plain HTTP service: one path that answers one thing. It asks for no key.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// The method; `GET` when absent.
+    #[serde(default, deserialize_with = "method")]
+    pub method: Method,
+    /// The path, without query.
+    pub path: String,
+    /// The answer, as JSON.
+    pub answer: Value,
 }
 
 impl Scenario {
@@ -315,6 +331,10 @@ fn not_empty<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Answer>, D::Error
         return Err(D::Error::custom("a rule has at least one answer"));
     }
     Ok(answers)
+}
+
+fn method<'de, D: Deserializer<'de>>(from: D) -> Result<Method, D::Error> {
+    String::deserialize(from)?.parse().map_err(|_| D::Error::custom("not an HTTP method"))
 }
 
 fn failure<'de, D: Deserializer<'de>>(from: D) -> Result<StatusCode, D::Error> {

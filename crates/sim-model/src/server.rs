@@ -107,6 +107,7 @@ pub fn serve(
             "/v1/chat/completions",
             post(|model, headers, body| respond(Wire::OpenAiChat, model, headers, body)),
         )
+        .fallback(service)
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(Arc::clone(&model));
     let task = tokio::spawn(accept(listener, router, tls.map(TlsAcceptor::from)));
@@ -151,6 +152,12 @@ async fn connection(
     {
         tracing::debug!(error, "a connection ended early");
     }
+}
+
+/// Answers for the scenario's plain HTTP services.
+async fn service(State(model): State<Arc<Model>>, method: http::Method, uri: http::Uri) -> Response {
+    let found = model.scenario.services.iter().find(|it| it.method == method && it.path == uri.path());
+    found.map_or_else(|| StatusCode::NOT_FOUND.into_response(), |it| json(StatusCode::OK, &it.answer))
 }
 
 async fn respond(

@@ -1,14 +1,16 @@
 //! Handing tasks over, and ending those that no agent will end.
 
 use freehold_model::{
-    Next, TaskId, Timestamp, UploadId,
+    EventId, Next, TaskId, Timestamp, UploadId,
     audit::{Actor, EventType},
+    event::{Context, Payload, SessionEvent},
     role::Role,
     task::{self, Task},
     workspace::{self, Workspace},
 };
 use freehold_store::{Error as StoreError, OrgTx};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::{
     Fleet, Order, Place, Settings,
@@ -54,6 +56,7 @@ impl Fleet {
                 );
                 rows.audit_append(&row)?;
                 let Some(role) = rows.role_view(workspace.role_id)? else { return Ok(None) };
+                begin_session(rows, &workspace, &names, &task, &role)?;
                 Ok(Some(order(rows, task, &role, settings)?))
             })
             .await
@@ -124,6 +127,34 @@ pub(super) fn end(
         detail,
     );
     rows.audit_append(&row).map(drop)
+}
+
+/// Writes a session's first event, which its agent cannot know, with its first task.
+fn begin_session(
+    rows: &mut OrgTx<'_>,
+    workspace: &Workspace,
+    names: &Names,
+    task: &Task,
+    role: &Role,
+) -> Result<(), StoreError> {
+    if rows.session_last_sequence(task.session_id)? > 0 {
+        return Ok(());
+    }
+    let provider = rows.provider_view(role.provider_id)?;
+    let model = role.model.clone().or_else(|| provider.and_then(|provider| provider.default_model));
+    let event = SessionEvent {
+        id: EventId::from_uuid(Uuid::now_v7()),
+        session_id: task.session_id,
+        sequence: None,
+        ts: Timestamp::now(),
+        context: Context::default(),
+        payload: Payload::SessionStarted { agent_id: role.id, model: model.unwrap_or_default() },
+    };
+    if let Some((event_type, detail)) = activity::of_event(&event) {
+        let row = activity::row(workspace, names, Actor::ControlPlane, event_type, Some(task.id), detail);
+        rows.audit_append(&row)?;
+    }
+    rows.session_events_append(task.session_id, &[event]).map(drop)
 }
 
 /// A task with what the agent needs to take it.

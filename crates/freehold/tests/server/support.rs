@@ -64,7 +64,7 @@ impl World {
             "[server]\nlisten = \"127.0.0.1:0\"\ndata_dir = \"{dir}/data\"\n\
              [egress]\nextra_roots = [\"{dir}/ca.pem\"]\n\
              [egress.hosts]\n\"{MODEL_DOMAIN}\" = \"{address}\"\n\"facts.freehold.test\" = \"{facts_address}\"\n\
-             [log]\nfilter = \"info,freehold_reconcile=debug\"\n",
+             [log]\nfilter = \"info,freehold_store=warn\"\n",
             dir = dir.path().display(),
         );
         fs::write(dir.path().join("server.toml"), config).unwrap();

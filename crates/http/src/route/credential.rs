@@ -84,7 +84,9 @@ fn new(fields: CredentialCreate) -> Result<CredentialNew, Failure> {
     }
     let (name, secret, other) = match kind {
         Some(Kind::BasicAuth) => ("password", fields.password, ("api_key", fields.api_key)),
-        Some(Kind::ApiKey | Kind::QueryApiKey) | None => ("api_key", fields.api_key, ("password", fields.password)),
+        Some(Kind::ApiKey | Kind::QueryApiKey) | None => {
+            ("api_key", fields.api_key, ("password", fields.password))
+        }
     };
     if secret.is_none() && kind.is_some() {
         refuse(name, "is required for this kind");

@@ -34,9 +34,11 @@ async fn api_key_list(mut call: Call) -> Result<Response, Failure> {
 }
 
 async fn api_key_create(mut call: Call) -> Result<Response, Failure> {
+    // What is kept of the answer is nothing: it holds the secret.
+    let once = call.once(|_| Vec::new())?;
     let fields: ApiKeyCreate = call.fields()?;
     let (key, secret) =
-        call.app().api_key_create(call.actor()?, fields.label, fields.permission_set).await?;
+        call.app().api_key_create(call.actor()?, fields.label, fields.permission_set, once).await?;
     call.json(&ApiKeyCreated { key: wire::api_key(key), value: secret.expose().to_owned() })
 }
 

@@ -43,7 +43,8 @@ async fn task_create(mut call: Call) -> Result<Response, Failure> {
 
 async fn create(call: &mut Call, files: &mut Files) -> Result<Outcome<Task>, Failure> {
     let (fields, once): (TaskCreate, _) = read(call, files).await?;
-    let place = Place { role_id: fields.role_id, role_name: fields.role_name, environment: fields.environment };
+    let place =
+        Place { role_id: fields.role_id, role_name: fields.role_name, environment: fields.environment };
     let new = TaskNew {
         description: fields.description,
         thinking_effort: fields.thinking_effort,
@@ -99,7 +100,11 @@ async fn read<T: DeserializeOwned>(
 }
 
 /// Answers; the files of a request that failed, or that happened before, are forgotten.
-async fn settle(call: &Call, files: Files, submitted: Result<Outcome<Task>, Failure>) -> Result<Response, Failure> {
+async fn settle(
+    call: &Call,
+    files: Files,
+    submitted: Result<Outcome<Task>, Failure>,
+) -> Result<Response, Failure> {
     match submitted {
         Ok(Outcome::Done(task)) => Ok(call.outcome(Outcome::Done(task), wire::task_submitted)),
         Ok(replayed @ Outcome::Replayed(_)) => {

@@ -57,8 +57,11 @@ async fn workspace_list(mut call: Call) -> Result<Response, Failure> {
     let after = cursor::id(query.cursor.as_deref())?;
     let (app, actor) = (call.app().clone(), call.actor()?.clone());
     let (archived, role) = (query.include_archived.unwrap_or(false), query.role_name);
-    let shape =
-        list::Shape { field: Some("workspaces"), place: |workspace: &Workspace| workspace.id, wire: wire::workspace };
+    let shape = list::Shape {
+        field: Some("workspaces"),
+        place: |workspace: &Workspace| workspace.id,
+        wire: wire::workspace,
+    };
     list::respond(&call, shape, query.limit, after, move |page| {
         let (app, actor, role) = (app.clone(), actor.clone(), role.clone());
         async move { app.workspace_list(&actor, archived, role, page).await }

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use freehold_model::audit::{Category, EventType};
+use freehold_model::{
+    MemberId, Timestamp,
+    audit::{Category, EventType},
+    member::{Member, MemberRole},
+};
 use freehold_store::{Error, Topic};
 use tokio::time::timeout;
 
@@ -20,7 +24,16 @@ on_both_databases! {
         let mut receivers = Topic::ALL.iter().map(|&topic| fixture.store.subscribe(topic)).collect::<Vec<_>>();
         let row = audit_event(fixture.organization, EventType::TaskSubmitted, Category::Activity);
         let provider = provider(fixture.organization);
+        let member = Member {
+            id: MemberId::from_uuid(uuid::Uuid::now_v7()),
+            organization_id: fixture.organization,
+            email: "promoted@example.test".to_owned(),
+            role: MemberRole::Member,
+            created_at: Timestamp::UNIX_EPOCH,
+        };
         fixture.write(move |tx| {
+            tx.member_insert(&member)?;
+            tx.member_update(&Member { role: MemberRole::Owner, ..member })?;
             tx.audit_append(&row)?;
             tx.session_events_append(session.id, &[event(session.id, "hello")])?;
             tx.provider_insert(&provider)

@@ -1,0 +1,51 @@
+//! Which server a verb talks to, with which key: flags, then environment, then the credentials file.
+
+use freehold_client::{Client, Key};
+
+use crate::{
+    credentials::{self, DEFAULT_URL},
+    environment::Environment,
+    failure::{Failure, exit},
+    output::Format,
+};
+
+/// What every verb that calls the API takes.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Connection {
+    /// The server's address [env: FREEHOLD_URL; else as signed in]
+    #[arg(long, value_name = "URL", global = true, help_heading = "Connection")]
+    url: Option<String>,
+    /// The API key or personal token [env: FREEHOLD_API_KEY; else as signed in]. Other users of this machine may see it
+    #[arg(long, value_name = "KEY", global = true, help_heading = "Connection")]
+    key: Option<String>,
+    /// The form of data on stdout: a table, or exactly the API's answer
+    #[arg(long, short, value_enum, default_value_t, global = true)]
+    pub output: Format,
+}
+
+impl Connection {
+    /// A client of the server in force.
+    pub fn client(&self, environment: &Environment) -> Result<Client, Failure> {
+        let flag = self.key.clone().map(Key::new).or_else(|| environment.api_key.clone());
+        let url = self.url.clone().or_else(|| environment.url.clone());
+        let (url, key) = match flag {
+            Some(key) => (url.unwrap_or_else(|| DEFAULT_URL.to_owned()), key),
+            None => {
+                let saved = credentials::load(environment)?.ok_or_else(|| {
+                    Failure::new(exit::NOT_SIGNED_IN, "not signed in")
+                        .hint("sign in with `freehold login`, or set FREEHOLD_API_KEY and FREEHOLD_URL")
+                })?;
+                // The saved key is for the saved server; it is not shown to another.
+                if url
+                    .as_ref()
+                    .is_some_and(|url| url.trim_end_matches('/') != saved.url.trim_end_matches('/'))
+                {
+                    return Err(Failure::new(exit::NOT_SIGNED_IN, "the saved key belongs to another server")
+                        .hint(format!("it is for {}; sign in to this one, or pass its key too", saved.url)));
+                }
+                (saved.url, saved.key)
+            }
+        };
+        Ok(Client::new(&url, key)?)
+    }
+}

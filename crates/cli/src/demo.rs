@@ -1,0 +1,278 @@
+//! `freehold demo`: a server of its own in a throw-away directory, an agent that does a task in a real pod, and what the
+//! public API tells of it.
+//!
+//! Invariant: whatever happens on the way, the children are stopped, the pods are deleted and the directory is removed.
+//! Should this process be killed, the children notice that their stdin ends and do the same for themselves.
+
+mod show;
+mod stage;
+
+use std::time::{Duration, Instant};
+
+use freehold_client::{
+    ActivityScope, Client,
+    api::{
+        credential::{CredentialCreate, CredentialKind},
+        provider::ProviderCreate,
+        role::RoleCreate,
+        task::TaskCreate,
+    },
+};
+use freehold_model::provider::Kind;
+
+use crate::{
+    environment::Environment,
+    failure::Failure,
+    follow,
+    output::Console,
+    progress::Detail,
+    verbs::{Outcome, task},
+};
+use stage::{Backend, Stage};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  freehold demo
+  freehold demo --exit
+  ANTHROPIC_API_KEY=... freehold demo --live \"Write a haiku generator in Perl and run it\"
+
+Needs no root, key, Docker or configuration. Everything it makes is removed at the end, unless --keep is given.";
+
+/// What the demo plays.
+#[derive(Debug, Clone)]
+pub struct Scene {
+    /// The task that the scripted model server knows (its own `DEMO_TASK`).
+    pub task: String,
+}
+
+/// Watch an agent do a real task in a real sandbox.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Demo {
+    /// Give your own task to the real model; needs ANTHROPIC_API_KEY or OPENAI_API_KEY
+    #[arg(long, value_name = "TASK")]
+    live: Option<String>,
+    /// The real model's name
+    #[arg(long, value_name = "NAME", requires = "live")]
+    model: Option<String>,
+    /// End when the task has ended
+    #[arg(long)]
+    exit: bool,
+    /// Keep the directory with data, configuration and log
+    #[arg(long)]
+    keep: bool,
+    /// No colours
+    #[arg(long)]
+    plain: bool,
+}
+
+/// What is told of the model's side.
+struct Plan {
+    task: String,
+    backend: Backend,
+    kind: Kind,
+    domain: String,
+    model: String,
+    secret: String,
+    capabilities: Option<String>,
+}
+
+const CAPABILITIES: &str = "\
+- name: facts
+  type: http
+  allow:
+    - name: fact
+      domains: [facts.freehold.test]
+      methods: [GET]
+      paths: [/v1/**]
+";
+
+fn plan(demo: &Demo, environment: &Environment) -> Result<Plan, Failure> {
+    let Some(task) = &demo.live else {
+        let secret = format!("sk-demo-{}", freehold_model::Timestamp::now().as_nanosecond());
+        return Ok(Plan {
+            task: environment.scene.task.clone(),
+            backend: Backend::Scripted { key: secret.clone() },
+            kind: Kind::Anthropic,
+            domain: stage::MODEL_HOST.to_owned(),
+            model: "scripted".to_owned(),
+            secret,
+            capabilities: Some(CAPABILITIES.to_owned()),
+        });
+    };
+    let (kind, domain, model, key) = match (&environment.anthropic_api_key, &environment.openai_api_key) {
+        (Some(key), _) => (Kind::Anthropic, "api.anthropic.com", "claude-sonnet-4-5", key),
+        (None, Some(key)) => (Kind::OpenAi, "api.openai.com", "gpt-5", key),
+        (None, None) => {
+            return Err(Failure::usage("--live needs a model's key")
+                .hint("set ANTHROPIC_API_KEY or OPENAI_API_KEY; without --live the demo needs none"));
+        }
+    };
+    Ok(Plan {
+        task: task.clone(),
+        backend: Backend::Real,
+        kind,
+        domain: domain.to_owned(),
+        model: demo.model.clone().unwrap_or_else(|| model.to_owned()),
+        secret: key.expose().to_owned(),
+        capabilities: None,
+    })
+}
+
+pub(crate) async fn run(demo: Demo, environment: &Environment, console: &mut Console) -> Outcome {
+    if demo.plain {
+        console.plain();
+    }
+    let plan = plan(&demo, environment)?;
+    let mut stage = Stage::new()?;
+    let outcome = tokio::select! {
+        outcome = play(&plan, &demo, &mut stage, console) => outcome,
+        () = interrupted() => Err(Failure::other("interrupted")),
+    };
+    let outcome = match outcome {
+        Ok((code, by_hand)) if !demo.exit => stay(&by_hand, &mut stage, console).await.map(|()| code),
+        Ok((code, _)) => Ok(code),
+        Err(failure) => Err(failure),
+    };
+    // Whoever reads this may be gone; that must not keep the rest from being cleared away.
+    let _ = console.data(&show::closing());
+    let closed = stage.close(demo.keep).await;
+    match &closed {
+        Ok(Some(kept)) => {
+            let _ = console.data(&show::kept(kept));
+        }
+        Ok(None) => {}
+        Err(failure) => console.failure(failure),
+    }
+    let code = outcome?;
+    closed.map(|_| code)
+}
+
+/// Stays for whoever wants to go on by hand, until told to end or the server is gone.
+async fn stay(by_hand: &str, stage: &mut Stage, console: &mut Console) -> Result<(), Failure> {
+    console.data(by_hand)?;
+    tokio::select! {
+        () = interrupted() => Ok(()),
+        failure = stage.server_ended() => Err(failure),
+    }
+}
+
+/// Resolves when this process is asked to end.
+async fn interrupted() {
+    #[cfg(unix)]
+    if let Ok(mut terminated) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminated.recv() => {}
+        }
+        return;
+    }
+    _ = tokio::signal::ctrl_c().await;
+}
+
+async fn play(
+    plan: &Plan,
+    demo: &Demo,
+    stage: &mut Stage,
+    console: &mut Console,
+) -> Result<(u8, String), Failure> {
+    console.data(&show::title(demo.live.is_some()))?;
+    let began = Instant::now();
+    if let Some(address) = stage.start_model(&plan.backend).await? {
+        let what = format!("https://{} at {address}, a process of its own", stage::MODEL_HOST);
+        console.data(&show::ready("scripted model", &what, Some(began.elapsed())))?;
+    }
+    let began = Instant::now();
+    let client = stage.start_server().await?;
+    console.data(&show::ready("server", client.address(), Some(began.elapsed())))?;
+    set_up(plan, &client, console).await?;
+    console.data(&show::task(&plan.task))?;
+
+    let stream = client.activity_stream(ActivityScope::Organization, None).await?;
+    let body = TaskCreate {
+        role_name: Some(ROLE.to_owned()),
+        description: plan.task.clone(),
+        ..TaskCreate::default()
+    };
+    let submitted = client.task_create(&body, &[]).await?;
+    let followed = follow::Followed { workspace: submitted.workspace_id, task: submitted.task_id };
+    let mut broken = None;
+    let ended = follow::task(&client, stream, followed, Detail::FULL, &mut |text| {
+        // A reader that went away must not leave the task half followed and the children running.
+        if let Err(failure) = console.data(text) {
+            broken.get_or_insert(failure);
+        }
+    })
+    .await?;
+    if let Some(failure) = broken {
+        return Err(failure);
+    }
+    console.data(&show::records(&client, followed).await?)?;
+    let code = task::code(ended.status);
+    Ok((code, show::by_hand(&client, stage.key(), followed)))
+}
+
+const CREDENTIAL: &str = "demo-key";
+const PROVIDER: &str = "demo-model";
+const ROLE: &str = "demo";
+
+/// Makes credential, provider and role, as anybody would by hand.
+async fn set_up(plan: &Plan, client: &Client, console: &mut Console) -> Result<(), Failure> {
+    let credential = CredentialCreate {
+        name: CREDENTIAL.to_owned(),
+        provider: plan.kind.as_str().to_owned(),
+        kind: CredentialKind::ApiKey,
+        scopes: Vec::new(),
+        provider_config: Default::default(),
+        api_key: Some(plan.secret.clone()),
+        password: None,
+        personal: None,
+        allow_user_override: None,
+    };
+    client.credential_create(&credential).await?;
+    let text = format!("{CREDENTIAL}, which the pod never sees: it is put in on the way out");
+    console.data(&show::ready("credential", &text, None))?;
+
+    let provider = ProviderCreate {
+        name: PROVIDER.to_owned(),
+        kind: plan.kind,
+        domain: plan.domain.clone(),
+        display_name: None,
+        credential_name: Some(CREDENTIAL.to_owned()),
+        default_model: Some(plan.model.clone()),
+        capabilities: None,
+        config: Default::default(),
+    };
+    let provider = client.provider_create(&provider).await?;
+    let text = format!("{PROVIDER}, {} at https://{}, model {}", plan.kind, plan.domain, plan.model);
+    console.data(&show::ready("provider", &text, None))?;
+
+    let role = RoleCreate {
+        name: ROLE.to_owned(),
+        provider_id: provider.id,
+        display_name: None,
+        description: Some("What `freehold demo` shows".to_owned()),
+        model: None,
+        capabilities: plan.capabilities.clone(),
+        environment: None,
+        environment_description: None,
+        task_timeout_seconds: None,
+        idle_timeout_seconds: None,
+        thinking_effort: None,
+        max_continuations: None,
+        max_context_tokens: None,
+        pool_policy: None,
+        pool_size: None,
+        pool_max_size: None,
+        pack_ids: Vec::new(),
+    };
+    client.role_create(&role).await?;
+    let allowed = match plan.capabilities {
+        Some(_) => "beside its model it may GET https://facts.freehold.test/v1/**, and nothing else",
+        None => "it may call its model, and nothing else",
+    };
+    console.data(&show::ready("role", &format!("{ROLE}: {allowed}"), None))
+}
+
+/// Milliseconds of a step, for people.
+fn took(duration: Duration) -> String {
+    crate::output::seconds(duration.as_secs_f64())
+}

@@ -1,0 +1,177 @@
+//! Following one task: its activity as it is streamed, with the decisions of egress read beside it.
+
+use std::{collections::HashSet, time::Duration};
+
+use freehold_client::{
+    ActivityEvent, Answer, Client, Error,
+    api::{
+        audit::{AuditEvent, AuditListQuery, Order},
+        task::Task,
+    },
+};
+use freehold_model::{EventId, TaskId, Timestamp, WorkspaceId, audit::EventType};
+use futures::{StreamExt, stream::BoxStream};
+
+use crate::{
+    failure::Failure,
+    progress::{Detail, Progress},
+};
+
+/// How often decisions are read while nothing else happens.
+const DECISIONS_EVERY: Duration = Duration::from_millis(300);
+/// How often the task itself is looked at, should its last row be missed.
+const TASK_EVERY: Duration = Duration::from_secs(3);
+/// How long after the end decisions are still waited for: they are stored in batches.
+const DECISIONS_LINGER: Duration = Duration::from_millis(600);
+/// How far back decisions are read again, since rows may be stored a little out of order.
+const DECISIONS_OVERLAP: Duration = Duration::from_secs(10);
+/// Rows read at once: as many as the API gives.
+const DECISIONS_PAGE: u32 = 10_000;
+/// The most rows remembered as shown.
+const SEEN_MAX: usize = 100_000;
+
+/// The task that is followed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Followed {
+    pub workspace: WorkspaceId,
+    pub task: TaskId,
+}
+
+impl Followed {
+    /// Rows of the task, and those of its workspace that belong to no task.
+    fn concerns(&self, row: &AuditEvent) -> bool {
+        row.workspace_id == Some(self.workspace) && row.task_id.is_none_or(|task| task == self.task)
+    }
+}
+
+/// Shows what happens until the task has ended, and answers with the task. `stream` was opened before the submission.
+pub(crate) async fn task(
+    client: &Client,
+    mut stream: BoxStream<'static, Result<ActivityEvent, Error>>,
+    followed: Followed,
+    detail: Detail,
+    show: &mut (dyn FnMut(&str) + Send),
+) -> Result<Answer<Task>, Failure> {
+    let mut progress = Progress::new(detail);
+    let mut decisions = Decisions::new(followed);
+    let mut decide = tokio::time::interval(DECISIONS_EVERY);
+    let mut look = tokio::time::interval(TASK_EVERY);
+    decide.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            event = stream.next() => {
+                let Some(row) = event.transpose()?.and_then(|event| event.row) else { continue };
+                if !followed.concerns(&row) {
+                    continue;
+                }
+                let is_end = row.event_type == EventType::TaskCompleted && row.task_id == Some(followed.task);
+                if matches!(row.event_type, EventType::ToolCompleted | EventType::IterationCompleted) || is_end {
+                    // What a call asked of the network belongs above its result.
+                    decisions.show(client, &mut progress, show).await?;
+                }
+                if is_end {
+                    linger(client, &mut decisions, &mut progress, show).await?;
+                }
+                show(&progress.render(&row));
+                if is_end {
+                    return Ok(client.task_view(followed.workspace, followed.task).await?);
+                }
+            }
+            _ = decide.tick() => decisions.show(client, &mut progress, show).await?,
+            _ = look.tick() => {
+                let task = client.task_view(followed.workspace, followed.task).await?;
+                if task.status.is_terminal() {
+                    // Its rows are under way, unless the stream lost them: they get one more moment.
+                    if let Ok(Some(Ok(ActivityEvent { row: Some(row), .. }))) =
+                        tokio::time::timeout(TASK_EVERY, next_of(&mut stream, followed)).await
+                    {
+                        show(&progress.render(&row));
+                        if row.event_type != EventType::TaskCompleted {
+                            continue;
+                        }
+                    }
+                    return Ok(task);
+                }
+            }
+        }
+    }
+}
+
+/// The next event that concerns the task.
+async fn next_of(
+    stream: &mut BoxStream<'static, Result<ActivityEvent, Error>>,
+    followed: Followed,
+) -> Option<Result<ActivityEvent, Error>> {
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(event) if event.row.as_ref().is_some_and(|row| followed.concerns(row)) => {
+                return Some(Ok(event));
+            }
+            Ok(_) => {}
+            Err(error) => return Some(Err(error)),
+        }
+    }
+    None
+}
+
+/// Decisions of the last moments, which may be stored a little later than the end of the task.
+async fn linger(
+    client: &Client,
+    decisions: &mut Decisions,
+    progress: &mut Progress,
+    show: &mut (dyn FnMut(&str) + Send),
+) -> Result<(), Failure> {
+    tokio::time::sleep(DECISIONS_LINGER).await;
+    decisions.show(client, progress, show).await
+}
+
+/// What egress decided about the workspace, read row by row.
+struct Decisions {
+    followed: Followed,
+    from: Timestamp,
+    seen: HashSet<EventId>,
+    /// Without the right to read them, a task is followed without them.
+    is_readable: bool,
+}
+
+impl Decisions {
+    fn new(followed: Followed) -> Self {
+        let from = Timestamp::now() - DECISIONS_OVERLAP;
+        Self { followed, from, seen: HashSet::new(), is_readable: true }
+    }
+
+    async fn show(
+        &mut self,
+        client: &Client,
+        progress: &mut Progress,
+        show: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<(), Failure> {
+        if !self.is_readable || self.seen.len() >= SEEN_MAX {
+            return Ok(());
+        }
+        let query = AuditListQuery {
+            from: Some(self.from),
+            order: Some(Order::Asc),
+            limit: Some(DECISIONS_PAGE),
+            ..Default::default()
+        };
+        let list = match client.workspace_audit_list(self.followed.workspace, &query).await {
+            Err(error) if error.api().is_some_and(|api| api.status == 403) => {
+                self.is_readable = false;
+                return Ok(());
+            }
+            answer => answer?,
+        };
+        for row in &list.events {
+            let is_new = row.event_type == EventType::PolicyDecision
+                && self.followed.concerns(row)
+                && self.seen.insert(row.id);
+            if is_new {
+                show(&progress.render(row));
+                self.from = self.from.max(row.timestamp - DECISIONS_OVERLAP);
+            }
+        }
+        Ok(())
+    }
+}

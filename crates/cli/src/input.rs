@@ -1,0 +1,79 @@
+//! What verbs read: confirmations, secrets, files.
+
+use std::{fs::File, io::Read, path::Path};
+
+use freehold_client::Key;
+
+use crate::{
+    failure::Failure,
+    output::{Console, read_text},
+};
+
+/// The most bytes of a secret.
+const SECRET_BYTES_MAX: u64 = 64 * 1024;
+/// The most bytes of a prompt or a policy; the API takes no longer ones.
+const TEXT_BYTES_MAX: u64 = 1024 * 1024;
+/// The most bytes of an answer to a question.
+const REPLY_BYTES_MAX: usize = 16;
+
+/// Whether to ask first.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Confirm {
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+impl Confirm {
+    /// Goes on only when it was said, or is said now, that this is wanted.
+    pub(crate) fn ask(&self, console: &mut Console, what: &str) -> Result<(), Failure> {
+        if self.yes {
+            return Ok(());
+        }
+        if !console.stdin_is_terminal {
+            return Err(
+                Failure::usage(format!("refusing to {what} without a confirmation")).hint("pass --yes")
+            );
+        }
+        console.note(&format!("About to {what}. Go on? [y/N] "));
+        // A terminal gives a line at a time; a longer one is no yes.
+        let mut reply = [0; REPLY_BYTES_MAX];
+        let length = console.stdin.read(&mut reply).unwrap_or(0);
+        let reply = String::from_utf8_lossy(&reply[..length]).trim().to_ascii_lowercase();
+        if matches!(reply.as_str(), "y" | "yes") {
+            return Ok(());
+        }
+        Err(Failure::other("nothing was changed"))
+    }
+}
+
+/// A secret from a file, or from stdin when there is none or it is `-`. One line end after it is not part of it.
+pub(crate) fn secret(console: &mut Console, file: Option<&Path>, what: &str) -> Result<Key, Failure> {
+    let file = file.filter(|file| *file != Path::new("-"));
+    if file.is_none() && console.stdin_is_terminal {
+        console.note(&format!("{what} (it is shown while you type; end with Enter and Ctrl-D): "));
+    }
+    let text = read(console, file, SECRET_BYTES_MAX)?;
+    let secret =
+        text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
+    if secret.is_empty() {
+        return Err(Failure::usage(format!("no {what} came")).hint("give it on stdin or in a file"));
+    }
+    Ok(Key::new(secret))
+}
+
+/// A text from a file, or from stdin for `-`.
+pub(crate) fn text(console: &mut Console, file: &Path) -> Result<String, Failure> {
+    let file = Some(file).filter(|file| *file != Path::new("-"));
+    read(console, file, TEXT_BYTES_MAX)
+}
+
+fn read(console: &mut Console, file: Option<&Path>, limit_bytes: u64) -> Result<String, Failure> {
+    let Some(path) = file else {
+        return read_text(&mut console.stdin, limit_bytes)
+            .map_err(|error| Failure::io("cannot read stdin", &error));
+    };
+    File::open(path)
+        .and_then(|mut file| read_text(&mut file, limit_bytes))
+        .map_err(|error| Failure::io(format!("cannot read {}", path.display()), &error))
+}

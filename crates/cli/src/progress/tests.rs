@@ -1,0 +1,117 @@
+use serde_json::json;
+
+use super::*;
+
+const ID: &str = "01933b5a000070008000000000000001";
+
+/// A row of the task, `ms` after its beginning.
+fn row(ms: u32, event_type: &str, fields: &Value) -> AuditEvent {
+    let mut row = json!({
+        "id": format!("event_{ID}"), "org_id": format!("org_{ID}"), "user_id": "system",
+        "timestamp": format!("2026-01-01T00:00:{:02}.{:03}Z", ms / 1000, ms % 1000),
+        "event_type": event_type, "category": "activity", "actor": "agent",
+        "workspace_id": format!("ws_{ID}"), "task_id": format!("task_{ID}"),
+    });
+    for (name, value) in fields.as_object().unwrap() {
+        row[name] = value.clone();
+    }
+    serde_json::from_value(row).unwrap()
+}
+
+fn plain(rows: &[AuditEvent], detail: Detail) -> String {
+    let mut progress = Progress::new(detail);
+    let text: String = rows.iter().map(|row| progress.render(row)).collect();
+    anstream::adapter::strip_str(&text).to_string()
+}
+
+#[test]
+fn a_recorded_task_reads_as_numbered_steps_with_calls_requests_and_times() {
+    let rows = [
+        row(0, "task_submitted", &json!({"detail": {}})),
+        row(40, "workspace_status_changed", &json!({"detail": {"from": "provisioning", "status": "idle"}})),
+        row(60, "iteration_started", &json!({"detail": {"iteration": 1}})),
+        row(
+            560,
+            "iteration_completed",
+            &json!({"detail": {"success": true, "iteration": 1, "model": "scripted", "text": "Now let me run its test."}}),
+        ),
+        row(
+            570,
+            "tool_started",
+            &json!({"detail": {"tool_call_id": "c1", "tool": "bash", "arguments": "{\"command\": \"perl primes.pl --test\"}"}}),
+        ),
+        row(
+            580,
+            "policy_decision",
+            &json!({"decision": "deny", "method": "POST", "destination": "forbidden.freehold.test", "path": "/", "reason": "no rule allows it", "latency_ms": 1, "policy_type": "http"}),
+        ),
+        row(
+            590,
+            "policy_decision",
+            &json!({"decision": "allow", "method": "A", "destination": "x.test", "policy_type": "dns"}),
+        ),
+        row(
+            600,
+            "tool_completed",
+            &json!({"detail": {"tool_call_id": "c1", "tool": "bash", "status": "error", "result": "not ok\n", "duration_ms": 31}}),
+        ),
+        row(
+            1500,
+            "task_completed",
+            &json!({"detail": {"status": "completed", "iterations": 1, "duration_ms": 1400, "usage": {"input_tokens": 10, "output_tokens": 20}}}),
+        ),
+    ];
+    let expected = "     0 ms  task submitted
+    40 ms  workspace idle (was provisioning)
+
+  1  asking the model
+     scripted answered in 500 ms
+     Now let me run its test.
+     ▸ bash  perl primes.pl --test
+     denied   POST forbidden.freehold.test/  no rule allows it · 1 ms
+       │ not ok
+     ✗ error 31 ms
+
+completed  1 step · 1.4 s · 10 tokens in, 20 out
+";
+    assert_eq!(plain(&rows, Detail::SHORT), expected);
+}
+
+#[test]
+fn what_is_written_and_edited_is_shown_where_there_is_room_for_it() {
+    let arguments = json!({"path": "/workspace/a", "content": "one\ntwo\n"}).to_string();
+    let rows = [row(0, "tool_started", &json!({"detail": {"tool": "write_file", "arguments": arguments}}))];
+    assert_eq!(plain(&rows, Detail::FULL), "     ▸ write_file  /workspace/a\n       │ one\n       │ two\n");
+    assert_eq!(plain(&rows, Detail::SHORT), "     ▸ write_file  /workspace/a\n");
+}
+
+#[test]
+fn a_failure_says_why() {
+    let rows = [row(
+        0,
+        "task_completed",
+        &json!({"detail": {"status": "failed", "reason": "the model refused the key"}}),
+    )];
+    assert_eq!(plain(&rows, Detail::SHORT), "\nfailed  0 ms\n     the model refused the key\n");
+}
+
+#[test]
+fn absent_and_odd_details_leave_gaps_and_hostile_text_does_nothing() {
+    for &event_type in EventType::ALL {
+        for detail in [
+            json!(null),
+            json!({}),
+            json!([1]),
+            json!("text"),
+            json!({"status": 1, "text": {}, "arguments": "{"}),
+        ] {
+            let row = row(0, event_type.as_str(), &json!({"detail": detail}));
+            plain(std::slice::from_ref(&row), Detail::FULL);
+            summary(&row);
+        }
+    }
+    let hostile = json!({"detail": {"text": "\u{1b}]0;owned\u{7}", "iteration": 1}});
+    let mut progress = Progress::new(Detail::FULL);
+    let text = progress.render(&row(0, "iteration_completed", &hostile));
+    assert!(!text.contains("\u{1b}]") && !text.contains('\u{7}'));
+}

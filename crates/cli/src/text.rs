@@ -1,0 +1,101 @@
+//! Text for terminals: made harmless, cut and wrapped.
+
+/// The columns everything fits in.
+pub(crate) const COLUMNS: usize = 100;
+
+/// Text without control characters, so that what a pod writes cannot drive the terminal. Line feeds stay.
+pub(crate) fn harmless(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => clean.push('\n'),
+            '\t' => clean.push_str("    "),
+            '\r' => {}
+            // Direction marks reorder what stands around them.
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {}
+            c if c.is_control() => clean.push('\u{fffd}'),
+            c => clean.push(c),
+        }
+    }
+    clean
+}
+
+/// One harmless line of at most `columns` characters.
+pub(crate) fn line(text: &str, columns: usize) -> String {
+    let flat = harmless(text).split_whitespace().collect::<Vec<_>>().join(" ");
+    cut(&flat, columns)
+}
+
+/// At most `columns` characters, the last one an ellipsis when something was cut.
+pub(crate) fn cut(text: &str, columns: usize) -> String {
+    if text.chars().count() <= columns {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(columns.saturating_sub(1)).collect();
+    format!("{}…", kept.trim_end())
+}
+
+/// The text's lines, wrapped at spaces to `columns` characters; a line's indentation is kept.
+pub(crate) fn wrap(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for paragraph in harmless(text).trim_end().split('\n') {
+        let indent: String = paragraph.chars().take_while(|c| *c == ' ').take(columns / 2).collect();
+        let mut current = indent.clone();
+        for word in paragraph.split_whitespace() {
+            let joined = current.chars().count() + 1 + word.chars().count();
+            if current.len() > indent.len() && joined > columns {
+                lines.push(std::mem::replace(&mut current, indent.clone()));
+            }
+            if current.len() > indent.len() {
+                current.push(' ');
+            }
+            current.push_str(word);
+        }
+        lines.push(current.trim_end().to_owned());
+    }
+    lines
+}
+
+/// The first and last lines of a text, each cut to `columns`, and in between how many were left out.
+pub(crate) fn excerpt(text: &str, lines_max: usize, columns: usize) -> Vec<String> {
+    let clean = harmless(text);
+    let lines: Vec<&str> = clean.trim_end().split('\n').collect();
+    let shown = |line: &&str| cut(line.trim_end(), columns);
+    if lines.len() <= lines_max {
+        return lines.iter().map(shown).collect();
+    }
+    let head = lines_max * 2 / 3;
+    let tail = lines_max - head - 1;
+    let left_out = lines.len() - head - tail;
+    let middle = format!("… {left_out} more lines");
+    lines[..head]
+        .iter()
+        .map(shown)
+        .chain([middle])
+        .chain(lines[lines.len() - tail..].iter().map(shown))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_pod_writes_cannot_drive_the_terminal() {
+        assert_eq!(harmless("a\x1b[31mb\r\n\x07\tc\u{202e}"), "a\u{fffd}[31mb\n\u{fffd}    c");
+    }
+
+    #[test]
+    fn text_is_wrapped_at_spaces_and_keeps_its_indentation() {
+        assert_eq!(wrap("one two three\n  - four five", 9), ["one two", "three", "  - four", "  five"]);
+        assert_eq!(wrap("unbreakable-word x", 5), ["unbreakable-word", "x"]);
+    }
+
+    #[test]
+    fn an_excerpt_says_how_much_it_leaves_out() {
+        let text = (1..=10).map(|n| n.to_string()).collect::<Vec<_>>().join("\n");
+        assert_eq!(excerpt(&text, 4, 80), ["1", "2", "… 7 more lines", "10"]);
+        assert_eq!(excerpt("a\nb\n", 4, 80), ["a", "b"]);
+        assert_eq!(excerpt("abcdef", 4, 4), ["abc…"]);
+    }
+}

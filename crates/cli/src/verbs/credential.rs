@@ -1,0 +1,136 @@
+//! Credentials. The secret comes from stdin or a file, never from the command line.
+
+use std::path::PathBuf;
+
+use freehold_client::{
+    Client,
+    api::{
+        credential::{Credential as Row, CredentialCreate, CredentialKind},
+        service::ListQuery,
+    },
+};
+
+use super::{Outcome, provider::pair};
+use crate::{
+    failure::exit,
+    input::{self, Confirm},
+    output::{Console, or_dash, table, time},
+    resolve,
+};
+
+/// Verbs on credentials.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Credential {
+    /// List credentials, without their secrets
+    #[command(after_help = "Examples:\n  freehold credential list")]
+    List {
+        /// Only so many
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+    },
+    /// Show one credential, without its secret
+    #[command(after_help = "Examples:\n  freehold credential get anthropic-key")]
+    Get {
+        /// The credential, by name or id
+        credential: String,
+    },
+    /// Create a credential; its secret comes from stdin or a file
+    #[command(after_help = "Examples:
+  freehold credential create anthropic-key --provider anthropic --secret-file key.txt
+  printenv TOKEN | freehold credential create registry --provider npm --config header=authorization --config scheme=Bearer
+  freehold credential create wiki --provider wiki --kind basic-auth --config username=bot --secret-file password.txt")]
+    Create {
+        /// Its name, which providers and policies refer to
+        name: String,
+        /// Whose service it is for; for a model provider's credential the provider's kind
+        #[arg(long, value_name = "SLUG")]
+        provider: String,
+        /// How it is presented
+        #[arg(long, value_enum, default_value_t = Kind::ApiKey)]
+        kind: Kind,
+        /// The file that holds the secret; stdin when absent or `-`
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+        /// A setting that is not secret; repeatable
+        #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+        config: Vec<(String, String)>,
+    },
+    /// Delete a credential and its secret
+    #[command(after_help = "Examples:\n  freehold credential delete anthropic-key --yes")]
+    Delete {
+        /// The credential, by name or id
+        credential: String,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
+}
+
+/// How a credential is presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// A key in a header
+    ApiKey,
+    /// A user name and a password
+    BasicAuth,
+    /// A key in the query string
+    QueryApiKey,
+}
+
+pub(crate) async fn run(client: &Client, verb: Credential, console: &mut Console) -> Outcome {
+    match verb {
+        Credential::List { limit } => {
+            let list = client.credential_list(&ListQuery { limit, cursor: None }).await?;
+            console.answer(&list, |list| {
+                let row = |credential: &Row| {
+                    vec![
+                        credential.name.clone(),
+                        credential.id.to_string(),
+                        credential.provider.clone(),
+                        slug(credential.kind),
+                        credential.status.to_string(),
+                        or_dash(credential.last_minted_at.map(time)),
+                    ]
+                };
+                table(
+                    &["name", "id", "provider", "kind", "status", "last used"],
+                    list.credentials.iter().map(row),
+                )
+            })?;
+        }
+        Credential::Get { credential } => {
+            let id = resolve::credential(client, &credential).await?;
+            console.fields(&client.credential_view(id).await?)?;
+        }
+        Credential::Create { name, provider, kind, secret_file, config } => {
+            let secret = Some(input::secret(console, secret_file.as_deref(), "secret")?.expose().to_owned());
+            let (kind, api_key, password) = match kind {
+                Kind::ApiKey => (CredentialKind::ApiKey, secret, None),
+                Kind::QueryApiKey => (CredentialKind::QueryApiKey, secret, None),
+                Kind::BasicAuth => (CredentialKind::BasicAuth, None, secret),
+            };
+            let body = CredentialCreate {
+                name,
+                provider,
+                kind,
+                scopes: Vec::new(),
+                provider_config: config.into_iter().collect(),
+                api_key,
+                password,
+                personal: None,
+                allow_user_override: None,
+            };
+            console.fields(&client.credential_create(&body).await?)?;
+        }
+        Credential::Delete { credential, confirm } => {
+            let id = resolve::credential(client, &credential).await?;
+            confirm.ask(console, &format!("delete the credential {credential} and its secret"))?;
+            console.fields(&client.credential_delete(id).await?)?;
+        }
+    }
+    Ok(exit::OK)
+}
+
+/// The kind as the API spells it.
+fn slug(kind: CredentialKind) -> String {
+    serde_json::to_value(kind).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}

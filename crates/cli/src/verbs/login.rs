@@ -1,0 +1,67 @@
+//! Signing in, and what a credential may do.
+
+use freehold_client::{Client, Key};
+
+use super::{Nothing, Outcome};
+use crate::{
+    credentials::{self, DEFAULT_URL},
+    environment::Environment,
+    failure::exit,
+    input,
+    output::{Console, table},
+};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  freehold login < data/owner.key
+  freehold login --url https://freehold.example.com --key-stdin < key.txt
+
+The key is kept in ~/.config/freehold/credentials (XDG_CONFIG_HOME is respected), readable by you alone.";
+
+/// Check a key and keep it.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Login {
+    /// The server's address [env: FREEHOLD_URL; default: http://127.0.0.1:7070]
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// Read the key from stdin; so it is also without --key
+    #[arg(long, conflicts_with = "key")]
+    key_stdin: bool,
+    /// The key. Other users of this machine may see it: prefer stdin
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+}
+
+pub(crate) async fn run(login: Login, environment: &Environment, console: &mut Console) -> Outcome {
+    let url = login.url.or_else(|| environment.url.clone()).unwrap_or_else(|| DEFAULT_URL.to_owned());
+    let key = match login.key {
+        Some(key) => Key::new(key.trim()),
+        None => Key::new(input::secret(console, None, "key")?.expose().trim()),
+    };
+    let client = Client::new(&url, key.clone())?;
+    let me = client.me_session_view().await?;
+    let path = credentials::save(environment, client.address(), &key)?;
+    let who =
+        if me.email.is_empty() { me.api_key_label.as_deref().unwrap_or("an API key") } else { &me.email };
+    console.note(&format!("Signed in to {} as {who}; the key is in {}\n", client.address(), path.display()));
+    Ok(exit::OK)
+}
+
+pub(crate) async fn whoami(client: &Client, _: Nothing, console: &mut Console) -> Outcome {
+    let me = client.me_session_view().await?;
+    console.fields(&me)?;
+    Ok(exit::OK)
+}
+
+pub(crate) async fn config_defaults(client: &Client, _: Nothing, console: &mut Console) -> Outcome {
+    let config = client.config_view().await?;
+    console.answer(&config, |config| {
+        let defaults = &config.defaults;
+        let rows = [
+            ("task_timeout_seconds", defaults.task_timeout_seconds.to_string()),
+            ("idle_timeout_seconds", defaults.idle_timeout_seconds.to_string()),
+            ("oauth_redirect_uri", defaults.oauth_redirect_uri.clone()),
+        ];
+        table(&["default", "value"], rows.map(|(name, value)| vec![name.to_owned(), value]))
+    })?;
+    Ok(exit::OK)
+}

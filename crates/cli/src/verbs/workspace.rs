@@ -1,0 +1,223 @@
+//! Workspaces.
+
+use std::io::Write;
+
+use freehold_client::{
+    ActivityScope, Client, ExecEvent,
+    api::{
+        audit::{ActivityListQuery, AuditListQuery, Order},
+        workspace::{Workspace as Row, WorkspaceCreate, WorkspaceExec, WorkspaceListQuery},
+    },
+};
+use freehold_model::{TaskId, WorkspaceId};
+
+use super::{Outcome, activity};
+use crate::{
+    failure::{Failure, exit},
+    input::Confirm,
+    output::{Console, or_dash, table, time},
+    resolve,
+};
+
+/// Verbs on workspaces.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Workspace {
+    /// List workspaces, newest first
+    #[command(
+        after_help = "Examples:\n  freehold workspace list\n  freehold workspace list --role coder --include-archived"
+    )]
+    List {
+        /// Archived ones too
+        #[arg(long)]
+        include_archived: bool,
+        /// Only those under this role
+        #[arg(long, value_name = "NAME")]
+        role: Option<String>,
+        /// Only so many
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+    },
+    /// Show one workspace
+    #[command(after_help = "Examples:\n  freehold workspace get ws_0199...")]
+    Get {
+        /// The workspace
+        id: WorkspaceId,
+    },
+    /// Create a workspace
+    #[command(
+        after_help = "Examples:\n  freehold workspace create coder\n  freehold workspace create coder --environment staging"
+    )]
+    Create {
+        /// The role, by name or id
+        role: String,
+        /// A label of where it works
+        #[arg(long, value_name = "LABEL")]
+        environment: Option<String>,
+    },
+    /// Stop a workspace: its pod ends, files and conversation are kept
+    #[command(after_help = "Examples:\n  freehold workspace stop ws_0199...")]
+    Stop {
+        /// The workspace
+        id: WorkspaceId,
+    },
+    /// Stop every running workspace of the organization
+    #[command(after_help = "Examples:\n  freehold workspace stop-all --yes")]
+    StopAll(Confirm),
+    /// Hide a stopped workspace from lists
+    #[command(after_help = "Examples:\n  freehold workspace archive ws_0199...")]
+    Archive {
+        /// The workspace
+        id: WorkspaceId,
+    },
+    /// Show an archived workspace in lists again
+    #[command(after_help = "Examples:\n  freehold workspace unarchive ws_0199...")]
+    Unarchive {
+        /// The workspace
+        id: WorkspaceId,
+    },
+    /// Remove an archived workspace for good
+    #[command(after_help = "Examples:\n  freehold workspace delete ws_0199... --yes")]
+    Delete {
+        /// The workspace
+        id: WorkspaceId,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
+    /// Show the agent's own view of its session
+    #[command(after_help = "Examples:\n  freehold workspace session ws_0199... --output json")]
+    Session {
+        /// The workspace
+        id: WorkspaceId,
+    },
+    /// Show what happened in a workspace, and follow it
+    #[command(after_help = "Examples:\n  freehold workspace activity ws_0199... --follow")]
+    Activity {
+        /// The workspace
+        id: WorkspaceId,
+        /// Go on with what happens from now
+        #[arg(long, short)]
+        follow: bool,
+        /// Only rows of this task
+        #[arg(long, value_name = "TASK")]
+        task: Option<TaskId>,
+        /// How many past rows
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+    },
+    /// Show a workspace's decisions and changes, newest first
+    #[command(after_help = "Examples:\n  freehold workspace audit ws_0199... --limit 20")]
+    Audit {
+        /// The workspace
+        id: WorkspaceId,
+        /// How many rows
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+    },
+    /// Run a command in a workspace's pod; its exit code becomes this command's
+    #[command(
+        after_help = "Examples:\n  freehold workspace exec ws_0199... -- ls -l\n  freehold workspace exec ws_0199... --cwd /tmp -- sh -c 'echo $PWD'"
+    )]
+    Exec {
+        /// The workspace
+        id: WorkspaceId,
+        /// Seconds it may run
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u32>,
+        /// Where it runs
+        #[arg(long, value_name = "DIR")]
+        cwd: Option<String>,
+        /// The program and its arguments
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<String>,
+    },
+}
+
+pub(crate) async fn run(client: &Client, verb: Workspace, console: &mut Console) -> Outcome {
+    match verb {
+        Workspace::List { include_archived, role, limit } => {
+            let include_archived = include_archived.then_some(true);
+            let query = WorkspaceListQuery { include_archived, role_name: role, limit, cursor: None };
+            let list = client.workspace_list(&query).await?;
+            console.answer(&list, |list| rows(&list.workspaces))?;
+        }
+        Workspace::Get { id } => console.fields(&client.workspace_view(id).await?)?,
+        Workspace::Create { role, environment } => {
+            let role_id = Some(resolve::role(client, &role).await?);
+            let body = WorkspaceCreate { role_id, role_name: None, environment };
+            console.fields(&client.workspace_create(&body).await?)?;
+        }
+        Workspace::Stop { id } => console.fields(&client.workspace_stop(id).await?)?,
+        Workspace::StopAll(confirm) => {
+            confirm.ask(console, "stop every running workspace of the organization")?;
+            console.fields(&client.workspace_stop_all().await?)?;
+        }
+        Workspace::Archive { id } => console.fields(&client.workspace_archive(id).await?)?,
+        Workspace::Unarchive { id } => console.fields(&client.workspace_unarchive(id).await?)?,
+        Workspace::Delete { id, confirm } => {
+            confirm.ask(console, &format!("remove {id} with its files and conversation for good"))?;
+            console.fields(&client.workspace_delete(id).await?)?;
+        }
+        Workspace::Session { id } => console.fields(&client.workspace_session_view(id).await?)?,
+        Workspace::Activity { id, follow, task, limit } => {
+            let scope = ActivityScope::Workspace(id);
+            // Opened before the past is read: what happens in between is then in one of the two.
+            let stream = if follow { Some(client.activity_stream(scope, None).await?) } else { None };
+            let query =
+                ActivityListQuery { task_id: task, limit, order: Some(Order::Asc), ..Default::default() };
+            let past = client.workspace_activity_list(id, &query).await?;
+            let seen = activity::past(&past, stream.is_some(), console)?;
+            if let Some(stream) = stream {
+                return activity::follow(stream, &seen, task, console).await;
+            }
+        }
+        Workspace::Audit { id, limit } => {
+            let query = AuditListQuery { limit, ..Default::default() };
+            let list = client.workspace_audit_list(id, &query).await?;
+            console.answer(&list, |list| activity::table(&list.events))?;
+        }
+        Workspace::Exec { id, timeout, cwd, command } => {
+            let body = WorkspaceExec { command, timeout_seconds: timeout, working_directory: cwd };
+            return exec(client, id, &body, console).await;
+        }
+    }
+    Ok(exit::OK)
+}
+
+/// The rows of a list of workspaces.
+pub(crate) fn rows(workspaces: &[Row]) -> String {
+    let row = |workspace: &Row| {
+        let archived = workspace.archived_at.map_or("", |_| " (archived)");
+        vec![
+            workspace.id.to_string(),
+            format!("{}{archived}", workspace.status),
+            workspace.role_id.to_string(),
+            or_dash(workspace.environment.as_ref()),
+            time(workspace.created_at),
+        ]
+    };
+    table(&["id", "status", "role", "environment", "created"], workspaces.iter().map(row))
+}
+
+/// Passes the command's output on as it is, and its exit code.
+async fn exec(client: &Client, id: WorkspaceId, body: &WorkspaceExec, console: &mut Console) -> Outcome {
+    let mut stream = client.workspace_exec(id, body).await?;
+    loop {
+        match stream.next().await? {
+            ExecEvent::Stdout(bytes) => {
+                let out = &mut console.out;
+                out.write_all(&bytes).and_then(|()| out.flush()).map_err(|error| Failure::stdout(&error))?;
+            }
+            ExecEvent::Stderr(bytes) => {
+                let err = &mut console.err;
+                _ = err.write_all(&bytes).and_then(|()| err.flush());
+            }
+            ExecEvent::Ended { exit_code, timed_out } => {
+                if timed_out {
+                    console.note("the command was killed at its timeout\n");
+                }
+                // A code that no process can exit with must not become success.
+                return Ok(u8::try_from(exit_code).unwrap_or(u8::MAX));
+            }
+        }
+    }
+}

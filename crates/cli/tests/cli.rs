@@ -1,0 +1,436 @@
+//! The verbs as a person or a script meets them, against a small real server that behaves as scripted.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
+use std::{
+    io::Write,
+    path::Path,
+    process::ExitCode,
+    sync::{Arc, Mutex},
+};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::Path as UrlPath,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use clap::{CommandFactory, Parser};
+use freehold_cli::{Environment, Scene, Verb, exit, run};
+use freehold_client::Key;
+use serde_json::{Value, json};
+
+const ID: &str = "01933b5a000070008000000000000001";
+
+#[derive(Debug, Parser)]
+#[command(name = "freehold")]
+struct Freehold {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Captured {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a verb did.
+struct Ran {
+    code: u8,
+    out: String,
+    err: String,
+}
+
+struct Person {
+    url: Option<String>,
+    key: Option<&'static str>,
+    home: tempfile::TempDir,
+    stdin: Vec<u8>,
+    at_terminal: bool,
+    colour: bool,
+}
+
+impl Person {
+    fn new(url: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        Self {
+            url: Some(url.to_owned()),
+            key: Some("sk_test"),
+            home,
+            stdin: Vec::new(),
+            at_terminal: false,
+            colour: false,
+        }
+    }
+
+    async fn runs(&self, arguments: &[&str]) -> Ran {
+        let parsed = Freehold::try_parse_from(["freehold"].iter().chain(arguments)).unwrap();
+        let (out, err) = (Captured::default(), Captured::default());
+        let environment = Environment {
+            command: Freehold::command(),
+            scene: Scene { task: String::new() },
+            api_key: self.key.map(Key::new),
+            url: self.url.clone(),
+            anthropic_api_key: None,
+            openai_api_key: None,
+            config_dir: Some(self.home.path().to_owned()),
+            stdin_is_terminal: self.at_terminal,
+            stdout_colour: self.colour,
+            stderr_colour: self.colour,
+            streams: Mutex::new(Some(freehold_cli::Streams {
+                stdin: Box::new(std::io::Cursor::new(self.stdin.clone())),
+                stdout: Box::new(out.clone()),
+                stderr: Box::new(err.clone()),
+            })),
+        };
+        let code = run(parsed.verb, environment).await;
+        let code = (0..=u8::MAX).find(|number| ExitCode::from(*number) == code).unwrap();
+        Ran { code, out: out.text(), err: err.text() }
+    }
+}
+
+async fn serve(router: Router) -> Person {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    Person::new(&url)
+}
+
+fn error(status: u16, code: &str) -> Response {
+    let body = json!({"error": {"code": code, "message": "as scripted", "request_id": "7f"}});
+    (StatusCode::from_u16(status).unwrap(), Json(body)).into_response()
+}
+
+fn role() -> Value {
+    json!({
+        "id": format!("agent_{ID}"), "org_id": format!("org_{ID}"), "name": "coder", "provider_id": format!("provider_{ID}"),
+        "environment": "development", "pool_policy": "", "pack_ids": [], "created_at": "2026-01-01T00:00:00Z",
+        "updated_at": "2026-01-01T00:00:00Z", "capabilities": "- name: a\n  type: http\n",
+    })
+}
+
+fn me() -> Value {
+    json!({"user_id": format!("user_{ID}"), "org_id": format!("org_{ID}"), "email": "owner@example.com", "role": "owner",
+           "permissions": ["caps:write"], "memberships": []})
+}
+
+#[test]
+fn the_command_line_is_consistent_and_every_verb_shows_examples() {
+    fn leaves(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        let path = format!("{path} {}", command.get_name());
+        if command.has_subcommands() {
+            command.get_subcommands().for_each(|inner| leaves(inner, &path, found));
+        } else if !command.get_after_help().is_some_and(|help| help.to_string().contains("freehold ")) {
+            found.push(path);
+        }
+    }
+    let command = Freehold::command();
+    command.clone().debug_assert();
+    let mut without = Vec::new();
+    leaves(&command, "", &mut without);
+    assert_eq!(without, Vec::<String>::new());
+}
+
+#[test]
+fn arguments_are_checked_before_anything_is_sent() {
+    for (arguments, says) in [
+        (vec!["workspace", "get", "ws_1"], "32 lowercase hex"),
+        (vec!["task", "submit", "text"], "--workspace"),
+        (vec!["task", "submit", "--role", "a", "--thinking-effort", "extreme", "x"], "high"),
+        (vec!["provider", "create", "x", "--kind", "acme", "--domain", "d"], "anthropic"),
+        (vec!["workspace", "exec", &format!("ws_{ID}")], "CMD"),
+        (vec!["credential", "create", "x", "--provider", "p", "--api-key", "secret"], "unexpected"),
+        (vec!["whoami", "--output", "xml"], "json"),
+    ] {
+        let error = Freehold::try_parse_from(["freehold"].iter().chain(&arguments)).unwrap_err();
+        assert_eq!(error.exit_code(), i32::from(exit::USAGE));
+        assert!(error.to_string().contains(says), "{arguments:?}\n{error}");
+    }
+}
+
+#[tokio::test]
+async fn json_is_the_apis_answer_to_the_letter_and_a_table_is_for_people() {
+    let answer = format!("{{ \"agent_roles\":   [{}], \"newer\": true }}", role());
+    let served = answer.clone();
+    let person = serve(Router::new().route("/v1/agent-roles", get(async move || served))).await;
+    let ran = person.runs(&["role", "list", "--output", "json"]).await;
+    assert_eq!((ran.code, ran.out, ran.err.as_str()), (exit::OK, answer + "\n", ""));
+    let ran = person.runs(&["role", "list"]).await;
+    let expected = format!(
+        "NAME   ID                                      MODEL  ENVIRONMENT  STATE   CREATED\n\
+         coder  agent_{ID}  -      development  active  2026-01-01T00:00:00Z\n"
+    );
+    assert_eq!((ran.code, ran.out), (exit::OK, expected));
+}
+
+#[tokio::test]
+async fn colours_are_there_when_wanted_and_only_then() {
+    let answer = json!({"agent_roles": [role()]});
+    let mut person = serve(Router::new().route("/v1/agent-roles", get(async move || Json(answer)))).await;
+    assert!(!person.runs(&["role", "list"]).await.out.contains('\u{1b}'));
+    person.colour = true;
+    assert!(person.runs(&["role", "list"]).await.out.contains("\u{1b}["));
+}
+
+#[tokio::test]
+async fn a_name_is_accepted_where_an_id_is() {
+    let router =
+        Router::new().route("/v1/agent-roles", get(async || Json(json!({"agent_roles": [role()]})))).route(
+            "/v1/agent-roles/{id}",
+            get(async |UrlPath(id): UrlPath<String>| {
+                assert_eq!(id, format!("agent_{ID}"));
+                Json(role())
+            }),
+        );
+    let person = serve(router).await;
+    let ran = person.runs(&["role", "get", "coder"]).await;
+    assert!(ran.out.starts_with(&format!("id            agent_{ID}\nname          coder\n")), "{}", ran.out);
+    assert!(ran.out.contains("capabilities\n  - name: a\n    type: http\n"), "{}", ran.out);
+    let ran = person.runs(&["role", "get", "nobody"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (exit::NOT_FOUND, ""));
+    assert!(ran.err.starts_with("error: there is no role `nobody`\nhint: "), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn an_error_of_the_api_has_its_exit_code_and_a_hint_on_stderr() {
+    for (status, slug, code) in [
+        (400, "validation_error", exit::OTHER),
+        (401, "unauthorized", exit::NOT_SIGNED_IN),
+        (403, "permission_denied", exit::DENIED),
+        (404, "workspace_not_found", exit::NOT_FOUND),
+        (409, "invalid_state", exit::CONFLICT),
+        (503, "unavailable", exit::OTHER),
+    ] {
+        let person =
+            serve(Router::new().route("/v1/workspaces/{id}", get(async move || error(status, slug)))).await;
+        let ran = person.runs(&["workspace", "get", &format!("ws_{ID}")]).await;
+        assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{slug}");
+        assert!(ran.err.starts_with(&format!("error: as scripted\n  {slug} (request 7f)\n")), "{}", ran.err);
+    }
+    let person = Person::new("http://127.0.0.1:1");
+    let ran = person.runs(&["whoami"]).await;
+    assert_eq!(ran.code, exit::UNREACHABLE, "{}", ran.err);
+    assert!(ran.err.contains("hint: "), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_login_is_kept_for_the_owners_eyes_and_used_afterwards() {
+    let check = async |headers: HeaderMap| {
+        if headers["authorization"] == "Bearer pt_good" {
+            Json(me()).into_response()
+        } else {
+            error(401, "unauthorized")
+        }
+    };
+    let mut person = serve(Router::new().route("/v1/me/session", get(check))).await;
+    let url = person.url.take().unwrap();
+    person.key = None;
+    let ran = person.runs(&["whoami"]).await;
+    assert_eq!(ran.code, exit::NOT_SIGNED_IN);
+
+    person.stdin = b"pt_bad\n".to_vec();
+    let ran = person.runs(&["login", "--url", &url]).await;
+    assert_eq!(ran.code, exit::NOT_SIGNED_IN);
+    let file = person.home.path().join("freehold/credentials");
+    assert!(!file.exists());
+
+    person.stdin = b"pt_good\n".to_vec();
+    let ran = person.runs(&["login", "--url", &url, "--key-stdin"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (exit::OK, ""), "{}", ran.err);
+    assert!(!ran.err.contains("pt_good"));
+    assert_private(&file);
+    let ran = person.runs(&["whoami"]).await;
+    assert!(ran.out.contains("owner@example.com"), "{} {}", ran.out, ran.err);
+
+    // The saved key is not shown to another server.
+    let ran = person.runs(&["whoami", "--url", "http://127.0.0.1:1"]).await;
+    assert_eq!(ran.code, exit::NOT_SIGNED_IN);
+}
+
+fn assert_private(file: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    assert!(file.exists());
+}
+
+#[tokio::test]
+async fn what_destroys_asks_first_and_refuses_where_nobody_can_answer() {
+    let router = Router::new()
+        .route("/v1/workspaces/{id}", axum::routing::delete(async || Json(json!({"status": "deleted"}))));
+    let mut person = serve(router).await;
+    let id = format!("ws_{ID}");
+    let ran = person.runs(&["workspace", "delete", &id]).await;
+    assert_eq!(ran.code, exit::USAGE);
+    assert!(ran.err.contains("hint: pass --yes"), "{}", ran.err);
+    assert_eq!(person.runs(&["workspace", "delete", &id, "--yes"]).await.code, exit::OK);
+    person.at_terminal = true;
+    for (reply, code) in
+        [("y\n", exit::OK), ("YES\n", exit::OK), ("n\n", exit::OTHER), ("\n", exit::OTHER), ("", exit::OTHER)]
+    {
+        person.stdin = reply.into();
+        assert_eq!(person.runs(&["workspace", "delete", &id]).await.code, code, "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_secret_comes_from_stdin_and_a_policy_from_a_file() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (credentials, roles) = (Arc::clone(&seen), Arc::clone(&seen));
+    let router = Router::new()
+        .route(
+            "/v1/credentials",
+            post(async move |Json(body): Json<Value>| {
+                credentials.lock().unwrap().push(body);
+                error(409, "name_taken")
+            }),
+        )
+        .route(
+            "/v1/agent-roles",
+            post(async move |Json(body): Json<Value>| {
+                roles.lock().unwrap().push(body);
+                (StatusCode::CREATED, Json(role()))
+            }),
+        );
+    let mut person = serve(router).await;
+    person.stdin = b"hunter2 \r\n".to_vec();
+    let ran = person
+        .runs(&[
+            "credential",
+            "create",
+            "wiki",
+            "--provider",
+            "wiki",
+            "--kind",
+            "basic-auth",
+            "--config",
+            "username=bot",
+        ])
+        .await;
+    assert_eq!(ran.code, exit::CONFLICT);
+    let policy = person.home.path().join("caps.yaml");
+    std::fs::write(&policy, "- name: b\n").unwrap();
+    let provider = format!("provider_{ID}");
+    let policy = policy.to_str().unwrap();
+    let ran =
+        person.runs(&["role", "create", "coder", "--provider", &provider, "--capabilities", policy]).await;
+    assert_eq!(ran.code, exit::OK, "{}", ran.err);
+    let seen = seen.lock().unwrap();
+    let expected = json!({"name": "wiki", "provider": "wiki", "kind": "basic_auth", "password": "hunter2 ",
+                          "provider_config": {"username": "bot"}});
+    assert_eq!(seen[0], expected);
+    assert_eq!(seen[1]["capabilities"], "- name: b\n");
+}
+
+#[tokio::test]
+async fn exec_passes_output_and_exit_code_on() {
+    let router = Router::new().route(
+        "/v1/workspaces/{id}/exec",
+        post(async |Json(body): Json<Value>| {
+            let expected =
+                json!({"command": ["sh", "-c", "x"], "timeout_seconds": 5, "working_directory": "/tmp"});
+            assert_eq!(body, expected);
+            "{\"stream\":\"stdout\",\"data_base64\":\"bwAbCg==\"}\n{\"stream\":\"stderr\",\"data_base64\":\"ZQ==\"}\n\
+             {\"exit_code\":42,\"timed_out\":false}\n"
+        }),
+    );
+    let person = serve(router).await;
+    let id = format!("ws_{ID}");
+    let ran = person
+        .runs(&["workspace", "exec", &id, "--timeout", "5", "--cwd", "/tmp", "--", "sh", "-c", "x"])
+        .await;
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (42, "o\0\u{1b}\n", "e"));
+}
+
+/// A server on which a task runs that ends with `status`; its rows are streamed as soon as somebody listens.
+async fn with_task(status: &'static str) -> Person {
+    let row = |n: u32, event_type: &str, detail: Value| {
+        let data = json!({
+            "id": format!("event_{n:032x}"), "org_id": format!("org_{ID}"), "user_id": "system",
+            "timestamp": format!("2026-01-01T00:00:0{n}Z"), "event_type": event_type, "category": "activity",
+            "actor": "agent", "workspace_id": format!("ws_{ID}"), "task_id": format!("task_{ID}"), "detail": detail,
+        });
+        format!("event: activity\nid: {n}\ndata: {data}\n\n")
+    };
+    let text = [
+        row(1, "iteration_completed", json!({"iteration": 1, "text": "All is done."})),
+        row(2, "task_completed", json!({"status": status, "iterations": 1})),
+    ]
+    .concat();
+    let decision = json!({
+        "id": format!("event_{:032x}", 99), "org_id": format!("org_{ID}"), "user_id": "system",
+        "timestamp": "2026-01-01T00:00:01Z", "event_type": "policy_decision", "category": "audit",
+        "actor": "policy-engine", "workspace_id": format!("ws_{ID}"), "task_id": format!("task_{ID}"),
+        "decision": "deny", "method": "GET", "destination": "x.test", "path": "/", "reason": "no rule",
+    });
+    let task = json!({"id": format!("task_{ID}"), "org_id": format!("org_{ID}"), "workspace_id": format!("ws_{ID}"),
+                      "description": "work", "status": status, "created_at": "2026-01-01T00:00:00Z"});
+    let submitted =
+        json!({"task_id": format!("task_{ID}"), "workspace_id": format!("ws_{ID}"), "status": "submitted"});
+    let router = Router::new()
+        .route(
+            "/v1/activity/stream",
+            get(async move || {
+                let chunks = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(text))]);
+                let open = futures::stream::pending();
+                axum::body::Body::from_stream(futures::StreamExt::chain(chunks, open)).into_response()
+            }),
+        )
+        .route("/v1/workspaces/{id}/tasks", post(async move || (StatusCode::ACCEPTED, Json(submitted))))
+        .route("/v1/workspaces/{id}/tasks/{tid}", get(async move || Json(task)))
+        .route("/v1/workspaces/{id}/audit", get(async move || Json(json!({"events": [decision]}))));
+    serve(router).await
+}
+
+#[tokio::test]
+async fn a_followed_task_shows_its_steps_and_its_end_is_the_exit_code() {
+    for (status, code) in [
+        ("completed", exit::OK),
+        ("failed", exit::TASK_FAILED),
+        ("cancelled", exit::TASK_CANCELLED),
+        ("delivery_failed", exit::TASK_DELIVERY_FAILED),
+    ] {
+        let person = with_task(status).await;
+        let workspace = format!("ws_{ID}");
+        let ran = person.runs(&["task", "submit", "--workspace", &workspace, "--follow", "work"]).await;
+        assert_eq!(ran.code, code, "{}", ran.err);
+        assert!(ran.err.contains("All is done.") && ran.err.contains(status), "{}", ran.err);
+        assert_eq!(ran.err.matches("denied   GET x.test/").count(), 1, "{}", ran.err);
+        assert!(
+            ran.out.starts_with(&format!("id            task_{ID}\nstatus        {status}\n")),
+            "{}",
+            ran.out
+        );
+    }
+}
+
+#[tokio::test]
+async fn completions_are_of_the_whole_command_line() {
+    let ran = Person::new("http://127.0.0.1:1").runs(&["completions", "bash"]).await;
+    assert_eq!(ran.code, exit::OK);
+    assert!(ran.out.contains("stop-workspaces"));
+}
+
+#[tokio::test]
+async fn a_live_demo_without_a_key_says_what_is_missing() {
+    let ran = Person::new("http://127.0.0.1:1").runs(&["demo", "--live", "do it"]).await;
+    assert_eq!(ran.code, exit::USAGE);
+    assert!(ran.err.contains("ANTHROPIC_API_KEY"), "{}", ran.err);
+}

@@ -1,0 +1,14 @@
+//! The API as clients meet it: a real server on a port of its own, a real store, and a simulated agent that says so.
+//! The modules mirror the tree of routes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod activity;
+mod auth;
+mod config;
+mod context;
+mod credentials;
+mod errors;
+mod sessions;
+mod tasks;
+mod workspaces;
