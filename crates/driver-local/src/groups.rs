@@ -20,6 +20,8 @@ const AGENT_PROCESSES: u32 = 16;
 const AGENT_MEMORY_BYTES: u64 = 64 << 20;
 /// How long the kernel may take to let go of a group whose processes are gone.
 const EMPTY_WITHIN: Duration = Duration::from_secs(2);
+/// Tries to make a pod's group while others take the parent away.
+const MAKE_TRIES_MAX: u32 = 100;
 /// Microseconds of the period in which CPU time is counted.
 const CPU_PERIOD_US: u64 = 100_000;
 
@@ -57,6 +59,10 @@ impl Groups {
             if let Err(why) = found {
                 groups.missing.insert(controller, why);
             }
+        }
+        // They are made again with the first pod, and go with the last.
+        for hierarchy in &groups.hierarchies {
+            let _has_pods = fs::remove_dir(&hierarchy.base);
         }
         groups
     }
@@ -128,18 +134,10 @@ impl Groups {
         let mut made = Vec::new();
         for hierarchy in &self.hierarchies {
             let dir = hierarchy.base.join(pod);
-            for path in [dir.clone(), dir.join("agent"), dir.join("tools")] {
-                match fs::create_dir(&path) {
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                    other => other?,
-                }
-                // v2: a group's children have the controllers that it grants them.
-                if hierarchy.unified && path == dir {
-                    let all: Vec<String> =
-                        hierarchy.controllers.iter().map(|one| format!("+{one}")).collect();
-                    fs::write(dir.join("cgroup.subtree_control"), all.join(" "))?;
-                }
-            }
+            // The end of what was the last pod may take the parent away in between.
+            let is_final = |result: &io::Result<()>| !matches!(result, Err(error) if error.kind() == io::ErrorKind::NotFound);
+            let mut tries = (0..MAKE_TRIES_MAX).map(|_| hierarchy.make(&dir));
+            tries.find(is_final).unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))?;
             for controller in &hierarchy.controllers {
                 for (path, value) in settings(controller, hierarchy.unified, limits) {
                     match fs::write(dir.join(path), value) {
@@ -165,6 +163,24 @@ impl Groups {
         let of = |hierarchy: &Hierarchy| fs::read_dir(&hierarchy.base).into_iter().flatten().flatten();
         let is_dir = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
         self.hierarchies.iter().flat_map(of).filter(is_dir).map(|entry| entry.path()).collect()
+    }
+}
+
+impl Hierarchy {
+    /// Makes a pod's group and those below it.
+    fn make(&self, dir: &Path) -> io::Result<()> {
+        for path in [&self.base, dir, &dir.join("agent"), &dir.join("tools")] {
+            match fs::create_dir(path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => other?,
+            }
+            // v2: a group's children have the controllers that it grants them.
+            if self.unified && (*path == *self.base || path == dir) {
+                let all: Vec<String> = self.controllers.iter().map(|one| format!("+{one}")).collect();
+                fs::write(path.join("cgroup.subtree_control"), all.join(" "))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -212,7 +228,7 @@ fn settings(controller: &str, unified: bool, limits: &Limits) -> Vec<(&'static s
     settings.into_iter().map(|(file, value)| (file, value.to_string())).collect()
 }
 
-/// Removes a pod's groups, after killing what may be left in them.
+/// Removes a pod's groups, after killing what may be left in them, and the driver's when no pod has any.
 pub fn remove(dir: &Path) -> io::Result<()> {
     let deadline = Instant::now() + EMPTY_WITHIN;
     for path in [dir.join("agent"), dir.join("tools"), dir.to_owned()] {
@@ -224,6 +240,9 @@ pub fn remove(dir: &Path) -> io::Result<()> {
                 Err(_) => kill_all(&path),
             }
         }
+    }
+    if let Some(base) = dir.parent() {
+        let _has_pods = fs::remove_dir(base);
     }
     Ok(())
 }

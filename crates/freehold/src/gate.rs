@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -11,6 +12,7 @@ use anyhow::Context;
 use async_trait::async_trait;
 use freehold_app::fleet::{Fleet, Look};
 use freehold_broker::Placement;
+use freehold_driver::OriginalDestination;
 use freehold_egress::{
     AuditSink, Grant, Handle, Injection, Listeners, PodIdentity, SinkError, Unavailable,
     token::{Minter, Subject},
@@ -19,7 +21,9 @@ use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditE
 use freehold_policy::{Document, ProviderGrant};
 use freehold_reconcile::{Gate, GateLinks};
 use freehold_vault::Vault;
+use rustix::net::sockopt;
 use sha2::{Digest, Sha256};
+use tokio::net::TcpStream;
 
 use crate::ports::sealing_context;
 
@@ -93,7 +97,7 @@ impl EgressGate {
 
     fn injection(&self, look: &Look) -> Result<Injection, Unavailable> {
         let (credential, sealed) = look.credential.as_ref().ok_or(Unavailable)?;
-        let context = sealing_context(credential.id);
+        let context = sealing_context(credential.organization_id, credential.id);
         let unavailable = |error: &(dyn std::error::Error + 'static)| {
             tracing::warn!(credential.id = %credential.id, error, "credential {} cannot be injected", credential.id);
             Unavailable
@@ -107,6 +111,14 @@ impl EgressGate {
         }
         .map_err(|error| unavailable(&error))
     }
+}
+
+/// Where a connection was going before netfilter redirected it.
+fn destination_before_redirect(stream: &TcpStream) -> io::Result<SocketAddr> {
+    Ok(match stream.local_addr()? {
+        SocketAddr::V4(_) => SocketAddr::V4(sockopt::ip_original_dst(stream)?),
+        SocketAddr::V6(_) => SocketAddr::V6(sockopt::ipv6_original_dst(stream)?),
+    })
 }
 
 /// The digest of the policy's texts, as evidence in tokens of what was in force.
@@ -141,7 +153,10 @@ impl Gate for EgressGate {
         };
         let task = look.current_task.as_ref().map(|task| task.id);
         let token = self.mint(look, task)?;
-        let listeners = Listeners::tproxy(links.tcp, links.dns);
+        let mut listeners = Listeners::tproxy(links.tcp, links.dns);
+        if links.original_destination == OriginalDestination::Netfilter {
+            listeners.original_destination = Arc::new(destination_before_redirect);
+        }
         self.egress.attach(identity, listeners, Some(&token)).map_err(io::Error::other)?;
         self.state().tokens.insert(pod, (task, Instant::now()));
         Ok(())

@@ -29,7 +29,13 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start the control plane and, with it, pods on this machine
-    Server(config::Flags),
+    Server {
+        #[command(flatten)]
+        flags: config::Flags,
+        /// Stop when standard input ends, and take the pods away: for programs that start a server for a while
+        #[arg(long, hide = true)]
+        stop_with_stdin: bool,
+    },
     /// What the server is configured to do
     Config {
         #[command(subcommand)]
@@ -38,7 +44,15 @@ enum Command {
     /// Members of the organization, on the server's machine
     Member(member::Args),
     /// A scripted model server that speaks the real wires, for tests
-    SimModel(freehold_sim_model::Args),
+    SimModel {
+        #[command(flatten)]
+        arguments: freehold_sim_model::Args,
+        /// Stop when standard input ends
+        #[arg(long, hide = true)]
+        stop_with_stdin: bool,
+    },
+    #[command(flatten)]
+    Client(freehold_cli::Verb),
 }
 
 #[derive(Debug, Subcommand)]
@@ -66,9 +80,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Server(flags) => {
+        Command::Server { flags, stop_with_stdin } => {
             let loaded = config::load(&flags, &config::Home::from_environment())?;
-            runtime()?.block_on(server::run(loaded.config))?;
+            runtime()?.block_on(server::run(loaded.config, stop_with_stdin))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Config { command: ConfigCommand::Show(flags) } => {
@@ -81,18 +95,26 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             print(&output);
             Ok(ExitCode::SUCCESS)
         }
-        Command::SimModel(arguments) => {
-            runtime()?.block_on(sim_model(&arguments))?;
+        Command::SimModel { arguments, stop_with_stdin } => {
+            runtime()?.block_on(sim_model(&arguments, stop_with_stdin))?;
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Client(verb) => {
+            let scene = freehold_cli::Scene { task: freehold_sim_model::DEMO_TASK.to_owned() };
+            let environment = freehold_cli::Environment::of_process(Cli::command(), scene);
+            Ok(runtime()?.block_on(freehold_cli::run(verb, environment)))
         }
     }
 }
 
 /// Serves until the process is ended; the address goes to standard output, for programs that let it choose a port.
-async fn sim_model(arguments: &freehold_sim_model::Args) -> anyhow::Result<()> {
+async fn sim_model(arguments: &freehold_sim_model::Args, stop_with_stdin: bool) -> anyhow::Result<()> {
     let model = freehold_sim_model::run(arguments).await?;
     print(&format!("{}\n", model.address()));
-    model.wait().await;
+    tokio::select! {
+        () = model.wait() => {}
+        () = freehold_cli::stdin_closed(), if stop_with_stdin => {}
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use freehold_app::ports::{
     AgentError, AgentPort, ExecEvent, ExecRequest, ExecStream, OutputStream, SealError, SecretSealer,
 };
 use freehold_driver::{Exec, ExecSpec, PodDriver};
-use freehold_model::{CredentialId, PodId, workspace::Workspace};
+use freehold_model::{CredentialId, OrganizationId, PodId, workspace::Workspace};
 use freehold_reconcile::{AgentUnreachable, Handle};
 use freehold_vault::Vault;
 use futures::StreamExt;
@@ -132,12 +132,18 @@ impl AgentPort for NoAgents {
 pub struct Sealer(pub Arc<Vault>);
 
 impl SecretSealer for Sealer {
-    fn seal(&self, credential: CredentialId, secret: &[u8]) -> Result<Vec<u8>, SealError> {
-        self.0.seal(&sealing_context(credential), secret).map_err(|error| SealError(Box::new(error)))
+    fn seal(
+        &self,
+        organization: OrganizationId,
+        credential: CredentialId,
+        secret: &[u8],
+    ) -> Result<Vec<u8>, SealError> {
+        let context = sealing_context(organization, credential);
+        self.0.seal(&context, secret).map_err(|error| SealError(Box::new(error)))
     }
 }
 
 /// What a credential's secret is bound to, so that it opens for no other.
-pub fn sealing_context(credential: CredentialId) -> String {
-    format!("credential/{credential}")
+pub fn sealing_context(organization: OrganizationId, credential: CredentialId) -> String {
+    format!("{organization}/{credential}")
 }

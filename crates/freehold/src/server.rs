@@ -36,11 +36,21 @@ const OWNER_FILE: &str = "owner.key";
 /// The owner of the first start, who may be anybody until there is sign-in.
 const OWNER_EMAIL: &str = "owner@localhost";
 
-/// Runs the server until it is told to stop.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+/// Runs the server until it is told to stop: by a signal, which leaves the pods running, or by the end of its standard
+/// input where `stop_with_stdin` says so, which takes them away.
+pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<()> {
     log(&config)?;
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
+    let abandoned = CancellationToken::new();
+    if stop_with_stdin {
+        let (abandoned, shutdown) = (abandoned.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            freehold_cli::stdin_closed().await;
+            abandoned.cancel();
+            shutdown.cancel();
+        });
+    }
     let data = DataDir::open(&config.server.data_dir)?;
     let store = open_store(&config, data.root())?;
     let vault = Arc::new(Vault::open(&data.path("master.key"))?);
@@ -65,7 +75,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", config.server.listen))?;
     let address = listener.local_addr()?;
     let ports = Ports {
-        agent: Arc::new(Agents::new(reconciler.handle(), driver)),
+        agent: Arc::new(Agents::new(reconciler.handle(), driver.clone())),
         sealer: Arc::new(Sealer(vault)),
         uploads,
     };
@@ -84,6 +94,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     reconcile_task.await?;
     egress_task.await?;
     store.close().await;
+    if abandoned.is_cancelled() {
+        for pod in driver.observe().await? {
+            driver.delete(pod.pod_id).await?;
+        }
+        tracing::info!("stopped, and the pods with it");
+        return Ok(());
+    }
     tracing::info!("stopped; pods go on, and the next start finds them");
     Ok(())
 }

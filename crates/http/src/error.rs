@@ -134,7 +134,9 @@ impl From<Error> for Failure {
             Error::Agent(_) => return Self::caused(E::AgentUnreachable, error),
             Error::Upload(_) => return Self::caused(E::Unavailable, error),
             Error::Store(store) => return Self::store(store.clone()),
-            Error::Seal(_) | Error::OwnerToken(_) | Error::Inconsistent { .. } => return Self::internal(error),
+            Error::Seal(_) | Error::OwnerToken(_) | Error::Inconsistent { .. } => {
+                return Self::internal(error);
+            }
         };
         Self::new(code, error.to_string())
     }

@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use freehold_app::fleet::{Fleet, Look, Place};
-use freehold_driver::{Limits, PodDriver, PodObservation, PodSpec};
+use freehold_driver::{Limits, OriginalDestination, PodDriver, PodObservation, PodSpec};
 use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId};
 use freehold_pod_api::{POD_ID_VARIABLE, ToAgent};
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -67,6 +67,8 @@ pub struct GateLinks {
     pub tcp: Vec<std::net::TcpListener>,
     /// DNS questions to anywhere.
     pub dns: Vec<std::net::UdpSocket>,
+    /// How a connection tells where it was going.
+    pub original_destination: OriginalDestination,
 }
 
 /// How the reconciler works.
@@ -280,6 +282,9 @@ impl Inner {
         for action in plan.0 {
             self.act(workspace, look.as_ref(), action).await?;
         }
+        if look.is_none() {
+            self.driver.purge(workspace).await?;
+        }
         Ok(())
     }
 
@@ -360,7 +365,8 @@ impl Inner {
         let workspace = look.workspace.id;
         let links = self.driver.links(pod).await?;
         self.gate.publish(look).await.map_err(Error::Gate)?;
-        let gate_links = GateLinks { tcp: links.tcp, dns: links.dns };
+        let gate_links =
+            GateLinks { tcp: links.tcp, dns: links.dns, original_destination: links.original_destination };
         self.gate.open(look, pod, gate_links).await.map_err(Error::Gate)?;
         let ended = self.shutdown.child_token();
         if let Some(listener) = links.pod_api {

@@ -103,7 +103,7 @@ async fn a_key_that_is_asked_for_twice_is_made_once() {
 #[tokio::test]
 async fn the_owner_is_made_at_the_first_start_only() {
     let context = Context::new().await;
-    assert!(context.app.bootstrap("owner@example.test").await.unwrap().is_none());
+    assert!(!context.app.bootstrap("owner@example.test", |_| Ok(())).await.unwrap());
     let twice = context.app.member_add(
         context.organization,
         "ann@example.test",

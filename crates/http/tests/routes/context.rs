@@ -152,7 +152,12 @@ impl Context {
             public_url: "http://freehold.test".into(),
         };
         let app = App::new(store, ports, settings);
-        let owner = app.bootstrap("owner@example.test").await.unwrap().unwrap().expose().to_owned();
+        let (kept, owner) = std::sync::mpsc::channel();
+        let keep = move |token: &freehold_app::Secret| {
+            kept.send(token.expose().to_owned()).map_err(std::io::Error::other)
+        };
+        assert!(app.bootstrap("owner@example.test", keep).await.unwrap());
+        let owner = owner.recv().unwrap();
         let organization = app.organization_by_name("default").await.unwrap();
         let (ann, bob) = (member(&app, organization, "ann").await, member(&app, organization, "bob").await);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
