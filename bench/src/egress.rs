@@ -15,7 +15,7 @@ use crate::{
     processes,
     report::{Cell, Report, Table, say},
     scratch::{Certificates, Scratch},
-    stage::{Setting, Stage, UPSTREAM_NAME, create_workspace, id},
+    stage::{Setting, Stage, UPSTREAM_NAME, create_workspace, task_id},
     wire::Watcher,
 };
 
@@ -120,7 +120,7 @@ async fn in_pod(stage: &Stage, options: Options) -> anyhow::Result<Figures> {
     let program = fs::read(std::env::current_exe()?)?;
     let path = format!("/v1/workspaces/{workspace}/tasks");
     let task = connection.upload(&path, "take this", CLIENT_NAME, &program).await?;
-    let task = id(&task)?;
+    let task = task_id(&task)?;
     watcher.until(&task, &["completed"]).await?;
     let script = format!(
         "cp /data/uploads/{task}/{CLIENT_NAME} /workspace/ && chmod 755 /workspace/{CLIENT_NAME} && exec /workspace/{CLIENT_NAME} {}",

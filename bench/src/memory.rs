@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{
     processes::{self, Memory},
     report::{Cell, Report, Table, say},
-    stage::{Setting, Stage, create_workspace, id},
+    stage::{Setting, Stage, create_workspace, task_id},
     wire::Watcher,
 };
 
@@ -132,7 +132,7 @@ async fn run_tasks(stage: &Stage, watcher: &Watcher, workspaces: &[String]) -> a
         .map(|workspace| async move {
             let path = format!("/v1/workspaces/{workspace}/tasks");
             let task = stage.connect().await?.post(&path, &json!({"description": "work"})).await?;
-            watcher.until(&id(&task)?, &["completed"]).await?;
+            watcher.until(&task_id(&task)?, &["completed"]).await?;
             anyhow::Ok(())
         })
         .buffer_unordered(AT_ONCE)

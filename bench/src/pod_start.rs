@@ -30,7 +30,9 @@ use crate::{
 const COMMAND: [&str; 3] = ["sh", "-c", "echo"];
 /// Seconds the command may run.
 const COMMAND_SECONDS: u32 = 60;
-/// A target of the issue, in milliseconds.
+/// What the agent must be told to start.
+const POD_ID_VARIABLE: &str = "FREEHOLD_POD_ID";
+/// What deleting a pod may take, in milliseconds.
 const DELETE_TARGET_MS: f64 = 20.0;
 
 /// What to measure.
@@ -193,13 +195,14 @@ async fn live(driver: &LocalDriver) -> anyhow::Result<Life> {
 
 /// Makes a pod and waits for the first output of a command in it.
 async fn start(driver: &LocalDriver) -> anyhow::Result<(PodSpec, Duration)> {
+    let pod_id = PodId::from_uuid(Uuid::now_v7());
     let spec = PodSpec {
-        pod_id: PodId::from_uuid(Uuid::now_v7()),
+        pod_id,
         workspace_id: WorkspaceId::from_uuid(Uuid::now_v7()),
         generation: 1,
         limits: Limits::default(),
         trust_anchors_pem: String::new(),
-        environment: Vec::new(),
+        environment: vec![(POD_ID_VARIABLE.to_owned(), pod_id.to_string())],
     };
     let command = ExecSpec {
         argv: COMMAND.iter().map(|&word| word.to_owned()).collect(),

@@ -27,13 +27,9 @@ impl Process {
 
     /// What it is in a pod: the subcommand of our own program, else the program's name.
     pub fn kind(&self) -> String {
-        let ours = self.arguments.first().is_some_and(|program| program.ends_with(b"freehold"));
-        match self.arguments.get(1) {
-            Some(subcommand) if ours && !subcommand.is_empty() => {
-                String::from_utf8_lossy(subcommand).into_owned()
-            }
-            _ => self.name.clone(),
-        }
+        let known = |word: &&Vec<u8>| matches!(word.as_slice(), b"holder" | b"agent" | b"tool-host");
+        let subcommand = self.arguments.iter().skip(1).take_while(known).last();
+        subcommand.map_or_else(|| self.name.clone(), |word| String::from_utf8_lossy(word).into_owned())
     }
 
     /// Whether it holds a pod that lives below `folder`.

@@ -117,7 +117,7 @@ impl Stage {
 
     /// The end of the server's log, to say what happened.
     pub fn log_end(&self) -> String {
-        self.server.log_end()
+        format!("the server's log ends with:\n{}", self.server.log_end())
     }
 }
 
@@ -217,6 +217,14 @@ async fn furnish(target: &Target) -> anyhow::Result<String> {
 /// When there is none.
 pub fn id(answer: &Value) -> anyhow::Result<String> {
     Ok(answer["id"].as_str().with_context(|| format!("an answer without an id: {answer}"))?.to_owned())
+}
+
+/// The task's id in the answer to its submission.
+///
+/// # Errors
+/// When there is none.
+pub fn task_id(answer: &Value) -> anyhow::Result<String> {
+    Ok(answer["task_id"].as_str().with_context(|| format!("an answer without a task: {answer}"))?.to_owned())
 }
 
 /// Creates a workspace and answers with its id.

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     report::{Cell, Report, Table, say},
-    stage::{Setting, Stage, create_workspace, id},
+    stage::{Setting, Stage, create_workspace, task_id},
     stats::{Samples, Summary},
     wire::{Connection, Watcher},
 };
@@ -87,7 +87,7 @@ async fn measure(stage: &Stage, prompt: &str, tasks: usize) -> anyhow::Result<(S
     let (mut turns, mut answered) = (Samples::default(), Samples::default());
     for _ in 0..tasks {
         let start = Instant::now();
-        let task = id(&connection.post(&path, &body).await?)?;
+        let task = task_id(&connection.post(&path, &body).await?)?;
         answered.push(start.elapsed());
         let end = watcher.until(&task, &["completed"]).await?;
         turns.push(end - start);
