@@ -25,13 +25,16 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(60);
 const FLOOR_FOR: Duration = Duration::from_secs(2);
 
 /// What to measure.
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     #[command(flatten)]
     shape: Shape,
     /// Leave PostgreSQL out
     #[arg(long)]
     skip_postgresql: bool,
+    /// Only requests whose name holds this, for a profiler
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
 }
 
 /// Measures.
@@ -50,7 +53,7 @@ pub async fn run(options: Options, setting: Setting, report: &mut Report) -> any
         say(&format!("API on {name}"));
         let database_url = database.as_ref().map(Database::url);
         let stage = Stage::set(&Setting { database_url, ..setting.clone() }).await?;
-        let measured = measure(&stage, name, shape, report).await;
+        let measured = measure(&stage, name, &options, report).await;
         measured.map_err(|error| error.context(stage.log_end()))?;
         stage.strike().await?;
     }
@@ -70,7 +73,8 @@ fn databases(options: &Options, report: &mut Report) -> Vec<(&'static str, Optio
     databases
 }
 
-async fn measure(stage: &Stage, name: &str, shape: Shape, report: &mut Report) -> anyhow::Result<()> {
+async fn measure(stage: &Stage, name: &str, options: &Options, report: &mut Report) -> anyhow::Result<()> {
+    let shape = options.shape;
     let mut connection = stage.connect().await?;
     let (workspace, one) = list_of_workspaces(&mut connection).await?;
     let floor = ConstantServer::start(one.to_string())?;
@@ -95,7 +99,7 @@ async fn measure(stage: &Stage, name: &str, shape: Shape, report: &mut Report) -
         ("POST /v1/agent-roles", creations(provider)),
         ("PATCH /v1/agent-roles/{id}", changes(roles)),
     ];
-    for (request, requests) in kinds {
+    for (request, requests) in kinds.into_iter().filter(|(request, _)| request.contains(&options.only)) {
         say(request);
         let load = on_thread(shape, target, stage.server_pid(), &requests).await?;
         row(&mut table, request, &load, Some(stage.server_pid()), Some(floor_per_second));

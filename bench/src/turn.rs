@@ -1,7 +1,12 @@
 //! How long a turn of the agent takes when the model takes no time: submit -> terminal status read from an open stream.
 
-use std::time::Instant;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
+use anyhow::Context;
+use freehold_model::Timestamp;
 use serde_json::json;
 
 use crate::{
@@ -50,10 +55,12 @@ pub async fn run(options: Options, setting: Setting, report: &mut Report) -> any
     let mut blocks = Table::of_times(format!("Turns by blocks of {BLOCK} tasks"), "first block");
     let mut all = Table::of_times("All turns, and the time until the submission was answered", "text turn");
     let mut peer = None;
+    let mut steps = Vec::new();
     for (name, prompt) in [("text", TEXT), ("one tool call", TOOL)] {
         say(&format!("{} turns: {name}", options.tasks));
         let measured = measure(&stage, prompt, options.tasks).await;
-        let (turns, answered) = measured.map_err(|error| error.context(stage.log_end()))?;
+        let (workspace, turns, answered) = measured.map_err(|error| error.context(stage.log_end()))?;
+        steps.push(where_it_goes(&stage, name, &workspace).await?);
         let summaries = turns.blocks(BLOCK);
         for (index, summary) in summaries.iter().enumerate() {
             let from = index * BLOCK + 1;
@@ -66,6 +73,7 @@ pub async fn run(options: Options, setting: Setting, report: &mut Report) -> any
         all.times(format!("{name}, submission answered"), &answered.summary(), Some(first));
     }
     report.tables.extend([blocks, all]);
+    report.tables.extend(steps);
     let mut target = Table::new("Target", &["figure", "target", "measured"]);
     target.row(vec![
         Cell::text("text turn, p50 ms"),
@@ -76,8 +84,38 @@ pub async fn run(options: Options, setting: Setting, report: &mut Report) -> any
     stage.strike().await
 }
 
-/// Runs tasks one after the other; the times of whole turns and of the submissions' answers.
-async fn measure(stage: &Stage, prompt: &str, tasks: usize) -> anyhow::Result<(Samples, Samples)> {
+/// The times between one row of activity and the next, by the rows' types.
+async fn where_it_goes(stage: &Stage, name: &str, workspace: &str) -> anyhow::Result<Table> {
+    let path = format!("/v1/workspaces/{workspace}/activity?limit=10000");
+    let list = stage.connect().await?.get(&path).await?;
+    let rows = list["events"].as_array().context("activity without rows")?;
+    let mut last: HashMap<&str, (&str, Timestamp)> = HashMap::new();
+    let mut steps: Vec<(String, Samples, Duration)> = Vec::new();
+    for row in rows {
+        let field = |name: &str| row[name].as_str();
+        let (Some(task), Some(kind)) = (field("task_id"), field("event_type")) else { continue };
+        let time: Timestamp = field("timestamp").context("a row without a time")?.parse()?;
+        if let Some((before, began)) = last.insert(task, (kind, time)) {
+            let step = format!("{before} -> {kind}");
+            let length = Duration::try_from(time.duration_since(began)).unwrap_or_default();
+            match steps.iter_mut().find(|(known, ..)| *known == step) {
+                Some((_, times, _)) => times.push(length),
+                None => steps.push((step, Samples::from_iter([length]), length)),
+            }
+        }
+    }
+    let title = format!("Where a turn's time goes, by its rows of activity: {name}");
+    let mut table = Table::new(title, &["step", "n", "first ms", "p50 ms", "p99 ms"]);
+    for (step, times, first) in steps {
+        let summary = times.summary();
+        let times = [first, summary.p50, summary.p99].map(Cell::millis);
+        table.row([Cell::text(step), Cell::count(summary.n)].into_iter().chain(times).collect());
+    }
+    Ok(table)
+}
+
+/// Runs tasks one after the other in a workspace; the times of whole turns and of the submissions' answers.
+async fn measure(stage: &Stage, prompt: &str, tasks: usize) -> anyhow::Result<(String, Samples, Samples)> {
     let mut connection: Connection = stage.connect().await?;
     let watcher = Watcher::open(stage.target(), "/v1/activity/stream").await?;
     let workspace = create_workspace(&mut connection).await?;
@@ -94,5 +132,5 @@ async fn measure(stage: &Stage, prompt: &str, tasks: usize) -> anyhow::Result<(S
         // The next task begins when the workspace is at rest, so that turns do not overlap.
         watcher.until(&workspace, &["idle"]).await?;
     }
-    Ok((turns, answered))
+    Ok((workspace, turns, answered))
 }
