@@ -1,4 +1,5 @@
 //! The whole of it: the real server process with real pods, a scripted model behind real TLS, and the public API.
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on shows why and ends")]
 
 #[path = "server/support.rs"]
 mod support;

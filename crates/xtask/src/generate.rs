@@ -16,7 +16,10 @@ struct Generated {
 }
 
 /// Every generated file. To add one, write a function that returns its text, and a line here.
-const GENERATED: &[Generated] = &[Generated { path: "docs/decisions/README.md", make: decisions }];
+const GENERATED: &[Generated] = &[
+    Generated { path: "docs/decisions/README.md", make: decisions },
+    Generated { path: "openapi/freehold.json", make: |_| Ok(format!("{:#}\n", freehold_api::openapi())) },
+];
 
 /// Everything after this line of `docs/decisions/README.md` is generated.
 const DECISIONS_BELOW: &str = "<!-- below this line: cargo xtask gen -->\n";

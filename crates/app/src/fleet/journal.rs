@@ -39,12 +39,8 @@ impl Fleet {
         session: SessionId,
         events: Vec<SessionEvent>,
     ) -> Result<Appended, Error> {
-        let refused = self
-            .store
-            .write(place.organization_id, move |rows| {
-                append(rows, place, session, &events).map_err(Refused::from)
-            })
-            .await;
+        let refused =
+            self.store.write(place.organization_id, move |rows| append(rows, place, session, &events)).await;
         match refused {
             Ok(appended) => Ok(appended),
             Err(Refused::Answer(answer)) => Ok(answer),

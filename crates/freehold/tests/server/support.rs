@@ -41,7 +41,7 @@ pub const MODEL_DOMAIN: &str = "model.freehold.test";
 /// A server, and what it needs around it.
 pub struct World {
     pub client: Client,
-    pub model: Handle,
+    _model: Handle,
     dir: TempDir,
     server: Option<Child>,
     /// The allowed service, which ends with the test.
@@ -69,7 +69,7 @@ impl World {
         );
         fs::write(dir.path().join("server.toml"), config).unwrap();
         let client = Client::new("http://127.0.0.1:1", Key::new("none")).unwrap();
-        let mut world = Self { client, model, dir, server: None, _facts: facts };
+        let mut world = Self { client, _model: model, dir, server: None, _facts: facts };
         world.start_server().await;
         world
     }
@@ -113,18 +113,6 @@ impl World {
 
     fn log(&self) -> PathBuf {
         self.dir.path().join("server.log")
-    }
-
-    /// Runs one of the binary's other commands on this world's configuration.
-    pub fn command(&self, arguments: &[&str]) -> String {
-        let output = Command::new(env!("CARGO_BIN_EXE_freehold"))
-            .args(arguments)
-            .arg("--config")
-            .arg(self.dir.path().join("server.toml"))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Waits until `probe` has an answer; at the limit the test fails with the server's log.

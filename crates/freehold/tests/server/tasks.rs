@@ -34,7 +34,7 @@ async fn a_task_runs_to_its_end_and_every_view_of_it_agrees() {
     assert_eq!(tasks[0].id, submitted.task_id);
 
     let view = world.client.workspace_session_view(workspace.id).await.unwrap().into_value();
-    assert_eq!(view["tasks"][0]["id"], json!(submitted.task_id), "{view:#}");
+    assert_eq!(view["task_history"][0]["task_id"], json!(submitted.task_id), "{view:#}");
 
     let sessions = world.client.session_list(&from(json!({}))).await.unwrap();
     let session = &sessions.data[0];
@@ -150,6 +150,12 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     entries
         .flatten()
-        .flat_map(|entry| if entry.path().is_dir() { walk(&entry.path()) } else { vec![entry.path()] })
+        .flat_map(|entry| {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                walk(&entry.path())
+            } else {
+                vec![entry.path()]
+            }
+        })
         .collect()
 }
