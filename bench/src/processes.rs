@@ -93,8 +93,7 @@ impl Memory {
     /// Reads it.
     ///
     /// # Errors
-    /// When the kernel does not let this user see it: an ordinary user sees nothing of a process that has made itself
-    /// not dumpable, as the agent has.
+    /// When the process is gone, or the kernel does not let this user see it.
     pub fn of(pid: u32) -> io::Result<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
         let sum = |names: &[&str]| {

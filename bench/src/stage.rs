@@ -21,6 +21,8 @@ use crate::{
 
 /// How long the server may take to answer after its start.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How many free ports are tried, since another program may be quicker.
+const PORTS_TRIED_MAX: usize = 3;
 /// How often is asked.
 const ASK_EVERY: Duration = Duration::from_millis(20);
 /// How long all pods together may take to be gone at the end.
@@ -66,19 +68,9 @@ impl Stage {
         let scratch = Scratch::new(setting.parent.as_deref())?;
         let folder = scratch.path();
         let (model, model_address, authority) = start_model(setting, folder)?;
-        let address = free_address()?;
-        let data = folder.join("data");
         let config = folder.join("server.toml");
         fs::write(&config, configuration(setting, model_address, &authority))?;
-        let mut arguments = vec![
-            "server".to_owned(),
-            format!("--config={}", config.display()),
-            format!("--listen={address}"),
-            format!("--data-dir={}", data.display()),
-        ];
-        arguments.extend(setting.database_url.as_ref().map(|url| format!("--database-url={url}")));
-        let mut server = Process::start(&setting.program, &arguments, folder.join("server.log"))?;
-        let target = ready(&mut server, address, &data).await?;
+        let (server, target) = start_server(setting, folder, &config).await?;
         let role_id = furnish(&target).await.with_context(|| server.log_end())?;
         Ok(Self { server, _model: model, scratch, target, role_id })
     }
@@ -139,6 +131,29 @@ pub async fn stop_all(connection: &mut Connection, limit: Duration) -> anyhow::R
         ensure!(Instant::now() < deadline, "{left} workspaces did not stop");
         sleep(ASK_EVERY).await;
     }
+}
+
+/// Starts the server and waits until it answers. Another program may take the free port before it does: then another one.
+async fn start_server(setting: &Setting, folder: &Path, config: &Path) -> anyhow::Result<(Process, Target)> {
+    let data = folder.join("data");
+    let mut failure = anyhow::anyhow!("the server was not started");
+    for _ in 0..PORTS_TRIED_MAX {
+        let address = free_address()?;
+        let mut arguments = vec![
+            "server".to_owned(),
+            format!("--config={}", config.display()),
+            format!("--listen={address}"),
+            format!("--data-dir={}", data.display()),
+        ];
+        arguments.extend(setting.database_url.as_ref().map(|url| format!("--database-url={url}")));
+        let mut server = Process::start(&setting.program, &arguments, folder.join("server.log"))?;
+        match ready(&mut server, address, &data).await {
+            Ok(target) => return Ok((server, target)),
+            Err(error) if server.log_end().contains("Address already in use") => failure = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(failure)
 }
 
 /// Starts the scripted model behind TLS.
