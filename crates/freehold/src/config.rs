@@ -121,7 +121,7 @@ pub struct Egress {
 pub struct Defaults {
     /// The most seconds a task may run.
     pub task_timeout_seconds: u32,
-    /// Seconds a workspace may sit idle.
+    /// Seconds a workspace may sit idle before it is stopped; 0 for ever.
     pub idle_timeout_seconds: u32,
     /// The most model calls in a task.
     pub max_continuations: u32,
@@ -133,7 +133,8 @@ impl Default for Defaults {
     fn default() -> Self {
         Self {
             task_timeout_seconds: 3600,
-            idle_timeout_seconds: 1800,
+            // A workspace that was stopped cannot be started again yet.
+            idle_timeout_seconds: 0,
             max_continuations: 200,
             max_context_tokens: 150_000,
         }

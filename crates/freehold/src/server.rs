@@ -108,6 +108,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<()> {
 fn settings(config: &Config) -> fleet::Settings {
     fleet::Settings {
         task_timeout_seconds: config.defaults.task_timeout_seconds,
+        idle_timeout_seconds: config.defaults.idle_timeout_seconds,
         max_continuations: config.defaults.max_continuations,
         max_context_tokens: config.defaults.max_context_tokens,
     }
