@@ -21,7 +21,7 @@ use crate::{
     client::{Connection, Process},
     groups::{self, Groups},
     launch::{self, Launched},
-    layers,
+    layers, oci,
     plan::{Event, ExecEvent, Links, Make, Plan, Request, dir},
     trash,
 };
@@ -29,7 +29,7 @@ use crate::{
 /// How long a holder may take to end its pod before it is killed.
 const END_WITHIN: Duration = Duration::from_secs(2);
 /// How long a holder may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// Where the driver works, and with what.
 #[derive(Debug, Clone)]
@@ -49,6 +49,15 @@ pub enum PodRoot {
     HostUsr,
     /// A directory.
     Directory(PathBuf),
+    /// An OCI image layout with one image for this machine; unpacked once for each image.
+    OciLayout(PathBuf),
+}
+
+impl PodRoot {
+    /// What lies at `path`: an image layout, known by its file `oci-layout`, or else a directory.
+    pub fn detect(path: PathBuf) -> Self {
+        if oci::is_layout(&path) { Self::OciLayout(path) } else { Self::Directory(path) }
+    }
 }
 
 /// Makes pods on this machine.
@@ -98,12 +107,15 @@ impl LocalDriver {
     /// Must be called in a runtime.
     ///
     /// # Errors
-    /// [`Error::Step`] when no kind of pod can be made here: nothing weaker is used in its place.
-    pub async fn open(options: Options) -> Result<Self, Error> {
+    /// [`Error::Step`] when no kind of pod can be made here, or the root is not what it should be: nothing weaker is used
+    /// in its place.
+    pub async fn open(mut options: Options) -> Result<Self, Error> {
         launch::prepare(&options).map_err(step("prepare the driver's directory"))?;
+        let root = options.root.clone();
+        options.root = unpacked(&options).await?;
         let groups = Groups::probe(&launch::groups_name(&options.state_dir));
         let make = launch::try_out(&options, &groups).await?;
-        let report = crate::report::report(&options, &groups, make);
+        let report = crate::report::report(&root, &groups, make);
         let inner = Inner {
             options,
             groups,
@@ -290,6 +302,17 @@ impl Inner {
     }
 }
 
+/// The root as a directory, where it is an image.
+async fn unpacked(options: &Options) -> Result<PodRoot, Error> {
+    let PodRoot::OciLayout(layout) = options.root.clone() else { return Ok(options.root.clone()) };
+    let state_dir = options.state_dir.clone();
+    let name = format!("use {} as the root of pods", layout.display());
+    let work = move || oci::root(&layout, &state_dir, &state_dir.join(dir::ROOTS));
+    let unpacked = tokio::task::spawn_blocking(work).await.map_err(io::Error::other);
+    let directory = unpacked.and_then(|unpacked| unpacked.map_err(io::Error::other)).map_err(step(name))?;
+    Ok(PodRoot::Directory(directory))
+}
+
 fn state(event: &Event) -> PodState {
     match event {
         Event::Running { .. } => PodState::Running,
@@ -395,6 +418,16 @@ impl PodDriver for LocalDriver {
     async fn delete(&self, pod_id: PodId) -> Result<(), Error> {
         let driver = self.clone();
         to_the_end(async move { driver.remove(pod_id).await }).await
+    }
+
+    async fn workspaces(&self) -> Result<Vec<WorkspaceId>, Error> {
+        let list = || -> io::Result<Vec<WorkspaceId>> {
+            let entries = std::fs::read_dir(self.inner.options.state_dir.join(dir::WORKSPACES))?;
+            let names = entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+            // Nothing else belongs there; what does is named by the driver itself.
+            Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+        };
+        list().map_err(step("list the workspaces"))
     }
 
     async fn purge(&self, workspace: WorkspaceId) -> Result<(), Error> {

@@ -212,14 +212,20 @@ fn settings(controller: &str, unified: bool, limits: &Limits) -> Vec<(&'static s
             ("tools/memory.memsw.limit_in_bytes", tools_memory),
         ],
         ("pids", _) => vec![("pids.max", processes), ("tools/pids.max", tools_processes)],
-        // The agent gets its turn also when tools are busy.
+        // Among pods, each weighs as much as it may use; in a pod, the agent gets its turn also when tools are busy.
         ("cpu", true) => {
-            return vec![("cpu.max", format!("{quota} {CPU_PERIOD_US}")), ("agent/cpu.weight", "400".into())];
+            let weight = (limits.cpu_millis / 10).clamp(1, 10_000);
+            return vec![
+                ("cpu.max", format!("{quota} {CPU_PERIOD_US}")),
+                ("cpu.weight", weight.to_string()),
+                ("agent/cpu.weight", "400".into()),
+            ];
         }
         ("cpu", false) => {
             vec![
                 ("cpu.cfs_period_us", CPU_PERIOD_US),
                 ("cpu.cfs_quota_us", quota),
+                ("cpu.shares", u64::from(limits.cpu_millis) * 1024 / 1000),
                 ("agent/cpu.shares", 4096),
             ]
         }

@@ -57,7 +57,7 @@ pub struct Launched {
 
 /// Makes the driver's directories.
 pub fn prepare(options: &Options) -> io::Result<()> {
-    for name in ["", dir::PODS, dir::WORKSPACES, dir::TRASH, dir::STAGE, dir::LAYERS] {
+    for name in ["", dir::PODS, dir::WORKSPACES, dir::TRASH, dir::STAGE, dir::LAYERS, dir::ROOTS] {
         let path = options.state_dir.join(name);
         fs::create_dir_all(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;

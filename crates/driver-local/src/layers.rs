@@ -113,7 +113,8 @@ pub fn of(options: &Options, layers: &Path, users: Users, anchors: &str) -> io::
             }
             Ok(Layers { root: vec![skeleton(layers, users, Below::HostUsr, anchors)?], usr })
         }
-        PodRoot::Directory(root) => {
+        // An image was unpacked when the driver was opened, and is a directory since.
+        PodRoot::Directory(root) | PodRoot::OciLayout(root) => {
             let root = vec![skeleton(layers, users, Below::OwnRoot, anchors)?, root.clone()];
             Ok(Layers { root, usr: Vec::new() })
         }

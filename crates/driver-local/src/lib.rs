@@ -11,6 +11,7 @@ mod groups;
 pub mod holder;
 mod launch;
 mod layers;
+mod oci;
 mod plan;
 mod report;
 mod sweep;

@@ -38,6 +38,8 @@ pub mod dir {
     pub const STAGE: &str = "stage";
     /// Lower layers made here.
     pub const LAYERS: &str = "layers";
+    /// Roots unpacked from images, by digest.
+    pub const ROOTS: &str = "roots";
     /// Below a workspace: the writable layers, owned by the pod's root.
     pub const FILES: &str = "files";
 }

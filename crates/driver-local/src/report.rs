@@ -3,7 +3,7 @@
 use freehold_driver::{Enforcement, LimitReport, OriginalDestination, Report};
 
 use crate::{
-    driver::{Options, PodRoot},
+    driver::PodRoot,
     groups::Groups,
     plan::{Interception, Make, Users},
 };
@@ -17,10 +17,11 @@ pub fn original_destination(interception: Interception) -> OriginalDestination {
 }
 
 /// The report for the log at start.
-pub fn report(options: &Options, groups: &Groups, make: Make) -> Report {
-    let root = match &options.root {
+pub fn report(root: &PodRoot, groups: &Groups, make: Make) -> Report {
+    let root = match root {
         PodRoot::HostUsr => "this machine's /usr".to_owned(),
         PodRoot::Directory(path) => path.display().to_string(),
+        PodRoot::OciLayout(path) => format!("the image in {}", path.display()),
     };
     let users = match make.users {
         Users::Mapped { base } => {

@@ -222,6 +222,11 @@ impl PodDriver for SimDriver {
         Ok(())
     }
 
+    async fn workspaces(&self) -> Result<Vec<WorkspaceId>, Error> {
+        let entries = std::fs::read_dir(self.dir.path()).map_err(step("list the workspaces"))?;
+        Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    }
+
     async fn purge(&self, workspace: WorkspaceId) -> Result<(), Error> {
         if self.state().pods.values().any(|pod| pod.spec.workspace_id == workspace) {
             return Err(Error::InUse);

@@ -37,6 +37,7 @@ pub async fn all(fixture: &dyn Fixture) {
     a_lost_pod_is_seen(fixture).await;
     files_stay_from_one_pod_to_the_next(fixture).await;
     purged_files_are_gone(fixture).await;
+    workspaces_with_files_are_listed_until_they_are_purged(fixture).await;
     a_command_gives_its_output_and_exit_code(fixture).await;
     a_command_that_is_not_there_cannot_be_started(fixture).await;
     links_can_be_taken_twice(fixture).await;
@@ -191,6 +192,23 @@ pub async fn purged_files_are_gone(fixture: &dyn Fixture) {
     let (code, ..) = output(fixture.driver(), next.pod_id, "test -e note").await;
     assert_eq!(code, Some(1), "the file is gone");
     deleted(fixture, next.pod_id).await;
+}
+
+/// So that files whose owner was forgotten can be found.
+pub async fn workspaces_with_files_are_listed_until_they_are_purged(fixture: &dyn Fixture) {
+    let driver = fixture.driver();
+    let listed = async |workspace| {
+        let all = driver.workspaces().await.expect("workspaces are listed");
+        all.into_iter().filter(|one| *one == workspace).count()
+    };
+    let spec = fixture.spec();
+    assert_eq!(listed(spec.workspace_id).await, 0, "a workspace without files is not listed");
+    within("making a pod", driver.ensure(&spec)).await.expect("a pod is made");
+    assert_eq!(listed(spec.workspace_id).await, 1, "a workspace with a pod has files");
+    deleted(fixture, spec.pod_id).await;
+    assert_eq!(listed(spec.workspace_id).await, 1, "files outlive the pod");
+    driver.purge(spec.workspace_id).await.expect("files are purged");
+    assert_eq!(listed(spec.workspace_id).await, 0, "purged files are not listed");
 }
 
 /// Output, errors, exit code and variables.

@@ -48,6 +48,9 @@ pub trait PodDriver: Send + Sync {
     /// stay. Deleting a pod that is not there is fine.
     async fn delete(&self, pod: PodId) -> Result<(), Error>;
 
+    /// Every workspace that has files here, with or without a pod: those that nobody wants any more can be purged.
+    async fn workspaces(&self) -> Result<Vec<WorkspaceId>, Error>;
+
     /// Removes a workspace's files for good. It must have no pod.
     async fn purge(&self, workspace: WorkspaceId) -> Result<(), Error>;
 }

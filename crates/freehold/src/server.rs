@@ -224,7 +224,7 @@ fn egress_options(config: &Config, data: &DataDir) -> anyhow::Result<freehold_eg
 }
 
 async fn open_driver(config: &Config, data: &DataDir) -> anyhow::Result<LocalDriver> {
-    let root = config.pod.root.clone().map_or(PodRoot::HostUsr, PodRoot::Directory);
+    let root = config.pod.root.clone().map_or(PodRoot::HostUsr, PodRoot::detect);
     let options = freehold_driver_local::Options {
         state_dir: data.path("pods"),
         executable: std::env::current_exe()?,

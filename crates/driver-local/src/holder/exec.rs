@@ -14,7 +14,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::Mode,
+    fs::{Access, Mode, access},
     io::Errno,
     process::{
         DumpableBehavior, Pid, Signal, WaitOptions, chdir, getpid, kill_process, kill_process_group,
@@ -169,6 +169,10 @@ fn execute(plan: &Plan, command: &Command) -> i32 {
     let mut errno = libc::ENOENT;
     for candidate in candidates {
         let Ok(candidate) = CString::new(candidate) else { return libc::EINVAL };
+        // Cheaper than an attempt to execute.
+        if matches!(access(&candidate, Access::EXISTS), Err(Errno::NOENT | Errno::NOTDIR)) {
+            continue;
+        }
         match sys::execute(&candidate, &arguments, &environment).raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) | None => {}
             Some(libc::EACCES) => errno = libc::EACCES,

@@ -117,15 +117,16 @@ pub fn make(plan: &Plan, handles: &Handles) -> Result<Sandbox, Failure> {
             .map_err(Failure::at("speak to the pod's first process"))?;
         drop(trees);
         let (count, mut fds) = note(&ours)?;
-        // Numbers of listeners and DNS sockets; the last descriptor is the pod's /proc.
+        // Numbers of listeners and DNS sockets; the pod's /proc and its namespaces come last.
         let (tcp, dns) = count
             .split_first()
             .map_or((0, 0), |(tcp, dns)| (usize::from(*tcp), dns.first().map_or(0, |d| usize::from(*d))));
-        let proc = fds.pop().filter(|_| fds.len() == tcp + dns);
-        let proc =
-            proc.ok_or_else(|| Failure { step: "receive the pod's listeners".into(), errno: libc::EPROTO })?;
+        if fds.len() != tcp + dns + 1 + KEPT.len() {
+            return Err(Failure { step: "receive the pod's listeners".into(), errno: libc::EPROTO });
+        }
+        let namespaces = fds.split_off(tcp + dns + 1);
+        let proc = fds.remove(tcp + dns);
         let dns = fds.split_off(tcp);
-        let namespaces = KEPT.iter().map(|kind| namespace(init, kind)).collect::<Result<Vec<_>, _>>()?;
         started(&ours)?;
         Ok(Sandbox { init, tcp: fds, dns, proc, namespaces })
     };
@@ -171,6 +172,9 @@ pub fn restart(plan: &Plan, handles: &Handles, sandbox: &mut Sandbox) -> Result<
         <[u8; 4]>::try_from(pid.as_slice()).ok().and_then(|bytes| Pid::from_raw(i32::from_le_bytes(bytes)));
     let init = pid.ok_or_else(|| Failure { step: "restart the agent".into(), errno: libc::EPROTO })?;
     let mut finish = || {
+        // It speaks on the same socket as the helper, so only after it.
+        sys::send_with_fds(ours.as_fd(), b"go", &[])
+            .map_err(Failure::at("speak to the pod's first process"))?;
         let (_, mut fds) = note(&ours)?;
         sandbox.proc = fds.pop().ok_or_else(|| Failure { step: "open /proc".into(), errno: libc::EPROTO })?;
         started(&ours)
@@ -192,31 +196,31 @@ fn first_start(plan: &Plan, handles: &Handles, parent: &OwnedFd) -> Result<(), F
     mounts::build(plan, trees)?;
     rustix::system::sethostname(b"freehold").map_err(|e| Failure::at("set the host name")(e.into()))?;
     let proc = mounts::open_proc()?;
-    let fds: Vec<BorrowedFd<'_>> =
-        sockets.tcp.iter().chain(&sockets.dns).chain([&proc]).map(AsFd::as_fd).collect();
+    // Opened here, since nobody else may once the program has changed.
+    let own = rustix::process::getpid();
+    let namespaces = KEPT.iter().map(|kind| namespace(own, kind)).collect::<Result<Vec<_>, _>>()?;
+    let ends = sockets.tcp.iter().chain(&sockets.dns).chain([&proc]).chain(&namespaces);
+    let fds: Vec<BorrowedFd<'_>> = ends.map(AsFd::as_fd).collect();
     let counts = [sockets.tcp.len(), sockets.dns.len()].map(|count| u8::try_from(count).unwrap_or(u8::MAX));
     sys::send_with_fds(parent.as_fd(), &counts, &fds).map_err(Failure::at("speak to the holder"))?;
-    drop((sockets, proc));
-    // The holder opens this process's namespaces before the program changes, after which it could not.
+    drop((sockets, proc, namespaces));
     if plan.trial {
         privileges::become_agent(plan.make.users)?;
-        wait_for_go(parent)?;
         sys::exit(0);
     }
-    wait_for_go(parent)?;
     execute_agent(plan, handles)
 }
 
 /// The pod's first process, in a later life.
 fn next_start(plan: &Plan, handles: &Handles, parent: &OwnedFd) -> Result<(), Failure> {
     die_with_the_holder()?;
+    note(parent)?;
     mounts::proc_at("/proc")?;
     let proc = mounts::open_proc()?;
     rustix::process::chdir("/workspace").map_err(|e| Failure::at("enter the workspace")(e.into()))?;
     sys::send_with_fds(parent.as_fd(), b"proc", &[proc.as_fd()])
         .map_err(Failure::at("speak to the holder"))?;
     drop(proc);
-    wait_for_go(parent)?;
     execute_agent(plan, handles)
 }
 
@@ -335,18 +339,13 @@ fn note(from: &OwnedFd) -> Result<(Vec<u8>, Vec<OwnedFd>), Failure> {
     }
 }
 
-/// Lets the child go on, and waits until its program was replaced.
+/// Waits until the child's program was replaced.
 fn started(child: &OwnedFd) -> Result<(), Failure> {
-    sys::send_with_fds(child.as_fd(), b"go", &[]).map_err(Failure::at("speak to the pod's first process"))?;
     match note(child) {
         Err(Failure { errno: libc::ESRCH, .. }) => Ok(()),
         Err(failure) => Err(failure),
         Ok(_) => Err(Failure { step: "start the agent".into(), errno: libc::EPROTO }),
     }
-}
-
-fn wait_for_go(parent: &OwnedFd) -> Result<(), Failure> {
-    note(parent).map(drop)
 }
 
 fn write_id_maps(child: Pid, users: Users) -> Result<(), Failure> {

@@ -67,7 +67,8 @@ impl Watch {
         Self {
             memory_max: plan.watch_memory.then_some(plan.limits.memory_bytes),
             disk,
-            next: now,
+            // A pod that just came has used nothing yet, and its first command shall not wait.
+            next: now + CALM_INTERVAL,
             page_bytes,
         }
     }
