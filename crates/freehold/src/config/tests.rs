@@ -48,3 +48,23 @@ fn the_database_password_is_not_shown() {
     let flags = Flags { database_url: Some("postgres://u:hunter2@h/d".to_owned()), ..Flags::default() };
     assert!(!load(&flags, &home(dir.path())).unwrap().show().unwrap().contains("hunter2"));
 }
+
+#[test]
+fn every_key_is_described_in_the_document() {
+    let document = include_str!("../../../../docs/configuration.md");
+    let config = Config {
+        server: Server {
+            database_url: Some(String::new()),
+            public_url: Some(String::new()),
+            ..Server::default()
+        },
+        pod: Pod { root: Some("/".into()), ..Pod::default() },
+        ..Config::default()
+    };
+    for (section, keys) in toml::Table::try_from(config).unwrap() {
+        for key in keys.as_table().unwrap().keys() {
+            let row = format!("| `{section}.{key}` |");
+            assert!(document.contains(&row), "docs/configuration.md has no line for `{section}.{key}`");
+        }
+    }
+}
