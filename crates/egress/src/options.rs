@@ -82,6 +82,8 @@ pub struct Limits {
     pub audit_wait_ms: u64,
     /// Milliseconds a row waits for its latency before it goes to the sink without.
     pub audit_settle_ms: u64,
+    /// Milliseconds a row waits for others to go to the sink with it: rows of one request then cost one write there.
+    pub audit_linger_ms: u64,
     /// Bytes of a spool file before the next one is begun.
     pub spool_segment_bytes_max: u64,
 }
@@ -107,6 +109,7 @@ impl Default for Limits {
             audit_batch_rows_max: 500,
             audit_wait_ms: 30_000,
             audit_settle_ms: 2_000,
+            audit_linger_ms: 25,
             spool_segment_bytes_max: 8 * 1024 * 1024,
         }
     }
