@@ -302,7 +302,9 @@ impl Loaded {
         match value {
             toml::Value::Table(table) if !table.is_empty() || key.is_empty() => {
                 for (name, inner) in table {
-                    let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+                    let quoted = if name.chars().all(bare) { name.clone() } else { format!("{name:?}") };
+                    let path = if key.is_empty() { quoted } else { format!("{key}.{quoted}") };
                     let found = found.and_then(|value| value.as_dict()?.get(name));
                     self.show_value(&path, inner, found, lines);
                 }

@@ -23,7 +23,7 @@ fn a_flag_beats_the_file_and_each_value_tells_its_source() {
     let shown = loaded.show().unwrap();
     let line = |key: &str| shown.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
     assert!(line("server.listen").ends_with("# command-line flag"), "{shown}");
-    assert!(line("egress.hosts").contains("server.toml"), "{shown}");
+    assert!(line("egress.hosts.\"api.test\"").contains("server.toml"), "{shown}");
     assert!(line("pod.memory_bytes").ends_with("# default"), "{shown}");
 }
 
