@@ -33,6 +33,24 @@ fn an_unknown_key_is_an_error_that_names_it() {
     std::fs::write(dir.path().join("server.toml"), "[server]\nlisten_on = \"127.0.0.1:1\"\n").unwrap();
     let error = format!("{:#}", load(&Flags::default(), &home(dir.path())).unwrap_err());
     assert!(error.contains("listen_on") && error.contains("server.toml"), "{error}");
+    assert!(error.contains("there is no setting `listen_on` here, only listen, data_dir"), "{error}");
+}
+
+#[test]
+fn a_value_of_the_wrong_form_is_named_with_its_key_and_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("server.toml"), "[pod]\nprocesses = \"many\"\n").unwrap();
+    let error = format!("{:#}", load(&Flags::default(), &home(dir.path())).unwrap_err());
+    assert!(error.contains("`pod.processes`") && error.contains("server.toml"), "{error}");
+}
+
+#[test]
+fn what_is_shown_is_toml_that_can_be_pasted() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("server.toml"), "[egress.hosts]\n\"api.test\" = \"127.0.0.1:2\"\n")
+        .unwrap();
+    let loaded = load(&Flags::default(), &home(dir.path())).unwrap();
+    assert_eq!(toml::from_str::<Config>(&loaded.show().unwrap()).unwrap(), loaded.config);
 }
 
 #[test]

@@ -239,7 +239,12 @@ impl World {
 
     /// Runs a shell command in a workspace; answers its exit code, standard output and standard error.
     pub async fn sh(&self, workspace: WorkspaceId, script: &str) -> (i32, String, String) {
-        let body: WorkspaceExec = from(json!({"command": ["sh", "-c", script], "timeout_seconds": 30}));
+        self.exec(workspace, &["sh", "-c", script]).await
+    }
+
+    /// Runs a command in the workspace: exit code, stdout, stderr.
+    pub async fn exec(&self, workspace: WorkspaceId, command: &[&str]) -> (i32, String, String) {
+        let body: WorkspaceExec = from(json!({"command": command, "timeout_seconds": 30}));
         let mut stream = self.client.workspace_exec(workspace, &body).await.unwrap();
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         loop {
