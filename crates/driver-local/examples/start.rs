@@ -2,7 +2,7 @@
 //!
 //! Usage: `start EXECUTABLE ROUNDS`, where `EXECUTABLE holder` and `EXECUTABLE agent` are what a driver needs.
 
-use std::{path::PathBuf, time::Instant};
+use std::{io::Write, path::PathBuf, time::Instant};
 
 use freehold_driver::{ExecSpec, PodDriver, conformance};
 use freehold_driver_local::{LocalDriver, Options, PodRoot};
@@ -77,7 +77,8 @@ async fn main() {
         ("bwrap", bwrap),
     ] {
         times.sort();
-        println!("{name:18} p50 {:8.2?}  p99 {:8.2?}", times[rounds / 2], times[rounds * 99 / 100]);
+        let (median, worst) = (times[rounds / 2], times[rounds * 99 / 100]);
+        writeln!(std::io::stdout(), "{name:18} p50 {median:8.2?}  p99 {worst:8.2?}").expect("a reader");
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     groups::{self, Groups},
     launch::{self, Launched},
     layers, oci,
-    plan::{Event, ExecEvent, Links, Make, Plan, Request, dir},
+    plan::{Event, ExecEvent, Interception, Links, Make, Plan, Request, dir},
     trash,
 };
 
@@ -109,12 +109,21 @@ impl LocalDriver {
     /// # Errors
     /// [`Error::Step`] when no kind of pod can be made here, or the root is not what it should be: nothing weaker is used
     /// in its place.
-    pub async fn open(mut options: Options) -> Result<Self, Error> {
+    pub async fn open(options: Options) -> Result<Self, Error> {
+        Self::open_with(options, &[Interception::Tproxy, Interception::Redirect, Interception::Ports]).await
+    }
+
+    /// The same, as on a machine that knows these ways to intercept connections only. For tests of the weaker ones.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    #[doc(hidden)]
+    pub async fn open_with(mut options: Options, interceptions: &[Interception]) -> Result<Self, Error> {
         launch::prepare(&options).map_err(step("prepare the driver's directory"))?;
         let root = options.root.clone();
         options.root = unpacked(&options).await?;
         let groups = Groups::probe(&launch::groups_name(&options.state_dir));
-        let make = launch::try_out(&options, &groups).await?;
+        let make = launch::try_out(&options, &groups, interceptions).await?;
         let report = crate::report::report(&root, &groups, make);
         let inner = Inner {
             options,

@@ -113,10 +113,13 @@ pub fn groups_name(state_dir: &Path) -> String {
 }
 
 /// Makes trial pods, the best kind first, until one stands.
-pub async fn try_out(options: &Options, groups: &Groups) -> Result<Make, Error> {
+pub async fn try_out(
+    options: &Options,
+    groups: &Groups,
+    interceptions: &[Interception],
+) -> Result<Make, Error> {
     let users = candidates();
-    let mut interceptions =
-        [Interception::Tproxy, Interception::Redirect, Interception::Ports].into_iter().peekable();
+    let mut interceptions = interceptions.iter().copied().peekable();
     let mut users = users.into_iter().peekable();
     let mut last =
         step("map users")(io::Error::other("root's user namespace has no room for the users of pods"));

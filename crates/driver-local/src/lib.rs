@@ -19,3 +19,5 @@ mod sys;
 mod trash;
 
 pub use driver::{LocalDriver, Options, PodRoot};
+#[doc(hidden)]
+pub use plan::Interception;

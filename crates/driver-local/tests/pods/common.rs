@@ -8,7 +8,7 @@ use std::{
 };
 
 use freehold_driver::{Enforcement, ExecSpec, PodDriver, PodSpec, conformance};
-use freehold_driver_local::{LocalDriver, Options, PodRoot};
+use freehold_driver_local::{Interception, LocalDriver, Options, PodRoot};
 use freehold_model::{PodId, WorkspaceId};
 use tokio::io::AsyncReadExt;
 
@@ -39,6 +39,13 @@ pub async fn machine_with(root: PodRoot) -> Machine {
     let options = Options { state_dir: dir.path().join("pods"), executable: stand_in(), root };
     let driver = LocalDriver::open(options.clone()).await.unwrap();
     Machine { driver, options, _dir: dir }
+}
+
+/// A machine that knows one way to intercept connections.
+pub async fn machine_that_intercepts_by(interception: Interception) -> Machine {
+    let mut machine = machine().await;
+    machine.driver = LocalDriver::open_with(machine.options.clone(), &[interception]).await.unwrap();
+    machine
 }
 
 impl Drop for Machine {

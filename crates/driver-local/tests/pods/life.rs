@@ -6,7 +6,7 @@ use freehold_driver_local::LocalDriver;
 use freehold_model::PodId;
 use rustix::process::{Signal, kill_process};
 
-use crate::common::{Machine, machine, processes, spec, until};
+use crate::common::{Machine, machine, processes, spec, stand_in, until};
 
 #[async_trait]
 impl conformance::Fixture for Machine {
@@ -106,6 +106,38 @@ async fn a_pod_and_its_agents_connection_outlive_the_driver() {
     assert!(agent.hello.starts_with("agent 1 "), "{}", agent.hello);
     let (code, _) = machine.sh(&spec, "kill -0 $(cat pid)").await;
     assert_eq!(code, Some(0), "what ran goes on running");
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pod_outlives_the_kill_of_the_process_that_made_it() {
+    let mut machine = machine().await;
+    let spec = spec();
+    // Another process is the driver of another directory, and is killed without a chance to put anything in order.
+    machine.options.state_dir = machine.options.state_dir.with_file_name("theirs");
+    let mut driver = std::process::Command::new(stand_in())
+        .arg("driver")
+        .arg(&machine.options.state_dir)
+        .arg(serde_json::to_string(&spec).unwrap())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(driver.stdout.take().unwrap()), &mut said)
+        .unwrap();
+    assert_eq!(said, "made\n");
+    driver.kill().unwrap();
+    driver.wait().unwrap();
+    machine.restart().await;
+    let [seen] = machine.driver.observe().await.unwrap().try_into().unwrap();
+    assert_eq!((seen.pod_id, seen.state), (spec.pod_id, PodState::Running));
+    let mut agent = machine.agent(spec.pod_id).await;
+    assert!(agent.ask("environment").contains("GREETING"), "the agent is reached again");
+    let links = machine.driver.links(spec.pod_id).await.unwrap();
+    assert_eq!(agent.ask("dial 192.0.2.1:443"), "connected");
+    let accepted = links.tcp.iter().find_map(|listener| listener.accept().ok());
+    assert!(accepted.is_some(), "its network is served again");
+    assert_eq!(machine.sh(&spec, "cat /proc/self/comm").await, (Some(0), "cat\n".into()));
     machine.driver.delete(spec.pod_id).await.unwrap();
 }
 

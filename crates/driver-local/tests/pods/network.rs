@@ -2,25 +2,42 @@
 
 use std::{
     io::ErrorKind,
-    net::{TcpListener, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket},
 };
 
 use freehold_driver::{OriginalDestination, PodDriver};
+use freehold_driver_local::Interception;
+use nix::sys::socket::{getsockopt, sockopt};
 
-use crate::common::{Machine, machine, until};
+use crate::common::{Machine, machine, machine_that_intercepts_by, until};
 
 const DIAL: &str = "perl -MIO::Socket::IP -e 'my $s = IO::Socket::IP->new(PeerHost => $ARGV[0], PeerPort => $ARGV[1], Timeout => 5) or exit 1' ";
+
+/// Where a connection wanted to go, found as the driver says it is to be found.
+fn original_destination(stream: &TcpStream, by: OriginalDestination) -> String {
+    match by {
+        OriginalDestination::LocalAddress => stream.local_addr().unwrap().to_string(),
+        OriginalDestination::Netfilter if stream.local_addr().unwrap().is_ipv4() => {
+            let found = getsockopt(stream, sockopt::OriginalDst).unwrap();
+            let address = Ipv4Addr::from(u32::from_be(found.sin_addr.s_addr));
+            format!("{address}:{}", u16::from_be(found.sin_port))
+        }
+        OriginalDestination::Netfilter => {
+            let found = getsockopt(stream, sockopt::Ip6tOriginalDst).unwrap();
+            format!("[{}]:{}", Ipv6Addr::from(found.sin6_addr.s6_addr), u16::from_be(found.sin6_port))
+        }
+    }
+}
 
 async fn destination_of(machine: &Machine, address: &str, port: u16) -> String {
     let (spec, _agent) = machine.pod().await;
     let links = machine.driver.links(spec.pod_id).await.unwrap();
-    assert_eq!(links.original_destination, OriginalDestination::LocalAddress, "this machine has no tproxy");
     let (code, out) = machine.sh(&spec, &format!("{DIAL} {address} {port}")).await;
     assert_eq!(code, Some(0), "{out}");
     let mut destination = None;
     until("a connection on the pod's listeners", || {
         let accepted = links.tcp.iter().find_map(|listener| listener.accept().ok());
-        destination = accepted.map(|(stream, _)| stream.local_addr().unwrap().to_string());
+        destination = accepted.map(|(stream, _)| original_destination(&stream, links.original_destination));
         destination.is_some()
     })
     .await;
@@ -28,11 +45,50 @@ async fn destination_of(machine: &Machine, address: &str, port: u16) -> String {
     destination.unwrap()
 }
 
+/// Whether the driver says that every port is intercepted here, of IPv6 as well.
+fn intercepts_all(machine: &Machine) -> bool {
+    let interception = machine.driver.report().interception;
+    if !interception.contains("every TCP port") {
+        println!("WEAKER on this machine for this user: {interception}");
+    }
+    interception.contains("every TCP port")
+}
+
 #[tokio::test]
 async fn connections_land_on_the_listener_with_their_destination() {
     let machine = machine().await;
     assert_eq!(destination_of(&machine, "192.0.2.7", 443).await, "192.0.2.7:443");
-    assert_eq!(destination_of(&machine, "2001:db8::7", 5432).await, "[2001:db8::7]:5432");
+    if intercepts_all(&machine) {
+        assert_eq!(destination_of(&machine, "192.0.2.7", 5999).await, "192.0.2.7:5999");
+        assert_eq!(destination_of(&machine, "2001:db8::7", 5432).await, "[2001:db8::7]:5432");
+    }
+}
+
+#[tokio::test]
+async fn without_tproxy_connections_are_redirected() {
+    let machine = machine().await;
+    if !intercepts_all(&machine) {
+        return;
+    }
+    let machine = machine_that_intercepts_by(Interception::Redirect).await;
+    assert!(machine.driver.report().interception.contains("redirect"));
+    assert_eq!(destination_of(&machine, "192.0.2.7", 5999).await, "192.0.2.7:5999");
+    assert_eq!(destination_of(&machine, "169.254.169.254", 80).await, "169.254.169.254:80");
+    assert_eq!(destination_of(&machine, "2001:db8::7", 443).await, "[2001:db8::7]:443");
+}
+
+#[tokio::test]
+async fn without_netfilter_common_ports_are_served_and_others_refused() {
+    let machine = machine_that_intercepts_by(Interception::Ports).await;
+    assert!(machine.driver.report().interception.contains("common ports"));
+    assert_eq!(destination_of(&machine, "192.0.2.7", 443).await, "192.0.2.7:443");
+    assert_eq!(destination_of(&machine, "169.254.169.254", 80).await, "169.254.169.254:80");
+    let (spec, _agent) = machine.pod().await;
+    for destination in ["192.0.2.7 5999", "2001:db8::7 443"] {
+        let (code, _) = machine.sh(&spec, &format!("{DIAL} {destination}")).await;
+        assert_eq!(code, Some(1), "{destination} is refused");
+    }
+    machine.driver.delete(spec.pod_id).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! What the tests start in the place of `freehold`: the holder, and an agent that does what it is told over pod-api.
+//! What the tests start in the place of `freehold`: the holder, a driver that can be killed, and an agent that does what
+//! it is told over pod-api.
 //!
 //! It speaks lines: it says `agent <pid> <uid>` when connected, and answers each command with one line.
 //! `exit CODE` ends it; `tool SHELL COMMAND` runs a command as the contract wants tools to be run and answers with its
@@ -10,12 +11,15 @@ use std::{
     ffi::OsString,
     io::{BufRead, BufReader, Write},
     os::unix::{net::UnixStream, process::CommandExt},
+    path::PathBuf,
     process::{Command, ExitCode},
 };
 
 use freehold_driver::{
     AGENT_POD_API_FD, AGENT_TOOL_RLIMITS_VARIABLE, AGENT_TOOL_UID_VARIABLE, AGENT_TOOLS_CGROUP_FDS_VARIABLE,
+    PodDriver,
 };
+use freehold_driver_local::{LocalDriver, Options, PodRoot};
 use rustix::{
     process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
     thread::{CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities},
@@ -26,8 +30,24 @@ fn main() -> ExitCode {
     match arguments.next().as_ref().and_then(|name| name.to_str()) {
         Some("holder") => freehold_driver_local::holder::main(arguments),
         Some("agent") => agent(arguments),
+        Some("driver") => driver(arguments),
         _ => ExitCode::from(2),
     }
+}
+
+/// Makes the pod of a spec in a directory, says so, and stays.
+fn driver(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let state_dir = PathBuf::from(arguments.next().expect("a directory"));
+    let spec = arguments.next().expect("a spec").into_string().expect("text");
+    let spec = serde_json::from_str(&spec).expect("a spec");
+    let executable = std::env::current_exe().expect("a path");
+    let options = Options { state_dir, executable, root: PodRoot::HostUsr };
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
+        let driver = LocalDriver::open(options).await.expect("a driver");
+        driver.ensure(&spec).await.expect("a pod");
+        writeln!(std::io::stdout(), "made").expect("a reader");
+        std::future::pending().await
+    })
 }
 
 fn agent(_arguments: impl Iterator<Item = OsString>) -> ExitCode {
