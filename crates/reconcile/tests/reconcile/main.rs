@@ -1,4 +1,5 @@
 //! The reconciler with simulated pods: what is wanted becomes so through failing starts, lost pods and slow ones.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 
@@ -195,7 +196,7 @@ async fn a_sweep_removes_old_files_without_a_task_and_no_others() {
     world.next_task(task.workspace_id, vec![task::File { id: kept, name: "notes".into(), size: 1 }]).await;
     let folder = world.dir().join("uploads");
     fs::create_dir_all(&folder).unwrap();
-    let two_hours_ago = SystemTime::now() - Duration::from_secs(7200);
+    let two_hours_ago = SystemTime::from(freehold_model::Timestamp::now()) - Duration::from_secs(7200);
     for id in [kept, left, fresh] {
         let file = File::create(folder.join(id.to_string())).unwrap();
         if id != fresh {
