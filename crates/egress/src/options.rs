@@ -19,6 +19,8 @@ pub struct Options {
     /// Addresses set by the operator: `name` or `name:port` (the port asked for) to the address to dial. These alone
     /// may be private or loopback.
     pub hosts: HashMap<String, SocketAddr>,
+    /// The name servers that allowed names are resolved by; the machine's own when empty.
+    pub name_servers: Vec<SocketAddr>,
     /// The first address of the IPv4 range (a /15) that names are answered from.
     pub fake_ipv4_base: Ipv4Addr,
     /// The first address of the IPv6 range (a /111) that names are answered from.
@@ -34,6 +36,7 @@ impl Options {
             state_dir: state_dir.into(),
             upstream_roots_pem: Vec::new(),
             hosts: HashMap::new(),
+            name_servers: Vec::new(),
             fake_ipv4_base: Ipv4Addr::new(198, 18, 0, 0),
             fake_ipv6_base: Ipv6Addr::new(0xfd66, 0x7265, 0x6568, 0, 0, 0, 0, 0),
             limits: Limits::default(),

@@ -60,7 +60,7 @@ struct Names {
     known: Arc<Mutex<HashMap<String, Known>>>,
 }
 
-type Known = (Instant, Arc<[SocketAddr]>);
+type Known = (Instant, Vec<SocketAddr>);
 
 impl Resolve for Names {
     fn resolve(&self, name: Name) -> Resolving {
@@ -69,23 +69,23 @@ impl Resolve for Names {
             let name = name.as_str();
             let fresh = |known: &HashMap<String, Known>| {
                 let (at, addresses) = known.get(name)?;
-                (at.elapsed() < NAME_AGE_MAX).then(|| Arc::clone(addresses))
+                (at.elapsed() < NAME_AGE_MAX).then(|| addresses.clone())
             };
             let remembered = fresh(&known.lock().unwrap_or_else(PoisonError::into_inner));
             let addresses = match remembered {
                 Some(addresses) => addresses,
                 None => {
                     // The port is the request's to say.
-                    let found: Arc<[SocketAddr]> = tokio::net::lookup_host((name, 0)).await?.collect();
+                    let found: Vec<SocketAddr> = tokio::net::lookup_host((name, 0)).await?.collect();
                     let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
                     if known.len() >= NAMES_MAX {
                         known.clear();
                     }
-                    known.insert(name.to_owned(), (Instant::now(), Arc::clone(&found)));
+                    known.insert(name.to_owned(), (Instant::now(), found.clone()));
                     found
                 }
             };
-            let addresses: Addrs = Box::new(addresses.to_vec().into_iter());
+            let addresses: Addrs = Box::new(addresses.into_iter());
             Ok(addresses)
         })
     }
@@ -102,9 +102,9 @@ mod tests {
         let first: Vec<_> = ask("localhost").await.unwrap().collect();
         assert!(first.iter().all(|address| address.ip().is_loopback()));
         // What is remembered is what is answered.
-        let made_up: Arc<[SocketAddr]> = Arc::new(["192.0.2.1:0".parse().unwrap()]);
-        names.known.lock().unwrap().insert("localhost".to_owned(), (Instant::now(), Arc::clone(&made_up)));
-        assert_eq!(ask("localhost").await.unwrap().collect::<Vec<_>>(), made_up.to_vec());
+        let made_up: Vec<SocketAddr> = vec!["192.0.2.1:0".parse().unwrap()];
+        names.known.lock().unwrap().insert("localhost".to_owned(), (Instant::now(), made_up.clone()));
+        assert_eq!(ask("localhost").await.unwrap().collect::<Vec<_>>(), made_up);
     }
 
     #[tokio::test]
@@ -112,7 +112,7 @@ mod tests {
         let names = Names::default();
         let old = Instant::now();
         for index in 0..NAMES_MAX {
-            names.known.lock().unwrap().insert(format!("{index}.test"), (old, Arc::new([])));
+            names.known.lock().unwrap().insert(format!("{index}.test"), (old, Vec::new()));
         }
         let _ = names.resolve("localhost".parse().unwrap()).await;
         assert!(names.known.lock().unwrap().len() <= NAMES_MAX);
