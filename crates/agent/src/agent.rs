@@ -36,8 +36,6 @@ pub(crate) const NAME: &str = "freehold";
 
 /// How long the control plane may take to answer `Hello`.
 const WELCOME_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long the present step may go on after a cancellation.
-const CANCEL_GRACE: Duration = Duration::from_secs(30);
 /// How long the HTTP client is kept after a task.
 const CLIENT_IDLE_MAX: Duration = Duration::from_secs(60);
 /// The most session views that wait for the conversation to be read; further ones get what is known.
@@ -150,7 +148,7 @@ impl Agent {
             input = finished(&mut self.activity) => Event::Input(input),
             () = at(deadline) => {
                 if let Some(work) = &mut self.work {
-                    work.deadline = Instant::now() + CANCEL_GRACE;
+                    work.deadline = Instant::now() + self.options.cancel_grace;
                 }
                 Event::Input(Input::TimeUp)
             }
@@ -293,7 +291,7 @@ impl Agent {
             && !work.order.cancel_requested
         {
             work.order.cancel_requested = true;
-            work.grace = Some(Instant::now() + CANCEL_GRACE);
+            work.grace = Some(Instant::now() + self.options.cancel_grace);
             self.step(Input::CancelAsked).await;
         }
     }

@@ -34,7 +34,8 @@ pub use options::{Error, POD_ID_VARIABLE};
 
 /// Runs `freehold agent` with what stands after those words on the command line: nothing in a pod; `--pod-api PATH` to
 /// reach the control plane by another socket, `--model-url URL` to call the model elsewhere than at its provider's
-/// domain, `--data DIR` instead of `/data`; `tool-host` for the process in which tools run, which the agent starts itself.
+/// domain, `--data DIR` instead of `/data`, `--cancel-grace-ms MS` for how long a step may go on after a cancellation;
+/// `tool-host` for the process in which tools run, which the agent starts itself.
 ///
 /// To be called first thing in the process, before anything is opened or any thread is started.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {

@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     os::fd::RawFd,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use freehold_driver::{
@@ -16,6 +17,9 @@ use url::Url;
 
 /// The variable that names the pod.
 pub const POD_ID_VARIABLE: &str = "FREEHOLD_POD_ID";
+
+/// How long the present step may go on after a cancellation, or the wrapping up after the task's time is over.
+const CANCEL_GRACE_DEFAULT: Duration = Duration::from_secs(30);
 
 /// The argument that makes this program the tool host.
 pub(crate) const TOOL_HOST: &str = "tool-host";
@@ -64,6 +68,8 @@ pub(crate) struct Options {
     /// Where files that come with tasks are put, under `uploads/`.
     pub(crate) data: PathBuf,
     pub(crate) trust_file: Option<PathBuf>,
+    /// How long the present step may go on after a cancellation.
+    pub(crate) cancel_grace: Duration,
     pub(crate) tool_uid: Option<u32>,
     pub(crate) tool_cgroups: Vec<RawFd>,
     pub(crate) tool_rlimits: Vec<(Resource, u64)>,
@@ -76,6 +82,7 @@ pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Mode
     let mut pod_api = Path::new("/proc/self/fd").join(AGENT_POD_API_FD.to_string());
     let mut model_url = None;
     let mut data = PathBuf::from("/data");
+    let mut cancel_grace = CANCEL_GRACE_DEFAULT;
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some(TOOL_HOST) => return Ok(Mode::ToolHost),
@@ -84,6 +91,10 @@ pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Mode
             Some("--model-url") => {
                 let url = arguments.next().and_then(|url| url.to_str()?.parse().ok());
                 model_url = Some(url.ok_or(Error::Value("--model-url"))?);
+            }
+            Some("--cancel-grace-ms") => {
+                let grace = arguments.next().and_then(|grace| grace.to_str()?.parse().ok());
+                cancel_grace = Duration::from_millis(grace.ok_or(Error::Value("--cancel-grace-ms"))?);
             }
             _ => return Err(Error::Argument(argument.to_string_lossy().into_owned())),
         }
@@ -100,6 +111,7 @@ pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Mode
         model_url,
         data,
         trust_file: trust_file(),
+        cancel_grace,
         tool_uid: tool_uid.transpose().map_err(|_| Error::Variable(AGENT_TOOL_UID_VARIABLE))?,
         tool_cgroups: cgroups.map_err(|_| Error::Variable(AGENT_TOOLS_CGROUP_FDS_VARIABLE))?,
         tool_rlimits: parse_rlimits(&rlimits).ok_or(Error::Variable(AGENT_TOOL_RLIMITS_VARIABLE))?,

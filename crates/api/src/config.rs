@@ -56,7 +56,7 @@ pub struct Config {
 pub struct ConfigDefaults {
     /// The most seconds a task may run.
     pub task_timeout_seconds: u32,
-    /// Seconds a workspace may sit idle.
+    /// Seconds a workspace may sit idle before it is stopped; 0 for ever.
     pub idle_timeout_seconds: u32,
     /// The absolute callback to register in one's own OAuth application.
     #[schema(schema_with = crate::schemas::uri)]

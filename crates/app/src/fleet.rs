@@ -6,6 +6,7 @@
 mod activity;
 mod journal;
 mod pods;
+mod sweep;
 mod tasks;
 
 use std::{collections::HashMap, sync::Arc};
@@ -19,6 +20,7 @@ use freehold_store::{OrgRead, Store, WorkChanges};
 use crate::{Error, ports::UploadStore};
 
 pub use journal::Appended;
+pub use sweep::Swept;
 
 /// How often a pod may fail to start in a row before its workspace fails.
 pub const FAILED_STARTS_MAX: u32 = 5;
@@ -37,6 +39,8 @@ pub struct Place {
 pub struct Settings {
     /// The most seconds a task may run.
     pub task_timeout_seconds: u32,
+    /// Seconds after which an idle workspace is stopped; 0 for never.
+    pub idle_timeout_seconds: u32,
     /// The most model calls in a task.
     pub max_continuations: u32,
     /// The most tokens of context before compaction.
@@ -56,6 +60,10 @@ pub struct Look {
     pub credential: Option<(Credential, Vec<u8>)>,
     /// The task that is delivered or running.
     pub current_task: Option<Task>,
+    /// The most milliseconds a task may run here.
+    pub task_timeout_ms: i64,
+    /// Milliseconds after which it is stopped when it is idle; absent for never.
+    pub idle_timeout_ms: Option<i64>,
 }
 
 impl Look {
@@ -118,11 +126,12 @@ impl Fleet {
 
     /// Everything about a workspace that the reconciler needs; `None` when it does not exist.
     pub async fn look(&self, workspace: WorkspaceId) -> Result<Option<Look>, Error> {
+        let settings = self.settings;
         self.store
             .system_read(move |system| {
                 let Some(found) = system.workspace_by_id(workspace)? else { return Ok(None) };
                 let mut rows = system.organization(found.organization_id);
-                look(&mut rows, found).map(Some)
+                look(&mut rows, found, settings).map(Some)
             })
             .await
     }
@@ -185,7 +194,7 @@ impl Fleet {
     }
 }
 
-fn look(rows: &mut OrgRead<'_>, workspace: Workspace) -> Result<Look, Error> {
+fn look(rows: &mut OrgRead<'_>, workspace: Workspace, settings: Settings) -> Result<Look, Error> {
     let missing = |table| freehold_store::Error::Missing { table };
     let role = rows.role_view(workspace.role_id)?.ok_or_else(|| missing("roles"))?;
     let provider = rows.provider_view(role.provider_id)?.ok_or_else(|| missing("providers"))?;
@@ -197,5 +206,9 @@ fn look(rows: &mut OrgRead<'_>, workspace: Workspace) -> Result<Look, Error> {
         },
     };
     let current_task = rows.task_current(workspace.id)?;
-    Ok(Look { workspace, role, provider, credential, current_task })
+    let milliseconds = |seconds: u32| i64::from(seconds) * 1000;
+    let task_timeout_ms = milliseconds(role.task_timeout_seconds.unwrap_or(settings.task_timeout_seconds));
+    let idle_timeout = role.idle_timeout_seconds.unwrap_or(settings.idle_timeout_seconds);
+    let idle_timeout_ms = Some(milliseconds(idle_timeout)).filter(|limit| *limit > 0);
+    Ok(Look { workspace, role, provider, credential, current_task, task_timeout_ms, idle_timeout_ms })
 }

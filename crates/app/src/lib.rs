@@ -43,7 +43,7 @@ pub use ports::Ports;
 pub struct Settings {
     /// The most seconds a task may run.
     pub task_timeout_seconds: u32,
-    /// Seconds a workspace may sit idle.
+    /// Seconds a workspace may sit idle; 0 for ever.
     pub idle_timeout_seconds: u32,
     /// The server's address for people and programs outside, such as `https://freehold.example.com`; no slash at the end.
     pub public_url: String,

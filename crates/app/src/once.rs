@@ -7,13 +7,10 @@ use freehold_model::Timestamp;
 use freehold_store::{IdempotencyRecord, OrgTx};
 use jiff::SignedDuration;
 
-use crate::{App, Error, now};
+use crate::Error;
 
 /// Hours for which an answer is kept.
 const KEPT_HOURS: i64 = 24;
-
-/// Answers forgotten in one sweep.
-const SWEEP_ROWS: u32 = 1000;
 
 /// That a request must happen once.
 #[derive(Debug, Clone)]
@@ -33,16 +30,6 @@ pub enum Outcome<T> {
     Done(T),
     /// It happened before, and this was answered.
     Replayed(Vec<u8>),
-}
-
-impl App {
-    /// Forgets answers that are too old to be asked for again; answers how many. To be called now and then.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn idempotency_sweep(&self) -> Result<u64, Error> {
-        self.store().system_write(|tx| Ok(tx.idempotency_sweep(now(), SWEEP_ROWS)?)).await
-    }
 }
 
 /// Does `job`, unless it was done before under the same key.

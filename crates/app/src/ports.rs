@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use freehold_model::{CredentialId, OrganizationId, UploadId, workspace::Workspace};
+use freehold_model::{CredentialId, OrganizationId, Timestamp, UploadId, workspace::Workspace};
 use futures::stream::BoxStream;
 use serde_json::Value;
 
@@ -107,15 +107,20 @@ pub trait SecretSealer: Send + Sync {
 
 /// Why the bytes of a file could not be kept or read.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to {what} upload {id}")]
-pub struct UploadError {
-    /// What was being done.
-    pub what: &'static str,
-    /// The file.
-    pub id: UploadId,
-    /// Why it failed.
-    #[source]
-    pub source: Box<dyn std::error::Error + Send + Sync>,
+pub enum UploadError {
+    /// One file.
+    #[error("failed to {what} upload {id}")]
+    File {
+        /// What was being done.
+        what: &'static str,
+        /// The file.
+        id: UploadId,
+        /// Why it failed.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// All of them.
+    #[error("failed to list uploads")]
+    List(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// The bytes of uploaded files.
@@ -125,6 +130,8 @@ pub trait UploadStore: Send + Sync {
     async fn begin(&self, id: UploadId) -> Result<Box<dyn UploadSink>, UploadError>;
     /// Reads a range of a file, in bytes.
     async fn read(&self, id: UploadId, range: Range<u64>) -> Result<Bytes, UploadError>;
+    /// The files that were written before this time.
+    fn list(&self, written_before: Timestamp) -> BoxStream<'static, Result<UploadId, UploadError>>;
     /// Deletes a file; one that is not there is deleted already.
     async fn delete(&self, id: UploadId) -> Result<(), UploadError>;
 }

@@ -150,6 +150,11 @@ async fn run(
 }
 
 impl Listener {
+    /// The position after which the next row comes.
+    pub const fn position(&self) -> u64 {
+        self.last
+    }
+
     /// The next row; none when the listener was dropped, because it was too slow or the store failed. The position of
     /// the last row given is where to begin again.
     pub async fn next(&mut self) -> Option<Arc<Activity>> {

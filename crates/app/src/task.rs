@@ -4,7 +4,7 @@ use freehold_access::{Actor, Right};
 use freehold_model::{
     EventId, Next, RoleId, SessionId, TaskId, Timestamp, UploadId, WorkspaceId,
     audit::EventType,
-    event::{Context, Payload, SessionEvent},
+    event::{Context, Payload, SessionEvent, TurnErrorCode},
     role::ThinkingEffort,
     task::{Event, Overrides, Phase, Task, next},
     upload::{Upload, is_safe_name},
@@ -292,18 +292,13 @@ fn request_cancel(tx: &mut OrgTx<'_>, actor: &Actor, workspace: &Workspace) -> R
     Ok(true)
 }
 
-/// Tells the task what happened. When that changes its phase, the row is written, and its time and reason with it; a
-/// terminal phase is one audit row. Answers whether the phase changed.
-///
-/// # Errors
-/// When the store fails.
-pub fn advance(
+/// Tells the task what happened, and writes what changes with its phase. Answers whether that changed; the caller tells
+/// of it in the audit log.
+pub(crate) fn advance_untold(
     tx: &mut OrgTx<'_>,
-    workspace: &Workspace,
     task: &mut Task,
     event: Event,
     reason: Option<String>,
-    cause: &Cause,
     now: Timestamp,
 ) -> Result<bool, Error> {
     let to = match next(task.phase, event) {
@@ -319,6 +314,27 @@ pub fn advance(
         task.reason = reason;
     }
     tx.task_update(task)?;
+    Ok(true)
+}
+
+/// Tells the task what happened. When that changes its phase, the row is written, and its time and reason with it; a
+/// terminal phase is one audit row. Answers whether the phase changed.
+///
+/// # Errors
+/// When the store fails.
+pub fn advance(
+    tx: &mut OrgTx<'_>,
+    workspace: &Workspace,
+    task: &mut Task,
+    event: Event,
+    reason: Option<String>,
+    cause: &Cause,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    if !advance_untold(tx, task, event, reason, now)? {
+        return Ok(false);
+    }
+    let to = task.phase;
     let event_type = match to {
         Phase::Submitted | Phase::Compacting => return Ok(true),
         Phase::Delivered => EventType::TaskDelivered,
@@ -336,25 +352,41 @@ pub fn advance(
     Ok(true)
 }
 
-/// Ends every task of the workspace that has not ended: those that wait, and the one that runs, whose turn is closed in
-/// its session too.
-pub(crate) fn end_all(
+/// Ends a task without its agent, if it has not ended. What has begun was delivered: it fails where another one is
+/// undeliverable, and its turn is closed in its session too.
+pub(crate) fn end(
     tx: &mut OrgTx<'_>,
-    workspace: &mut Workspace,
+    workspace: &Workspace,
+    mut task: Task,
+    event: Event,
     reason: &str,
     cause: &Cause,
     now: Timestamp,
 ) -> Result<(), Error> {
-    if let Some(mut task) = tx.task_current(workspace.id)? {
-        advance(tx, workspace, &mut task, Event::Cancelled, Some(reason.to_owned()), cause, now)?;
-        if task.started_at.is_some() {
-            close_turn(tx, &task, reason, now)?;
-        }
+    let began = task.started_at.is_some();
+    let event = if began && event == Event::Undeliverable { Event::Failed } else { event };
+    if advance(tx, workspace, &mut task, event, Some(reason.to_owned()), cause, now)? && began {
+        close_turn(tx, &task, reason, now)?;
+    }
+    Ok(())
+}
+
+/// Ends every task of the workspace that has not ended: the one that was handed over, and those that wait.
+pub(crate) fn end_all(
+    tx: &mut OrgTx<'_>,
+    workspace: &mut Workspace,
+    event: Event,
+    reason: &str,
+    cause: &Cause,
+    now: Timestamp,
+) -> Result<(), Error> {
+    if let Some(task) = tx.task_current(workspace.id)? {
+        end(tx, workspace, task, event, reason, cause, now)?;
         transition(tx, workspace, workspace::Event::TaskEnded, cause, now)?;
     }
     for _ in 0..TASKS_WAITING_MAX {
-        let Some(mut task) = tx.task_next_submitted(workspace.id)? else { break };
-        advance(tx, workspace, &mut task, Event::Cancelled, Some(reason.to_owned()), cause, now)?;
+        let Some(task) = tx.task_next_submitted(workspace.id)? else { break };
+        end(tx, workspace, task, event, reason, cause, now)?;
     }
     Ok(())
 }
@@ -370,10 +402,12 @@ fn close_turn(tx: &mut OrgTx<'_>, task: &Task, reason: &str, now: Timestamp) -> 
         context: Context { turn_id: Some(turn_id), input_message_id: None },
         payload,
     };
-    let events = [
-        event(Payload::TurnCancelled { turn_id, reason: reason.to_owned() }),
-        event(Payload::SessionIdled { turn_id }),
-    ];
+    let reason = reason.to_owned();
+    let ended = match task.phase {
+        Phase::Cancelled => Payload::TurnCancelled { turn_id, reason },
+        _ => Payload::TurnFailed { turn_id, error: reason, error_code: TurnErrorCode::ProcessingError },
+    };
+    let events = [event(ended), event(Payload::SessionIdled { turn_id })];
     tx.session_events_append(task.session_id, &events)?;
     Ok(())
 }

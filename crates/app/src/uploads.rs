@@ -4,8 +4,9 @@ use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use freehold_model::UploadId;
-use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart, path::Path};
+use freehold_model::{Timestamp, UploadId};
+use futures::{StreamExt, stream::BoxStream};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, WriteMultipart, path::Path};
 
 use crate::ports::{UploadError, UploadSink, UploadStore};
 
@@ -25,12 +26,19 @@ impl ObjectUploads {
     }
 }
 
+/// Where uploads are.
+const FOLDER: &str = "uploads";
+
 fn path(id: UploadId) -> Path {
-    Path::from(format!("uploads/{id}"))
+    Path::from(format!("{FOLDER}/{id}"))
+}
+
+fn id(object: &ObjectMeta) -> Option<UploadId> {
+    object.location.filename()?.parse().ok()
 }
 
 fn failed(what: &'static str, id: UploadId) -> impl Fn(object_store::Error) -> UploadError {
-    move |source| UploadError { what, id, source: Box::new(source) }
+    move |source| UploadError::File { what, id, source: Box::new(source) }
 }
 
 #[async_trait]
@@ -42,6 +50,21 @@ impl UploadStore for ObjectUploads {
 
     async fn read(&self, id: UploadId, range: Range<u64>) -> Result<Bytes, UploadError> {
         self.objects.get_range(&path(id), range).await.map_err(failed("read", id))
+    }
+
+    fn list(&self, written_before: Timestamp) -> BoxStream<'static, Result<UploadId, UploadError>> {
+        let before = written_before.as_second();
+        self.objects
+            .list(Some(&Path::from(FOLDER)))
+            .filter_map(move |object| {
+                std::future::ready(match object {
+                    // Whatever else is there is not ours.
+                    Ok(object) if object.last_modified.timestamp() < before => id(&object).map(Ok),
+                    Ok(_) => None,
+                    Err(error) => Some(Err(UploadError::List(Box::new(error)))),
+                })
+            })
+            .boxed()
     }
 
     async fn delete(&self, id: UploadId) -> Result<(), UploadError> {

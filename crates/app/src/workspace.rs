@@ -280,8 +280,9 @@ pub(crate) fn new_session(workspace: &Workspace, now: Timestamp) -> Session {
     }
 }
 
-/// Tells the workspace what happened. When that changes its phase, the row is written and an audit row appended; a
-/// change of what is desired of the pod raises the generation. Answers whether the phase changed.
+/// Tells the workspace what happened. When that changes its phase, the row is written and an audit row appended. A pod
+/// that becomes wanted is a new one; whatever changes what is desired of the pod raises the generation. Answers whether
+/// the phase changed.
 ///
 /// # Errors
 /// When the phase refuses the event, or the store fails.
@@ -297,22 +298,39 @@ pub fn transition(
         Next::Ignore => return Ok(false),
         Next::Go(to) => to,
     };
-    if pod_wanted(from) != pod_wanted(to) {
+    if pod_wanted(to) && (!pod_wanted(from) || event == Event::PodLost) {
+        renew_pod(workspace);
+    } else if pod_wanted(from) != pod_wanted(to) {
         workspace.generation += 1;
+    }
+    if matches!(to, Phase::Stopped | Phase::Failed) {
+        workspace.pod_id = None;
     }
     (workspace.phase, workspace.updated_at) = (to, now);
     tx.workspace_update(workspace)?;
-    let detail = json!({ "from": from, "to": to, "event": event });
+    let detail = json!({ "from": from, "status": to });
     let row = workspace_row(tx, workspace, cause, EventType::WorkspaceStatusChanged, Some(detail), now)?;
     tx.audit_append(&row)?;
     Ok(true)
 }
 
+/// Wants another pod than the present one.
+pub(crate) fn renew_pod(workspace: &mut Workspace) {
+    workspace.pod_id = Some(PodId::from_uuid(new_uuid()));
+    workspace.generation += 1;
+}
+
 /// Wants the workspace stopped, and ends its tasks. Answers whether that changed anything.
-fn stop(tx: &mut OrgTx<'_>, workspace: &mut Workspace, cause: &Cause, now: Timestamp) -> Result<bool, Error> {
+pub(crate) fn stop(
+    tx: &mut OrgTx<'_>,
+    workspace: &mut Workspace,
+    cause: &Cause,
+    now: Timestamp,
+) -> Result<bool, Error> {
     let changed = transition(tx, workspace, Event::StopAsked, cause, now)?;
     if changed {
-        task::end_all(tx, workspace, "the workspace was stopped", cause, now)?;
+        let reason = "the workspace was stopped";
+        task::end_all(tx, workspace, freehold_model::task::Event::Cancelled, reason, cause, now)?;
     }
     Ok(changed)
 }

@@ -31,6 +31,10 @@ impl Connection {
         let (url, key) = match flag {
             Some(key) => (url.unwrap_or_else(|| DEFAULT_URL.to_owned()), key),
             None => {
+                // What is no address at all is said before whose key it is.
+                if let Some(url) = &url {
+                    Client::new(url, Key::new("none"))?;
+                }
                 let saved = credentials::load(environment)?.ok_or_else(|| {
                     Failure::new(exit::NOT_SIGNED_IN, "not signed in")
                         .hint("sign in with `freehold login`, or set FREEHOLD_API_KEY and FREEHOLD_URL")

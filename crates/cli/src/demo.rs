@@ -28,6 +28,7 @@ use crate::{
     progress::Detail,
     verbs::{Outcome, task},
 };
+pub use stage::remove_dir;
 use stage::{Backend, Stage};
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -181,7 +182,7 @@ async fn play(
         console.data(&show::ready("scripted model", &what, Some(began.elapsed())))?;
     }
     let began = Instant::now();
-    let client = stage.start_server().await?;
+    let client = stage.start_server(demo.keep).await?;
     console.data(&show::ready("server", client.address(), Some(began.elapsed())))?;
     set_up(plan, &client, console).await?;
     console.data(&show::task(&plan.task))?;

@@ -1,6 +1,12 @@
 //! Following one task: its activity as it is streamed, with the decisions of egress read beside it.
+//!
+//! Decisions are stored in batches, so they come a little late. Rows are held for a moment and shown in the order of their
+//! times: what a call asked of the network stands above its result.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use freehold_client::{
     ActivityEvent, Answer, Client, Error,
@@ -17,8 +23,10 @@ use crate::{
     progress::{Detail, Progress},
 };
 
-/// How often decisions are read while nothing else happens.
-const DECISIONS_EVERY: Duration = Duration::from_millis(300);
+/// How often decisions are read.
+const DECISIONS_EVERY: Duration = Duration::from_millis(200);
+/// How long a row is held for others that happened before it: longer than a batch of decisions takes to be stored and read.
+const HOLD: Duration = Duration::from_millis(400);
 /// How often the task itself is looked at, should its last row be missed.
 const TASK_EVERY: Duration = Duration::from_secs(3);
 /// How long after the end decisions are still waited for: they are stored in batches.
@@ -52,7 +60,7 @@ pub(crate) async fn task(
     detail: Detail,
     show: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Answer<Task>, Failure> {
-    let mut progress = Progress::new(detail);
+    let mut rows = Rows::new(detail);
     let mut decisions = Decisions::new(followed);
     let mut decide = tokio::time::interval(DECISIONS_EVERY);
     let mut look = tokio::time::interval(TASK_EVERY);
@@ -65,20 +73,19 @@ pub(crate) async fn task(
                 if !followed.concerns(&row) {
                     continue;
                 }
-                let is_end = row.event_type == EventType::TaskCompleted && row.task_id == Some(followed.task);
-                if matches!(row.event_type, EventType::ToolCompleted | EventType::IterationCompleted) || is_end {
-                    // What a call asked of the network belongs above its result.
-                    decisions.show(client, &mut progress, show).await?;
-                }
-                if is_end {
-                    linger(client, &mut decisions, &mut progress, show).await?;
-                }
-                show(&progress.render(&row));
-                if is_end {
+                if is_end(&row, followed) {
+                    tokio::time::sleep(DECISIONS_LINGER).await;
+                    decisions.read(client, &mut rows).await?;
+                    rows.show_all(show);
+                    show(&rows.progress.render(&row));
                     return Ok(client.task_view(followed.workspace, followed.task).await?);
                 }
+                rows.hold(row);
             }
-            _ = decide.tick() => decisions.show(client, &mut progress, show).await?,
+            _ = decide.tick() => {
+                decisions.read(client, &mut rows).await?;
+                rows.show_ripe(show);
+            }
             _ = look.tick() => {
                 let task = client.task_view(followed.workspace, followed.task).await?;
                 if task.status.is_terminal() {
@@ -86,14 +93,58 @@ pub(crate) async fn task(
                     if let Ok(Some(Ok(ActivityEvent { row: Some(row), .. }))) =
                         tokio::time::timeout(TASK_EVERY, next_of(&mut stream, followed)).await
                     {
-                        show(&progress.render(&row));
-                        if row.event_type != EventType::TaskCompleted {
+                        let was_last = is_end(&row, followed);
+                        rows.hold(row);
+                        if !was_last {
                             continue;
                         }
                     }
+                    decisions.read(client, &mut rows).await?;
+                    rows.show_all(show);
                     return Ok(task);
                 }
             }
+        }
+    }
+}
+
+fn is_end(row: &AuditEvent, followed: Followed) -> bool {
+    row.event_type == EventType::TaskCompleted && row.task_id == Some(followed.task)
+}
+
+/// Rows that wait for those that happened before them.
+struct Rows {
+    progress: Progress,
+    held: Vec<(Instant, AuditEvent)>,
+}
+
+impl Rows {
+    fn new(detail: Detail) -> Self {
+        Self { progress: Progress::new(detail), held: Vec::new() }
+    }
+
+    fn hold(&mut self, row: AuditEvent) {
+        self.held.push((Instant::now(), row));
+    }
+
+    /// Shows the rows that were held long enough, and what happened before them.
+    fn show_ripe(&mut self, show: &mut (dyn FnMut(&str) + Send)) {
+        let ripe = self.held.iter().filter(|(since, _)| since.elapsed() >= HOLD);
+        if let Some(until) = ripe.map(|(_, row)| row.timestamp).max() {
+            self.show_until(until, show);
+        }
+    }
+
+    fn show_all(&mut self, show: &mut (dyn FnMut(&str) + Send)) {
+        self.show_until(Timestamp::MAX, show);
+    }
+
+    fn show_until(&mut self, until: Timestamp, show: &mut (dyn FnMut(&str) + Send)) {
+        // Stable: rows of one instant stay as they came.
+        self.held.sort_by_key(|(_, row)| row.timestamp);
+        let count = self.held.partition_point(|(_, row)| row.timestamp <= until);
+        for (_, row) in self.held.drain(..count) {
+            show(&self.progress.render(&row));
         }
     }
 }
@@ -115,17 +166,6 @@ async fn next_of(
     None
 }
 
-/// Decisions of the last moments, which may be stored a little later than the end of the task.
-async fn linger(
-    client: &Client,
-    decisions: &mut Decisions,
-    progress: &mut Progress,
-    show: &mut (dyn FnMut(&str) + Send),
-) -> Result<(), Failure> {
-    tokio::time::sleep(DECISIONS_LINGER).await;
-    decisions.show(client, progress, show).await
-}
-
 /// What egress decided about the workspace, read row by row.
 struct Decisions {
     followed: Followed,
@@ -141,12 +181,8 @@ impl Decisions {
         Self { followed, from, seen: HashSet::new(), is_readable: true }
     }
 
-    async fn show(
-        &mut self,
-        client: &Client,
-        progress: &mut Progress,
-        show: &mut (dyn FnMut(&str) + Send),
-    ) -> Result<(), Failure> {
+    /// Holds the decisions that were stored since the last time.
+    async fn read(&mut self, client: &Client, rows: &mut Rows) -> Result<(), Failure> {
         if !self.is_readable || self.seen.len() >= SEEN_MAX {
             return Ok(());
         }
@@ -163,13 +199,13 @@ impl Decisions {
             }
             answer => answer?,
         };
-        for row in &list.events {
+        for row in list.into_value().events {
             let is_new = row.event_type == EventType::PolicyDecision
-                && self.followed.concerns(row)
+                && self.followed.concerns(&row)
                 && self.seen.insert(row.id);
             if is_new {
-                show(&progress.render(row));
                 self.from = self.from.max(row.timestamp - DECISIONS_OVERLAP);
+                rows.hold(row);
             }
         }
         Ok(())

@@ -17,7 +17,7 @@ mod resolve;
 mod text;
 mod verbs;
 
-pub use demo::Scene;
+pub use demo::{Scene, remove_dir};
 pub use environment::{Environment, Streams, stdin_closed};
 pub use failure::exit;
 pub use verbs::Verb;

@@ -73,8 +73,8 @@ impl Progress {
             EventType::TaskStarted => moment(at, "agent began"),
             EventType::WorkspaceCreated => moment(at, "workspace created"),
             EventType::WorkspaceStatusChanged => {
-                let text = |name| text_of(row, name).unwrap_or_default();
-                moment(at, &format!("workspace {} {DIM}(was {}){DIM:#}", text("status"), text("from")))
+                let (from, to) = status_change(row);
+                moment(at, &format!("workspace {to} {DIM}(was {from}){DIM:#}"))
             }
             EventType::TaskCancelRequested => moment(at, "cancel requested"),
             EventType::CompactionStarted => moment(at, "compacting the conversation"),
@@ -165,6 +165,7 @@ impl Progress {
             (!row.auth_applied.is_empty()).then(|| format!("injected {}", row.auth_applied.join(", "))),
         );
         why.extend(row.auth_failures.iter().map(|(name, why)| format!("{name}: {why}")));
+        why.extend(text_of(row, "upstream_error").map(|error| format!("no answer: {error}")));
         why.extend(row.latency_ms.map(milliseconds));
         let why = line(&why.join(" · "), COLUMNS - GUTTER - 9);
         if request.chars().count() + why.chars().count() + 11 <= COLUMNS - GUTTER {
@@ -212,11 +213,20 @@ pub(crate) fn summary(row: &AuditEvent) -> String {
             format!("{tool} {}", call(&tool, &arguments(row)).0)
         }
         EventType::ToolCompleted => format!("{} {} {}", text("tool"), text("status"), text("result")),
-        EventType::WorkspaceStatusChanged => format!("{} -> {}", text("from"), text("status")),
+        EventType::WorkspaceStatusChanged => {
+            let (from, to) = status_change(row);
+            format!("{from} -> {to}")
+        }
         EventType::TaskCompleted => format!("{} {}", text("status"), text("reason")),
         _ => row.detail.as_ref().map(brief).unwrap_or_default(),
     };
     line(&said, 60)
+}
+
+/// The statuses before and after; a change that somebody asked for calls the latter `to`.
+fn status_change(row: &AuditEvent) -> (String, String) {
+    let to = text_of(row, "status").or_else(|| text_of(row, "to"));
+    (text_of(row, "from").unwrap_or_default(), to.unwrap_or_default())
 }
 
 fn brief(detail: &Value) -> String {
@@ -235,7 +245,8 @@ fn brief(detail: &Value) -> String {
 
 fn request(row: &AuditEvent) -> String {
     let part = |part: &Option<String>| part.clone().unwrap_or_default();
-    line(&format!("{} {}{}", part(&row.method), part(&row.destination), part(&row.path)), 400)
+    let wire = if row.policy_type.as_deref() == Some("dns") { "DNS " } else { "" };
+    line(&format!("{wire}{} {}{}", part(&row.method), part(&row.destination), part(&row.path)), 400)
 }
 
 /// A tool's arguments: the agent sends them as the text the model wrote.

@@ -35,18 +35,22 @@ pub(crate) fn cut(text: &str, columns: usize) -> String {
     format!("{}…", kept.trim_end())
 }
 
-/// The text's lines, wrapped at spaces to `columns` characters; a line's indentation is kept.
+/// The text's lines, wrapped at spaces to `columns` characters; a line's indentation is kept, and what follows a list's mark
+/// hangs under its text.
 pub(crate) fn wrap(text: &str, columns: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in harmless(text).trim_end().split('\n') {
-        let indent: String = paragraph.chars().take_while(|c| *c == ' ').take(columns / 2).collect();
+        let mut indent: String = paragraph.chars().take_while(|c| *c == ' ').take(columns / 2).collect();
         let mut current = indent.clone();
+        if paragraph.trim_start().starts_with("- ") {
+            indent.push_str("  ");
+        }
         for word in paragraph.split_whitespace() {
             let joined = current.chars().count() + 1 + word.chars().count();
-            if current.len() > indent.len() && joined > columns {
+            if !current.trim().is_empty() && joined > columns {
                 lines.push(std::mem::replace(&mut current, indent.clone()));
             }
-            if current.len() > indent.len() {
+            if !current.trim().is_empty() {
                 current.push(' ');
             }
             current.push_str(word);
@@ -87,7 +91,7 @@ mod tests {
 
     #[test]
     fn text_is_wrapped_at_spaces_and_keeps_its_indentation() {
-        assert_eq!(wrap("one two three\n  - four five", 9), ["one two", "three", "  - four", "  five"]);
+        assert_eq!(wrap("one two three\n  - four five", 9), ["one two", "three", "  - four", "    five"]);
         assert_eq!(wrap("unbreakable-word x", 5), ["unbreakable-word", "x"]);
     }
 

@@ -150,7 +150,7 @@ fn the_command_line_is_consistent_and_every_verb_shows_examples() {
 fn arguments_are_checked_before_anything_is_sent() {
     for (arguments, says) in [
         (vec!["workspace", "get", "ws_1"], "32 lowercase hex"),
-        (vec!["task", "submit", "text"], "--workspace"),
+        (vec!["task", "submit", "text"], "--workspace <ID>|--role <NAME>"),
         (vec!["task", "submit", "--role", "a", "--thinking-effort", "extreme", "x"], "high"),
         (vec!["provider", "create", "x", "--kind", "acme", "--domain", "d"], "anthropic"),
         (vec!["workspace", "exec", &format!("ws_{ID}")], "CMD"),
@@ -161,6 +161,23 @@ fn arguments_are_checked_before_anything_is_sent() {
         assert_eq!(error.exit_code(), i32::from(exit::USAGE));
         assert!(error.to_string().contains(says), "{arguments:?}\n{error}");
     }
+}
+
+#[test]
+fn the_kinds_of_credentials_are_spelt_as_the_api_spells_them() {
+    for kind in ["api_key", "basic_auth", "query_api_key", "api-key"] {
+        let arguments = ["freehold", "credential", "create", "x", "--provider", "p", "--kind", kind];
+        Freehold::try_parse_from(arguments).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_is_none_is_said_to_be_none() {
+    let mut person = Person::new("127.0.0.1:7070");
+    person.key = None;
+    let ran = person.runs(&["whoami"]).await;
+    assert_eq!(ran.code, exit::USAGE, "{}", ran.err);
+    assert!(ran.err.contains("cannot be used"), "{}", ran.err);
 }
 
 #[tokio::test]

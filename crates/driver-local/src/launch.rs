@@ -11,6 +11,7 @@ use std::{
 use freehold_driver::{Error, Limits, PodSpec, TRUST_ANCHORS_PATH, TRUST_ENVIRONMENT};
 use freehold_model::{PodId, WorkspaceId};
 use rustix::{
+    fs::{IFlags, ioctl_getflags, ioctl_setflags},
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
     process::{Pid, PidfdFlags, pidfd_open},
 };
@@ -61,6 +62,8 @@ pub fn prepare(options: &Options) -> io::Result<()> {
         fs::create_dir_all(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
     }
+    spread(&options.state_dir.join(dir::PODS));
+    spread(&options.state_dir.join(dir::WORKSPACES));
     let executable = fs::metadata(&options.executable)?;
     if executable.permissions().mode() & 0o005 != 0o005 {
         let message =
@@ -73,6 +76,21 @@ pub fn prepare(options: &Options) -> io::Result<()> {
         return Err(io::Error::other(message));
     }
     Ok(())
+}
+
+/// Asks the file system to keep the directories made in this one apart, as it does for home directories.
+///
+/// Ext4 does not reuse an inode for minutes after its file was removed, and searches past all such inodes of a group of
+/// blocks for each file it makes there. Where all pods share a group, pods that come and go make a new file cost 700 µs
+/// instead of 30 µs, and a pod begins with some twenty. Other file systems refuse; nothing depends on it.
+fn spread(path: &Path) {
+    let asked = fs::File::open(path).and_then(|directory| {
+        let flags = ioctl_getflags(&directory)?;
+        Ok(ioctl_setflags(&directory, flags | IFlags::TOPDIR)?)
+    });
+    if let Err(error) = asked {
+        tracing::debug!(path = %path.display(), error = %error, "this file system does not keep directories apart");
+    }
 }
 
 /// Whether a program (ELF, 64 bits, as all machines are that we build for) names a loader.

@@ -181,5 +181,33 @@ mod tests {
                 let _ = query.reply(ADDRESSES);
             }
         }
+
+        #[test]
+        fn no_damage_to_a_question_makes_it_panic_and_no_answer_is_answered(
+            damage in proptest::collection::vec((0_usize..60, any::<u8>()), 0..6),
+            cut in 0_usize..60,
+            tail in proptest::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let mut packet = ask("a.long-name.Api.Test.", RecordType::AAAA);
+            packet.truncate(packet.len().saturating_sub(cut / 2));
+            packet.extend(tail);
+            for (at, byte) in damage {
+                if let Some(place) = packet.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            let reply = match parse(&packet) {
+                Parsed::Question(query, question) => {
+                    prop_assert!(question.name.is_ascii());
+                    query.reply(ADDRESSES)
+                }
+                Parsed::Reply(reply) => Some(reply),
+                Parsed::Ignore => None,
+            };
+            if let Some(reply) = reply {
+                prop_assert_eq!(&reply[..2], &packet[..2]);
+                prop_assert!(matches!(parse(&reply), Parsed::Ignore));
+            }
+        }
     }
 }

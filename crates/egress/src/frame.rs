@@ -239,5 +239,62 @@ mod tests {
                 prop_assert!(count <= bytes.len());
             }
         }
+
+        #[test]
+        fn what_is_released_does_not_depend_on_how_the_bytes_were_cut(
+            pieces in proptest::collection::vec(proptest::sample::select(PIECES), 1..14),
+            cuts in proptest::collection::vec(1_usize..9, 1..40),
+        ) {
+            let bytes = pieces.concat().into_bytes();
+            let whole = released(&bytes, &[bytes.len()]);
+            prop_assert_eq!(released(&bytes, &cuts), whole);
+        }
+    }
+
+    /// What requests are made of, and what they should not be made of.
+    const PIECES: &[&str] = &[
+        "GET / HTTP/1.1\r\n",
+        "POST /a HTTP/1.1\r\n",
+        "POST / HTTP/1.0\r\n",
+        "PRI * HTTP/2.0\r\n",
+        "PRI ",
+        "host: a\r\n",
+        "x-a: 1\r\n",
+        "content-length: 3\r\n",
+        "content-length: 0\r\n",
+        "transfer-encoding: chunked\r\n",
+        "Transfer-Encoding: gzip\r\n",
+        "\r\n",
+        "\r",
+        "\n",
+        "3\r\n",
+        "abc",
+        "0\r\n",
+        "a\r\n",
+        "3;x\r\n",
+        " ",
+        "\0",
+        ":",
+    ];
+
+    /// How many bytes go out, and whether it ends as malformed, when the bytes come in pieces of these sizes, over and
+    /// over.
+    fn released(bytes: &[u8], sizes: &[usize]) -> (usize, bool) {
+        let mut framer = Framer::new(10_000);
+        let (mut out, mut shown) = (0, 0);
+        for size in sizes.iter().cycle() {
+            if shown == bytes.len() {
+                break;
+            }
+            shown = bytes.len().min(shown + size);
+            while out < shown {
+                match framer.next(&bytes[out..shown]) {
+                    Step::Release(count) => out += count,
+                    Step::More => break,
+                    Step::Malformed => return (out, true),
+                }
+            }
+        }
+        (out, false)
     }
 }

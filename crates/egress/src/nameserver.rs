@@ -6,6 +6,7 @@
 use std::{
     io::{self, IoSlice, IoSliceMut},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
+    sync::Arc,
 };
 
 use freehold_model::audit::Decision;
@@ -16,6 +17,7 @@ use nix::sys::socket::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{TcpStream, UdpSocket},
+    task::JoinSet,
 };
 
 use crate::{
@@ -28,6 +30,9 @@ use crate::{
     spool::Settles,
 };
 
+/// Questions over UDP that one pod may have open at a time on one socket; further ones wait in the socket's queue.
+const QUESTIONS_AT_ONCE_MAX: usize = 32;
+
 /// Asks the kernel to say which of its addresses a packet was sent to, so that the answer can leave with it: a client
 /// drops answers from any other.
 pub(crate) fn ask_for_queried_address(socket: &std::net::UdpSocket) -> io::Result<()> {
@@ -39,10 +44,18 @@ pub(crate) fn ask_for_queried_address(socket: &std::net::UdpSocket) -> io::Resul
     Ok(())
 }
 
-/// Answers one question after the other; while the audit log is full, none.
-pub(crate) async fn serve_udp(pod: &Pod, socket: &UdpSocket) {
+/// Answers questions, several at once: one that waits for room in the audit log must not hold up those that a later
+/// token or grant lets through. At the limit the socket's own queue fills up, and then the kernel drops.
+pub(crate) async fn serve_udp(pod: Arc<Pod>, socket: UdpSocket) {
+    let socket = Arc::new(socket);
     let mut buffer = vec![0; PACKET_BYTES_MAX + 1];
+    // Dropped with this future, and every open question with it.
+    let mut open = JoinSet::new();
     loop {
+        while open.try_join_next().is_some() {}
+        if open.len() >= QUESTIONS_AT_ONCE_MAX {
+            open.join_next().await;
+        }
         let received = socket.async_io(Interest::READABLE, || receive(socket.as_fd(), &mut buffer)).await;
         let (length, peer, queried) = match received {
             Ok(received) => received,
@@ -52,13 +65,16 @@ pub(crate) async fn serve_udp(pod: &Pod, socket: &UdpSocket) {
                 continue;
             }
         };
-        let Some(reply) = answer(pod, &buffer[..length]).await else { continue };
-        let sent = socket
-            .async_io(Interest::WRITABLE, || send(socket.as_fd(), &reply, &peer, queried.as_ref()))
-            .await;
-        if let Err(error) = sent {
-            tracing::debug!(pod.id = %pod.identity.pod_id, error = %error, "DNS answer not sent");
-        }
+        let (pod, socket, packet) = (Arc::clone(&pod), Arc::clone(&socket), buffer[..length].to_vec());
+        open.spawn(async move {
+            let Some(reply) = answer(&pod, &packet).await else { return };
+            let sent = socket
+                .async_io(Interest::WRITABLE, || send(socket.as_fd(), &reply, &peer, queried.as_ref()))
+                .await;
+            if let Err(error) = sent {
+                tracing::debug!(pod.id = %pod.identity.pod_id, error = %error, "DNS answer not sent");
+            }
+        });
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Options {
     /// Addresses set by the operator: `name` or `name:port` (the port asked for) to the address to dial. These alone
     /// may be private or loopback.
     pub hosts: HashMap<String, SocketAddr>,
+    /// The name servers that allowed names are resolved by; the machine's own when empty.
+    pub name_servers: Vec<SocketAddr>,
     /// The first address of the IPv4 range (a /15) that names are answered from.
     pub fake_ipv4_base: Ipv4Addr,
     /// The first address of the IPv6 range (a /111) that names are answered from.
@@ -34,6 +36,7 @@ impl Options {
             state_dir: state_dir.into(),
             upstream_roots_pem: Vec::new(),
             hosts: HashMap::new(),
+            name_servers: Vec::new(),
             fake_ipv4_base: Ipv4Addr::new(198, 18, 0, 0),
             fake_ipv6_base: Ipv6Addr::new(0xfd66, 0x7265, 0x6568, 0, 0, 0, 0, 0),
             limits: Limits::default(),
@@ -82,6 +85,8 @@ pub struct Limits {
     pub audit_wait_ms: u64,
     /// Milliseconds a row waits for its latency before it goes to the sink without.
     pub audit_settle_ms: u64,
+    /// Milliseconds a row waits for others to go to the sink with it: rows of one request then cost one write there.
+    pub audit_linger_ms: u64,
     /// Bytes of a spool file before the next one is begun.
     pub spool_segment_bytes_max: u64,
 }
@@ -107,6 +112,7 @@ impl Default for Limits {
             audit_batch_rows_max: 500,
             audit_wait_ms: 30_000,
             audit_settle_ms: 2_000,
+            audit_linger_ms: 25,
             spool_segment_bytes_max: 8 * 1024 * 1024,
         }
     }

@@ -145,7 +145,7 @@ impl Sockets {
             tokio::spawn(async move {
                 let stop = pod.stop.clone();
                 tokio::select! {
-                    () = nameserver::serve_udp(&pod, &socket) => {}
+                    () = nameserver::serve_udp(pod, socket) => {}
                     () = stop.cancelled() => {}
                 }
             });

@@ -9,7 +9,11 @@ use std::{
 };
 
 use freehold_policy::{Destination, normal_host};
-use hickory_resolver::TokioResolver;
+use hickory_resolver::{
+    TokioResolver,
+    config::{NameServerConfig, ResolverConfig},
+    net::runtime::TokioRuntimeProvider,
+};
 use lru::LruCache;
 
 use crate::{address::is_public, deny::Reason, options::ms, state::lock};
@@ -33,8 +37,19 @@ pub(crate) struct Resolver {
 }
 
 impl Resolver {
-    pub(crate) fn new(hosts: &HashMap<String, SocketAddr>, resolve_ms: u64) -> Self {
-        let system = TokioResolver::builder_tokio()
+    pub(crate) fn new(
+        hosts: &HashMap<String, SocketAddr>,
+        name_servers: &[SocketAddr],
+        resolve_ms: u64,
+    ) -> Self {
+        let builder = if name_servers.is_empty() {
+            TokioResolver::builder_tokio()
+        } else {
+            let servers = name_servers.iter().map(|server| name_server(*server)).collect();
+            let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+            Ok(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()))
+        };
+        let system = builder
             .and_then(|builder| builder.build())
             .inspect_err(|error| {
                 tracing::warn!(error = %error, "no name server: only the operator's hosts and IP literals resolve");
@@ -99,6 +114,14 @@ impl Resolver {
     }
 }
 
+fn name_server(address: SocketAddr) -> NameServerConfig {
+    let mut server = NameServerConfig::udp_and_tcp(address.ip());
+    for connection in &mut server.connections {
+        connection.port = address.port();
+    }
+    server
+}
+
 /// `name` or `name:port` with the name in normal form; what is neither never matches.
 fn normal_key(key: &str) -> String {
     if let Ok(host) = normal_host(key) {
@@ -118,7 +141,7 @@ mod tests {
 
     async fn resolve(hosts: &[(&str, &str)], host: &str, port: u16) -> Result<Vec<SocketAddr>, Reason> {
         let hosts = hosts.iter().map(|(name, at)| ((*name).to_owned(), at.parse().unwrap())).collect();
-        let resolver = Resolver::new(&hosts, 1_000);
+        let resolver = Resolver::new(&hosts, &[], 1_000);
         let destination = Destination::new(Scheme::Https, host, port).unwrap();
         resolver.resolve(&destination).await.map(|found| found.to_vec())
     }

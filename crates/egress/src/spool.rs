@@ -58,6 +58,7 @@ pub(crate) struct Spool {
     batch_rows_max: usize,
     wait: Duration,
     settle: Duration,
+    linger: Duration,
     room: Arc<Semaphore>,
     wake: Notify,
     inner: Mutex<Inner>,
@@ -108,6 +109,7 @@ impl Spool {
             batch_rows_max: limits.audit_batch_rows_max.max(1),
             wait: ms(limits.audit_wait_ms),
             settle: ms(limits.audit_settle_ms),
+            linger: ms(limits.audit_linger_ms),
             room: Arc::new(Semaphore::new(limits.audit_backlog_rows_max.clamp(1, Semaphore::MAX_PERMITS))),
             wake: Notify::new(),
             inner: Mutex::new(Inner {
@@ -172,8 +174,12 @@ impl Spool {
                     return;
                 }
                 let due = next_due.unwrap_or_else(|| Instant::now() + RETRY_MAX);
+                let gathered = async {
+                    self.wake.notified().await;
+                    tokio::time::sleep(self.linger).await;
+                };
                 tokio::select! {
-                    () = self.wake.notified() => {}
+                    () = gathered => {}
                     () = tokio::time::sleep_until(due.into()) => {}
                     () = shutdown.cancelled() => {}
                 }

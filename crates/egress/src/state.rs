@@ -71,7 +71,7 @@ impl State {
             ranges: Ranges { v4: options.fake_ipv4_base, v6: options.fake_ipv6_base },
             spool: Spool::open(&spool_dir, limits).map_err(at(&spool_dir))?,
             dialer: Dialer {
-                resolver: Arc::new(Resolver::new(&options.hosts, limits.resolve_ms)),
+                resolver: Arc::new(Resolver::new(&options.hosts, &options.name_servers, limits.resolve_ms)),
                 tls: client_config(&options.upstream_roots_pem, provider)?,
             },
             verifier,

@@ -4,7 +4,6 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
-use anyhow::Context;
 use figment::{
     Figment, Profile,
     providers::{Env, Format, Serialized, Toml},
@@ -16,6 +15,9 @@ const ENVIRONMENT_PREFIX: &str = "FREEHOLD_";
 
 /// How `config show` calls a flag.
 const FLAG: &str = "command-line flag";
+
+/// How `config show` calls what nobody set.
+const DEFAULT: &str = "default";
 
 /// The whole configuration of `freehold server`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -121,7 +123,7 @@ pub struct Egress {
 pub struct Defaults {
     /// The most seconds a task may run.
     pub task_timeout_seconds: u32,
-    /// Seconds a workspace may sit idle.
+    /// Seconds a workspace may sit idle before it is stopped; 0 for ever.
     pub idle_timeout_seconds: u32,
     /// The most model calls in a task.
     pub max_continuations: u32,
@@ -133,7 +135,8 @@ impl Default for Defaults {
     fn default() -> Self {
         Self {
             task_timeout_seconds: 3600,
-            idle_timeout_seconds: 1800,
+            // A workspace that was stopped cannot be started again yet.
+            idle_timeout_seconds: 0,
             max_continuations: 200,
             max_context_tokens: 150_000,
         }
@@ -170,19 +173,19 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Flags {
     /// Configuration file (TOML); by default the one in the user's or the system's configuration directory, if any
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
-    /// Where the API listens
-    #[arg(long, value_name = "ADDR")]
+    /// Where the API listens; 127.0.0.1:7070 when nothing says otherwise, and port 0 takes a free one
+    #[arg(long, value_name = "ADDR", global = true)]
     pub listen: Option<SocketAddr>,
-    /// Where everything is kept
-    #[arg(long, value_name = "DIR")]
+    /// Where everything is kept; when nothing says otherwise /var/lib/freehold for root, ~/.local/share/freehold for others
+    #[arg(long, value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,
-    /// PostgreSQL in the place of SQLite
-    #[arg(long, value_name = "URL")]
+    /// PostgreSQL in the place of SQLite, as postgres://...
+    #[arg(long, value_name = "URL", global = true)]
     pub database_url: Option<String>,
     /// What to log, for example `info` or `freehold_egress=debug,info`
-    #[arg(long, value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER", global = true)]
     pub log: Option<String>,
 }
 
@@ -218,8 +221,44 @@ pub fn load(flags: &Flags, home: &Home) -> anyhow::Result<Loaded> {
     figment = figment
         .merge(Env::prefixed(ENVIRONMENT_PREFIX).filter(|key| key.as_str().contains("__")).split("__"))
         .merge(flag_values(flags));
-    let config = figment.extract().context("the configuration is not valid")?;
+    let config = figment.extract().map_err(|errors| {
+        let errors: Vec<String> = errors.into_iter().map(|error| explain(&error)).collect();
+        anyhow::anyhow!("the configuration is not valid: {}", errors.join("; "))
+    })?;
     Ok(Loaded { config, figment })
+}
+
+/// One error, with the key and the source as a person wrote them.
+fn explain(error: &figment::Error) -> String {
+    let path = error.path.join(".");
+    let key = if path.is_empty() { String::new() } else { format!("`{path}`: ") };
+    let source = error.metadata.as_ref().map(source_name).filter(|name| name != DEFAULT);
+    let what = match &error.kind {
+        figment::error::Kind::UnknownField(name, known) => {
+            format!("there is no setting `{name}` here, only {}", known.join(", "))
+        }
+        kind => kind.to_string(),
+    };
+    format!("{key}{what}{}", source.map(|name| format!(" ({name})")).unwrap_or_default())
+}
+
+/// A key of TOML, in quotes where it needs them.
+fn key_text(name: &str) -> String {
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if !name.is_empty() && name.chars().all(is_bare) {
+        return name.to_owned();
+    }
+    toml::Value::String(name.to_owned()).to_string()
+}
+
+/// How a source is called.
+fn source_name(metadata: &figment::Metadata) -> String {
+    match &metadata.source {
+        Some(figment::Source::File(path)) => path.display().to_string(),
+        _ if metadata.name.contains("environment") => "environment".to_owned(),
+        _ if metadata.name == FLAG => FLAG.to_owned(),
+        _ => DEFAULT.to_owned(),
+    }
 }
 
 /// The flags as one more source, under the name by which `config show` calls it.
@@ -301,7 +340,8 @@ impl Loaded {
         match value {
             toml::Value::Table(table) if !table.is_empty() || key.is_empty() => {
                 for (name, inner) in table {
-                    let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                    let name_shown = key_text(name);
+                    let path = if key.is_empty() { name_shown } else { format!("{key}.{name_shown}") };
                     let found = found.and_then(|value| value.as_dict()?.get(name));
                     self.show_value(&path, inner, found, lines);
                 }
@@ -315,14 +355,8 @@ impl Loaded {
     }
 
     fn source_of(&self, found: Option<&figment::value::Value>) -> String {
-        match found.and_then(|value| self.figment.get_metadata(value.tag())) {
-            Some(figment::Metadata { source: Some(figment::Source::File(path)), .. }) => {
-                path.display().to_string()
-            }
-            Some(metadata) if metadata.name.contains("environment") => "environment".to_owned(),
-            Some(metadata) if metadata.name == FLAG => FLAG.to_owned(),
-            _ => "default".to_owned(),
-        }
+        let metadata = found.and_then(|value| self.figment.get_metadata(value.tag()));
+        metadata.map_or_else(|| DEFAULT.to_owned(), source_name)
     }
 }
 

@@ -9,7 +9,7 @@ mod member;
 mod ports;
 mod server;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -26,15 +26,32 @@ struct Cli {
     command: Command,
 }
 
+const SERVER_HELP: &str = "\
+Examples:
+  freehold server
+  freehold server --data-dir ./data --listen 127.0.0.1:8080
+  FREEHOLD_POD__MEMORY_BYTES=1073741824 freehold server
+
+The first start makes the organization and its owner, and writes the owner's key to owner.key in the data directory:
+  freehold login --key-stdin < ./data/owner.key
+
+Settings come from defaults, then /etc/freehold/server.toml (for others than root also
+~/.config/freehold/server.toml) or the file named by --config, then variables such as FREEHOLD_SERVER__LISTEN, then flags.
+`freehold config show` lists them all. Ctrl-C stops the server; pods go on, and the next start finds them.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start the control plane and, with it, pods on this machine
+    #[command(after_help = SERVER_HELP)]
     Server {
         #[command(flatten)]
         flags: config::Flags,
         /// Stop when standard input ends, and take the pods away: for programs that start a server for a while
         #[arg(long, hide = true)]
         stop_with_stdin: bool,
+        /// Remove this directory too when standard input ends; the data directory must lie in it
+        #[arg(long, hide = true, requires = "stop_with_stdin")]
+        throw_away: Option<PathBuf>,
     },
     /// What the server is configured to do
     Config {
@@ -58,6 +75,7 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Print every setting in force and where it came from
+    #[command(after_help = "Examples:\n  freehold config show\n  freehold config show --config server.toml")]
     Show(config::Flags),
 }
 
@@ -80,9 +98,15 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Server { flags, stop_with_stdin } => {
+        Command::Server { flags, stop_with_stdin, throw_away } => {
             let loaded = config::load(&flags, &config::Home::from_environment())?;
-            runtime()?.block_on(server::run(loaded.config, stop_with_stdin))?;
+            let data_dir = loaded.config.server.data_dir.clone();
+            let ended = runtime()?.block_on(server::run(loaded.config, stop_with_stdin))?;
+            if let Some(dir) =
+                throw_away.filter(|dir| ended == server::Ended::Abandoned && data_dir.starts_with(dir))
+            {
+                freehold_cli::remove_dir(&dir)?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Config { command: ConfigCommand::Show(flags) } => {

@@ -1,6 +1,9 @@
 //! `freehold member`: people, on the server's machine. Whoever may read the data directory is trusted with this.
 
-use clap::Subcommand;
+use clap::{
+    Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use freehold_app::{App, PAGE_MAX, Page, member::DEFAULT_ORGANIZATION};
 use freehold_model::member::MemberRole;
 
@@ -15,7 +18,7 @@ use crate::{
 Examples:
   freehold member add ana@example.com --role operator
   freehold member token ana@example.com --label laptop > ana.key
-  freehold member list")]
+  freehold member list --data-dir ./data")]
 pub struct Args {
     #[command(flatten)]
     flags: Flags,
@@ -29,8 +32,8 @@ enum Command {
     Add {
         /// E-mail address
         email: String,
-        /// owner, operator or member
-        #[arg(long, default_value = "member")]
+        /// What the member may do
+        #[arg(long, default_value = MemberRole::Member.as_str(), value_parser = roles())]
         role: MemberRole,
     },
     /// List the members
@@ -60,11 +63,28 @@ pub async fn run(arguments: Args) -> anyhow::Result<String> {
     output
 }
 
+/// The roles, which help and errors list.
+fn roles() -> impl TypedValueParser<Value = MemberRole> {
+    PossibleValuesParser::new(MemberRole::ALL.iter().map(|role| role.as_str()))
+        .try_map(|text| text.parse::<MemberRole>())
+}
+
+/// A use case's error; refused fields are named with their reasons.
+fn explained(error: freehold_app::Error) -> anyhow::Error {
+    match error {
+        freehold_app::Error::Invalid { fields } => {
+            let fields: Vec<String> = fields.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+            anyhow::anyhow!("not acceptable: {}", fields.join("; "))
+        }
+        other => other.into(),
+    }
+}
+
 async fn carry_out(app: &App, command: Command) -> anyhow::Result<String> {
     let organization = app.organization_by_name(DEFAULT_ORGANIZATION).await?;
     Ok(match command {
         Command::Add { email, role } => {
-            let member = app.member_add(organization, &email, role).await?;
+            let member = app.member_add(organization, &email, role).await.map_err(explained)?;
             format!("{}  {}  {}\n", member.id, member.role, member.email)
         }
         Command::List => {
@@ -75,7 +95,7 @@ async fn carry_out(app: &App, command: Command) -> anyhow::Result<String> {
                 .collect()
         }
         Command::Token { email, label } => {
-            let secret = app.token_create(organization, &email, &label).await?;
+            let secret = app.token_create(organization, &email, &label).await.map_err(explained)?;
             format!("{}\n", secret.expose())
         }
     })

@@ -1,6 +1,6 @@
 //! What the use cases need from other parts, wired: agents and pods, the vault, the object store.
 
-use std::{os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time::Duration};
+use std::{io, os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,12 +18,17 @@ use tokio::{
     sync::mpsc,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 /// Bytes of a command's output in one event.
 const OUTPUT_BYTES_MAX: usize = 32 * 1024;
 
 /// Events of a command that wait for a slow reader; the command then waits too.
 const OUTPUT_EVENTS_MAX: usize = 16;
+
+/// How long output may be silent after the command has ended, before what it left running in the background is no longer
+/// listened to.
+const OUTPUT_SILENCE_MAX: Duration = Duration::from_millis(500);
 
 /// Agents in pods, and the driver that made the pods.
 pub struct Agents {
@@ -58,11 +63,36 @@ impl AgentPort for Agents {
         let pod: PodId = workspace.pod_id.ok_or(AgentError::NotConnected)?;
         let spec =
             ExecSpec { argv: request.command, cwd: Some(request.working_directory), environment: Vec::new() };
-        let exec = self.driver.exec(pod, spec).await.map_err(|error| AgentError::Failed(Box::new(error)))?;
+        let program = spec.argv.first().cloned().unwrap_or_default();
+        let exec = match self.driver.exec(pod, spec).await {
+            Ok(exec) => exec,
+            Err(error) => return not_started(&program, error),
+        };
         let (events, receiver) = mpsc::channel(OUTPUT_EVENTS_MAX);
         tokio::spawn(stream_exec(exec, Duration::from_secs(request.timeout_seconds.into()), events));
         Ok(tokio_stream::wrappers::ReceiverStream::new(receiver).boxed())
     }
+}
+
+/// What a shell says and exits with when a command is not there (127) or cannot be run (126). Anything else that keeps a
+/// command from starting is a failure of the pod.
+fn not_started(program: &str, error: freehold_driver::Error) -> Result<ExecStream, AgentError> {
+    let exit_code = match &error {
+        freehold_driver::Error::Exec(cause) if cause.kind() == io::ErrorKind::NotFound => 127,
+        freehold_driver::Error::Exec(cause) if cause.kind() == io::ErrorKind::PermissionDenied => 126,
+        _ => return Err(AgentError::Failed(Box::new(error))),
+    };
+    let why = if exit_code == 127 {
+        "no such program, or no such working directory"
+    } else {
+        "the program or the working directory may not be used"
+    };
+    let data = Bytes::from(format!("cannot start `{program}`: {why}\n"));
+    let events = [
+        Ok(ExecEvent::Output { stream: OutputStream::Stderr, data }),
+        Ok(ExecEvent::Ended { exit_code, timed_out: false }),
+    ];
+    Ok(futures::stream::iter(events).boxed())
 }
 
 type Events = mpsc::Sender<Result<ExecEvent, AgentError>>;
@@ -70,10 +100,16 @@ type Events = mpsc::Sender<Result<ExecEvent, AgentError>>;
 /// Passes on what a command writes, and how it ends. Ends, and kills the command, when nobody listens any more.
 async fn stream_exec(exec: Exec, limit: Duration, events: Events) {
     let Exec { stdout, stderr, exit } = exec;
+    let ended = CancellationToken::new();
     let run = async {
+        let exit = async {
+            let status = exit.await;
+            ended.cancel();
+            status
+        };
         let (_, _, status) = tokio::join!(
-            copy(stdout, OutputStream::Stdout, &events),
-            copy(stderr, OutputStream::Stderr, &events),
+            copy(stdout, OutputStream::Stdout, &ended, &events),
+            copy(stderr, OutputStream::Stderr, &ended, &events),
             exit
         );
         status
@@ -95,10 +131,25 @@ fn code(status: ExitStatus) -> i32 {
     status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
 }
 
-async fn copy(mut from: Box<dyn AsyncRead + Send + Unpin>, stream: OutputStream, events: &Events) {
+/// Passes on one stream until it ends, or until the command has ended and the stream is silent: a program that it left in
+/// the background may hold the stream open for as long as it likes.
+async fn copy(
+    mut from: Box<dyn AsyncRead + Send + Unpin>,
+    stream: OutputStream,
+    ended: &CancellationToken,
+    events: &Events,
+) {
     let mut buffer = vec![0; OUTPUT_BYTES_MAX];
     loop {
-        match from.read(&mut buffer).await {
+        let silence = async {
+            ended.cancelled().await;
+            tokio::time::sleep(OUTPUT_SILENCE_MAX).await;
+        };
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => read,
+            () = silence => return,
+        };
+        match read {
             Ok(0) | Err(_) => return,
             Ok(length) => {
                 let data = Bytes::copy_from_slice(&buffer[..length]);

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
-    io::Write,
+    io::{IsTerminal, Write},
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -36,9 +36,18 @@ const OWNER_FILE: &str = "owner.key";
 /// The owner of the first start, who may be anybody until there is sign-in.
 const OWNER_EMAIL: &str = "owner@localhost";
 
+/// Why the server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop. Pods go on.
+    Stopped,
+    /// Whoever started it for a while is gone. Its pods are, too.
+    Abandoned,
+}
+
 /// Runs the server until it is told to stop: by a signal, which leaves the pods running, or by the end of its standard
 /// input where `stop_with_stdin` says so, which takes them away.
-pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<()> {
+pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended> {
     log(&config)?;
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
@@ -52,6 +61,11 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<()> {
         });
     }
     let data = DataDir::open(&config.server.data_dir)?;
+    // Before anything is made: who takes a port in use learns it at once.
+    let listener = TcpListener::bind(config.server.listen).await.with_context(|| {
+        format!("cannot listen on {}; choose another address with --listen", config.server.listen)
+    })?;
+    let address = listener.local_addr()?;
     let store = open_store(&config, data.root())?;
     let vault = Arc::new(Vault::open(&data.path("master.key"))?);
     let uploads = open_uploads(data.root())?;
@@ -70,10 +84,6 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<()> {
     };
     let gate = Arc::new(EgressGate::new(egress, minter, vault.clone()));
     let reconciler = reconcile::Service::new(options, fleet, driver.clone(), gate);
-    let listener = TcpListener::bind(config.server.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", config.server.listen))?;
-    let address = listener.local_addr()?;
     let ports = Ports {
         agent: Arc::new(Agents::new(reconciler.handle(), driver.clone())),
         sealer: Arc::new(Sealer(vault)),
@@ -99,15 +109,16 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<()> {
             driver.delete(pod.pod_id).await?;
         }
         tracing::info!("stopped, and the pods with it");
-        return Ok(());
+        return Ok(Ended::Abandoned);
     }
     tracing::info!("stopped; pods go on, and the next start finds them");
-    Ok(())
+    Ok(Ended::Stopped)
 }
 
 fn settings(config: &Config) -> fleet::Settings {
     fleet::Settings {
         task_timeout_seconds: config.defaults.task_timeout_seconds,
+        idle_timeout_seconds: config.defaults.idle_timeout_seconds,
         max_continuations: config.defaults.max_continuations,
         max_context_tokens: config.defaults.max_context_tokens,
     }
@@ -116,7 +127,13 @@ fn settings(config: &Config) -> fleet::Settings {
 fn log(config: &Config) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log.filter)
         .with_context(|| format!("`log.filter` is not a filter: {}", config.log.filter))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A file or a collector gets no colour codes.
+    #[expect(clippy::disallowed_methods, reason = "the binary is where the environment is read")]
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(!is_plain && std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match config.log.format {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),
@@ -159,10 +176,17 @@ impl DataDir {
             .truncate(false)
             .write(true)
             .mode(0o600)
-            .open(path.join("lock"))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).with_context(|| {
-            format!("another server uses {}; stop it, or choose another --data-dir", path.display())
-        })?;
+            .open(path.join("lock"))
+            .with_context(|| format!("cannot use the data directory {}", path.display()))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                anyhow::bail!("another server uses {}; stop it, or choose another --data-dir", path.display())
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        }
         Ok(Self(path, lock))
     }
 

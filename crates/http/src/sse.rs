@@ -60,8 +60,9 @@ impl State {
     async fn next(&mut self) -> Option<Bytes> {
         if !self.begun {
             self.begun = true;
-            // Sent at once, so that the client knows that it listens.
-            return Some(Bytes::from_static(b": listening\n\n"));
+            // Sent at once, so that the client knows that it listens, and where to begin again should this connection
+            // break before the first event.
+            return Some(format!("id: {}\n\n", self.listener.position()).into());
         }
         tokio::select! {
             biased;

@@ -1,18 +1,16 @@
 //! The HTTP side: one request, its waits, its status.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use freehold_model::Timestamp;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::redirect;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use url::Url;
 
 use crate::read::{self, Decode, garbage};
-use crate::{Answer, Delta, Error, Request, Wire, anthropic, chat, classify, responses};
+use crate::{Answer, Delta, Error, Request, Wire, anthropic, chat, classify, http, responses};
 
 /// The most bytes of a refusal that are read.
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;
@@ -148,16 +146,13 @@ impl Client {
         if let Some(http) = self.http.get() {
             return Ok(http);
         }
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(self.options.roots.as_deref())?)
+        let http = http::builder(self.options.roots.as_deref())?
             .connect_timeout(self.options.timeouts.connect)
             .pool_idle_timeout(CONNECTION_IDLE_MAX)
             .pool_max_idle_per_host(1)
             .http1_only()
-            // The road is chosen below us, and a key follows no redirect.
-            .no_proxy()
+            // A key follows no redirect.
             .redirect(redirect::Policy::none())
-            .user_agent(concat!("freehold/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(Error::Http)?;
         Ok(self.http.get_or_init(|| http))
@@ -170,30 +165,6 @@ fn decoder(wire: Wire) -> Box<dyn Decode> {
         Wire::OpenAiResponses => Box::<responses::Decoder>::default(),
         Wire::OpenAiChat => Box::<chat::Decoder>::default(),
     }
-}
-
-/// TLS that trusts the given roots and nothing else.
-fn tls(roots: Option<&Path>) -> Result<rustls::ClientConfig, Error> {
-    let mut store = rustls::RootCertStore::empty();
-    if let Some(path) = roots {
-        let unreadable = |message: String| Error::Roots { path: path.to_owned(), message };
-        let certificates = CertificateDer::pem_file_iter(path).map_err(|e| unreadable(e.to_string()))?;
-        for certificate in certificates {
-            store
-                .add(certificate.map_err(|e| unreadable(e.to_string()))?)
-                .map_err(|e| unreadable(e.to_string()))?;
-        }
-        if store.is_empty() {
-            return Err(unreadable("it holds no certificate".to_owned()));
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(Error::Tls)?
-        .with_root_certificates(store)
-        .with_no_client_auth();
-    Ok(config)
 }
 
 /// The error of an answer with a failure status; its body is read as far as it comes.

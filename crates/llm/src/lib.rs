@@ -10,6 +10,7 @@ mod chat;
 mod classify;
 mod client;
 mod error;
+pub mod http;
 mod read;
 mod responses;
 #[cfg(test)]

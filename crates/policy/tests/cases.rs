@@ -1,4 +1,5 @@
-//! Data-driven: `tests/cases/*.yaml` hold a policy, requests and the decisions expected.
+//! Data-driven: `tests/cases/*.yaml` hold a policy, requests and the decisions expected, and so does
+//! `docs/capabilities.md`.
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails by panicking")]
 
@@ -103,4 +104,37 @@ fn every_case_is_decided_as_expected() {
     }
     assert!(wrong.is_empty(), "\n{wrong}");
     assert!(seen > 50, "the cases were not found");
+}
+
+/// A block marked `yaml` is a document; the one marked `text` after it has a request and its decision a line.
+#[test]
+fn every_example_of_the_document_is_decided_as_it_says() {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/capabilities.md");
+    let text = fs::read_to_string(file).unwrap();
+    let provider = ProviderGrant {
+        kind: Kind::Anthropic,
+        domain: "api.anthropic.com".to_owned(),
+        credential: Some("main-key".to_owned()),
+    };
+    let mut policy = compile(&provider, &parse("").unwrap(), &parse("").unwrap()).unwrap();
+    let (mut documents, mut requests) = (0, 0);
+    for block in text.split("\n```").skip(1).step_by(2) {
+        let (kind, block) = block.split_once('\n').unwrap();
+        match kind {
+            "yaml" => {
+                let document = parse(block).unwrap_or_else(|problems| panic!("{problems:?}\n{block}"));
+                policy = compile(&provider, &parse("").unwrap(), &document).unwrap();
+                documents += 1;
+            }
+            "text" => {
+                for line in block.lines() {
+                    let (request, expected) = line.split_once("  ").unwrap();
+                    assert_eq!(decided(&policy, request), expected.trim(), "{line}");
+                    requests += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(documents >= 5 && requests >= 10, "{documents} documents, {requests} requests were found");
 }

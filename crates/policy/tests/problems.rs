@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails by panicking")]
 
-use freehold_policy::{Document, parse};
+use freehold_model::provider::Kind;
+use freehold_policy::{
+    Decision, Destination, Document, NormalPath, ProviderGrant, RequestHead, Scheme, compile, parse,
+};
 use proptest::prelude::*;
 
 fn problems(text: &str) -> Vec<String> {
@@ -123,4 +126,52 @@ proptest! {
     fn no_text_of_yaml_characters_makes_it_panic(text in "[-a-c:\\[\\]{},&*!|> \n'\"#?]{0,80}") {
         let _ = parse(&text);
     }
+
+    #[test]
+    fn whatever_is_accepted_compiles_or_says_why_and_decides(
+        lines in proptest::collection::vec(proptest::sample::select(LINES), 0..16),
+        path in "/[ -~]{0,20}",
+    ) {
+        let Ok(document) = parse(&lines.concat()) else { return Ok(()) };
+        let provider =
+            ProviderGrant { kind: Kind::Anthropic, domain: "model.test".to_owned(), credential: None };
+        let Ok(policy) = compile(&provider, &parse("").unwrap(), &document) else { return Ok(()) };
+        let destination = Destination::new(Scheme::Https, "b.a.test", 443).unwrap();
+        let Ok(path) = NormalPath::parse(&path) else { return Ok(()) };
+        let head = RequestHead { destination: &destination, method: "GET", path: &path };
+        if matches!(policy.decide(&head), Decision::Allow(_)) {
+            // Nothing is allowed that no line names.
+            prop_assert!(lines.iter().any(|line| line.contains("**")));
+        }
+        let _ = policy.decide_dns("b.a.test");
+    }
 }
+
+/// What documents are made of, and what they should not be made of.
+const LINES: &[&str] = &[
+    "- name: c\n  type: http\n  allow:\n",
+    "- name: d\n  type: http\n  deny:\n    - domains: [b.a.test]\n  allow:\n",
+    "    - domains: ['**']\n      methods: [GET]\n",
+    "- name: a\n",
+    "- name: b\n",
+    "  type: http\n",
+    "  type: tcp\n",
+    "  allow:\n",
+    "  deny:\n",
+    "    - domains: [a.test]\n",
+    "    - domains: ['**.a.test']\n",
+    "    - domains: ['*']\n",
+    "    - name: r\n",
+    "      methods: [GET]\n",
+    "      methods: []\n",
+    "      paths: [/a/**, /b]\n",
+    "      domains: ['**']\n",
+    "      allow_insecure: true\n",
+    "  <<: *x\n",
+    "  allow: &x []\n",
+    "  ? [a]\n",
+    "---\n",
+    "...\n",
+    "\t",
+    "# \u{feff}\n",
+];

@@ -4,7 +4,7 @@ use std::fmt;
 
 use freehold_driver::{PodObservation, PodState};
 use freehold_model::{
-    PodId, Timestamp,
+    PodId, TaskId, Timestamp,
     workspace::{self, Phase},
 };
 
@@ -17,6 +17,14 @@ const START_BACKOFF_MS: i64 = 250;
 /// The most doublings of [`START_BACKOFF_MS`].
 const START_BACKOFF_DOUBLINGS_MAX: u32 = 6;
 
+/// How long an agent may take from the hand-over of a task to its beginning, in milliseconds; it covers the starts of a
+/// pod that was lost meanwhile.
+pub const BEGIN_TIMEOUT_MS: i64 = 300_000;
+
+/// How much longer than its limit a task may run before its agent counts as broken, in milliseconds. The agent knows the
+/// limit and ends the task by itself.
+pub const TASK_GRACE_MS: i64 = 60_000;
+
 /// What the rows say of a workspace's pod.
 #[derive(Debug, Clone, Copy)]
 pub struct Desired {
@@ -28,6 +36,37 @@ pub struct Desired {
     pub failed_starts: u32,
     /// When the phase, the pod or the count of failed starts last changed.
     pub since: Timestamp,
+    /// The task that was handed over and has not ended.
+    pub task: Option<Current>,
+    /// Milliseconds after which the workspace is stopped when it is idle; absent for never.
+    pub idle_timeout_ms: Option<i64>,
+}
+
+/// A task that was handed over.
+#[derive(Debug, Clone, Copy)]
+pub struct Current {
+    /// The task.
+    pub id: TaskId,
+    /// When it was handed over, as far as this process knows.
+    pub handed_over: Timestamp,
+    /// When it began, if it has.
+    pub began: Option<Timestamp>,
+    /// The most milliseconds it may run.
+    pub timeout_ms: i64,
+}
+
+impl Current {
+    /// Why the agent can be relied on no more, if it is late.
+    fn late(&self, now: Timestamp) -> Option<String> {
+        let since_ms = |then: Timestamp| now.as_millisecond() - then.as_millisecond();
+        match self.began {
+            None => (since_ms(self.handed_over) >= BEGIN_TIMEOUT_MS)
+                .then(|| format!("the agent did not begin within {} s", BEGIN_TIMEOUT_MS / 1000)),
+            Some(began) => (since_ms(began) >= self.timeout_ms.saturating_add(TASK_GRACE_MS)).then(|| {
+                format!("the agent did not end it within its limit of {} s", self.timeout_ms / 1000)
+            }),
+        }
+    }
 }
 
 /// What is seen of it.
@@ -58,6 +97,10 @@ pub enum Action {
     ReportGone,
     /// Hand the agent its next task, if one waits.
     Deliver,
+    /// End the task of an agent that is late, and take its pod away.
+    EndLate(PodId, TaskId, String),
+    /// Stop the workspace, unless it has work by now.
+    StopIdle(PodId),
     /// Look again after so many milliseconds.
     LookAgain(i64),
 }
@@ -82,6 +125,8 @@ impl fmt::Display for Plan {
                 }
                 Action::ReportGone => f.write_str("report the pod gone")?,
                 Action::Deliver => f.write_str("deliver")?,
+                Action::EndLate(pod, task, reason) => write!(f, "end {task} and {pod}: {reason}")?,
+                Action::StopIdle(_) => f.write_str("stop: it is idle for too long")?,
                 Action::LookAgain(after) => write!(f, "look again in {after} ms")?,
             }
         }
@@ -107,6 +152,11 @@ pub fn plan(desired: Desired, seen: Seen<'_>, now: Timestamp) -> Plan {
 }
 
 fn plan_wanted(desired: Desired, seen: Seen<'_>, pod: PodId, now: Timestamp, actions: &mut Vec<Action>) {
+    if let Some(task) = desired.task
+        && let Some(reason) = task.late(now)
+    {
+        return actions.push(Action::EndLate(pod, task.id, reason));
+    }
     let since_ms = now.as_millisecond() - desired.since.as_millisecond();
     let starting = desired.phase == Phase::Provisioning;
     match seen.pods.iter().find(|seen| seen.pod_id == pod).map(|seen| &seen.state) {
@@ -116,6 +166,11 @@ fn plan_wanted(desired: Desired, seen: Seen<'_>, pod: PodId, now: Timestamp, act
             }
             if seen.connected {
                 actions.push(Action::Deliver);
+                if desired.phase == Phase::Idle
+                    && desired.idle_timeout_ms.is_some_and(|limit| since_ms >= limit)
+                {
+                    actions.push(Action::StopIdle(pod));
+                }
             } else if starting && since_ms >= START_TIMEOUT_MS {
                 actions.push(Action::ReportFailedStart(pod, "the agent did not connect in time".to_owned()));
             } else if starting {
@@ -159,6 +214,10 @@ mod tests {
         PodId::from_uuid(Uuid::from_u128(number))
     }
 
+    fn before(age_ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(NOW - age_ms).unwrap()
+    }
+
     fn seen(number: u128, state: PodState) -> PodObservation {
         PodObservation {
             pod_id: pod(number),
@@ -181,7 +240,9 @@ mod tests {
             phase,
             pod: Some(pod(1)),
             failed_starts,
-            since: Timestamp::from_millisecond(NOW - age_ms).unwrap(),
+            since: before(age_ms),
+            task: None,
+            idle_timeout_ms: Some(60_000),
         };
         let seen = Seen { pods, linked: linked.then(|| pod(1)), connected };
         plan(desired, seen, Timestamp::from_millisecond(NOW).unwrap()).0
@@ -227,6 +288,46 @@ mod tests {
             check(Phase::Provisioning, 0, 0, &ended, true, false),
             [Action::ReportFailedStart(pod(1), "killed".to_owned())]
         );
+    }
+
+    #[test]
+    fn a_workspace_that_is_idle_for_too_long_is_stopped_unless_a_task_waits() {
+        let pods = [seen(1, PodState::Running)];
+        assert_eq!(check(Phase::Idle, 0, 59_999, &pods, true, true), [Action::Deliver]);
+        assert_eq!(
+            check(Phase::Idle, 0, 60_000, &pods, true, true),
+            [Action::Deliver, Action::StopIdle(pod(1))]
+        );
+        assert_eq!(check(Phase::Busy, 0, 60_000, &pods, true, true), [Action::Deliver]);
+    }
+
+    #[test]
+    fn an_agent_that_neither_begins_nor_ends_its_task_in_time_loses_it() {
+        let task = TaskId::from_uuid(Uuid::from_u128(7));
+        let pods = [seen(1, PodState::Running)];
+        let late = |handed_over_ms, began_ms: Option<i64>| {
+            let current = Current {
+                id: task,
+                handed_over: before(handed_over_ms),
+                began: began_ms.map(before),
+                timeout_ms: 1000,
+            };
+            let desired = Desired {
+                phase: Phase::Busy,
+                pod: Some(pod(1)),
+                failed_starts: 0,
+                since: before(0),
+                task: Some(current),
+                idle_timeout_ms: None,
+            };
+            let seen = Seen { pods: &pods, linked: Some(pod(1)), connected: true };
+            let plan = plan(desired, seen, before(0)).0;
+            matches!(&plan[..], [Action::EndLate(_, late, _)] if *late == task)
+        };
+        assert!(!late(BEGIN_TIMEOUT_MS - 1, None));
+        assert!(late(BEGIN_TIMEOUT_MS, None));
+        assert!(!late(BEGIN_TIMEOUT_MS, Some(TASK_GRACE_MS + 999)));
+        assert!(late(BEGIN_TIMEOUT_MS, Some(TASK_GRACE_MS + 1000)));
     }
 
     #[test]

@@ -10,15 +10,14 @@ use std::{
 use async_trait::async_trait;
 use freehold_app::fleet::{Fleet, Look, Place};
 use freehold_driver::{Limits, OriginalDestination, PodDriver, PodObservation, PodSpec};
-use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId};
+use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId, workspace::Phase};
 use freehold_pod_api::{POD_ID_VARIABLE, ToAgent};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Action, Agents, Desired, Seen,
-    agents::{self},
-    orders, plan,
+    Action, Agents, Desired, Seen, agents, orders,
+    plan::{Current, plan},
 };
 
 /// Why the reconciler could not do something now. It tries again by itself.
@@ -76,6 +75,8 @@ pub struct GateLinks {
 pub struct Options {
     /// How often everything is looked at without a signal.
     pub interval: Duration,
+    /// How often what is left over is removed; first at the start.
+    pub sweep_interval: Duration,
     /// Workspaces worked on at the same time.
     pub concurrency_max: usize,
     /// What every pod may use.
@@ -88,6 +89,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             interval: Duration::from_secs(10),
+            sweep_interval: Duration::from_secs(3600),
             concurrency_max: 32,
             limits: Limits::default(),
             trust_anchors_pem: String::new(),
@@ -126,6 +128,8 @@ struct State {
     pods: HashMap<WorkspaceId, Vec<PodObservation>>,
     /// Pods whose connections this process serves, and what ends that.
     links: HashMap<WorkspaceId, (PodId, CancellationToken)>,
+    /// Tasks that were handed over, and when this process first saw that.
+    handed_over: HashMap<WorkspaceId, (TaskId, Timestamp)>,
 }
 
 impl Service {
@@ -157,6 +161,7 @@ impl Service {
         let changed_rows = inner.fleet.changes();
         let mut changes = inner.driver.changes();
         let mut timer = tokio::time::interval(inner.options.interval);
+        inner.tasks.spawn(Arc::clone(&inner).sweep());
         tokio::pin!(shutdown);
         loop {
             // Everything is looked at on a timer and when the driver saw a change; a single workspace when somebody
@@ -227,6 +232,24 @@ impl Inner {
         Ok(())
     }
 
+    /// Removes what is left over, now and then, until the shutdown.
+    async fn sweep(self: Arc<Self>) {
+        let mut timer = tokio::time::interval(self.options.sweep_interval);
+        loop {
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                _ = timer.tick() => {}
+            }
+            match self.fleet.sweep().await {
+                Ok(swept) => tracing::debug!(swept.answers, swept.uploads, "removed what was left over"),
+                Err(error) => tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "not everything that is left over could be removed; it will be tried again"
+                ),
+            }
+        }
+    }
+
     /// Works on a workspace unless that is under way, in which case another look follows.
     fn start(self: &Arc<Self>, workspace: WorkspaceId) {
         if let Some(again) = self.state().working.get_mut(&workspace) {
@@ -257,20 +280,7 @@ impl Inner {
     /// One look at one workspace.
     async fn work(self: &Arc<Self>, workspace: WorkspaceId) -> Result<(), Error> {
         let look = self.fleet.look(workspace).await?;
-        let desired = look.as_ref().map_or(
-            Desired {
-                phase: freehold_model::workspace::Phase::Stopped,
-                pod: None,
-                failed_starts: 0,
-                since: Timestamp::UNIX_EPOCH,
-            },
-            |look| Desired {
-                phase: look.workspace.phase,
-                pod: look.workspace.pod_id,
-                failed_starts: look.workspace.failed_starts,
-                since: look.workspace.updated_at,
-            },
-        );
+        let desired = self.desired(workspace, look.as_ref());
         let (pods, linked) = {
             let state = self.state();
             let pods = state.pods.get(&workspace).cloned().unwrap_or_default();
@@ -286,6 +296,27 @@ impl Inner {
             self.driver.purge(workspace).await?;
         }
         Ok(())
+    }
+
+    fn desired(&self, workspace: WorkspaceId, look: Option<&Look>) -> Desired {
+        let now = Timestamp::now();
+        let current = look.and_then(|look| look.current_task.as_ref());
+        let mut state = self.state();
+        let Some((look, task)) = look.zip(current) else {
+            state.handed_over.remove(&workspace);
+            return desired(look, None);
+        };
+        let seen = state.handed_over.entry(workspace).or_insert((task.id, now));
+        if seen.0 != task.id {
+            *seen = (task.id, now);
+        }
+        let current = Current {
+            id: task.id,
+            handed_over: seen.1,
+            began: task.started_at,
+            timeout_ms: look.task_timeout_ms,
+        };
+        desired(Some(look), Some(current))
     }
 
     async fn act(
@@ -309,6 +340,13 @@ impl Inner {
                 self.unlink(workspace, pod).await;
                 self.failed_start(look, pod, &reason).await
             }
+            (Action::EndLate(pod, task, reason), Some(look)) => {
+                tracing::warn!(workspace.id = %workspace, task.id = %task, reason, "{task} is ended, and its pod is replaced");
+                self.fleet.agent_late(look.place(), pod, task, reason).await?;
+                self.poke(workspace);
+                Ok(())
+            }
+            (Action::StopIdle(pod), Some(look)) => Ok(self.fleet.stop_idle(look.place(), pod).await?),
             (Action::ReportGone, Some(look)) => Ok(self.fleet.pod_gone(look.place()).await?),
             (Action::LookAgain(after_ms), _) => {
                 let inner = Arc::clone(self);
@@ -449,6 +487,28 @@ impl Inner {
         // An agent that is gone meanwhile learns of the task when it connects again.
         let _reconnects = self.agents.send(workspace, deliver).await;
         Ok(())
+    }
+}
+
+/// What the rows want of a pod; of a workspace that is gone, nothing.
+fn desired(look: Option<&Look>, task: Option<Current>) -> Desired {
+    let Some(look) = look else {
+        return Desired {
+            phase: Phase::Stopped,
+            pod: None,
+            failed_starts: 0,
+            since: Timestamp::UNIX_EPOCH,
+            task: None,
+            idle_timeout_ms: None,
+        };
+    };
+    Desired {
+        phase: look.workspace.phase,
+        pod: look.workspace.pod_id,
+        failed_starts: look.workspace.failed_starts,
+        since: look.workspace.updated_at,
+        task,
+        idle_timeout_ms: look.idle_timeout_ms,
     }
 }
 

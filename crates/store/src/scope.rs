@@ -3,7 +3,10 @@
 //! Invariant: an [`OrgRead`] or [`OrgTx`] cannot name another organization's rows. Every statement on a resource goes
 //! through the helpers here, which put the organization into its first condition.
 
-use std::ops::{Deref, DerefMut};
+use std::{
+    collections::HashMap,
+    ops::{Deref, DerefMut},
+};
 
 use freehold_model::{OrganizationId, WorkspaceId};
 
@@ -24,11 +27,23 @@ pub(crate) struct Session {
     work: Work,
     /// Whether a statement failed, after which the job may not be committed: PostgreSQL would refuse, SQLite would not.
     failed: bool,
+    /// The ends of the chains of the audit log that this transaction has written to. Whoever writes holds the lock of the
+    /// organization, so that nobody else moves them meanwhile.
+    heads: HashMap<OrganizationId, Head>,
 }
+
+/// The position and the hash of the last row of a chain.
+pub(crate) type Head = (u64, [u8; 32]);
 
 impl Session {
     pub(crate) fn new(connection: Box<dyn Connection>) -> Self {
-        Self { connection, touched: Topics::default(), work: Work::default(), failed: false }
+        Self {
+            connection,
+            touched: Topics::default(),
+            work: Work::default(),
+            failed: false,
+            heads: HashMap::new(),
+        }
     }
 
     /// Forgets what the job before did.
@@ -36,6 +51,11 @@ impl Session {
         self.touched = Topics::default();
         self.work = Work::default();
         self.failed = false;
+    }
+
+    /// Forgets where the chains end: another transaction begins, or changes of this one were taken back.
+    pub(crate) fn forget_heads(&mut self) {
+        self.heads.clear();
     }
 
     pub(crate) const fn has_failed(&self) -> bool {
@@ -144,12 +164,41 @@ impl<'a> OrgTx<'a> {
         self.0.session.work.everything = true;
     }
 
+    /// The end of the organization's chain, if this transaction has moved it.
+    pub(crate) fn head(&self) -> Option<Head> {
+        self.0.session.heads.get(&self.0.organization).copied()
+    }
+
+    /// Remembers where the organization's chain ends now.
+    pub(crate) fn set_head(&mut self, head: Head) {
+        self.0.session.heads.insert(self.0.organization, head);
+    }
+
     /// Inserts a record with columns that its type does not carry.
     pub(crate) fn insert_with<R: Record>(
         &mut self,
         record: &R,
         more: &[(&str, Value<'_>)],
     ) -> Result<(), Error> {
+        self.insert_rest(record, more, "").map(drop)
+    }
+
+    /// Inserts a record with columns that its type does not carry, unless its id is there. Answers whether it was not.
+    pub(crate) fn insert_new_with<R: Record>(
+        &mut self,
+        record: &R,
+        more: &[(&str, Value<'_>)],
+    ) -> Result<bool, Error> {
+        let rows = self.insert_rest(record, more, " ON CONFLICT (organization_id, id) DO NOTHING")?;
+        Ok(rows > 0)
+    }
+
+    fn insert_rest<R: Record>(
+        &mut self,
+        record: &R,
+        more: &[(&str, Value<'_>)],
+        rest: &str,
+    ) -> Result<u64, Error> {
         self.own(record)?;
         let mut columns = R::COLUMNS.to_owned();
         let mut values = record.values();
@@ -159,9 +208,12 @@ impl<'a> OrgTx<'a> {
             values.push(value.clone());
         }
         let marks: Vec<String> = (1..=values.len() + 1).map(|n| format!("?{n}")).collect();
-        let sql =
-            format!("INSERT INTO {} (organization_id, {columns}) VALUES ({})", R::TABLE, marks.join(", "));
-        self.execute(&sql, &values).map(drop)
+        let sql = format!(
+            "INSERT INTO {} (organization_id, {columns}) VALUES ({}){rest}",
+            R::TABLE,
+            marks.join(", ")
+        );
+        self.execute(&sql, &values)
     }
 
     pub(crate) fn insert<R: Record>(&mut self, record: &R) -> Result<(), Error> {

@@ -108,11 +108,13 @@ fn attempt(
     signals: &Signals,
 ) -> Result<(Topics, Work), Error> {
     let session = link.begin()?;
+    session.forget_heads();
     lock(session, batch)?;
     let mut topics = Topics::default();
     let mut work = Work::default();
+    let mut savepoint = Savepoint::None;
     while let Some(mut job) = batch.pop_front() {
-        let outcome = in_savepoint(session, job.as_mut());
+        let outcome = in_savepoint(session, job.as_mut(), &mut savepoint);
         done.push(Ran { job, keeps_answer: outcome.is_err() && session.has_failed() });
         if outcome? {
             topics.extend(session.touched());
@@ -132,19 +134,53 @@ fn lock(session: &mut Session, batch: &VecDeque<Box<dyn Job>>) -> Result<(), Err
     organizations.into_iter().try_for_each(|organization| scope::lock(session, organization))
 }
 
+/// The savepoint of a transaction's jobs. The last one ends with the transaction.
+#[derive(Clone, Copy)]
+enum Savepoint {
+    /// There is none yet.
+    None,
+    /// It holds nothing: it was just made, or what it held was taken back.
+    Empty,
+    /// It holds what a job did.
+    Used,
+}
+
+impl Savepoint {
+    /// Makes it empty, and so keeps what the job before did.
+    fn renew(&mut self, session: &mut Session) -> Result<(), Error> {
+        const BEGIN: &str = "SAVEPOINT job";
+        const RELEASE: &str = "RELEASE SAVEPOINT job";
+        let done = match (*self, session.connection.dialect()) {
+            (Self::Empty, _) => Ok(()),
+            (Self::None, _) => session.connection.execute(BEGIN, &[]).map(drop),
+            (Self::Used, Dialect::Sqlite) => session
+                .connection
+                .execute(RELEASE, &[])
+                .and_then(|_| session.connection.execute(BEGIN, &[]).map(drop)),
+            // Both in one message: what a write waits for here is the way there and back.
+            (Self::Used, Dialect::Postgres) => session.connection.batch(&format!("{RELEASE}; {BEGIN}")),
+        };
+        done.map_err(Error::into_unavailable)?;
+        *self = Self::Empty;
+        Ok(())
+    }
+}
+
 /// Runs one job so that it leaves all of its changes or none. Answers whether they stand; an error means that the whole
 /// transaction is lost.
-fn in_savepoint(session: &mut Session, job: &mut dyn Job) -> Result<bool, Error> {
+fn in_savepoint(session: &mut Session, job: &mut dyn Job, savepoint: &mut Savepoint) -> Result<bool, Error> {
     session.start_job();
-    session.connection.execute("SAVEPOINT job", &[]).map_err(Error::into_unavailable)?;
+    savepoint.renew(session)?;
     let stands = job.run(session);
     if !session.connection.in_transaction() {
         return Err(Error::Unavailable { source: Arc::new(TransactionLost) });
     }
-    if !stands {
+    if stands {
+        *savepoint = Savepoint::Used;
+    } else {
+        session.forget_heads();
         session.connection.execute("ROLLBACK TO SAVEPOINT job", &[]).map_err(Error::into_unavailable)?;
     }
-    session.connection.execute("RELEASE SAVEPOINT job", &[]).map_err(Error::into_unavailable)?;
     Ok(stands)
 }
 

@@ -24,12 +24,13 @@ const VERSIONS: &str = "/usr/lib/postgresql";
 /// `nobody`: PostgreSQL refuses to run as root.
 const NOBODY: u32 = 65_534;
 
-/// `$1` is the folder, `$2` that of the programs. Interrupts from the terminal are left to the test process.
+/// `$1` is the folder, `$2` that of the programs, `$3` whether commits wait for the disk. Interrupts from the terminal are
+/// left to the test process.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
 "$2/initdb" -D "$1/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync >"$1/log" 2>&1 &&
 "$2/pg_ctl" -D "$1/data" -l "$1/log" -w -t 60 -s start -o \
-    "-k '$1' -c listen_addresses= -c fsync=off -c max_connections=400 -c shared_buffers=32MB" >>"$1/log" 2>&1 &&
+    "-k '$1' -c listen_addresses= -c fsync=$3 -c max_connections=400 -c shared_buffers=32MB" >>"$1/log" 2>&1 &&
 echo ready
 exec >&-
 cat >/dev/null
@@ -45,15 +46,30 @@ pub struct Database {
 }
 
 impl Database {
-    /// Makes a database, and starts the server when it is the first of this process.
+    /// Makes a database, and starts the server when it is the first of this process. A commit does not wait for the disk:
+    /// tests do not pull the plug.
     ///
     /// # Errors
     ///
     /// When PostgreSQL is not installed, naming the package, or the server does not start, with its log.
     pub fn create() -> Result<Self> {
         static SERVER: OnceLock<Result<Server>> = OnceLock::new();
+        Self::create_on(SERVER.get_or_init(|| Server::start(false)))
+    }
+
+    /// The same on a server of its own whose commits are durable, as in production: for figures.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::create`].
+    pub fn create_durable() -> Result<Self> {
+        static SERVER: OnceLock<Result<Server>> = OnceLock::new();
+        Self::create_on(SERVER.get_or_init(|| Server::start(true)))
+    }
+
+    fn create_on(server: &'static Result<Server>) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
-        let server = match SERVER.get_or_init(Server::start) {
+        let server = match server {
             Ok(server) => server,
             Err(error) => bail!("{error:#}"),
         };
@@ -83,11 +99,12 @@ struct Server {
 }
 
 impl Server {
-    fn start() -> Result<Self> {
+    fn start(durable: bool) -> Result<Self> {
         let programs = programs()?;
         let folder = tempfile::Builder::new().prefix("freehold-pg-").tempdir()?.keep();
         let mut shell = Command::new("sh");
-        shell.args(["-c", SCRIPT, "sh"]).arg(&folder).arg(&programs).current_dir("/");
+        shell.args(["-c", SCRIPT, "sh"]).arg(&folder).arg(&programs);
+        shell.arg(if durable { "on" } else { "off" }).current_dir("/");
         if geteuid().is_root() {
             chown(&folder, Some(NOBODY), Some(NOBODY))?;
             shell.uid(NOBODY).gid(NOBODY);

@@ -25,7 +25,7 @@ pub fn run(root: &Path, install: Install) -> anyhow::Result<()> {
     }
     // The binary comes first, for tests run it and look for it beside themselves. It is built along with the tests, since
     // another selection of packages would mean other features, and so a second build of most of the tree.
-    execute(cargo(root).args(["build", "--workspace", "--bins", "--tests"]))?;
+    execute(cargo(root).args(["build", "--workspace", "--bins", "--examples", "--tests"]))?;
     let documentation = execute(cargo(root).args(["test", "--workspace", "--doc", "--quiet"]));
     let suite = if has_nextest(root) {
         execute(cargo(root).args(["nextest", "run", "--workspace", "--bins", "--tests", "--no-fail-fast"]))

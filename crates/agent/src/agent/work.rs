@@ -14,7 +14,7 @@ use freehold_turn::{
 use tokio::{sync::Mutex, time::Instant};
 use uuid::Uuid;
 
-use super::{Agent, CANCEL_GRACE, CLIENT_IDLE_MAX, Work, now};
+use super::{Agent, CLIENT_IDLE_MAX, Work, now};
 use crate::{
     model::{self, Model, Unusable},
     prompt,
@@ -45,7 +45,7 @@ impl Agent {
             })
         };
         tracing::info!(task.id = %task_id, "working on a task");
-        let grace = cancel_requested.then(|| Instant::now() + CANCEL_GRACE);
+        let grace = cancel_requested.then(|| Instant::now() + self.options.cancel_grace);
         let deadline = received_at + Duration::from_millis(order.time_left_ms);
         self.release_at = None;
         self.work = Some(Work { order, deadline, grace });

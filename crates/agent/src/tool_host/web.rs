@@ -1,9 +1,8 @@
 //! `web_fetch`: a request to the network, which leaves the pod by the same road as everything else.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use reqwest::{Client, Method, Response, redirect};
-use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde::Deserialize;
 use url::Url;
 
@@ -76,32 +75,19 @@ impl Web {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls()?)
-            .no_proxy()
+        // What the pod trusts: the file that `SSL_CERT_FILE` names, as for other programs.
+        let unusable = |error: &dyn std::error::Error| {
+            format!("The HTTP client could not be made: {}. Nothing was sent.", chain(error))
+        };
+        let client = freehold_llm::http::builder(crate::options::trust_file().as_deref())
+            .map_err(|error| unusable(&error))?
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(redirect::Policy::limited(REDIRECTS_MAX))
-            .user_agent(concat!("freehold/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|error| format!("The HTTP client could not be made: {}.", chain(&error)))?;
+            .map_err(|error| unusable(&error))?;
         self.client = Some(client.clone());
         Ok(client)
     }
-}
-
-/// TLS that trusts what the pod trusts: the file that `SSL_CERT_FILE` names, as other programs do.
-fn tls() -> Result<rustls::ClientConfig, String> {
-    let mut roots = rustls::RootCertStore::empty();
-    if let Some(path) = crate::options::trust_file() {
-        let certificates = CertificateDer::pem_file_iter(&path)
-            .map_err(|error| format!("Could not read the trusted certificates: {error}."))?;
-        roots.add_parsable_certificates(certificates.filter_map(Result::ok));
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS could not be set up: {error}."))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 async fn exchange(request: reqwest::RequestBuilder) -> Result<Outcome, reqwest::Error> {

@@ -183,6 +183,8 @@ pub struct Pod {
     pub model: Handle,
     pub environment: Vec<(String, String)>,
     pub agent: Option<Child>,
+    /// Further arguments of the agent.
+    pub arguments: Vec<&'static str>,
     /// What the agent is started by.
     pub wrapper: Vec<&'static str>,
     server: Option<JoinHandle<()>>,
@@ -215,6 +217,7 @@ impl Pod {
             model,
             environment: Vec::new(),
             agent: None,
+            arguments: Vec::new(),
             wrapper: Vec::new(),
             server: None,
         }
@@ -260,6 +263,7 @@ impl Pod {
         let child = command
             .args(["agent", "--pod-api", "pod-api", "--data", "data", "--model-url"])
             .arg(format!("http://{}/", self.model.address()))
+            .args(&self.arguments)
             .current_dir(self.folder.path())
             .env("FREEHOLD_POD_ID", PodId::from_uuid(Uuid::nil()).to_string())
             .env("AGENT_SECRET", "hush")

@@ -81,6 +81,23 @@ async fn cancel_finishes_the_present_step() {
 }
 
 #[tokio::test]
+async fn a_step_that_outlasts_the_grace_time_is_killed() {
+    let mut pod = Pod::prepare(&one_answer(&[bash("echo $$ > pid; sleep 300"), bash("echo > second")])).await;
+    pod.arguments = vec!["--cancel-grace-ms", "100"];
+    pod.start_server();
+    pod.start_agent();
+    pod.until_welcome(1).await;
+    let task_id = pod.deliver(|_| {});
+    let pid = pod.until_file("pid").await;
+    pod.say(ToAgent::Cancel { task_id });
+    pod.until_idle(1).await;
+    until_gone(&pid).await;
+    assert!(pod.types().contains(&"turn.cancelled"), "{:?}", pod.types());
+    assert!(pod.results().iter().all(|(status, _)| *status != ToolStatus::Success), "{:?}", pod.results());
+    assert!(!pod.path("second").exists());
+}
+
+#[tokio::test]
 async fn time_up_kills_the_running_command() {
     let pod = Pod::start(&one_answer(&[bash("echo $$ > pid; sleep 300")])).await;
     pod.until_welcome(1).await;

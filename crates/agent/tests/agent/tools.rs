@@ -1,7 +1,10 @@
 //! The tools, as the model meets them.
 
-use crate::support::{Pod, bash, one_answer, results_of, tool};
+use std::path::{Path, PathBuf};
+
+use crate::support::{Pod, bash, one_answer, results_of, tool, until_gone};
 use freehold_model::event::ToolStatus::{Error, Success, Timeout};
+use freehold_sim_model::Scenario;
 use serde_json::json;
 
 #[tokio::test]
@@ -161,6 +164,34 @@ async fn web_fetch_tells_status_headers_and_text() {
     assert!(results[5].1.contains("refused"), "{}", results[5].1);
 }
 
+/// A server and the roots its certificate hangs from, made for tests of the model's client.
+fn tls_fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../llm/fixtures/tls").join(name)
+}
+
+#[tokio::test]
+async fn web_fetch_trusts_what_the_pod_trusts_and_nothing_else() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tls = freehold_sim_model::tls(&tls_fixture("server.pem"), &tls_fixture("server.key")).unwrap();
+    let upstream = freehold_sim_model::serve(listener, Scenario::default(), Some(tls)).unwrap();
+    let fetch = tool("web_fetch", json!({"url": format!("https://{}/nothing", upstream.address())}));
+    for (roots, expected) in [
+        (Some("root.pem"), "HTTP 404"),
+        (Some("other.pem"), "invalid peer certificate"),
+        (None, "invalid peer certificate"),
+    ] {
+        let mut pod = Pod::prepare(&one_answer(std::slice::from_ref(&fetch))).await;
+        let variable = roots.map(|name| ("SSL_CERT_FILE".into(), tls_fixture(name).display().to_string()));
+        pod.environment.extend(variable);
+        pod.start_server();
+        pod.start_agent();
+        pod.until_welcome(1).await;
+        pod.deliver(|_| {});
+        pod.until_idle(1).await;
+        assert!(pod.results()[0].1.contains(expected), "{roots:?}: {:?}", pod.results());
+    }
+}
+
 #[tokio::test]
 async fn a_tool_host_that_dies_is_started_anew_and_the_model_is_told() {
     let results = results_of(&[bash("x=1"), bash("kill -9 $PPID; sleep 5"), bash("echo \"[$x]\"")]).await;
@@ -196,6 +227,71 @@ async fn tools_have_their_own_limits() {
     pod.deliver(|_| {});
     pod.until_idle(1).await;
     assert_eq!(pod.results(), [(Success, "100\n100\n0".to_owned())]);
+}
+
+/// A control group for a test, if this machine lets this user make one.
+struct Group(PathBuf);
+
+impl Group {
+    fn make() -> Option<Self> {
+        let name = format!("freehold-test-{}", std::process::id());
+        ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].iter().map(|root| Path::new(root).join(&name)).find_map(
+            |path| {
+                std::fs::create_dir(&path).ok()?;
+                let group = Self(path);
+                group.procs().exists().then_some(group)
+            },
+        )
+    }
+
+    fn procs(&self) -> PathBuf {
+        self.0.join("cgroup.procs")
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// Hands descriptor 7, open for writing on `$TOOLS_GROUP`, to the agent.
+const WITH_DESCRIPTOR: [&str; 3] = ["sh", "-c", "exec \"$0\" \"$@\" 7>>\"$TOOLS_GROUP\""];
+
+async fn with_tools_group(path: &Path, command: &str) -> Pod {
+    let mut pod = Pod::prepare(&one_answer(&[bash(command)])).await;
+    pod.wrapper = WITH_DESCRIPTOR.into();
+    pod.environment.push(("TOOLS_GROUP".into(), path.display().to_string()));
+    pod.environment.push(("FREEHOLD_TOOLS_CGROUP_FDS".into(), "7".into()));
+    pod.start_server();
+    pod.start_agent();
+    pod.until_welcome(1).await;
+    pod.deliver(|_| {});
+    pod.until_idle(1).await;
+    pod
+}
+
+#[tokio::test]
+async fn tools_are_in_their_control_group_and_the_agent_is_not() {
+    let Some(group) = Group::make() else { return eprintln!("skipped: this user makes no control groups") };
+    let mut pod = with_tools_group(&group.procs(), "echo $$ > pid; ls /proc/self/fd | tr '\\n' ' '").await;
+    let shell = std::fs::read_to_string(pod.path("pid")).unwrap();
+    let agent = pod.agent.as_ref().unwrap().id().to_string();
+    let members = std::fs::read_to_string(group.procs()).unwrap();
+    assert!(members.lines().any(|pid| pid == shell.trim()), "{shell} is not in {members}");
+    assert!(members.lines().all(|pid| pid != agent), "{agent} is in {members}");
+    assert_eq!(pod.results()[0].1.trim(), "0 1 2 3");
+    pod.kill_agent();
+    for pid in members.lines() {
+        until_gone(pid).await;
+    }
+}
+
+#[tokio::test]
+async fn tools_that_cannot_join_their_control_group_do_not_run() {
+    let pod = with_tools_group(Path::new("/dev/full"), "echo ran").await;
+    let (status, text) = &pod.results()[0];
+    assert!(*status == Error && !text.contains("ran\n"), "{text}");
 }
 
 #[tokio::test]

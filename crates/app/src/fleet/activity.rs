@@ -1,59 +1,13 @@
 //! Activity rows: what workspaces, tasks and agents do, in the words of the audit log.
 
 use freehold_model::{
-    EventId, TaskId, Timestamp,
-    audit::{Actor, AuditEvent, Category, EventType, SYSTEM_USER},
+    audit::EventType,
     event::{ContentPart, Message, Payload, SessionEvent},
-    workspace::Workspace,
 };
-use freehold_store::{Error, OrgTx};
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 /// The most characters of a text in a row's detail; what is longer is cut, and says so.
 const TEXT_MAX: usize = 2_000;
-
-/// Names the role and the provider of a workspace, for its rows.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Names {
-    role: Option<String>,
-    provider: Option<String>,
-}
-
-impl Names {
-    pub(super) fn of(rows: &mut OrgTx<'_>, workspace: &Workspace) -> Result<Self, Error> {
-        let Some(role) = rows.role_view(workspace.role_id)? else { return Ok(Self::default()) };
-        let provider = rows.provider_view(role.provider_id)?.map(|provider| provider.name);
-        Ok(Self { role: Some(role.name), provider })
-    }
-}
-
-/// A row about a workspace, attributed to its creator.
-pub(super) fn row(
-    workspace: &Workspace,
-    names: &Names,
-    actor: Actor,
-    event_type: EventType,
-    task: Option<TaskId>,
-    detail: Value,
-) -> AuditEvent {
-    let user = workspace.created_by.map_or_else(|| SYSTEM_USER.to_owned(), |member| member.to_string());
-    let mut row = AuditEvent::new(
-        EventId::from_uuid(Uuid::now_v7()),
-        workspace.organization_id,
-        user,
-        Timestamp::now(),
-        event_type,
-        Category::Activity,
-        actor,
-    );
-    row.workspace_id = Some(workspace.id);
-    row.task_id = task;
-    row.agent_role.clone_from(&names.role);
-    row.agent_provider.clone_from(&names.provider);
-    row.detail = (!detail.is_null()).then_some(detail);
-    row
-}
 
 /// What an event of a session is called in the activity log, and what is told of it; `None` for events that say
 /// nothing which their neighbours do not.

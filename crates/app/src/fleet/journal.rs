@@ -1,7 +1,7 @@
 //! The journal: what agents append, and what follows from it for tasks and workspaces, in one transaction.
 
 use freehold_model::{
-    Next, SessionId, TaskId, Timestamp,
+    SessionId, TaskId,
     audit::Actor,
     event::{Payload, SessionEvent},
     task::{self, Task},
@@ -9,11 +9,14 @@ use freehold_model::{
 };
 use freehold_store::OrgTx;
 
-use super::{
-    Fleet, Place,
-    activity::{self, Names},
+use super::{Fleet, Place, activity};
+use crate::{
+    Error,
+    audit::{Cause, workspace_row},
+    now,
+    task::advance_untold,
+    workspace::transition,
 };
-use crate::Error;
 
 /// What became of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,8 +58,8 @@ enum Refused {
     Error(Error),
 }
 
-impl From<freehold_store::Error> for Refused {
-    fn from(error: freehold_store::Error) -> Self {
+impl<E: Into<Error>> From<E> for Refused {
+    fn from(error: E) -> Self {
         Self::Error(error.into())
     }
 }
@@ -80,7 +83,7 @@ fn append(
     if session.finished_at.is_some() && committed.iter().any(|event| event.is_new) {
         return Err(Refused::Answer(Appended::UnknownSession));
     }
-    let names = Names::of(rows, &workspace)?;
+    let cause = Cause::workspace(&workspace, Actor::Agent);
     let mut turn_ended = false;
     for (event, committed) in events.iter().zip(&committed) {
         if !committed.is_new {
@@ -101,15 +104,8 @@ fn append(
             apply(rows, &mut task, &mut workspace, event)?;
         }
         if let Some((event_type, detail)) = activity::of_event(event) {
-            let mut row = activity::row(
-                &workspace,
-                &names,
-                Actor::Agent,
-                event_type,
-                event.context.turn_id.map(TaskId::from),
-                detail,
-            );
-            row.timestamp = event.ts;
+            let mut row = workspace_row(rows, &workspace, &cause, event_type, Some(detail), event.ts)?;
+            row.task_id = event.context.turn_id.map(TaskId::from);
             rows.audit_append(&row)?;
         }
         turn_ended |= ends_turn(&event.payload);
@@ -130,7 +126,7 @@ fn apply(
     task: &mut Task,
     workspace: &mut Workspace,
     event: &SessionEvent,
-) -> Result<(), freehold_store::Error> {
+) -> Result<(), Error> {
     let (change, reason) = match &event.payload {
         Payload::TurnStarted { .. } => (task::Event::Started, None),
         Payload::ContextCompacting { .. } => (task::Event::CompactionStarted, None),
@@ -150,22 +146,14 @@ fn apply(
         | Payload::ToolCompleted { .. }
         | Payload::SessionIdled { .. } => return Ok(()),
     };
-    if let Next::Go(phase) = task::next(task.phase, change) {
-        task.phase = phase;
-        if change == task::Event::Started {
-            task.started_at = Some(event.ts);
-        }
-        if phase.is_terminal() {
-            task.reason = reason;
-            // The control plane's clock, which also set `created_at`: the two give the duration.
-            task.completed_at = Some(Timestamp::now());
-        }
-        rows.task_update(task)?;
-    }
+    let now = now();
+    // The row that the event itself becomes tells of it.
+    advance_untold(rows, task, change, reason, now)?;
     let change = match change {
         task::Event::Started => workspace::Event::TaskStarted,
         _ if ends_turn(&event.payload) => workspace::Event::TaskEnded,
         _ => return Ok(()),
     };
-    super::pods::advance(rows, workspace, change)
+    let cause = Cause::workspace(workspace, Actor::ControlPlane);
+    transition(rows, workspace, change, &cause, now).map(drop)
 }

@@ -1,53 +1,30 @@
 //! What becomes of pods: ready, lost, gone, failed to start.
 
 use freehold_model::{
-    Next, PodId, Timestamp,
-    audit::{Actor, EventType},
+    PodId, TaskId,
+    audit::Actor,
     task,
     workspace::{self, Event, Workspace},
 };
 use freehold_store::{Error as StoreError, OrgTx};
-use serde_json::json;
-use uuid::Uuid;
 
-use super::{
-    FAILED_STARTS_MAX, Fleet, Look, Place, Ready,
-    activity::{self, Names},
+use super::{FAILED_STARTS_MAX, Fleet, Look, Place, Ready};
+use crate::{
+    Error,
+    audit::Cause,
+    now,
+    task::{end, end_all},
+    workspace::{renew_pod, stop, transition},
 };
-use crate::Error;
-
-/// Moves a workspace as `model` says, with its row in the activity log. A denied event changes nothing.
-pub(super) fn advance(
-    rows: &mut OrgTx<'_>,
-    workspace: &mut Workspace,
-    event: Event,
-) -> Result<(), StoreError> {
-    let Ok(Next::Go(phase)) = workspace::next(workspace.phase, event) else { return Ok(()) };
-    let from = std::mem::replace(&mut workspace.phase, phase);
-    workspace.updated_at = Timestamp::now();
-    rows.workspace_update(workspace)?;
-    let names = Names::of(rows, workspace)?;
-    let detail = json!({"from": from, "status": phase});
-    let row = activity::row(
-        workspace,
-        &names,
-        Actor::ControlPlane,
-        EventType::WorkspaceStatusChanged,
-        None,
-        detail,
-    );
-    rows.audit_append(&row).map(drop)
-}
 
 /// The workspace, if this is the pod it wants or takes down.
 fn of_pod(rows: &mut OrgTx<'_>, place: Place, pod: PodId) -> Result<Option<Workspace>, StoreError> {
     Ok(rows.workspace_view(place.workspace_id)?.filter(|workspace| workspace.pod_id == Some(pod)))
 }
 
-/// Wants a new pod in the place of one that cannot serve any more.
-fn renew_pod(workspace: &mut Workspace) {
-    workspace.pod_id = Some(PodId::from_uuid(Uuid::now_v7()));
-    workspace.generation += 1;
+/// What the server does for the workspace by itself.
+fn cause(workspace: &Workspace) -> Cause {
+    Cause::workspace(workspace, Actor::ControlPlane)
 }
 
 impl Fleet {
@@ -61,8 +38,15 @@ impl Fleet {
                     return Ok(None);
                 }
                 workspace.failed_starts = 0;
-                advance(rows, &mut workspace, Event::AgentReady)?;
-                let Look { workspace, role, provider, current_task, .. } = super::look(rows, workspace)?;
+                let cause = cause(&workspace);
+                transition(rows, &mut workspace, Event::AgentReady, &cause, now())?;
+                let current = rows.task_current(workspace.id)?;
+                if current.is_some_and(|task| task.started_at.is_some()) {
+                    // Its turn goes on in this pod.
+                    transition(rows, &mut workspace, Event::TaskStarted, &cause, now())?;
+                }
+                let Look { workspace, role, provider, current_task, .. } =
+                    super::look(rows, workspace, settings)?;
                 let last_sequence = rows.session_last_sequence(workspace.session_id)?;
                 let task = match current_task {
                     None => None,
@@ -85,10 +69,8 @@ impl Fleet {
         self.store
             .write(place.organization_id, move |rows| {
                 let Some(mut workspace) = of_pod(rows, place, pod)? else { return Ok(()) };
-                if workspace::pod_wanted(workspace.phase) {
-                    renew_pod(&mut workspace);
-                }
-                advance(rows, &mut workspace, Event::PodLost)?;
+                let cause = cause(&workspace);
+                transition(rows, &mut workspace, Event::PodLost, &cause, now())?;
                 Ok(())
             })
             .await
@@ -105,58 +87,66 @@ impl Fleet {
                     return Ok(());
                 }
                 workspace.failed_starts += 1;
-                workspace.updated_at = Timestamp::now();
-                renew_pod(&mut workspace);
+                let now = now();
                 if workspace.failed_starts < FAILED_STARTS_MAX {
+                    renew_pod(&mut workspace);
+                    workspace.updated_at = now;
                     return Ok(rows.workspace_update(&workspace)?);
                 }
-                advance(rows, &mut workspace, Event::GaveUp)?;
+                let cause = cause(&workspace);
+                transition(rows, &mut workspace, Event::GaveUp, &cause, now)?;
                 let reason = format!("the workspace could not be started: {reason}");
-                end_tasks(rows, &workspace, task::Event::Undeliverable, &reason)?;
-                Ok(())
+                end_all(rows, &mut workspace, task::Event::Undeliverable, &reason, &cause, now)
             })
             .await
     }
 
-    /// The pod of a stopping workspace is gone. A task that was under way ends as cancelled; tasks that wait stay.
+    /// The pod of a stopping workspace is gone. Its tasks ended when it began to stop.
     pub async fn pod_gone(&self, place: Place) -> Result<(), Error> {
         self.store
             .write(place.organization_id, move |rows| {
                 let Some(mut workspace) = rows.workspace_view(place.workspace_id)? else { return Ok(()) };
-                if workspace.phase != workspace::Phase::Stopping {
-                    return Ok(());
-                }
-                workspace.pod_id = None;
-                advance(rows, &mut workspace, Event::PodGone)?;
-                if let Some(task) = rows.task_current(workspace.id)? {
-                    super::tasks::end(
-                        rows,
-                        &workspace,
-                        task,
-                        task::Event::Cancelled,
-                        "the workspace was stopped",
-                    )?;
-                }
-                Ok(())
+                let cause = cause(&workspace);
+                transition(rows, &mut workspace, Event::PodGone, &cause, now()).map(drop)
             })
             .await
     }
-}
 
-/// Ends every task that has not ended.
-fn end_tasks(
-    rows: &mut OrgTx<'_>,
-    workspace: &Workspace,
-    event: task::Event,
-    reason: &str,
-) -> Result<(), StoreError> {
-    if let Some(task) = rows.task_current(workspace.id)? {
-        // A task that already ran was delivered.
-        let event = if task.started_at.is_some() { task::Event::Failed } else { event };
-        super::tasks::end(rows, workspace, task, event, reason)?;
+    /// The agent of this pod neither began nor ended a task in time: the task ends, and another pod is wanted, since
+    /// this one's agent cannot be relied on.
+    pub async fn agent_late(
+        &self,
+        place: Place,
+        pod: PodId,
+        task: TaskId,
+        reason: String,
+    ) -> Result<(), Error> {
+        self.store
+            .write(place.organization_id, move |rows| {
+                let Some(mut workspace) = of_pod(rows, place, pod)? else { return Ok(()) };
+                let current = rows.task_current(workspace.id)?.filter(|current| current.id == task);
+                let Some(current) = current else { return Ok(()) };
+                let (cause, now) = (cause(&workspace), now());
+                end(rows, &workspace, current, task::Event::Undeliverable, &reason, &cause, now)?;
+                transition(rows, &mut workspace, Event::PodLost, &cause, now).map(drop)
+            })
+            .await
     }
-    while let Some(task) = rows.task_next_submitted(workspace.id)? {
-        super::tasks::end(rows, workspace, task, event, reason)?;
+
+    /// Stops a workspace that has been idle for as long as its role allows, unless it has work by now.
+    pub async fn stop_idle(&self, place: Place, pod: PodId) -> Result<(), Error> {
+        self.store
+            .write(place.organization_id, move |rows| {
+                let Some(mut workspace) = of_pod(rows, place, pod)? else { return Ok(()) };
+                let works = workspace.phase != workspace::Phase::Idle
+                    || rows.task_current(workspace.id)?.is_some()
+                    || rows.task_next_submitted(workspace.id)?.is_some();
+                if works {
+                    return Ok(());
+                }
+                let cause = cause(&workspace);
+                stop(rows, &mut workspace, &cause, now()).map(drop)
+            })
+            .await
     }
-    Ok(())
 }

@@ -1,22 +1,22 @@
 //! Handing tasks over, and ending those that no agent will end.
 
 use freehold_model::{
-    EventId, Next, TaskId, Timestamp, UploadId,
-    audit::{Actor, EventType},
+    EventId, TaskId, UploadId,
+    audit::Actor,
     event::{Context, Payload, SessionEvent},
     role::Role,
-    task::{self, Task},
+    task::{Event, Task},
     workspace::{self, Workspace},
 };
 use freehold_store::{Error as StoreError, OrgTx};
-use serde_json::{Value, json};
-use uuid::Uuid;
 
-use super::{
-    Fleet, Order, Place, Settings,
-    activity::{self, Names},
+use super::{Fleet, Order, Place, Settings, activity};
+use crate::{
+    Error,
+    audit::{Cause, workspace_row},
+    new_uuid, now,
+    task::{advance, end},
 };
-use crate::Error;
 
 impl Fleet {
     /// Takes the next waiting task for the agent, unless one is under way or the agent is not expected.
@@ -40,23 +40,10 @@ impl Fleet {
                     return Ok(None);
                 }
                 let Some(mut task) = rows.task_next_submitted(workspace.id)? else { return Ok(None) };
-                let Next::Go(phase) = task::next(task.phase, task::Event::HandedOver) else {
-                    return Ok(None);
-                };
-                task.phase = phase;
-                rows.task_update(&task)?;
-                let names = Names::of(rows, &workspace)?;
-                let row = activity::row(
-                    &workspace,
-                    &names,
-                    Actor::ControlPlane,
-                    EventType::TaskDelivered,
-                    Some(task.id),
-                    Value::Null,
-                );
-                rows.audit_append(&row)?;
+                let cause = Cause::workspace(&workspace, Actor::ControlPlane);
+                advance(rows, &workspace, &mut task, Event::HandedOver, None, &cause, now())?;
                 let Some(role) = rows.role_view(workspace.role_id)? else { return Ok(None) };
-                begin_session(rows, &workspace, &names, &task, &role)?;
+                begin_session(rows, &workspace, &cause, &task, &role)?;
                 Ok(Some(order(rows, task, &role, settings)?))
             })
             .await
@@ -67,12 +54,13 @@ impl Fleet {
         self.store
             .write(place.organization_id, move |rows| {
                 let Some(workspace) = rows.workspace_view(place.workspace_id)? else { return Ok(()) };
-                let Some(task) = rows.task_view(task)?.filter(|task| task.workspace_id == workspace.id)
-                else {
-                    return Ok(());
-                };
-                end(rows, &workspace, task, task::Event::Undeliverable, reason)?;
-                Ok(())
+                // A task that has begun was taken.
+                let refused = rows.task_view(task)?;
+                let refused =
+                    refused.filter(|task| task.workspace_id == workspace.id && task.started_at.is_none());
+                let Some(task) = refused else { return Ok(()) };
+                let cause = Cause::workspace(&workspace, Actor::ControlPlane);
+                end(rows, &workspace, task, Event::Undeliverable, reason, &cause, now())
             })
             .await
     }
@@ -103,58 +91,34 @@ impl Fleet {
     }
 }
 
-/// Ends a task as `event` says, if it has not ended.
-pub(super) fn end(
-    rows: &mut OrgTx<'_>,
-    workspace: &Workspace,
-    mut task: Task,
-    event: task::Event,
-    reason: &str,
-) -> Result<(), StoreError> {
-    let Next::Go(phase) = task::next(task.phase, event) else { return Ok(()) };
-    task.phase = phase;
-    task.reason = Some(reason.to_owned());
-    task.completed_at = Some(Timestamp::now());
-    rows.task_update(&task)?;
-    let names = Names::of(rows, workspace)?;
-    let detail = json!({"status": phase, "reason": reason});
-    let row = activity::row(
-        workspace,
-        &names,
-        Actor::ControlPlane,
-        EventType::TaskCompleted,
-        Some(task.id),
-        detail,
-    );
-    rows.audit_append(&row).map(drop)
-}
-
 /// Writes a session's first event, which its agent cannot know, with its first task.
 fn begin_session(
     rows: &mut OrgTx<'_>,
     workspace: &Workspace,
-    names: &Names,
+    cause: &Cause,
     task: &Task,
     role: &Role,
-) -> Result<(), StoreError> {
+) -> Result<(), Error> {
     if rows.session_last_sequence(task.session_id)? > 0 {
         return Ok(());
     }
     let provider = rows.provider_view(role.provider_id)?;
     let model = role.model.clone().or_else(|| provider.and_then(|provider| provider.default_model));
     let event = SessionEvent {
-        id: EventId::from_uuid(Uuid::now_v7()),
+        id: EventId::from_uuid(new_uuid()),
         session_id: task.session_id,
         sequence: None,
-        ts: Timestamp::now(),
+        ts: now(),
         context: Context::default(),
         payload: Payload::SessionStarted { agent_id: role.id, model: model.unwrap_or_default() },
     };
     if let Some((event_type, detail)) = activity::of_event(&event) {
-        let row = activity::row(workspace, names, Actor::ControlPlane, event_type, Some(task.id), detail);
+        let mut row = workspace_row(rows, workspace, cause, event_type, Some(detail), event.ts)?;
+        row.task_id = Some(task.id);
         rows.audit_append(&row)?;
     }
-    rows.session_events_append(task.session_id, &[event]).map(drop)
+    rows.session_events_append(task.session_id, &[event])?;
+    Ok(())
 }
 
 /// A task with what the agent needs to take it.
@@ -167,9 +131,9 @@ pub(super) fn order(
     let uploads = rows.upload_list(task.id)?;
     let last_sequence = rows.session_last_sequence(task.session_id)?;
     let seconds = role.task_timeout_seconds.unwrap_or(settings.task_timeout_seconds);
-    let ran_ms = task.started_at.map_or(0, |start| {
-        u64::try_from(Timestamp::now().as_millisecond() - start.as_millisecond()).unwrap_or(0)
-    });
+    let ran_ms = task
+        .started_at
+        .map_or(0, |start| u64::try_from(now().as_millisecond() - start.as_millisecond()).unwrap_or(0));
     let time_left_ms = (u64::from(seconds) * 1000).saturating_sub(ran_ms);
     Ok(Order { task, uploads, last_sequence, time_left_ms })
 }

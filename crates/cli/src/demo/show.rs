@@ -9,7 +9,7 @@ use crate::{
     failure::Failure,
     follow::Followed,
     output::{BOLD, DIM, GOOD, NOTE},
-    text::{COLUMNS, line, wrap},
+    text::{COLUMNS, cut, line, wrap},
     verbs::{session, task, workspace},
 };
 
@@ -53,14 +53,23 @@ pub(super) async fn records(client: &Client, followed: Followed) -> Result<Strin
         Ok(view) => crate::output::fields(view.text()),
         Err(error) => format!("{error}\n"),
     };
-    let view: String =
-        view.lines().take(SESSION_LINES_MAX).map(|row| crate::text::cut(row, COLUMNS) + "\n").collect();
+    let view = head(&view, SESSION_LINES_MAX);
     section(format!("workspaces/{id}/session   {DIM}(answered by the agent in the pod){DIM:#}"), view);
     Ok(out)
 }
 
 /// Lines shown of the agent's own view.
-const SESSION_LINES_MAX: usize = 16;
+const SESSION_LINES_MAX: usize = 20;
+
+/// The first lines of a text, and how many more there are.
+fn head(text: &str, lines_max: usize) -> String {
+    let rest = text.lines().count().saturating_sub(lines_max);
+    let mut out: String = text.lines().take(lines_max).map(|row| cut(row, COLUMNS) + "\n").collect();
+    if rest > 0 {
+        out.push_str(&format!("{DIM}… {rest} more lines{DIM:#}\n"));
+    }
+    out
+}
 
 pub(super) fn by_hand(client: &Client, key: Option<&Key>, followed: Followed) -> String {
     let program = program();

@@ -18,7 +18,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     time::{Instant, sleep, timeout},
 };
 
@@ -30,6 +30,8 @@ pub(super) const MODEL_HOST: &str = "model.freehold.test";
 const FACTS_HOST: &str = "facts.freehold.test";
 /// The hidden flag of `server` and `sim-model`: end when stdin ends. The server deletes its pods then.
 const STOP_WITH_STDIN: &str = "--stop-with-stdin";
+/// The hidden flag of `server` that names a directory to remove then, should the demo not live to do it.
+const THROW_AWAY: &str = "--throw-away";
 
 /// How long a child may take to be ready.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -54,11 +56,18 @@ pub(super) enum Backend {
 /// Everything the demo made.
 pub(super) struct Stage {
     dir: TempDir,
-    model: Option<Child>,
-    server: Option<Child>,
+    model: Option<Process>,
+    server: Option<Process>,
     model_address: Option<SocketAddr>,
     client: Option<Client>,
     key: Option<Key>,
+}
+
+/// A child that lives for as long as its stdin is open.
+struct Process {
+    child: Child,
+    /// Apart from the child, because waiting for a child closes the stdin that it holds.
+    stdin: Option<ChildStdin>,
 }
 
 /// The server's configuration file.
@@ -99,7 +108,7 @@ impl Stage {
     }
 
     /// Starts this program again as one of its other selves. Its stdin is held open for as long as the demo lives.
-    fn spawn(&self, arguments: &[&str], log: &str, stdout: Option<Stdio>) -> Result<Child, Failure> {
+    fn spawn(&self, arguments: &[&str], log: &str, stdout: Option<Stdio>) -> Result<Process, Failure> {
         let failed =
             |error: std::io::Error| Failure::io(format!("cannot start `freehold {}`", arguments[0]), &error);
         let log = File::create(self.path(log)).map_err(failed)?;
@@ -119,7 +128,9 @@ impl Stage {
         // Ctrl-C is for the demo, which then ends them in order.
         #[cfg(unix)]
         command.process_group(0);
-        command.spawn().map_err(failed)
+        let mut child = command.spawn().map_err(failed)?;
+        let stdin = child.stdin.take();
+        Ok(Process { child, stdin })
     }
 
     /// Starts the scripted model server, if it is wanted; answers with its address.
@@ -142,9 +153,9 @@ impl Stage {
             &ca,
             STOP_WITH_STDIN,
         ];
-        let mut child = self.spawn(&arguments, "sim-model.log", Some(Stdio::piped()))?;
-        let stdout = child.stdout.take();
-        self.model = Some(child);
+        let mut process = self.spawn(&arguments, "sim-model.log", Some(Stdio::piped()))?;
+        let stdout = process.child.stdout.take();
+        self.model = Some(process);
         let mut lines =
             BufReader::new(stdout.ok_or_else(|| self.failed("the scripted model", "sim-model.log"))?).lines();
         let address = timeout(START_LIMIT, async {
@@ -164,7 +175,7 @@ impl Stage {
     }
 
     /// Starts the server and answers with a client of its owner.
-    pub async fn start_server(&mut self) -> Result<Client, Failure> {
+    pub async fn start_server(&mut self, keep: bool) -> Result<Client, Failure> {
         let data_dir = self.path("data");
         let mut hosts = BTreeMap::new();
         let mut extra_roots = Vec::new();
@@ -180,8 +191,13 @@ impl Stage {
         let file = self.path("server.toml");
         std::fs::write(&file, config)
             .map_err(|error| Failure::io(format!("cannot write {}", file.display()), &error))?;
-        let arguments = ["server", "--config", &file.to_string_lossy(), STOP_WITH_STDIN];
-        self.server = Some(self.spawn(&arguments, "server.log", None)?);
+        let (file, dir) = (file.to_string_lossy(), self.dir.path().to_string_lossy());
+        let mut arguments = vec!["server", "--config", &file, STOP_WITH_STDIN];
+        if !keep {
+            arguments.extend([THROW_AWAY, &dir]);
+        }
+        let server = self.spawn(&arguments, "server.log", None)?;
+        self.server = Some(server);
         let address = self.wait_for_file(&data_dir.join("server.addr")).await?;
         let key = Key::new(self.wait_for_file(&data_dir.join("owner.key")).await?);
         let client = Client::new(&format!("http://{address}"), key.clone())?;
@@ -199,7 +215,8 @@ impl Stage {
             {
                 return Ok(text.trim().to_owned());
             }
-            let has_ended = self.server.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
+            let has_ended =
+                self.server.as_mut().is_none_or(|server| !matches!(server.child.try_wait(), Ok(None)));
             if has_ended || Instant::now() >= deadline {
                 return Err(self.failed("the server", "server.log"));
             }
@@ -209,8 +226,8 @@ impl Stage {
 
     /// Resolves when the server ends by itself.
     pub async fn server_ended(&mut self) -> Failure {
-        if let Some(child) = &mut self.server {
-            _ = child.wait().await;
+        if let Some(server) = &mut self.server {
+            _ = server.child.wait().await;
         }
         let failure = self.failed("the server", "server.log");
         Failure { message: "the server ended".to_owned(), ..failure }
@@ -232,14 +249,15 @@ impl Stage {
             // The server may be gone already; what is left of its pods goes with the directory and the next sweep.
             _ = timeout(PODS_LIMIT, delete_workspaces(&client)).await;
         }
-        for child in [self.server.take(), self.model.take()].into_iter().flatten() {
-            end(child).await;
+        for process in [self.server.take(), self.model.take()].into_iter().flatten() {
+            end(process).await;
         }
         if keep {
             return Ok(Some(self.dir.keep()));
         }
         let path = self.dir.keep();
-        remove(&path).map_err(|error| Failure::io(format!("cannot remove {}", path.display()), &error))?;
+        remove_dir(&path)
+            .map_err(|error| Failure::io(format!("cannot remove {}", path.display()), &error))?;
         Ok(None)
     }
 }
@@ -276,15 +294,18 @@ async fn delete_workspaces(client: &Client) -> Result<(), freehold_client::Error
 }
 
 /// Lets a child end by itself, then ends it.
-async fn end(mut child: Child) {
-    drop(child.stdin.take());
+async fn end(Process { mut child, stdin }: Process) {
+    drop(stdin);
     if timeout(STOP_LIMIT, child.wait()).await.is_err() {
         _ = child.kill().await;
     }
 }
 
 /// Removes a directory, folders inside that nobody may read included (overlay file systems leave such).
-fn remove(path: &Path) -> std::io::Result<()> {
+///
+/// # Errors
+/// When something in it cannot be removed. That there is no such directory is none.
+pub fn remove_dir(path: &Path) -> std::io::Result<()> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             open(path)?;
@@ -335,7 +356,7 @@ mod tests {
         std::fs::create_dir_all(dir.join("a/b")).unwrap();
         std::fs::set_permissions(dir.join("a/b"), std::fs::Permissions::from_mode(0o000)).unwrap();
         std::fs::set_permissions(dir.join("a"), std::fs::Permissions::from_mode(0o000)).unwrap();
-        remove(&dir).unwrap();
+        remove_dir(&dir).unwrap();
         assert!(!dir.exists());
     }
 }

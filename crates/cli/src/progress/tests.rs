@@ -115,3 +115,36 @@ fn absent_and_odd_details_leave_gaps_and_hostile_text_does_nothing() {
     let text = progress.render(&row(0, "iteration_completed", &hostile));
     assert!(!text.contains("\u{1b}]") && !text.contains('\u{7}'));
 }
+
+#[test]
+fn an_allowed_request_that_nobody_answered_says_so_and_a_question_for_a_name_is_told_apart() {
+    let row = |fields: Value| row(0, "policy_decision", &fields);
+    let shown = plain(
+        &[
+            row(
+                json!({"decision": "allow", "method": "POST", "destination": "api.test", "path": "/v1", "reason": "rule_matched",
+                "policy_type": "http", "detail": {"upstream_error": "upstream_unresolved"}}),
+            ),
+            row(
+                json!({"decision": "deny", "method": "AAAA", "destination": "other.test", "reason": "domain_not_allowed",
+                "policy_type": "dns"}),
+            ),
+        ],
+        Detail::SHORT,
+    );
+    assert!(
+        shown.contains("allowed  POST api.test/v1  rule_matched · no answer: upstream_unresolved"),
+        "{shown}"
+    );
+    assert!(shown.contains("denied   DNS AAAA other.test"), "{shown}");
+}
+
+#[test]
+fn a_change_of_status_is_shown_whether_it_happened_or_was_asked_for() {
+    for name in ["status", "to"] {
+        let detail = json!({"detail": {"from": "idle", name: "stopping"}});
+        let changed = row(0, "workspace_status_changed", &detail);
+        assert_eq!(summary(&changed), "idle -> stopping");
+        assert!(plain(&[changed], Detail::SHORT).contains("workspace stopping (was idle)"));
+    }
+}

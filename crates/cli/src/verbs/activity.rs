@@ -25,7 +25,7 @@ Follows until it is interrupted. With --output json each row is a line.";
 /// Follow what happens.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Activity {
-    /// Go on with what happens from now; so it is also without this flag
+    /// Show what happens from now on, which is what this verb does anyway
     #[arg(long, short)]
     follow: bool,
     /// Begin after the row at this position of the stream

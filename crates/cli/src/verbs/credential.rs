@@ -37,8 +37,10 @@ pub enum Credential {
     /// Create a credential; its secret comes from stdin or a file
     #[command(after_help = "Examples:
   freehold credential create anthropic-key --provider anthropic --secret-file key.txt
-  printenv TOKEN | freehold credential create registry --provider npm --config header=authorization --config scheme=Bearer
-  freehold credential create wiki --provider wiki --kind basic-auth --config username=bot --secret-file password.txt")]
+  printenv TOKEN | freehold credential create registry --provider npm \\
+    --config header=authorization --config scheme=Bearer
+  freehold credential create wiki --provider wiki --kind basic_auth \\
+    --config username=bot --secret-file password.txt")]
     Create {
         /// Its name, which providers and policies refer to
         name: String,
@@ -69,10 +71,13 @@ pub enum Credential {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
     /// A key in a header
+    #[value(name = "api_key", alias = "api-key")]
     ApiKey,
     /// A user name and a password
+    #[value(name = "basic_auth", alias = "basic-auth")]
     BasicAuth,
     /// A key in the query string
+    #[value(name = "query_api_key", alias = "query-api-key")]
     QueryApiKey,
 }
 

@@ -23,7 +23,7 @@ pub struct Login {
     /// The server's address [env: FREEHOLD_URL; default: http://127.0.0.1:7070]
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// Read the key from stdin; so it is also without --key
+    /// Read the key from stdin (the default without --key)
     #[arg(long, conflicts_with = "key")]
     key_stdin: bool,
     /// The key. Other users of this machine may see it: prefer stdin

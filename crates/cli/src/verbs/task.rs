@@ -58,9 +58,10 @@ With --follow the exit code tells how it ended: 0 completed, 10 failed, 11 cance
 
 /// A task to submit.
 #[derive(Debug, Clone, clap::Args)]
+#[command(group = clap::ArgGroup::new("target").required(true).args(["workspace", "role"]))]
 pub struct Submit {
     /// The workspace to submit it to
-    #[arg(long, value_name = "ID", required_unless_present = "role", conflicts_with = "role")]
+    #[arg(long, value_name = "ID")]
     workspace: Option<WorkspaceId>,
     /// The role, by name or id, of a new workspace for it
     #[arg(long, value_name = "NAME")]

@@ -114,16 +114,19 @@ pub enum Workspace {
         limit: Option<u32>,
     },
     /// Run a command in a workspace's pod; its exit code becomes this command's
-    #[command(
-        after_help = "Examples:\n  freehold workspace exec ws_0199... -- ls -l\n  freehold workspace exec ws_0199... --cwd /tmp -- sh -c 'echo $PWD'"
-    )]
+    #[command(after_help = "Examples:
+  freehold workspace exec ws_0199... -- ls -l
+  freehold workspace exec ws_0199... --cwd /tmp -- sh -c 'echo $PWD'
+
+The command gets no stdin. A program that cannot be started gives 127 when it is not there and 126 when it may not be used;
+one that a signal ended gives 128 and the signal's number. What the command leaves running in the background goes on.")]
     Exec {
         /// The workspace
         id: WorkspaceId,
-        /// Seconds it may run
+        /// Seconds it may run; 60 when absent
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u32>,
-        /// Where it runs
+        /// Where it runs; /workspace when absent
         #[arg(long, value_name = "DIR")]
         cwd: Option<String>,
         /// The program and its arguments

@@ -1,6 +1,6 @@
 //! One honest row for each decision, before anything goes out, and none is lost.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{path::PathBuf, sync::atomic::Ordering, time::Duration};
 
 use freehold_model::{
     TaskId,
@@ -10,7 +10,7 @@ use http::{Request, StatusCode};
 use uuid::Uuid;
 
 use crate::{
-    harness::Proxy,
+    harness::{PATIENCE, Proxy},
     upstream::{Speaks, Upstream},
 };
 
@@ -105,4 +105,42 @@ async fn when_rows_cannot_be_taken_requests_wait_and_are_then_refused() {
     }
     assert_eq!(statuses, [StatusCode::OK, StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE]);
     assert_eq!(upstream.count(), 2);
+}
+
+/// Names the directory of the process that is to be killed.
+const VICTIM: &str = "FREEHOLD_TEST_VICTIM";
+
+#[tokio::test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test runs itself as a second process, told by its environment"
+)]
+async fn a_row_outlives_kill_9_of_the_process_that_wrote_it() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    if let Some(dir) = std::env::var_os(VICTIM).map(PathBuf::from) {
+        // The second process: a request whose row no sink takes, and then no end.
+        let proxy = Proxy::start_with(&upstream, |options| options.state_dir = dir.join("egress")).await;
+        proxy.rows.refuse.store(true, Ordering::SeqCst);
+        assert_eq!(proxy.get("api.test", "/open/victim").await.status, StatusCode::OK);
+        std::fs::write(dir.join("ready"), "").unwrap();
+        return std::future::pending().await;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut victim = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "audit::a_row_outlives_kill_9_of_the_process_that_wrote_it"])
+        .env(VICTIM, dir.path())
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let ready = async {
+        while !dir.path().join("ready").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ready).await.unwrap();
+    victim.kill().await.unwrap();
+    let proxy = Proxy::start_with(&upstream, |options| options.state_dir = dir.path().join("egress")).await;
+    let row = proxy.rows.find(|row| row.path.as_deref() == Some("/open/victim")).await;
+    assert_eq!(row.reason.as_deref(), Some("rule_matched"));
 }

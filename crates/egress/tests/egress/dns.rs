@@ -1,11 +1,16 @@
 //! Every name has a made-up address, and every question a row.
 
+use std::sync::atomic::Ordering;
+
 use freehold_model::audit::Decision;
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query, ResponseCode},
     rr::{Name, RecordType},
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UdpSocket,
+};
 
 use crate::{
     harness::{PATIENCE, Proxy},
@@ -59,8 +64,18 @@ async fn other_types_are_empty_and_impossible_names_do_not_exist() {
         let reply = proxy.ask("api.test", kind).await;
         assert_eq!((reply.metadata.response_code, reply.answers.len()), (ResponseCode::NoError, 0), "{kind}");
     }
-    let reply = proxy.ask("1.2.3.0x4", RecordType::A).await;
-    assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
+    let labels: [&[&[u8]]; 5] = [
+        &[b"1", b"2", b"3", b"0x4"],
+        &[b"api\0", b"test"],
+        &[b"api.test", b"x"],
+        &[b"\napi", b"test"],
+        &[b"\xff"],
+    ];
+    for labels in labels {
+        let name = Name::from_labels(labels.iter().copied()).unwrap();
+        let reply = proxy.ask_name(name.clone(), RecordType::A).await;
+        assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain, "{name}");
+    }
 }
 
 #[tokio::test]
@@ -80,9 +95,7 @@ async fn questions_over_tcp_are_answered_alike() {
     let over_udp = proxy.resolve("api.test").await;
     let mut stream = proxy.connect("8.8.8.8:53".parse().unwrap()).await;
     for id in [1, 2] {
-        let mut message = Message::new(id, MessageType::Query, OpCode::Query);
-        message.add_query(Query::query(Name::from_ascii("api.test.").unwrap(), RecordType::A));
-        let packet = message.to_vec().unwrap();
+        let packet = question(id, "api.test.");
         stream.write_u16(u16::try_from(packet.len()).unwrap()).await.unwrap();
         stream.write_all(&packet).await.unwrap();
         let length = tokio::time::timeout(PATIENCE, stream.read_u16()).await.unwrap().unwrap();
@@ -104,4 +117,33 @@ async fn an_answer_leaves_with_the_address_that_was_asked() {
     proxy.handle.attach(proxy.pod, listeners, None).unwrap();
     proxy.dns = format!("127.0.0.9:{port}").parse().unwrap();
     assert!(proxy.resolve("api.test").await.is_ipv4());
+}
+
+#[tokio::test]
+async fn a_question_that_waits_for_room_in_the_audit_log_does_not_hold_up_the_socket() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start_with(&upstream, |options| options.limits.audit_backlog_rows_max = 1).await;
+    proxy.rows.refuse.store(true, Ordering::SeqCst);
+    // Fills the backlog.
+    proxy.resolve("api.test").await;
+    let (waiting, impossible) = (question(1, "api.test."), [0, 2, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0]);
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(proxy.dns).await.unwrap();
+    socket.send(&waiting).await.unwrap();
+    socket.send(&impossible).await.unwrap();
+    let mut buffer = [0; 1500];
+    let mut next = async || {
+        let length = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await.unwrap().unwrap();
+        Message::from_vec(&buffer[..length]).unwrap().metadata.id
+    };
+    // What needs no row is answered while the other waits.
+    assert_eq!(next().await, 2);
+    proxy.rows.refuse.store(false, Ordering::SeqCst);
+    assert_eq!(next().await, 1);
+}
+
+fn question(id: u16, name: &str) -> Vec<u8> {
+    let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+    message.to_vec().unwrap()
 }

@@ -283,9 +283,13 @@ impl Proxy {
     }
 
     pub async fn ask(&self, name: &str, kind: RecordType) -> Message {
+        self.ask_name(Name::from_ascii(name).unwrap(), kind).await
+    }
+
+    pub async fn ask_name(&self, name: Name, kind: RecordType) -> Message {
         let mut message = Message::new(77, MessageType::Query, OpCode::Query);
-        message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        message.add_query(Query::query(name, kind));
+        let socket = UdpSocket::bind((self.dns.ip(), 0)).await.unwrap();
         // Connected: an answer from another address than was asked is never seen.
         socket.connect(self.dns).await.unwrap();
         socket.send(&message.to_vec().unwrap()).await.unwrap();
@@ -311,8 +315,8 @@ impl Proxy {
         self.connect(to).await
     }
 
-    /// TLS inside the pod, which trusts the platform CA alone.
-    pub async fn tls(&self, stream: TcpStream, sni: &str, alpn: &[u8]) -> TlsStream<TcpStream> {
+    /// A TLS client inside the pod, which trusts the platform CA alone.
+    pub fn tls_client(&self, alpn: &[u8]) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.handle.ca_pem().as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -322,8 +326,12 @@ impl Proxy {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![alpn.to_vec()];
+        TlsConnector::from(Arc::new(config))
+    }
+
+    pub async fn tls(&self, stream: TcpStream, sni: &str, alpn: &[u8]) -> TlsStream<TcpStream> {
         let name = ServerName::try_from(sni.to_owned()).unwrap();
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+        self.tls_client(alpn).connect(name, stream).await.unwrap()
     }
 
     pub async fn https(&self, name: &str) -> TlsStream<TcpStream> {

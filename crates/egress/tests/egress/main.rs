@@ -10,6 +10,7 @@ mod dns;
 mod harness;
 mod namespace;
 mod pods;
+mod resolver;
 mod smuggling;
 mod streams;
 mod upstream;

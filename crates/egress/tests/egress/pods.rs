@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use freehold_egress::token::Minter;
+use freehold_egress::{Listeners, token::Minter};
 use freehold_model::{PodId, TaskId, WorkspaceId};
+use hickory_proto::rr::{RData, RecordType};
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use uuid::Uuid;
@@ -154,4 +155,35 @@ async fn connections_beyond_the_limit_wait_until_one_ends() {
     assert!(!second.is_finished());
     drop(sender);
     assert_eq!(tokio::time::timeout(PATIENCE, second).await.unwrap().unwrap(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn listeners_of_ipv6_serve_like_those_of_ipv4() {
+    let Ok(listener) = std::net::TcpListener::bind("[::1]:0") else {
+        return eprintln!("skipped: this machine has no IPv6 loopback");
+    };
+    // Bound to any address, as in a pod: the answer must leave with the address that was asked.
+    let dns = std::net::UdpSocket::bind("[::]:0").unwrap();
+    let (at, dns_port) = (listener.local_addr().unwrap(), dns.local_addr().unwrap().port());
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let mut proxy = Proxy::start(&upstream).await;
+    proxy.dns = format!("[::1]:{dns_port}").parse().unwrap();
+    let destination = Arc::new(std::sync::OnceLock::<std::net::SocketAddr>::new());
+    let original = Arc::clone(&destination);
+    let listeners = Listeners {
+        tcp: vec![listener],
+        dns: vec![dns],
+        original_destination: Arc::new(move |_| Ok(*original.get().unwrap())),
+    };
+    proxy.handle.attach(proxy.pod, listeners, None).unwrap();
+    proxy.set_token(None, PATIENCE);
+    let reply = proxy.ask("api.test", RecordType::AAAA).await;
+    let Some(RData::AAAA(address)) = reply.answers.first().map(|record| &record.data) else {
+        panic!("no address in {reply:?}")
+    };
+    destination.set((std::net::Ipv6Addr::from(*address), 443).into()).unwrap();
+    let stream = tokio::net::TcpStream::connect(at).await.unwrap();
+    let mut sender = http1_on(proxy.tls(stream, "api.test", b"http/1.1").await).await;
+    let request = Request::get("/open/six").header("host", "api.test").body(Full::default()).unwrap();
+    assert_eq!(read(sender.send_request(request).await.unwrap()).await.status, StatusCode::OK);
 }

@@ -1,5 +1,11 @@
 //! Requests that two servers would read differently never reach the upstream as they are.
 
+use std::sync::Arc;
+
+use proptest::{
+    strategy::{Strategy, ValueTree},
+    test_runner::TestRunner,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
@@ -105,4 +111,50 @@ async fn connect_and_trace_are_never_allowed() {
         assert_eq!(raw(&proxy, text.as_bytes()).await, "HTTP/1.1 403", "{head}");
     }
     assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test]
+async fn no_damaged_client_hello_harms_the_proxy_or_reaches_the_upstream() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start_with(&upstream, |options| options.limits.client_handshake_ms = 1_000).await;
+    let hello = client_hello();
+    let damage = (
+        proptest::collection::vec((0..hello.len(), proptest::num::u8::ANY), 1..8),
+        0..hello.len(),
+        proptest::bool::ANY,
+    );
+    let mut runner = TestRunner::deterministic();
+    for _ in 0..100 {
+        let (damage, cut, whole) = damage.new_tree(&mut runner).unwrap().current();
+        let mut bytes = hello.clone();
+        for (at, byte) in damage {
+            bytes[at] = byte;
+        }
+        // The record's type stays: this is about what is taken for TLS.
+        bytes[0] = 0x16;
+        bytes.truncate(if whole { bytes.len() } else { cut.max(1) });
+        let mut stream = proxy.connect_name("api.test", 443).await;
+        stream.write_all(&bytes).await.unwrap();
+        stream.shutdown().await.unwrap();
+        // An alert, a server's hello or nothing; then the end.
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok(), "{bytes:?}");
+    }
+    assert_eq!(upstream.count(), 0);
+    assert_eq!(proxy.get("api.test", "/open/after").await.status, http::StatusCode::OK);
+}
+
+fn client_hello() -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = "api.test".try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
 }

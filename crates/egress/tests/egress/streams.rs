@@ -142,3 +142,68 @@ async fn a_client_that_goes_away_ends_the_upstream_request() {
         tokio::time::timeout(PATIENCE, upstream.events.closed()).await.unwrap();
     }
 }
+
+/// Reads until the other side is gone; true when it is, in time.
+async fn is_closed(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> bool {
+    let mut rest = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_connection_without_requests_is_closed_after_the_idle_limit() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start_with(&upstream, |options| options.limits.idle_ms = 100).await;
+    let mut silent = proxy.https("api.test").await;
+    assert!(is_closed(&mut silent).await);
+    let mut kept = proxy.https("api.test").await;
+    kept.write_all(b"GET /open/a HTTP/1.1\r\nhost: api.test\r\n\r\n").await.unwrap();
+    assert!(is_closed(&mut kept).await);
+    assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test]
+async fn a_request_without_a_byte_is_cut_after_the_stalled_limit() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let limits = |options: &mut freehold_egress::Options| {
+        options.limits.stalled_ms = 300;
+        options.limits.idle_ms = 100;
+    };
+    let proxy = Proxy::start_with(&upstream, limits).await;
+    let mut stream = proxy.https("api.test").await;
+    stream.write_all(b"GET /events HTTP/1.1\r\nhost: api.test\r\n\r\n").await.unwrap();
+    upstream.events.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+    // The next event never comes.
+    assert!(is_closed(&mut stream).await);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_finish_its_handshake_is_cut_off() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start_with(&upstream, |options| options.limits.client_handshake_ms = 100).await;
+    for beginning in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01"] {
+        let mut stream = proxy.connect_name("api.test", 443).await;
+        stream.write_all(beginning).await.unwrap();
+        assert!(is_closed(&mut stream).await, "{beginning:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_connection_resumes_the_tls_session_of_the_first() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let client = proxy.tls_client(b"http/1.1");
+    let mut kinds = Vec::new();
+    for _ in 0..2 {
+        let stream = proxy.connect_name("api.test", 443).await;
+        let name = rustls::pki_types::ServerName::try_from("api.test").unwrap();
+        let mut stream = client.connect(name, stream).await.unwrap();
+        // Tickets come after the handshake, with the first bytes.
+        stream
+            .write_all(b"GET /open/a HTTP/1.1\r\nhost: api.test\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        assert!(is_closed(&mut stream).await);
+        kinds.push(stream.get_ref().1.handshake_kind());
+    }
+    assert_eq!(kinds, [Some(rustls::HandshakeKind::Full), Some(rustls::HandshakeKind::Resumed)]);
+}

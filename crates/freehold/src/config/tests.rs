@@ -23,7 +23,7 @@ fn a_flag_beats_the_file_and_each_value_tells_its_source() {
     let shown = loaded.show().unwrap();
     let line = |key: &str| shown.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
     assert!(line("server.listen").ends_with("# command-line flag"), "{shown}");
-    assert!(line("egress.hosts").contains("server.toml"), "{shown}");
+    assert!(line("egress.hosts.\"api.test\"").contains("server.toml"), "{shown}");
     assert!(line("pod.memory_bytes").ends_with("# default"), "{shown}");
 }
 
@@ -33,6 +33,24 @@ fn an_unknown_key_is_an_error_that_names_it() {
     std::fs::write(dir.path().join("server.toml"), "[server]\nlisten_on = \"127.0.0.1:1\"\n").unwrap();
     let error = format!("{:#}", load(&Flags::default(), &home(dir.path())).unwrap_err());
     assert!(error.contains("listen_on") && error.contains("server.toml"), "{error}");
+    assert!(error.contains("there is no setting `listen_on` here, only listen, data_dir"), "{error}");
+}
+
+#[test]
+fn a_value_of_the_wrong_form_is_named_with_its_key_and_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("server.toml"), "[pod]\nprocesses = \"many\"\n").unwrap();
+    let error = format!("{:#}", load(&Flags::default(), &home(dir.path())).unwrap_err());
+    assert!(error.contains("`pod.processes`") && error.contains("server.toml"), "{error}");
+}
+
+#[test]
+fn what_is_shown_is_toml_that_can_be_pasted() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("server.toml"), "[egress.hosts]\n\"api.test\" = \"127.0.0.1:2\"\n")
+        .unwrap();
+    let loaded = load(&Flags::default(), &home(dir.path())).unwrap();
+    assert_eq!(toml::from_str::<Config>(&loaded.show().unwrap()).unwrap(), loaded.config);
 }
 
 #[test]
@@ -47,4 +65,24 @@ fn the_database_password_is_not_shown() {
     let dir = tempfile::tempdir().unwrap();
     let flags = Flags { database_url: Some("postgres://u:hunter2@h/d".to_owned()), ..Flags::default() };
     assert!(!load(&flags, &home(dir.path())).unwrap().show().unwrap().contains("hunter2"));
+}
+
+#[test]
+fn every_key_is_described_in_the_document() {
+    let document = include_str!("../../../../docs/configuration.md");
+    let config = Config {
+        server: Server {
+            database_url: Some(String::new()),
+            public_url: Some(String::new()),
+            ..Server::default()
+        },
+        pod: Pod { root: Some("/".into()), ..Pod::default() },
+        ..Config::default()
+    };
+    for (section, keys) in toml::Table::try_from(config).unwrap() {
+        for key in keys.as_table().unwrap().keys() {
+            let row = format!("| `{section}.{key}` |");
+            assert!(document.contains(&row), "docs/configuration.md has no line for `{section}.{key}`");
+        }
+    }
 }

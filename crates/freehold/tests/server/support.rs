@@ -5,7 +5,7 @@ use std::{
     future::Future,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -41,6 +41,8 @@ pub const MODEL_DOMAIN: &str = "model.freehold.test";
 /// A server, and what it needs around it.
 pub struct World {
     pub client: Client,
+    /// Where the server answers.
+    pub url: String,
     _model: Handle,
     dir: TempDir,
     server: Option<Child>,
@@ -51,6 +53,11 @@ pub struct World {
 impl World {
     /// Starts everything; `scenario` is what the model does (YAML).
     pub async fn start(scenario: &str) -> Self {
+        Self::with(scenario, "").await
+    }
+
+    /// As [`Self::start`], with further lines of the configuration's section `[server]`.
+    pub async fn with(scenario: &str, server: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("freehold-e2e-").tempdir().unwrap();
         let authority = Authority::new().unwrap();
         fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
@@ -61,7 +68,7 @@ impl World {
         let address = model.address();
         let (facts, facts_address) = facts(&authority).await;
         let config = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\ndata_dir = \"{dir}/data\"\n\
+            "[server]\nlisten = \"127.0.0.1:0\"\ndata_dir = \"{dir}/data\"\n{server}\n\
              [egress]\nextra_roots = [\"{dir}/ca.pem\"]\n\
              [egress.hosts]\n\"{MODEL_DOMAIN}\" = \"{address}\"\n\"facts.freehold.test\" = \"{facts_address}\"\n\
              [log]\nfilter = \"info,freehold_store=warn\"\n",
@@ -69,7 +76,7 @@ impl World {
         );
         fs::write(dir.path().join("server.toml"), config).unwrap();
         let client = Client::new("http://127.0.0.1:1", Key::new("none")).unwrap();
-        let mut world = Self { client, _model: model, dir, server: None, _facts: facts };
+        let mut world = Self { client, url: String::new(), _model: model, dir, server: None, _facts: facts };
         world.start_server().await;
         world
     }
@@ -80,10 +87,8 @@ impl World {
         // Left by the process before, if any.
         let _absent = fs::remove_file(&address_file);
         let log = fs::File::options().create(true).append(true).open(self.log()).unwrap();
-        let server = Command::new(env!("CARGO_BIN_EXE_freehold"))
-            .args(["server", "--config"])
-            .arg(self.dir.path().join("server.toml"))
-            .env_remove("RUST_LOG")
+        let server = self
+            .command(&["server"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -96,7 +101,43 @@ impl World {
             })
             .await;
         let key = fs::read_to_string(self.data().join("owner.key")).unwrap();
-        self.client = Client::new(&format!("http://{address}"), Key::new(key.trim())).unwrap();
+        self.url = format!("http://{address}");
+        self.client = self.client_of(key.trim());
+    }
+
+    /// A client with this key.
+    pub fn client_of(&self, key: &str) -> Client {
+        Client::new(&self.url, Key::new(key)).unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_freehold"));
+        let (verb, rest) = arguments.split_first().unwrap();
+        command.args([verb, "--config"]).arg(self.dir.path().join("server.toml")).args(rest);
+        command.env_remove("RUST_LOG");
+        command
+    }
+
+    /// Runs a command on the server's machine with the server's configuration, to its end.
+    pub async fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = tokio::process::Command::from(self.command(arguments));
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+        tokio::time::timeout(WAIT_MAX, output).await.expect("the command does not end").unwrap()
+    }
+
+    /// Asks the server to stop, and waits until it has.
+    pub async fn stop_server(&mut self) -> ExitStatus {
+        let mut server = self.server.take().unwrap();
+        let pid = rustix::process::Pid::from_child(&server);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let start = Instant::now();
+        loop {
+            if let Some(status) = server.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < WAIT_MAX, "the server does not stop\n{}", tail(&self.log()));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// `kill -9`.
@@ -198,7 +239,12 @@ impl World {
 
     /// Runs a shell command in a workspace; answers its exit code, standard output and standard error.
     pub async fn sh(&self, workspace: WorkspaceId, script: &str) -> (i32, String, String) {
-        let body: WorkspaceExec = from(json!({"command": ["sh", "-c", script], "timeout_seconds": 30}));
+        self.exec(workspace, &["sh", "-c", script]).await
+    }
+
+    /// Runs a command in the workspace: exit code, stdout, stderr.
+    pub async fn exec(&self, workspace: WorkspaceId, command: &[&str]) -> (i32, String, String) {
+        let body: WorkspaceExec = from(json!({"command": command, "timeout_seconds": 30}));
         let mut stream = self.client.workspace_exec(workspace, &body).await.unwrap();
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         loop {

@@ -77,3 +77,19 @@ async fn a_request_without_a_rule_is_refused_by_name_and_reason() {
         })
         .await;
 }
+
+#[tokio::test]
+async fn a_command_that_is_not_there_ends_as_in_a_shell_and_what_runs_on_does_not_hold_its_caller() {
+    let world = World::start(SCENARIO).await;
+    let role = world.role("").await;
+    let workspace = world.workspace(&role).await;
+    let (code, _, stderr) = world.exec(workspace.id, &["no-such-program"]).await;
+    assert_eq!(code, 127, "{stderr}");
+    assert!(stderr.contains("no-such-program"), "{stderr}");
+    let (code, _, stderr) = world.exec(workspace.id, &["/etc/passwd"]).await;
+    assert_eq!(code, 126, "{stderr}");
+    let began = std::time::Instant::now();
+    let (code, stdout, _) = world.sh(workspace.id, "sleep 300 & echo started").await;
+    assert_eq!((code, stdout.as_str()), (0, "started\n"));
+    assert!(began.elapsed().as_secs() < 20, "it waited for the sleep, or until the timeout");
+}

@@ -16,13 +16,20 @@ const EVENT_TIME_MAX: Duration = Duration::from_secs(10);
 struct Events {
     response: Response,
     text: String,
+    /// Where the stream began.
+    begin: u64,
 }
 
 /// One block of a stream.
 #[derive(Debug, PartialEq)]
 enum Block {
     Comment(String),
-    Event { id: u64, data: Value },
+    /// Where the stream is, without an event.
+    Position(u64),
+    Event {
+        id: u64,
+        data: Value,
+    },
 }
 
 impl Events {
@@ -34,9 +41,9 @@ impl Events {
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        let mut events = Self { response, text: String::new() };
-        assert_eq!(events.block().await, Some(Block::Comment(" listening".into())));
-        events
+        let mut events = Self { response, text: String::new(), begin: 0 };
+        let Some(Block::Position(begin)) = events.block().await else { panic!("no position at first") };
+        Self { begin, ..events }
     }
 
     async fn block(&mut self) -> Option<Block> {
@@ -68,7 +75,8 @@ fn parse(block: &str) -> Block {
     }
     let mut lines = block.lines();
     let id = lines.next().unwrap().strip_prefix("id: ").unwrap().parse().unwrap();
-    assert_eq!(lines.next(), Some("event: activity"));
+    let Some(kind) = lines.next() else { return Block::Position(id) };
+    assert_eq!(kind, "event: activity");
     let data = serde_json::from_str(lines.next().unwrap().strip_prefix("data: ").unwrap()).unwrap();
     assert_eq!(lines.next(), None);
     Block::Event { id, data }
@@ -106,6 +114,23 @@ async fn a_stream_begins_now_and_resumes_without_loss_or_duplicate() {
     context.task(&workspace, &context.ann, "live").await;
     let (id, data) = resumed.event().await;
     assert_eq!((id, &data["event_type"]), (ids[703] + 1, &json!("task_submitted")));
+}
+
+#[tokio::test]
+async fn a_stream_that_broke_before_its_first_event_resumes_where_it_began() {
+    let context = Context::new().await;
+    context.role().await;
+    let broken = Events::open(&context, "/v1/activity/stream", &context.owner, None).await;
+    let begin = broken.begin;
+    drop(broken);
+    let workspace = context.workspace(&context.ann).await;
+    let mut resumed = Events::open(&context, "/v1/activity/stream", &context.owner, Some(begin)).await;
+    assert_eq!(resumed.begin, begin);
+    let (_, data) = resumed.event().await;
+    assert_eq!(
+        (&data["event_type"], &data["workspace_id"]),
+        (&json!("workspace_created"), &json!(workspace))
+    );
 }
 
 #[tokio::test]

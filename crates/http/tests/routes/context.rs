@@ -134,11 +134,22 @@ impl Context {
     }
 
     pub async fn with(options: Options) -> Self {
+        Self::with_disk(options, None).await
+    }
+
+    /// A server whose SQLite file may take so many bytes.
+    pub async fn with_disk(options: Options, sqlite_bytes_max: Option<u64>) -> Self {
         // Another test of this process may have been first.
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
         let folder = tempfile::tempdir().unwrap();
-        let database = Database::Sqlite { path: folder.path().join("store.db") };
-        let store = Store::open(&freehold_store::Options::new(database)).unwrap();
+        let database = if crate::POSTGRESQL {
+            Database::Postgres { url: freehold_testkit::postgresql::Database::create().unwrap().url() }
+        } else {
+            Database::Sqlite { path: folder.path().join("store.db") }
+        };
+        let store_options =
+            freehold_store::Options { sqlite_bytes_max, ..freehold_store::Options::new(database) };
+        let store = Store::open(&store_options).unwrap();
         let objects = object_store::local::LocalFileSystem::new_with_prefix(folder.path()).unwrap();
         let agent = Arc::new(SimAgent::default());
         let ports = Ports {

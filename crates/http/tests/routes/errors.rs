@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use freehold_api::error::ErrorCode;
+use freehold_http::Options;
 use reqwest::Method;
 use serde_json::json;
 
@@ -136,4 +137,32 @@ async fn a_store_that_is_gone_is_an_error_and_no_silence() {
     context.app.store().close().await;
     context.get("/v1/workspaces", &context.ann).await.refused(ErrorCode::Unavailable);
     context.send(context.anonymous(Method::GET, "/health")).await.refused(ErrorCode::Unavailable);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_what_is_there_is_still_read() {
+    if crate::POSTGRESQL {
+        // The disk of another server is not ours to limit.
+        return;
+    }
+    const DISK_BYTES: u64 = 4 * 1024 * 1024;
+    const TASK_BYTES: usize = 100_000;
+    const TASKS_MAX: usize = 42;
+    let context = Context::with_disk(Options::default(), Some(DISK_BYTES)).await;
+    context.role().await;
+    let workspace = context.workspace(&context.ann).await;
+    let path = format!("/v1/workspaces/{workspace}/tasks");
+    let body = json!({ "description": "x".repeat(TASK_BYTES) });
+    let mut stored = 0;
+    for _ in 0..TASKS_MAX {
+        let reply = context.post(&path, &context.ann, body.clone()).await;
+        if reply.status >= 400 {
+            reply.refused(ErrorCode::Unavailable);
+            break;
+        }
+        stored += 1;
+    }
+    let tasks = context.get(&format!("{path}?limit=100"), &context.ann).await.ok();
+    assert!(stored > 0);
+    assert_eq!(tasks.as_array().unwrap().len(), stored, "what was answered is there, and no more");
 }

@@ -12,3 +12,6 @@ mod errors;
 mod sessions;
 mod tasks;
 mod workspaces;
+
+/// Whether the store is in PostgreSQL; `tests/postgresql.rs` runs the same tests there.
+const POSTGRESQL: bool = false;

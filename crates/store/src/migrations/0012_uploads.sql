@@ -1,7 +1,7 @@
 -- What is known of files that came with tasks; their bytes are in the object store.
 CREATE TABLE IF NOT EXISTS uploads (
     organization_id TEXT NOT NULL,
-    id TEXT NOT NULL,
+    id TEXT NOT NULL CONSTRAINT uploads_id_key UNIQUE,
     task_id TEXT NOT NULL,
     name TEXT NOT NULL,
     size INTEGER NOT NULL CONSTRAINT uploads_size CHECK (size >= 0),

@@ -162,15 +162,18 @@ impl OrgTx<'_> {
     /// Appends a row and answers its position. A row whose id is committed already is left as it is, and its position
     /// answered.
     pub fn audit_append(&mut self, event: &AuditEvent) -> Result<u64, Error> {
-        if let Some(seq) = self.audit_seq_of(event.id)? {
-            return Ok(seq);
-        }
-        let (last, previous) = self.audit_head()?;
+        let (last, previous) = match self.head() {
+            Some(head) => head,
+            None => self.audit_head()?,
+        };
         let seq = last + 1;
         let event = as_stored(self.organization_id(), event)?;
         let hash = chain(&previous, seq, &event)?;
+        if !self.insert_new_with(&event, &[("seq", seq.write()), ("hash", hash.write())])? {
+            return self.audit_seq_of(event.id)?.ok_or(Error::Missing { table: AuditEvent::TABLE });
+        }
         self.touch(Topic::Audit);
-        self.insert_with(&event, &[("seq", seq.write()), ("hash", hash.write())])?;
+        self.set_head((seq, hash));
         Ok(seq)
     }
 }

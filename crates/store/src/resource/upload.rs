@@ -1,8 +1,8 @@
 //! Uploads: what is known of files that came with a task; their bytes are in the object store.
 
-use freehold_model::{TaskId, upload::Upload};
+use freehold_model::{TaskId, UploadId, upload::Upload};
 
-use crate::{Error, OrgRead, OrgTx, record::record, sql::Column};
+use crate::{Error, OrgRead, OrgTx, SystemRead, record::record, sql::Column};
 
 record!(Upload in "uploads"; id, task_id, name, size);
 
@@ -17,5 +17,18 @@ impl OrgTx<'_> {
     /// Inserts a file of a task; a name that the task has already breaks `uploads_organization_id_task_id_name_key`.
     pub fn upload_insert(&mut self, upload: &Upload) -> Result<(), Error> {
         self.insert(upload)
+    }
+}
+
+impl SystemRead<'_> {
+    /// Those of these uploads, of whichever organization, that no task has.
+    pub fn uploads_without_row(&mut self, ids: &[UploadId]) -> Result<Vec<UploadId>, Error> {
+        let mut left = Vec::new();
+        for id in ids {
+            if self.find::<Upload>("WHERE id = ?1", &[id.write()])?.is_none() {
+                left.push(*id);
+            }
+        }
+        Ok(left)
     }
 }

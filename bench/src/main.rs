@@ -1,0 +1,118 @@
+//! The figures Freehold promises, one subcommand each, measured beside peers and floors in the same run.
+//!
+//! Invariants: nothing here is a test, and no test is timed by it; a figure says what it includes; whatever a run makes,
+//! it removes.
+
+mod api;
+mod egress;
+mod floor;
+mod load;
+mod machine;
+mod memory;
+mod pod_client;
+mod pod_start;
+mod processes;
+mod report;
+mod scratch;
+mod stage;
+mod stats;
+mod turn;
+mod wire;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::bail;
+use clap::Parser;
+
+use report::Report;
+use stage::Setting;
+
+/// Measure Freehold
+#[derive(Debug, Parser)]
+#[command(name = "freehold-bench")]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+    /// The program to measure; the one of this workspace, built now, when absent
+    #[arg(long, global = true, value_name = "PATH")]
+    freehold: Option<PathBuf>,
+    /// Measure a debug build all the same
+    #[arg(long, global = true)]
+    allow_debug: bool,
+    /// Where the JSON goes; `bench/out` when absent
+    #[arg(long, global = true, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Where the throw-away data directory is made; durable writes are as fast as this disk
+    #[arg(long, global = true, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Create -> first output of a command, beside bubblewrap; delete; many at once
+    PodStart(pod_start::Options),
+    /// Memory of idle workspaces
+    Memory(memory::Options),
+    /// A turn of the agent with a model that takes no time
+    Turn(turn::Options),
+    /// Reads and durable writes a second
+    Api(api::Options),
+    /// A request from a pod through the interception, beside a direct one
+    Egress(egress::Options),
+    /// The client that the egress benchmark runs inside a pod
+    #[command(hide = true)]
+    PodClient(pod_client::Options),
+}
+
+impl What {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::PodStart(_) => "pod-start",
+            Self::Memory(_) => "memory",
+            Self::Turn(_) => "turn",
+            Self::Api(_) => "api",
+            Self::Egress(_) => "egress",
+            Self::PodClient(_) => "pod-client",
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // Dropping what runs is what cleans up after an interrupt.
+    let done = tokio::select! {
+        done = run(arguments) => done,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let name = arguments.what.name();
+    if let What::PodClient(options) = arguments.what {
+        return pod_client::run(options).await;
+    }
+    let program = scratch::freehold(arguments.freehold.as_deref(), arguments.allow_debug)?;
+    let setting = Setting { program, parent: arguments.dir, ..Setting::default() };
+    let mut report = Report::new(name)?;
+    match arguments.what {
+        What::PodStart(options) => pod_start::run(options, setting, &mut report).await,
+        What::Memory(options) => memory::run(options, setting, &mut report).await,
+        What::Turn(options) => turn::run(options, setting, &mut report).await,
+        What::Api(options) => api::run(options, setting, &mut report).await,
+        What::Egress(options) => egress::run(options, setting, &mut report).await,
+        What::PodClient(_) => bail!("the client of the pod measures nothing here"),
+    }?;
+    let out = arguments.out.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("out"));
+    report.publish(&out)
+}

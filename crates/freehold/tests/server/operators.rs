@@ -1,0 +1,161 @@
+//! What operators do on the server's machine: members, configuration, stopping, another database; and what many callers
+//! do at once.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    process::{Command, Output},
+};
+
+use freehold_client::Client;
+use freehold_model::{task, workspace::Phase};
+use freehold_testkit::postgresql::Database;
+use serde_json::{Value, json};
+
+use crate::support::{World, from};
+
+const SCENARIO: &str = include_str!("scenarios/errand.yaml");
+
+/// Requests that are sent at once.
+const AT_ONCE: usize = 200;
+
+fn printed(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+async fn member(world: &World, email: &str) -> Client {
+    let added = printed(&world.run(&["member", "add", email]).await);
+    assert!(added.contains(email), "{added}");
+    let token = printed(&world.run(&["member", "token", email, "--label", "test"]).await);
+    world.client_of(token.trim())
+}
+
+#[tokio::test]
+async fn members_made_beside_a_running_server_reach_what_is_their_own() {
+    let world = World::start(SCENARIO).await;
+    let role = world.role("").await;
+    let (ann, bob) = (member(&world, "ann@example.test").await, member(&world, "bob@example.test").await);
+    let body = from(json!({"role_id": role.id, "description": "say hello"}));
+    let submitted = ann.task_create(&body, &[]).await.unwrap().into_value();
+    let workspace = submitted.workspace_id;
+    // The owner reads every workspace.
+    world.task_phase(workspace, submitted.task_id, task::Phase::Completed).await;
+    assert_eq!(ann.workspace_view(workspace).await.unwrap().into_value().id, workspace);
+    let lists = async |client: &Client| {
+        client.workspace_list(&from(json!({}))).await.unwrap().into_value().workspaces.len()
+    };
+    assert_eq!((lists(&ann).await, lists(&bob).await), (1, 0));
+    let refused = [
+        bob.workspace_view(workspace).await.err().unwrap(),
+        bob.task_view(workspace, submitted.task_id).await.err().unwrap(),
+        bob.task_cancel(workspace).await.err().unwrap(),
+        bob.workspace_stop(workspace).await.err().unwrap(),
+    ];
+    for error in refused {
+        assert_eq!(error.api().unwrap().code, "workspace_not_visible");
+    }
+    let listed = printed(&world.run(&["member", "list"]).await);
+    for email in ["owner@localhost", "ann@example.test", "bob@example.test"] {
+        assert!(listed.contains(email), "{listed}");
+    }
+    let twice = world.run(&["member", "add", "ann@example.test"]).await;
+    assert!(!twice.status.success(), "nobody is a member twice");
+}
+
+#[tokio::test]
+async fn keys_are_for_the_server_s_user_only() {
+    let world = World::start(SCENARIO).await;
+    let mode = |path: &str| fs::metadata(world.data().join(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("owner.key"), mode("master.key"), mode("")), (0o600, 0o600, 0o700));
+}
+
+#[tokio::test]
+async fn a_second_server_on_one_data_directory_is_refused() {
+    let world = World::start(SCENARIO).await;
+    let second = world.run(&["server"]).await;
+    assert!(!second.status.success());
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains("another server uses"), "{said}");
+    assert_eq!(world.client.health_view().await.unwrap().into_value().status, "ok");
+}
+
+#[tokio::test]
+async fn config_show_says_where_each_setting_comes_from_and_hides_the_database_s_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("server.toml");
+    fs::write(&file, "[server]\ndatabase_url = \"postgres://me:hunter2@db.test/x\"\n").unwrap();
+    let shown = Command::new(env!("CARGO_BIN_EXE_freehold"))
+        .args(["config", "show", "--listen", "127.0.0.1:7171", "--config"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let shown = printed(&shown);
+    let source = |key: &str| {
+        let line =
+            shown.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key}: {shown}"));
+        line.rsplit_once("# ").unwrap().1.to_owned()
+    };
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert_eq!(source("server.database_url"), file.display().to_string());
+    assert_eq!(source("defaults.idle_timeout_seconds = 0"), "default");
+    assert!(source("server.listen = \"127.0.0.1:7171\"").contains("flag"));
+}
+
+#[tokio::test]
+async fn a_server_that_is_asked_to_stop_leaves_its_pods() {
+    let mut world = World::start(SCENARIO).await;
+    let role = world.role("").await;
+    let workspace = world.workspace(&role).await;
+    world.sh(workspace.id, "setsid sleep 1000 >/dev/null 2>&1 & echo $! > /workspace/pid").await;
+    assert!(world.stop_server().await.success());
+    world.start_server().await;
+    world.phase(workspace.id, Phase::Idle).await;
+    let (code, _, stderr) = world.sh(workspace.id, "kill -0 $(cat /workspace/pid)").await;
+    assert_eq!(code, 0, "{stderr}");
+}
+
+#[tokio::test]
+async fn two_hundred_cancels_at_once_cancel_the_task_once() {
+    let world = World::start(SCENARIO).await;
+    let role = world.role("").await;
+    let submitted = world.task(&role, "sleep in the shell").await;
+    let workspace = submitted.workspace_id;
+    world.task_phase(workspace, submitted.task_id, task::Phase::Running).await;
+    let cancels = (0..AT_ONCE).map(|_| world.client.task_cancel(workspace));
+    for answer in futures::future::join_all(cancels).await {
+        answer.unwrap();
+    }
+    world.task_phase(workspace, submitted.task_id, task::Phase::Cancelled).await;
+    world.phase(workspace, Phase::Idle).await;
+    let activity = world.client.workspace_activity_list(workspace, &from(json!({"limit": 1000}))).await;
+    let activity: Value = serde_json::from_str(activity.unwrap().text()).unwrap();
+    let count = |kind: &str| {
+        activity["events"].as_array().unwrap().iter().filter(|row| row["event_type"] == kind).count()
+    };
+    assert_eq!((count("task_cancel_requested"), count("task_completed")), (1, 1));
+    let next = world.next_task(workspace, "say hello").await;
+    world.task_phase(workspace, next.task_id, task::Phase::Completed).await;
+}
+
+#[tokio::test]
+async fn a_server_on_postgresql_runs_an_errand_and_is_killed_in_a_task() {
+    let database = Database::create().unwrap();
+    let mut world = World::with(SCENARIO, &format!("database_url = \"{}\"", database.url())).await;
+    let role = world.role("").await;
+    let submitted = world.task(&role, "count to four").await;
+    world
+        .until("the first step ran", async || {
+            let rows = world.audit(submitted.workspace_id).await;
+            rows.iter().any(|row| row["event_type"] == "tool_completed").then_some(())
+        })
+        .await;
+    world.kill_server();
+    world.start_server().await;
+    world.task_phase(submitted.workspace_id, submitted.task_id, task::Phase::Completed).await;
+    let (_, count, _) = world.sh(submitted.workspace_id, "cat /workspace/count").await;
+    assert_eq!(count, "one\ntwo\nthree\nfour\n");
+    let tasks = database.psql("SELECT count(*) FROM tasks WHERE phase = 'completed'").unwrap();
+    assert_eq!(tasks.trim(), "1");
+    assert!(!world.data().join("freehold.db").exists(), "nothing is kept in a file");
+}

@@ -1,0 +1,213 @@
+//! The reconciler with simulated pods: what is wanted becomes so through failing starts, lost pods and slow ones.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use std::{
+    fs::{self, File},
+    time::{Duration, SystemTime},
+};
+
+use freehold_app::{
+    fleet::{Appended, FAILED_STARTS_MAX, Swept},
+    role::RoleChange,
+    task,
+};
+use freehold_driver::PodDriver;
+use freehold_driver_sim::SimDriver;
+use freehold_model::{
+    UploadId, session,
+    task::Phase as TaskPhase,
+    workspace::{Phase, Workspace},
+};
+use uuid::Uuid;
+
+use crate::support::{World, event, turn_cancelled, turn_started, until};
+
+fn idle(workspace: &Workspace) -> bool {
+    workspace.phase == Phase::Idle
+}
+
+#[tokio::test]
+async fn a_task_is_handed_to_the_agent_and_moves_with_its_journal() {
+    let world = World::start().await;
+    let task = world.task().await;
+    let (mut agent, current) = world.agent(task.workspace_id).await;
+    assert!(current.is_none(), "it is handed over after the welcome");
+    assert_eq!(agent.order().await.task_id, task.id);
+    assert_eq!(world.task_now(&task).await.phase, TaskPhase::Delivered);
+    agent.append(&task, vec![turn_started(&task)]).await;
+    assert_eq!(world.task_now(&task).await.phase, TaskPhase::Running);
+    assert_eq!(world.workspace(task.workspace_id).await.phase, Phase::Busy);
+    let next = world.next_task(task.workspace_id, Vec::new()).await;
+    agent.append(&task, vec![turn_cancelled(&task)]).await;
+    assert_eq!(world.task_now(&task).await.phase, TaskPhase::Cancelled);
+    assert_eq!(agent.order().await.task_id, next.id, "the next one follows");
+}
+
+#[tokio::test]
+async fn a_start_that_fails_is_repeated_as_a_new_pod() {
+    let driver = SimDriver::new().unwrap();
+    driver.fail_starts(2);
+    let world = World::with(driver).await;
+    let task = world.task().await;
+    let (mut agent, _) = world.agent(task.workspace_id).await;
+    assert_eq!(agent.order().await.task_id, task.id);
+    let workspace = world.workspace(task.workspace_id).await;
+    assert_eq!((workspace.generation, workspace.failed_starts), (3, 0));
+}
+
+#[tokio::test]
+async fn a_workspace_that_never_starts_fails_and_its_tasks_are_undeliverable() {
+    let driver = SimDriver::new().unwrap();
+    driver.fail_starts(u32::MAX);
+    let world = World::with(driver).await;
+    let task = world.task().await;
+    let waiting = world.next_task(task.workspace_id, Vec::new()).await;
+    let failed = world.workspace_when(task.workspace_id, |found| found.phase == Phase::Failed).await;
+    assert_eq!((failed.failed_starts, failed.pod_id), (FAILED_STARTS_MAX, None));
+    for task in [task, waiting] {
+        let task = world.task_now(&task).await;
+        assert_eq!(task.phase, TaskPhase::DeliveryFailed);
+        assert!(task.reason.is_some_and(|reason| reason.contains("the script says so")));
+    }
+    assert_eq!(world.driver.starts(), 0);
+}
+
+#[tokio::test]
+async fn a_lost_pod_is_replaced_and_its_task_goes_on_in_the_next() {
+    let world = World::start().await;
+    let task = world.task().await;
+    let (mut agent, _) = world.agent(task.workspace_id).await;
+    agent.order().await;
+    agent.append(&task, vec![turn_started(&task)]).await;
+    world.driver.lose(agent.pod, "lost");
+    world.workspace_when(task.workspace_id, |found| found.pod_id != Some(agent.pod)).await;
+    let (mut again, current) = world.agent(task.workspace_id).await;
+    assert_eq!(current.map(|order| order.task_id), Some(task.id));
+    let workspace = world.workspace(task.workspace_id).await;
+    assert_eq!((workspace.phase, workspace.generation), (Phase::Busy, 2), "its turn goes on");
+    again.append(&task, vec![turn_cancelled(&task)]).await;
+    assert_eq!(world.workspace(task.workspace_id).await.phase, Phase::Idle);
+}
+
+#[tokio::test]
+async fn a_stop_ends_every_task_at_once_and_refuses_what_the_agent_says_after() {
+    let world = World::start().await;
+    let task = world.task().await;
+    let waiting = world.next_task(task.workspace_id, Vec::new()).await;
+    let (mut agent, _) = world.agent(task.workspace_id).await;
+    agent.order().await;
+    agent.append(&task, vec![turn_started(&task)]).await;
+    world.app.workspace_stop(&world.owner, task.workspace_id).await.unwrap();
+    for task in [&task, &waiting] {
+        assert_eq!(world.task_now(task).await.phase, TaskPhase::Cancelled);
+    }
+    let late = vec![event(task.session_id, task.id, turn_cancelled(&task))];
+    let place = world.place(task.workspace_id);
+    assert_eq!(world.fleet.append(place, task.session_id, late).await.unwrap(), Appended::TurnEnded);
+    let session = world.app.session_view(&world.owner, task.session_id).await.unwrap();
+    assert_eq!(session.summary.status, session::Status::Idle);
+    let stopped = world.workspace_when(task.workspace_id, |found| found.phase == Phase::Stopped).await;
+    assert_eq!((stopped.pod_id, stopped.generation), (None, 2));
+    assert!(world.driver.observe().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_stop_during_a_slow_start_leaves_no_pod() {
+    let driver = SimDriver::new().unwrap();
+    driver.slow_starts(Duration::from_millis(300));
+    let world = World::with(driver).await;
+    let task = world.task().await;
+    world.app.workspace_stop(&world.owner, task.workspace_id).await.unwrap();
+    world.workspace_when(task.workspace_id, |found| found.phase == Phase::Stopped).await;
+    until("the pods to go", async || world.driver.observe().await.unwrap().is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_late_loses_its_task_and_its_pod() {
+    let world = World::start().await;
+    let task = world.task().await;
+    let (mut agent, _) = world.agent(task.workspace_id).await;
+    agent.order().await;
+    agent.append(&task, vec![turn_started(&task)]).await;
+    let place = world.place(task.workspace_id);
+    world.fleet.agent_late(place, agent.pod, task.id, "it is late".into()).await.unwrap();
+    let failed = world.task_now(&task).await;
+    assert_eq!((failed.phase, failed.reason.as_deref()), (TaskPhase::Failed, Some("it is late")));
+    let (_again, current) = world.agent(task.workspace_id).await;
+    assert!(current.is_none());
+    let workspace = world.workspace_when(task.workspace_id, idle).await;
+    assert_ne!(workspace.pod_id, Some(agent.pod));
+    let session = world.app.session_view(&world.owner, task.session_id).await.unwrap();
+    assert_eq!(session.summary.status, session::Status::Idle);
+}
+
+#[tokio::test]
+async fn a_task_that_never_began_is_undeliverable_when_its_agent_is_late() {
+    let world = World::start().await;
+    let task = world.task().await;
+    let (mut agent, _) = world.agent(task.workspace_id).await;
+    agent.order().await;
+    let place = world.place(task.workspace_id);
+    world.fleet.agent_late(place, agent.pod, task.id, "it is late".into()).await.unwrap();
+    assert_eq!(world.task_now(&task).await.phase, TaskPhase::DeliveryFailed);
+}
+
+#[tokio::test]
+async fn a_workspace_is_stopped_when_it_was_idle_for_too_long_but_not_while_it_works() {
+    let world = World::start().await;
+    let idle_timeout_seconds = Some(Some(1));
+    world.change_role(RoleChange { idle_timeout_seconds, ..RoleChange::default() }).await;
+    let task = world.task().await;
+    let (mut agent, _) = world.agent(task.workspace_id).await;
+    agent.order().await;
+    agent.append(&task, vec![turn_started(&task)]).await;
+    let began = world.workspace(task.workspace_id).await.updated_at;
+    // Several looks at a busy workspace, later than the limit after it began.
+    until("the limit to pass", async || {
+        (began.duration_until(freehold_model::Timestamp::now()).as_secs() >= 2).then_some(())
+    })
+    .await;
+    assert_eq!(world.workspace(task.workspace_id).await.phase, Phase::Busy);
+    agent.append(&task, vec![turn_cancelled(&task)]).await;
+    world.workspace_when(task.workspace_id, |found| found.phase == Phase::Stopped).await;
+}
+
+#[tokio::test]
+async fn a_reconciler_that_stops_leaves_pods_and_tasks_as_they_are() {
+    let mut world = World::start().await;
+    let task = world.task().await;
+    let (mut agent, _) = world.agent(task.workspace_id).await;
+    agent.order().await;
+    agent.append(&task, vec![turn_started(&task)]).await;
+    world.stop().await;
+    assert_eq!(world.driver.observe().await.unwrap().len(), 1, "pods go on");
+    assert_eq!(world.task_now(&task).await.phase, TaskPhase::Running);
+}
+
+#[tokio::test]
+async fn a_sweep_removes_old_files_without_a_task_and_no_others() {
+    let mut world = World::start().await;
+    let task = world.task().await;
+    // The first sweep, at the start, must not be the one that removes them.
+    world.stop().await;
+    let (kept, left, fresh) = (upload(), upload(), upload());
+    world.next_task(task.workspace_id, vec![task::File { id: kept, name: "notes".into(), size: 1 }]).await;
+    let folder = world.dir().join("uploads");
+    fs::create_dir_all(&folder).unwrap();
+    let two_hours_ago = SystemTime::from(freehold_model::Timestamp::now()) - Duration::from_secs(7200);
+    for id in [kept, left, fresh] {
+        let file = File::create(folder.join(id.to_string())).unwrap();
+        if id != fresh {
+            file.set_modified(two_hours_ago).unwrap();
+        }
+    }
+    assert_eq!(world.fleet.sweep().await.unwrap(), Swept { answers: 0, uploads: 1 });
+    let exists = |id: UploadId| folder.join(id.to_string()).exists();
+    assert_eq!((exists(kept), exists(left), exists(fresh)), (true, false, true));
+}
+
+fn upload() -> UploadId {
+    UploadId::from_uuid(Uuid::now_v7())
+}

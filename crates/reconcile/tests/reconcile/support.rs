@@ -1,0 +1,300 @@
+//! A reconciler over real rows, with simulated pods, and agents that the test plays.
+
+use std::{future::Future, path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use freehold_access::Actor;
+use freehold_app::{
+    App, Outcome, Ports,
+    fleet::{self, Fleet, Place},
+    ports::{AgentError, AgentPort, ExecRequest, ExecStream, SealError, SecretSealer},
+    provider::ProviderNew,
+    role::{RoleChange, RoleNew},
+    task::{self, TaskNew},
+    uploads::ObjectUploads,
+};
+use freehold_driver_sim::SimDriver;
+use freehold_model::{
+    CredentialId, EventId, MessageId, OrganizationId, PodId, RoleId, SessionId, TaskId, Timestamp,
+    WorkspaceId,
+    event::{Context, Payload, SessionEvent},
+    provider::Kind,
+    task::Task,
+    workspace::Workspace,
+};
+use freehold_pod_api::{AgentInfo, Connection, FromAgent, PROTOCOL, TaskOrder, ToAgent};
+use freehold_reconcile::{Gate, GateLinks, Options, Service};
+use freehold_store::{Database, Store};
+use object_store::local::LocalFileSystem;
+use tempfile::TempDir;
+use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// The longest wait for anything.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// A way out that leads nowhere: these pods have no listeners.
+struct NoGate;
+
+#[async_trait]
+impl Gate for NoGate {
+    async fn open(&self, _: &fleet::Look, _: PodId, _: GateLinks) -> std::io::Result<()> {
+        Ok(())
+    }
+    async fn attribute(&self, _: &fleet::Look, _: PodId, _: Option<TaskId>) -> std::io::Result<()> {
+        Ok(())
+    }
+    async fn publish(&self, _: &fleet::Look) -> std::io::Result<()> {
+        Ok(())
+    }
+    async fn close(&self, _: WorkspaceId, _: PodId) {}
+}
+
+struct NoAgents;
+
+#[async_trait]
+impl AgentPort for NoAgents {
+    async fn session_view(&self, _: &Workspace) -> Result<serde_json::Value, AgentError> {
+        Err(AgentError::NotConnected)
+    }
+    async fn cancel(&self, _: &Workspace) -> Result<(), AgentError> {
+        Ok(())
+    }
+    async fn exec(&self, _: &Workspace, _: ExecRequest) -> Result<ExecStream, AgentError> {
+        Err(AgentError::NotConnected)
+    }
+}
+
+struct NoSecrets;
+
+impl SecretSealer for NoSecrets {
+    fn seal(&self, _: OrganizationId, _: CredentialId, _: &[u8]) -> Result<Vec<u8>, SealError> {
+        Err(SealError("there are no secrets here".into()))
+    }
+}
+
+pub struct World {
+    pub app: App,
+    pub fleet: Fleet,
+    pub driver: Arc<SimDriver>,
+    pub owner: Arc<Actor>,
+    pub role: RoleId,
+    dir: TempDir,
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+impl World {
+    pub async fn start() -> Self {
+        Self::with(SimDriver::new().unwrap()).await
+    }
+
+    pub async fn with(driver: SimDriver) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::Sqlite { path: dir.path().join("store.db") };
+        let store = Store::open(&freehold_store::Options::new(database)).unwrap();
+        let uploads =
+            Arc::new(ObjectUploads::new(Arc::new(LocalFileSystem::new_with_prefix(dir.path()).unwrap())));
+        let settings = fleet::Settings {
+            task_timeout_seconds: 3600,
+            idle_timeout_seconds: 0,
+            max_continuations: 10,
+            max_context_tokens: 100_000,
+        };
+        let fleet = Fleet::new(store.clone(), uploads.clone(), settings);
+        let ports = Ports { agent: Arc::new(NoAgents), sealer: Arc::new(NoSecrets), uploads };
+        let settings = freehold_app::Settings {
+            task_timeout_seconds: 3600,
+            idle_timeout_seconds: 0,
+            public_url: "http://freehold.test".into(),
+        };
+        let app = App::new(store, ports, settings);
+        let (kept, token) = std::sync::mpsc::channel();
+        let keep = move |token: &freehold_app::Secret| {
+            kept.send(token.expose().to_owned()).map_err(std::io::Error::other)
+        };
+        app.bootstrap("owner@example.test", keep).await.unwrap();
+        let owner = app.authenticate(&token.recv().unwrap()).await.unwrap().unwrap();
+        let role = role(&app, &owner).await;
+        let driver = Arc::new(driver);
+        let options = Options { interval: Duration::from_millis(100), ..Options::default() };
+        let service = Service::new(options, fleet.clone(), driver.clone(), Arc::new(NoGate));
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(service.run(stop.clone().cancelled_owned()));
+        Self { app, fleet, driver, owner, role, dir, stop, running }
+    }
+
+    /// Ends the reconciler; what it has under way is finished.
+    pub async fn stop(&mut self) {
+        self.stop.cancel();
+        timeout(WAIT_MAX, &mut self.running).await.expect("the reconciler does not end").unwrap();
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A task in a new workspace.
+    pub async fn task(&self) -> Task {
+        let place = task::Place { role_id: Some(self.role), ..task::Place::default() };
+        done(self.app.task_create(&self.owner, place, work(Vec::new()), None).await.unwrap())
+    }
+
+    /// A further task in a workspace.
+    pub async fn next_task(&self, workspace: WorkspaceId, files: Vec<task::File>) -> Task {
+        done(self.app.task_submit(&self.owner, workspace, false, work(files), None).await.unwrap())
+    }
+
+    pub async fn workspace(&self, id: WorkspaceId) -> Workspace {
+        self.app.workspace_view(&self.owner, id).await.unwrap()
+    }
+
+    pub async fn task_now(&self, task: &Task) -> Task {
+        self.app.task_view(&self.owner, task.workspace_id, task.id).await.unwrap()
+    }
+
+    pub async fn change_role(&self, change: RoleChange) {
+        self.app.role_update(&self.owner, self.role, change).await.unwrap();
+    }
+
+    /// Waits until the workspace is as `fits` says.
+    pub async fn workspace_when(&self, id: WorkspaceId, fits: impl Fn(&Workspace) -> bool) -> Workspace {
+        until("the workspace", async || Some(self.workspace(id).await).filter(&fits)).await
+    }
+
+    /// Plays the agent of the pod that the workspace wants; answers the welcome too.
+    pub async fn agent(&self, workspace: WorkspaceId) -> (Agent, Option<TaskOrder>) {
+        let (pod, stream) = until("the pod", async || {
+            let pod = self.workspace(workspace).await.pod_id?;
+            Some((pod, self.driver.connect_agent(pod).ok()?))
+        })
+        .await;
+        stream.set_nonblocking(true).unwrap();
+        let connection = Connection::new(UnixStream::from_std(stream).unwrap());
+        let mut agent = Agent { connection, pod, request: 0 };
+        let info = AgentInfo { name: "played".into(), version: "1".into() };
+        agent.send(FromAgent::Hello { protocols: vec![PROTOCOL], agent: info, pod_id: pod }).await;
+        let ToAgent::Welcome { task, .. } = agent.receive().await else { panic!("not welcome") };
+        (agent, task.map(|task| *task))
+    }
+
+    pub fn place(&self, workspace: WorkspaceId) -> Place {
+        Place { organization_id: self.owner.organization(), workspace_id: workspace }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// The agent of a pod, played by the test.
+pub struct Agent {
+    pub connection: Connection<UnixStream>,
+    pub pod: PodId,
+    request: u64,
+}
+
+impl Agent {
+    pub async fn send(&mut self, message: FromAgent) {
+        self.connection.send(&message).await.unwrap();
+    }
+
+    pub async fn receive(&mut self) -> ToAgent {
+        let received = timeout(WAIT_MAX, self.connection.receive()).await.expect("nothing was said");
+        received.unwrap().expect("the connection was closed")
+    }
+
+    /// The next task that is handed over.
+    pub async fn order(&mut self) -> TaskOrder {
+        loop {
+            if let ToAgent::Deliver { task } = self.receive().await {
+                return *task;
+            }
+        }
+    }
+
+    /// Appends events of the task's turn, which are committed.
+    pub async fn append(&mut self, task: &Task, payloads: Vec<Payload>) {
+        self.request += 1;
+        let events = payloads.into_iter().map(|payload| event(task.session_id, task.id, payload)).collect();
+        let append = FromAgent::Append { request: self.request, session_id: task.session_id, events };
+        self.send(append).await;
+        loop {
+            match self.receive().await {
+                ToAgent::Appended { request, .. } if request == self.request => return,
+                ToAgent::AppendRefused { reason, .. } => panic!("refused: {reason:?}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// An event of a task's turn.
+pub fn event(session_id: SessionId, task: TaskId, payload: Payload) -> SessionEvent {
+    SessionEvent {
+        id: EventId::from_uuid(Uuid::now_v7()),
+        session_id,
+        sequence: None,
+        ts: Timestamp::now(),
+        context: Context { turn_id: Some(task.into()), input_message_id: None },
+        payload,
+    }
+}
+
+pub fn turn_started(task: &Task) -> Payload {
+    Payload::TurnStarted { turn_id: task.id.into(), input_message_id: MessageId::from_uuid(Uuid::now_v7()) }
+}
+
+pub fn turn_cancelled(task: &Task) -> Payload {
+    Payload::TurnCancelled { turn_id: task.id.into(), reason: "the test says so".into() }
+}
+
+/// Waits for an answer of `probe`.
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
+    let waiting = async {
+        loop {
+            if let Some(found) = probe().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(WAIT_MAX, waiting).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+}
+
+fn work(files: Vec<task::File>) -> TaskNew {
+    TaskNew {
+        description: "work".into(),
+        thinking_effort: None,
+        max_continuations: None,
+        max_context_tokens: None,
+        metadata: None,
+        files,
+    }
+}
+
+async fn role(app: &App, owner: &Actor) -> RoleId {
+    let provider = ProviderNew {
+        name: "models".into(),
+        kind: Kind::Anthropic,
+        domain: "models.test".into(),
+        display_name: None,
+        credential_name: None,
+        default_model: Some("scripted".into()),
+        capabilities: None,
+        config: std::collections::BTreeMap::new(),
+    };
+    let provider = done(app.provider_create(owner, provider, None).await.unwrap());
+    let role = RoleNew { name: "worker".into(), provider_id: provider.id, rest: RoleChange::default() };
+    done(app.role_create(owner, role, None).await.unwrap()).id
+}
+
+fn done<T>(outcome: Outcome<T>) -> T {
+    match outcome {
+        Outcome::Done(done) => done,
+        Outcome::Replayed(_) => panic!("nothing is replayed here"),
+    }
+}
