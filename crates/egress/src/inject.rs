@@ -28,6 +28,13 @@ pub(crate) fn strip_placeholder(
     headers: &mut HeaderMap,
     query: &mut Option<String>,
 ) -> Result<(), ForeignKey> {
+    // Gateways of the CGI kind take `_` for `-`.
+    let disguised = |name: &HeaderName| {
+        name.as_str().contains('_') && KEY_HEADERS.iter().any(|key| *key == *name.as_str().replace('_', "-"))
+    };
+    if headers.keys().any(disguised) {
+        return Err(ForeignKey);
+    }
     for name in &KEY_HEADERS {
         if headers.get_all(name).iter().any(|value| !is_placeholder(value)) {
             return Err(ForeignKey);
@@ -113,6 +120,7 @@ mod tests {
             &[("x-api-key", "freehold-placeholder"), ("x-api-key", "sk-mine")],
             &[("x-goog-api-key", "freehold-placeholder2")],
             &[("api-key", "")],
+            &[("x_api-key", "sk-mine")],
         ] {
             assert_eq!(strip_placeholder(&mut headers(pairs), &mut None), Err(ForeignKey), "{pairs:?}");
         }

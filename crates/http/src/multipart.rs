@@ -2,7 +2,10 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
 };
 
@@ -27,6 +30,10 @@ use crate::{dispatch::drain, document::Document, error::Failure};
 
 /// Text fields of one form.
 const FIELDS_MAX: usize = 32;
+
+/// Bytes that a form may bring before they become a part or a piece of one, as a part's head does. The parser looks
+/// through all it holds whenever something comes, so that the time it takes grows with the square of this.
+const UNREAD_BYTES_MAX: usize = 16 * 1024;
 
 /// What a form held.
 pub(crate) struct Form {
@@ -55,7 +62,12 @@ impl Files {
         }
     }
 
-    async fn keep(&mut self, field: multer::Field<'_>, hash: &mut Sha256) -> Result<(), Failure> {
+    async fn keep(
+        &mut self,
+        field: multer::Field<'_>,
+        unread: &Unread,
+        hash: &mut Sha256,
+    ) -> Result<(), Failure> {
         if self.kept.len() >= UPLOAD_FILES_MAX {
             return Err(too_large(format!("a task may come with {UPLOAD_FILES_MAX} files")));
         }
@@ -69,7 +81,7 @@ impl Files {
         }
         let id = UploadId::from_uuid(Uuid::now_v7());
         let mut sink = self.store.begin(id).await.map_err(freehold_app::Error::from)?;
-        match copy(field, sink.as_mut(), hash).await {
+        match copy(field, unread, sink.as_mut(), hash).await {
             Ok(size) => {
                 sink.finish().await.map_err(freehold_app::Error::from)?;
                 self.kept.push(File { id, name, size });
@@ -85,11 +97,13 @@ impl Files {
 
 async fn copy(
     mut field: multer::Field<'_>,
+    unread: &Unread,
     sink: &mut dyn UploadSink,
     hash: &mut Sha256,
 ) -> Result<u64, Failure> {
     let mut size = 0;
     while let Some(chunk) = field.chunk().await.map_err(|error| malformed(&error))? {
+        unread.progress();
         size += chunk.len() as u64;
         if size > UPLOAD_FILE_BYTES_MAX {
             return Err(too_large(format!("a file may have {UPLOAD_FILE_BYTES_MAX} bytes")));
@@ -109,7 +123,9 @@ pub(crate) async fn read(
     files: &mut Files,
 ) -> Result<Form, Failure> {
     let body = Arc::new(Mutex::new(body));
-    let read = form(document, schema, multer::Multipart::new(data(Arc::clone(&body)), boundary), files).await;
+    let unread = Unread::default();
+    let parts = multer::Multipart::new(data(Arc::clone(&body), unread.clone()), boundary);
+    let read = form(document, schema, parts, &unread, files).await;
     if read.is_err() {
         // The reader of the form is gone, so the body is ours alone again.
         let mut rest = std::mem::take(&mut *body.lock().unwrap_or_else(PoisonError::into_inner));
@@ -118,9 +134,29 @@ pub(crate) async fn read(
     read
 }
 
+/// How many bytes the parser holds of which nothing became yet.
+#[derive(Clone, Default)]
+struct Unread(Arc<AtomicUsize>);
+
+impl Unread {
+    fn progress(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
 /// The body's data, which leaves the body itself where it can be drained.
-fn data(body: Arc<Mutex<Body>>) -> impl Stream<Item = Result<Bytes, axum::Error>> + Send {
+fn data(body: Arc<Mutex<Body>>, unread: Unread) -> impl Stream<Item = Result<Bytes, axum::Error>> + Send {
+    let mut given = false;
     futures::stream::poll_fn(move |context| {
+        // The parser would take all there is before it looks at any.
+        if std::mem::take(&mut given) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if unread.0.load(Ordering::Relaxed) >= UNREAD_BYTES_MAX {
+            let reason = format!("the head of a part has more than {UNREAD_BYTES_MAX} bytes");
+            return Poll::Ready(Some(Err(axum::Error::new(reason))));
+        }
         let mut body = body.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let frame = match Pin::new(&mut *body).poll_frame(context) {
@@ -129,7 +165,11 @@ fn data(body: Arc<Mutex<Body>>) -> impl Stream<Item = Result<Bytes, axum::Error>
                 Poll::Pending => return Poll::Pending,
             };
             match frame.map(Frame::into_data) {
-                Ok(Ok(data)) => return Poll::Ready(Some(Ok(data))),
+                Ok(Ok(data)) => {
+                    unread.0.fetch_add(data.len(), Ordering::Relaxed);
+                    given = true;
+                    return Poll::Ready(Some(Ok(data)));
+                }
                 // Trailers say nothing here.
                 Ok(Err(_)) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
@@ -142,23 +182,25 @@ async fn form(
     document: &Document,
     schema: &str,
     mut parts: multer::Multipart<'_>,
+    unread: &Unread,
     files: &mut Files,
 ) -> Result<Form, Failure> {
     let (mut texts, mut hash) = (Vec::<(String, String)>::new(), Sha256::new());
     while let Some(field) = parts.next_field().await.map_err(|error| malformed(&error))? {
+        unread.progress();
         let name = field.name().unwrap_or_default().to_owned();
         for part in [name.as_str(), field.file_name().unwrap_or_default()] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
         if name == "file" {
-            files.keep(field, &mut hash).await?;
+            files.keep(field, unread, &mut hash).await?;
             continue;
         }
         if texts.iter().any(|(earlier, _)| *earlier == name) || texts.len() >= FIELDS_MAX {
             return Err(Failure::field(&name, "is given twice, or there are too many fields"));
         }
-        let text = text(field).await?;
+        let text = text(field, unread).await?;
         hash.update(&text);
         texts.push((name, text));
     }
@@ -167,10 +209,11 @@ async fn form(
     Ok(Form { fields, hash: hash.finalize().into() })
 }
 
-async fn text(mut field: multer::Field<'_>) -> Result<String, Failure> {
+async fn text(mut field: multer::Field<'_>, unread: &Unread) -> Result<String, Failure> {
     let name = field.name().unwrap_or_default().to_owned();
     let mut bytes = Vec::new();
     while let Some(chunk) = field.chunk().await.map_err(|error| malformed(&error))? {
+        unread.progress();
         if bytes.len() + chunk.len() > UPLOAD_FIELD_BYTES_MAX {
             return Err(too_large(format!("a text field may have {UPLOAD_FIELD_BYTES_MAX} bytes")));
         }
@@ -180,7 +223,12 @@ async fn text(mut field: multer::Field<'_>) -> Result<String, Failure> {
 }
 
 fn malformed(error: &multer::Error) -> Failure {
-    Failure::field("body", format!("the form is malformed: {error}"))
+    // Of the stream's own failures it says only that there was one.
+    let reason: &dyn std::fmt::Display = match error {
+        multer::Error::StreamReadFailed(cause) => cause,
+        other => other,
+    };
+    Failure::field("body", format!("the form is malformed: {reason}"))
 }
 
 fn too_large(message: String) -> Failure {

@@ -207,6 +207,21 @@ async fn a_form_that_is_refused_leaves_no_file() {
 }
 
 #[tokio::test]
+async fn the_head_of_a_part_has_a_limit() {
+    let context = Context::new().await;
+    context.role().await;
+    let endless =
+        format!("--x\r\nContent-Disposition: form-data; name=\"file\"\r\nX: {}", "a".repeat(8 << 20));
+    for body in ["a".repeat(8 << 20), endless] {
+        let request = context.request(Method::POST, "/v1/tasks", &context.ann);
+        let request = request.header("content-type", "multipart/form-data; boundary=x").body(body);
+        let answer = context.send(request).await;
+        assert!(answer.text.contains("the head of a part"), "{}", answer.text);
+        answer.refused_fields(&["body"]);
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_is_too_large_is_told_before_all_of_it_came() {
     let context = Context::new().await;
     context.role().await;
