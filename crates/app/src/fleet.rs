@@ -25,6 +25,12 @@ pub use sweep::Swept;
 /// How often a pod may fail to start in a row before its workspace fails.
 pub const FAILED_STARTS_MAX: u32 = 5;
 
+/// A page of history ends once its events are this long, in bytes.
+pub const HISTORY_BYTES_MAX: usize = 1024 * 1024;
+
+/// Events read from the store at a time, in events.
+const HISTORY_STEP: u32 = 16;
+
 /// Where an agent lives; what it says is believed for this workspace only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
@@ -174,21 +180,38 @@ impl Fleet {
         Ok(())
     }
 
-    /// Events of a session of this workspace, after a sequence, in order.
+    /// Events of a session of this workspace, after a sequence, in order, and whether there are more: at most
+    /// `events_max`, and no further one once they are [`HISTORY_BYTES_MAX`] long, so that a page fits its reader whatever
+    /// an agent has written.
     pub async fn history(
         &self,
         place: Place,
         session: SessionId,
         after_sequence: u64,
-        limit: usize,
-    ) -> Result<Vec<SessionEvent>, Error> {
-        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        events_max: usize,
+    ) -> Result<(Vec<SessionEvent>, bool), Error> {
         self.store
-            .read(place.organization_id, move |rows| match rows.session_view(session)? {
-                Some(found) if found.workspace_id == place.workspace_id => {
-                    Ok(rows.session_events_after(session, after_sequence, limit)?)
+            .read(place.organization_id, move |rows| {
+                let found = rows.session_view(session)?;
+                if found.is_none_or(|found| found.workspace_id != place.workspace_id) {
+                    return Ok((Vec::new(), false));
                 }
-                _ => Ok(Vec::new()),
+                let (mut page, mut bytes, mut after) = (Vec::new(), 0, after_sequence);
+                loop {
+                    let some = rows.session_events_after(session, after, HISTORY_STEP)?;
+                    let ended = some.len() < HISTORY_STEP as usize;
+                    for event in some {
+                        if page.len() == events_max || bytes >= HISTORY_BYTES_MAX {
+                            return Ok((page, true));
+                        }
+                        bytes += serde_json::to_vec(&event).map_or(0, |text| text.len());
+                        after = event.sequence.unwrap_or(after);
+                        page.push(event);
+                    }
+                    if ended {
+                        return Ok((page, false));
+                    }
+                }
             })
             .await
     }

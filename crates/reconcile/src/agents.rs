@@ -216,10 +216,8 @@ async fn read(
                 }
             }
             FromAgent::History { request, session_id, after_sequence } => {
-                let mut events =
-                    fleet.history(place, session_id, after_sequence, PAGE_EVENTS_MAX + 1).await?;
-                let more = events.len() > PAGE_EVENTS_MAX;
-                events.truncate(PAGE_EVENTS_MAX);
+                let (events, more) =
+                    fleet.history(place, session_id, after_sequence, PAGE_EVENTS_MAX).await?;
                 Some(ToAgent::HistoryPage { request, events, more })
             }
             FromAgent::Fetch { request, upload_id, offset } => {

@@ -240,6 +240,15 @@ impl Inner {
                 () = self.shutdown.cancelled() => return,
                 _ = timer.tick() => {}
             }
+            // A workspace whose row is gone has its files removed by the next look at it. The files are listed before the
+            // rows are read: a workspace made in between has both.
+            match self.driver.workspaces().await {
+                Ok(workspaces) => workspaces.into_iter().for_each(|workspace| self.poke(workspace)),
+                Err(error) => tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "workspaces with files could not be listed"
+                ),
+            }
             match self.fleet.sweep().await {
                 Ok(swept) => tracing::debug!(swept.answers, swept.uploads, "removed what was left over"),
                 Err(error) => tracing::warn!(
