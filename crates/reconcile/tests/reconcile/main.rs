@@ -9,7 +9,7 @@ use std::{
 };
 
 use freehold_app::{
-    fleet::{Appended, FAILED_STARTS_MAX, Swept},
+    fleet::{Appended, FAILED_STARTS_MAX, HISTORY_BYTES_MAX, Swept},
     role::RoleChange,
     task,
 };
@@ -20,9 +20,10 @@ use freehold_model::{
     task::Phase as TaskPhase,
     workspace::{Phase, Workspace},
 };
+use freehold_pod_api::{FromAgent, ToAgent};
 use uuid::Uuid;
 
-use crate::support::{World, event, turn_cancelled, turn_started, until};
+use crate::support::{World, event, tool_completed, turn_cancelled, turn_started, until};
 
 fn idle(workspace: &Workspace) -> bool {
     workspace.phase == Phase::Idle
@@ -43,6 +44,32 @@ async fn a_task_is_handed_to_the_agent_and_moves_with_its_journal() {
     agent.append(&task, vec![turn_cancelled(&task)]).await;
     assert_eq!(world.task_now(&task).await.phase, TaskPhase::Cancelled);
     assert_eq!(agent.order().await.task_id, next.id, "the next one follows");
+}
+
+#[tokio::test]
+async fn a_page_of_history_ends_before_it_is_too_long_and_the_next_one_follows_it() {
+    let world = World::start().await;
+    let task = world.task().await;
+    let (mut agent, _) = world.agent(task.workspace_id).await;
+    agent.order().await;
+    agent.append(&task, vec![turn_started(&task)]).await;
+    for _ in 0..6 {
+        let result = "x".repeat(HISTORY_BYTES_MAX / 4);
+        agent.append(&task, vec![tool_completed(result)]).await;
+    }
+    let (mut sequences, mut pages) = (Vec::new(), 0);
+    loop {
+        let after_sequence = sequences.last().copied().unwrap_or(0);
+        agent.send(FromAgent::History { request: 1000, session_id: task.session_id, after_sequence }).await;
+        let ToAgent::HistoryPage { events, more, .. } = agent.receive().await else { continue };
+        pages += 1;
+        sequences.extend(events.iter().filter_map(|event| event.sequence));
+        if !more {
+            break;
+        }
+    }
+    // The session's first event, the turn's, and six tools'.
+    assert_eq!((sequences, pages), ((1..=8).collect(), 2));
 }
 
 #[tokio::test]

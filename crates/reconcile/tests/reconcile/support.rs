@@ -17,7 +17,7 @@ use freehold_driver_sim::SimDriver;
 use freehold_model::{
     CredentialId, EventId, MessageId, OrganizationId, PodId, RoleId, SessionId, TaskId, Timestamp,
     WorkspaceId,
-    event::{Context, Payload, SessionEvent},
+    event::{Context, Payload, SessionEvent, ToolStatus},
     provider::Kind,
     task::Task,
     workspace::Workspace,
@@ -246,6 +246,16 @@ pub fn event(session_id: SessionId, task: TaskId, payload: Payload) -> SessionEv
 
 pub fn turn_started(task: &Task) -> Payload {
     Payload::TurnStarted { turn_id: task.id.into(), input_message_id: MessageId::from_uuid(Uuid::now_v7()) }
+}
+
+pub fn tool_completed(result: String) -> Payload {
+    Payload::ToolCompleted {
+        tool_call_id: "call".into(),
+        tool_name: "bash".into(),
+        status: ToolStatus::Success,
+        result,
+        duration_ms: 1,
+    }
 }
 
 pub fn turn_cancelled(task: &Task) -> Payload {
