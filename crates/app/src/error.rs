@@ -63,7 +63,7 @@ pub enum Error {
     #[error("no such {} in this organization", .0.as_str())]
     NotFound(Thing),
     /// The name is in use.
-    #[error("there is already a {} named `{name}`", thing.as_str())]
+    #[error("the name `{name}` is taken by another {}", thing.as_str())]
     NameTaken {
         /// What has the name.
         thing: Thing,

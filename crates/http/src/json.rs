@@ -70,11 +70,15 @@ impl<'de> Visitor<'de> for Strict<'_> {
         Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
+        self.visit_string(value.to_owned())
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+    fn visit_string<E: de::Error>(self, value: String) -> Result<Value, E> {
+        // No file name, argument or header can hold it, and neither can a text of PostgreSQL.
+        if value.contains('\0') {
+            return Err(E::custom("a text with U+0000"));
+        }
         Ok(value.into())
     }
 
@@ -134,7 +138,17 @@ mod tests {
 
     #[test]
     fn what_is_not_one_whole_utf_8_value_is_refused() {
-        for bad in [b"".as_slice(), b" ", b"{", b"{} {}", b"\"\xff\"", b"nul", b"{\"a\":1e999}", b"{'a':1}"] {
+        for bad in [
+            b"".as_slice(),
+            b" ",
+            b"{",
+            b"{} {}",
+            b"\"\xff\"",
+            b"nul",
+            b"{\"a\":1e999}",
+            b"{'a':1}",
+            b"[\"\\u0000\"]",
+        ] {
             refusal(bad);
         }
     }

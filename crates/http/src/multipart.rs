@@ -219,7 +219,11 @@ async fn text(mut field: multer::Field<'_>, unread: &Unread) -> Result<String, F
         }
         bytes.extend_from_slice(&chunk);
     }
-    String::from_utf8(bytes).map_err(|_| Failure::field(&name, "is not UTF-8"))
+    match String::from_utf8(bytes) {
+        Ok(text) if text.contains('\0') => Err(Failure::field(&name, "has U+0000 in it")),
+        Ok(text) => Ok(text),
+        Err(_) => Err(Failure::field(&name, "is not UTF-8")),
+    }
 }
 
 fn malformed(error: &multer::Error) -> Failure {
