@@ -2,6 +2,7 @@
 //! kills tools that go too far. Best effort, and reported as such.
 
 use std::{
+    collections::BTreeSet,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -27,6 +28,8 @@ const WALK_SHARE: u32 = 20;
 const WALK_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// Files that one walk looks at, at most; a pod with more is counted too low.
 const WALK_FILES_MAX: u64 = 2_000_000;
+/// Files without a name that one look counts, at most.
+const UNLINKED_FILES_MAX: usize = 4096;
 /// Depth of directories that a walk enters, at most.
 const WALK_DEPTH_MAX: u32 = 128;
 /// Bytes that the agent's log may have before it is emptied.
@@ -90,7 +93,7 @@ impl Watch {
             interval = if tense { TENSE_INTERVAL } else { CALM_INTERVAL };
         }
         if let Some(disk) = &mut self.disk
-            && disk.grew_too_far(now)
+            && disk.grew_too_far(now, proc)
         {
             for_each_tool(proc, |process| {
                 if parent(&process) != Some(0) {
@@ -164,7 +167,7 @@ fn for_each_tool(proc: &OwnedFd, mut visit: impl FnMut(OwnedFd)) {
 
 impl Disk {
     /// Whether the workspace's files are above the limit and more than at the last look.
-    fn grew_too_far(&mut self, now: Instant) -> bool {
+    fn grew_too_far(&mut self, now: Instant, proc: &OwnedFd) -> bool {
         let free = statvfs(&self.files).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
         let fell = self.free_at_walk.saturating_sub(free) >= (self.max / 16).max(1 << 20);
         if now < self.earliest_walk || (!fell && now < self.next_walk) {
@@ -174,13 +177,38 @@ impl Disk {
         let mut files_left = WALK_FILES_MAX;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         self.used = rustix::fs::open(&self.files, flags, Mode::empty())
-            .map_or(0, |directory| walk(directory.as_fd(), WALK_DEPTH_MAX, &mut files_left));
+            .map_or(0, |directory| walk(directory.as_fd(), WALK_DEPTH_MAX, &mut files_left))
+            .saturating_add(unlinked(proc));
         self.free_at_walk = free;
         self.earliest_walk = Instant::now() + now.elapsed() * WALK_SHARE;
         self.next_walk = now + WALK_INTERVAL_MAX;
         // At the limit, one may still remove files.
         self.used > self.max && self.used > before
     }
+}
+
+/// Bytes of files that tools hold open and that no directory names any more, files in memory included.
+fn unlinked(proc: &OwnedFd) -> u64 {
+    let mut seen = BTreeSet::new();
+    let mut bytes = 0_u64;
+    for_each_tool(proc, |process| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(open) = openat(&process, "fd", flags, Mode::empty()) else { return };
+        let mut buffer = [std::mem::MaybeUninit::uninit(); ENTRY_BYTES];
+        let mut entries = RawDir::new(&open, &mut buffer);
+        while let Some(Ok(entry)) = entries.next()
+            && seen.len() < UNLINKED_FILES_MAX
+        {
+            if let Ok(stat) = statat(&open, entry.file_name(), AtFlags::empty())
+                && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                && stat.st_nlink == 0
+                && seen.insert((stat.st_dev, stat.st_ino))
+            {
+                bytes = bytes.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512));
+            }
+        }
+    });
+    bytes
 }
 
 /// Bytes on disk below a directory.

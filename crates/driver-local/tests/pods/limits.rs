@@ -56,6 +56,18 @@ async fn tmp_has_a_size() {
 }
 
 #[tokio::test]
+async fn a_writer_that_hides_its_files_is_stopped_too() {
+    let (machine, spec, mut agent) = limited(Limits { disk_bytes: 16 << 20, ..spec().limits }).await;
+    let hide = r#"my @open; for my $i (0 .. 399) {
+        open my $file, '>', "hidden$i" or die; unlink "hidden$i";
+        syswrite $file, "x" x 4_000_000; push @open, $file; select undef, undef, undef, 0.05 }"#;
+    let (code, out) = machine.sh(&spec, &format!("perl -e '{}'", hide.replace('\'', "\""))).await;
+    assert_eq!(code, None, "it was killed: {out}");
+    assert!(agent.ask("environment").contains("GREETING"), "the agent still answers");
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_writer_that_fills_the_disk_is_stopped() {
     let (machine, spec, mut agent) = limited(Limits { disk_bytes: 16 << 20, ..spec().limits }).await;
     assert_eq!(machine.enforcement("disk"), Enforcement::BestEffort);
