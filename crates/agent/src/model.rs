@@ -13,9 +13,6 @@ use freehold_turn::{self as turn, Answer, Failure, FailureKind, Input, ModelRequ
 use url::Url;
 use uuid::Uuid;
 
-/// The key that egress replaces.
-const PLACEHOLDER_KEY: &str = "freehold-placeholder";
-
 /// The most tokens of an answer, unless the provider's setting [`OUTPUT_TOKENS_SETTING`] says otherwise.
 const OUTPUT_TOKENS_MAX: u32 = 16_000;
 
@@ -63,7 +60,7 @@ pub(crate) fn client(
             .parse()
             .map_err(|source| Unusable::Domain { domain: backend.domain.clone(), source })?,
     };
-    let api_key = PLACEHOLDER_KEY.to_owned();
+    let api_key = freehold_model::provider::PLACEHOLDER_KEY.to_owned();
     Ok(Client::new(Options { wire, base_url, api_key, roots, timeouts: Timeouts::default() }))
 }
 

@@ -1,13 +1,11 @@
 //! Credentials on a request: the placeholder goes, the credential comes, and nobody else's key passes.
 
+use freehold_model::provider::PLACEHOLDER_KEY as PLACEHOLDER;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use url::form_urlencoded;
 use zeroize::Zeroizing;
 
 use crate::grant::{Injection, Place};
-
-/// The key that programs in a pod are told to use where they insist on one. It is always replaced.
-pub const PLACEHOLDER: &str = "freehold-placeholder";
 
 /// Headers that carry keys of model providers.
 const KEY_HEADERS: [HeaderName; 4] = [

@@ -42,7 +42,6 @@ pub use audit::{AuditSink, SinkError};
 pub use deny::Reason;
 pub use error::Error;
 pub use grant::{Grant, Injection, InvalidInjection, Unavailable};
-pub use inject::PLACEHOLDER;
 pub use options::{Limits, Options};
 pub use pod::{Listeners, OriginalDestination, PodIdentity};
 pub use service::{Handle, Service};

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::{OrganizationId, ProviderId, Timestamp, slugs};
 
+/// The key that programs in a pod use where they insist on one; egress always replaces it.
+pub const PLACEHOLDER_KEY: &str = "freehold-placeholder";
+
 slugs! {
     /// What kind of backend it is; fixes the wire format.
     Kind {

@@ -1,6 +1,7 @@
 //! Credentials: put on here, never seen in the pod, never mixed with another's.
 
-use freehold_egress::{PLACEHOLDER, Unavailable};
+use freehold_egress::Unavailable;
+use freehold_model::provider::PLACEHOLDER_KEY as PLACEHOLDER;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 
