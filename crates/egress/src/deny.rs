@@ -50,6 +50,10 @@ pub enum Reason {
     UpstreamTimeout,
     /// The upstream broke off.
     UpstreamFailed,
+    /// The upstream compressed a response in which a credential would be looked for.
+    UpstreamEncoded,
+    /// Not a denial: the upstream repeated a credential, which was struck out of its response.
+    SecretMasked,
 }
 
 impl Reason {
@@ -77,6 +81,8 @@ impl Reason {
             Self::UpstreamTls => "upstream_tls",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamFailed => "upstream_failed",
+            Self::UpstreamEncoded => "upstream_encoded",
+            Self::SecretMasked => "secret_masked",
         }
     }
 
@@ -89,7 +95,8 @@ impl Reason {
             Self::UpstreamUnresolved
             | Self::UpstreamUnreachable
             | Self::UpstreamTls
-            | Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
+            | Self::UpstreamFailed
+            | Self::UpstreamEncoded => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::FORBIDDEN,
         }
@@ -104,6 +111,7 @@ impl Reason {
                 | Self::UpstreamTls
                 | Self::UpstreamTimeout
                 | Self::UpstreamFailed
+                | Self::UpstreamEncoded
         )
     }
 }

@@ -16,7 +16,10 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header, request::Parts,
 };
 use http_body_util::Empty;
-use hyper::body::Incoming;
+use hyper::{
+    body::{Body, Incoming},
+    ext::ReasonPhrase,
+};
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +30,8 @@ use crate::{
     body::ReplyBody,
     deny::{self, Reason},
     inject,
+    mask::Mask,
+    masking::{self, Masking},
     pod::Pod,
     spool::{Settlement, Settles},
     token::Verified,
@@ -68,11 +73,18 @@ pub(crate) struct Connection {
 /// A request that may go out.
 struct Admitted {
     permit: Permit,
-    /// The credential that was put on, by name.
-    injected: Option<String>,
+    /// The credential that was put on.
+    injected: Option<Injected>,
     upgrade: bool,
     /// Whether the name leads anywhere.
     resolved: Result<(), Reason>,
+}
+
+/// A credential that was put on.
+struct Injected {
+    name: String,
+    /// What strikes it out of the response, unless it is too short for that.
+    mask: Option<Arc<Mask>>,
 }
 
 /// A request that may not.
@@ -107,7 +119,7 @@ impl Connection {
             Err(refusal) => Err(self.refuse(refusal, row).await),
         };
         Ok(match outcome {
-            Ok(response) => response.map(|body| ReplyBody::upstream(body, open)),
+            Ok((response, masking)) => response.map(|body| ReplyBody::upstream(body, masking, open)),
             Err(reason) => deny::response(reason, &self.destination.to_string(), id)
                 .map(|body| ReplyBody::own(body, open)),
         })
@@ -184,39 +196,48 @@ impl Connection {
         parts: Parts,
         body: Incoming,
         started: Instant,
-    ) -> Result<Response<Incoming>, Reason> {
+    ) -> Result<(Response<Incoming>, Option<Masking>), Reason> {
         let Admitted { permit, injected, upgrade, resolved } = admitted;
         let id = row.id;
         audit::allowed(&mut row, permit.capability());
         row.path = Some(parts.uri.path().to_owned());
         row.detail = Some(json!({ "rule": permit.rule() }));
         row.transforms_applied = Some(u32::from(injected.is_some()));
-        row.auth_applied = injected.into_iter().collect();
+        let (name, mask) = injected.map(|injected| (injected.name, injected.mask)).unzip();
+        row.auth_applied = name.into_iter().collect();
+        let mut masking = mask.flatten().map(|mask| Masking::new(mask, Arc::clone(&self.pod), row.clone()));
         if !self.pod.state.record(row, Settles::Later).await {
             return Err(Reason::AuditUnavailable);
         }
         let upstream = &self.pod.workspace.upstream;
         let outcome = match resolved {
             Err(reason) => Err(reason),
-            Ok(()) if upgrade => {
-                let request = Request::from_parts(parts.clone(), Empty::<Bytes>::new());
-                let request = upgrade::request(request, &self.destination);
-                match upstream.send_upgrade(&permit, request).await {
-                    Ok(response) => Ok(upgrade::join(self, Request::from_parts(parts, body), response)),
-                    Err(reason) => Err(reason),
-                }
+            Ok(()) if upgrade => self.pass_upgrade(&permit, parts, body, &mut masking).await,
+            Ok(()) => {
+                let response = upstream.send(&permit, Request::from_parts(parts, body)).await;
+                response.and_then(|response| checked(response, masking.as_mut())).map(|mut response| {
+                    strip_hop_by_hop(response.headers_mut());
+                    response
+                })
             }
-            Ok(()) => upstream.send(&permit, Request::from_parts(parts, body)).await.map(|mut response| {
-                strip_hop_by_hop(response.headers_mut());
-                response
-            }),
         };
         self.settle(id, &permit, &outcome, started.elapsed());
-        outcome.map(|mut response| {
-            // Another way to the same server would be one past this proxy.
-            response.headers_mut().remove(header::ALT_SVC);
-            response
-        })
+        outcome.map(|response| (response, masking))
+    }
+
+    /// Passes a request for a WebSocket on. When the upstream agrees, the tunnel takes `masking`.
+    async fn pass_upgrade(
+        self: &Arc<Self>,
+        permit: &Permit,
+        parts: Parts,
+        body: Incoming,
+        masking: &mut Option<Masking>,
+    ) -> Result<Response<Incoming>, Reason> {
+        let request = Request::from_parts(parts.clone(), Empty::<Bytes>::new());
+        let request = upgrade::request(request, &self.destination);
+        let response = self.pod.workspace.upstream.send_upgrade(permit, request).await?;
+        let response = checked(response, masking.as_mut())?;
+        Ok(upgrade::join(self, Request::from_parts(parts, body), response, masking))
     }
 
     fn settle(
@@ -255,7 +276,7 @@ fn put_credential(
     permit: &Permit,
     headers: &mut HeaderMap,
     query: &mut Option<String>,
-) -> Result<Option<String>, Reason> {
+) -> Result<Option<Injected>, Reason> {
     if !grant.policy.is_provider(permit.destination()) {
         return Ok(None);
     }
@@ -263,7 +284,29 @@ fn put_credential(
     let Some(name) = permit.credential() else { return Ok(None) };
     let Some(Ok(injection)) = grant.injections.get(name) else { return Err(Reason::AuthUnavailable) };
     inject::apply(injection, headers, query);
-    Ok(Some(name.to_owned()))
+    let mask = injection.mask();
+    if mask.is_some() {
+        masking::prepare(headers);
+    }
+    Ok(Some(Injected { name: name.to_owned(), mask }))
+}
+
+/// A response's head as it may be seen: without a way past this proxy, without secrets, and with a body in which they
+/// can be found.
+fn checked(
+    mut response: Response<Incoming>,
+    masking: Option<&mut Masking>,
+) -> Result<Response<Incoming>, Reason> {
+    // The words after the status are the upstream's own, and nobody needs them.
+    response.extensions_mut().remove::<ReasonPhrase>();
+    response.headers_mut().remove(header::ALT_SVC);
+    if let Some(masking) = masking {
+        if masking::is_coded(response.headers()) && !response.body().is_end_stream() {
+            return Err(Reason::UpstreamEncoded);
+        }
+        masking.head(response.headers_mut());
+    }
+    Ok(response)
 }
 
 fn target(path: String, query: Option<String>) -> Result<Uri, Reason> {

@@ -8,6 +8,7 @@ mod curl;
 mod decisions;
 mod dns;
 mod harness;
+mod masking;
 mod namespace;
 mod pods;
 mod resolver;
