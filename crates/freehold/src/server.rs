@@ -239,6 +239,7 @@ fn app_settings(config: &Config, address: SocketAddr) -> freehold_app::Settings 
 fn egress_options(config: &Config, data: &DataDir) -> anyhow::Result<freehold_egress::Options> {
     let mut options = freehold_egress::Options::new(data.path("egress"));
     options.hosts = config.egress.hosts.iter().map(|(name, address)| (name.clone(), *address)).collect();
+    options.name_servers.clone_from(&config.egress.name_servers);
     for path in &config.egress.extra_roots {
         let pem = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         options.upstream_roots_pem.push(pem);
