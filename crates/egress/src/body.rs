@@ -11,7 +11,11 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use crate::{exchange::strip_hop_by_hop, masking::Masking, watch::OpenRequest};
+use crate::{
+    headers::{prepare_trailers, strip_hop_by_hop},
+    masking::Masking,
+    watch::OpenRequest,
+};
 
 /// A body that counts its request as open until it is sent or dropped.
 pub(crate) struct ReplyBody {
@@ -138,4 +142,31 @@ fn without_hop_by_hop(mut frame: Frame<Bytes>) -> Frame<Bytes> {
         strip_hop_by_hop(trailers);
     }
     frame
+}
+
+/// A request's body as it goes upstream.
+pub(crate) struct RequestBody(pub(crate) Incoming);
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut frame = ready!(Pin::new(&mut self.0).poll_frame(cx));
+        if let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()?.trailers_mut()) {
+            prepare_trailers(trailers);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
 }

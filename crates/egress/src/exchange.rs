@@ -12,9 +12,7 @@ use freehold_model::{
     audit::{AuditEvent, Decision as Outcome},
 };
 use freehold_policy::{Decision, Destination, NormalPath, Permit, RequestHead};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header, request::Parts,
-};
+use http::{HeaderMap, Request, Response, Uri, header, request::Parts};
 use http_body_util::Empty;
 use hyper::{
     body::{Body, Incoming},
@@ -29,6 +27,7 @@ use crate::{
     audit::{self, Attribution},
     body::ReplyBody,
     deny::{self, Reason},
+    headers::{prepare_headers, strip_hop_by_hop},
     inject,
     mask::Mask,
     masking::{self, Masking},
@@ -41,20 +40,6 @@ use crate::{
 
 /// Characters of a path that was refused, in its audit row.
 const REFUSED_PATH_CHARS_MAX: usize = 512;
-
-/// Headers by which servers let another method, path or host count than those that were decided on.
-const OVERRIDES: &[&str] = &[
-    "forwarded",
-    "x-forwarded-host",
-    "x-forwarded-prefix",
-    "x-forwarded-uri",
-    "x-host",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-original-url",
-    "x-rewrite-url",
-];
 
 /// An accepted connection: what is fixed for all of its requests.
 pub(crate) struct Connection {
@@ -315,87 +300,4 @@ fn target(path: String, query: Option<String>) -> Result<Uri, Reason> {
         None => path,
     };
     text.parse().map_err(|_| Reason::RequestMalformed)
-}
-
-/// Takes off what is for this hop alone. Returns whether the client asks for a WebSocket.
-fn prepare_headers(parts: &mut Parts) -> bool {
-    // With a body it is an ordinary request: the upgrade goes out without one, whatever length it would claim.
-    let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-    let websocket = parts.version == Version::HTTP_11
-        && parts.method == Method::GET
-        && !framed.iter().any(|name| parts.headers.contains_key(name))
-        && parts
-            .headers
-            .get(header::UPGRADE)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    strip_hop_by_hop(&mut parts.headers);
-    // The host is written anew from the permit; the answer to an expectation was given when the body was asked for.
-    parts.headers.remove(header::HOST);
-    parts.headers.remove(header::EXPECT);
-    for name in OVERRIDES {
-        parts.headers.remove(*name);
-    }
-    websocket
-}
-
-/// Removes the headers that concern one connection alone, those that `Connection` names included.
-pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    const HOP_BY_HOP: [HeaderName; 7] = [
-        header::CONNECTION,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-        header::PROXY_AUTHENTICATE,
-        header::PROXY_AUTHORIZATION,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ];
-    let trailers = headers
-        .get_all(header::TE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|value| value.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")));
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in HOP_BY_HOP.iter().chain(&named).chain([&header::TE]) {
-        headers.remove(name);
-    }
-    if trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parts(method: &str, headers: &[(&'static str, &'static str)]) -> Parts {
-        let mut request = Request::builder().method(method).uri("/a").version(Version::HTTP_11);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        request.body(()).unwrap().into_parts().0
-    }
-
-    #[test]
-    fn a_request_with_a_body_is_no_upgrade() {
-        let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
-        let with = |more| [upgrade[0], upgrade[1], more];
-        assert!(prepare_headers(&mut parts("GET", &upgrade)));
-        assert!(!prepare_headers(&mut parts("POST", &upgrade)));
-        assert!(!prepare_headers(&mut parts("GET", &with(("content-length", "35")))));
-        assert!(!prepare_headers(&mut parts("GET", &with(("transfer-encoding", "chunked")))));
-    }
-
-    #[test]
-    fn headers_that_override_what_was_decided_on_stay_behind() {
-        let given = [("x-http-method-override", "DELETE"), ("x-original-url", "/secret"), ("accept", "*/*")];
-        let mut parts = parts("GET", &given);
-        prepare_headers(&mut parts);
-        assert_eq!(parts.headers.len(), 1, "{:?}", parts.headers);
-    }
 }

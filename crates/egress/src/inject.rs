@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::grant::{Injection, Place};
 
 /// Headers that carry keys of model providers.
-const KEY_HEADERS: [HeaderName; 4] = [
+pub(crate) const KEY_HEADERS: [HeaderName; 4] = [
     header::AUTHORIZATION,
     HeaderName::from_static("x-api-key"),
     HeaderName::from_static("x-goog-api-key"),

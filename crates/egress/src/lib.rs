@@ -25,6 +25,7 @@ mod forms;
 mod frame;
 mod grant;
 mod guard;
+mod headers;
 mod inject;
 mod mask;
 mod masking;

@@ -10,7 +10,8 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
 use crate::{
-    exchange::{Connection, strip_hop_by_hop},
+    exchange::Connection,
+    headers::strip_hop_by_hop,
     masking::{MaskedTunnel, Masking},
     options::ms,
 };
