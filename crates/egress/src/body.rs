@@ -4,12 +4,14 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
 
 use crate::{
     headers::{prepare_trailers, strip_hop_by_hop},
@@ -17,9 +19,22 @@ use crate::{
     watch::OpenRequest,
 };
 
+/// Why an answer breaks off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("the upstream broke off")]
+    Upstream(#[source] hyper::Error),
+    #[error("the upstream sent nothing for too long")]
+    Stalled,
+}
+
+type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
+
 /// A body that counts its request as open until it is sent or dropped.
 pub(crate) struct ReplyBody {
     source: Source,
+    /// Of an upstream alone.
+    patience: Option<Patience>,
     _open: OpenRequest,
 }
 
@@ -34,40 +49,47 @@ struct Masked {
     body: Incoming,
     masking: Masking,
     /// Trailers or an error that came while bytes were held back; they come after these.
-    last: Option<Result<Frame<Bytes>, hyper::Error>>,
+    last: Option<Result<Frame<Bytes>, BodyError>>,
     over: bool,
 }
 
 impl ReplyBody {
     pub(crate) const fn own(body: Full<Bytes>, open: OpenRequest) -> Self {
-        Self { source: Source::Own(body), _open: open }
+        Self { source: Source::Own(body), patience: None, _open: open }
     }
 
-    pub(crate) fn upstream(body: Incoming, masking: Option<Masking>, open: OpenRequest) -> Self {
+    /// The upstream's body, which breaks off when it brings nothing for as long as `stalled`.
+    pub(crate) fn upstream(
+        body: Incoming,
+        masking: Option<Masking>,
+        stalled: Duration,
+        open: OpenRequest,
+    ) -> Self {
         let source = match masking {
             None => Source::Upstream(body),
             Some(masking) => Source::Masked(Box::new(Masked { body, masking, last: None, over: false })),
         };
-        Self { source, _open: open }
+        Self { source, patience: Some(Patience::new(stalled)), _open: open }
     }
 }
 
 impl Body for ReplyBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.source {
-            Source::Own(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(|never| match never {}))),
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        let polled = match &mut self.source {
+            Source::Own(body) => {
+                Pin::new(body).poll_frame(cx).map_err(|never: std::convert::Infallible| match never {})
+            }
             Source::Upstream(body) => {
-                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map(without_hop_by_hop)))
+                Pin::new(body).poll_frame(cx).map_ok(without_hop_by_hop).map_err(BodyError::Upstream)
             }
             Source::Masked(masked) => masked.poll_frame(cx),
+        };
+        match &mut self.patience {
+            Some(patience) => patience.watch(polled, cx),
+            None => polled,
         }
     }
 
@@ -90,8 +112,39 @@ impl Body for ReplyBody {
     }
 }
 
+/// How long an upstream may be silent. A connection's own limit does not see one of its streams stall.
+struct Patience {
+    limit: Duration,
+    /// Made when there was something to wait for.
+    timer: Option<Pin<Box<Sleep>>>,
+    last: Instant,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self { limit, timer: None, last: Instant::now() }
+    }
+
+    fn watch(&mut self, polled: Polled, cx: &mut Context<'_>) -> Polled {
+        if polled.is_ready() {
+            self.last = Instant::now();
+            return polled;
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limit)));
+        while timer.as_mut().poll(cx).is_ready() {
+            let due = self.last + self.limit;
+            if due <= Instant::now() {
+                return Poll::Ready(Some(Err(BodyError::Stalled)));
+            }
+            // There were frames since it was set.
+            timer.as_mut().reset(due);
+        }
+        Poll::Pending
+    }
+}
+
 impl Masked {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         // Each turn takes a frame, and holds back less than the longest spelling.
         loop {
             if self.over {
@@ -113,7 +166,7 @@ impl Masked {
                     }
                     Some(Ok(frame))
                 }
-                Some(Err(error)) => Some(Err(error)),
+                Some(Err(error)) => Some(Err(BodyError::Upstream(error))),
                 None => None,
             };
             self.over = true;

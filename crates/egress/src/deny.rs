@@ -22,6 +22,8 @@ pub enum Reason {
     PathAmbiguous,
     /// The request could be read in two ways, such as a body with both lengths.
     RequestMalformed,
+    /// The request has more headers than the limit.
+    HeadTooLarge,
     /// A key of somebody's own for the provider's domain.
     ForeignCredential,
     /// The credential cannot be resolved.
@@ -67,6 +69,7 @@ impl Reason {
             Self::AuthorityMismatch => "authority_mismatch",
             Self::PathAmbiguous => "path_ambiguous",
             Self::RequestMalformed => "request_malformed",
+            Self::HeadTooLarge => "head_too_large",
             Self::ForeignCredential => "foreign_credential",
             Self::AuthUnavailable => "auth_unavailable",
             Self::AddressForbidden => "address_forbidden",
@@ -91,6 +94,7 @@ impl Reason {
         match self {
             Self::AuthorityMismatch => StatusCode::MISDIRECTED_REQUEST,
             Self::RequestMalformed => StatusCode::BAD_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamUnresolved
             | Self::UpstreamUnreachable

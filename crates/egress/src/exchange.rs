@@ -12,7 +12,7 @@ use freehold_model::{
     audit::{AuditEvent, Decision as Outcome},
 };
 use freehold_policy::{Decision, Destination, NormalPath, Permit, RequestHead};
-use http::{HeaderMap, Request, Response, Uri, header, request::Parts};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, header, request::Parts};
 use http_body_util::Empty;
 use hyper::{
     body::{Body, Incoming},
@@ -31,6 +31,7 @@ use crate::{
     inject,
     mask::Mask,
     masking::{self, Masking},
+    options::ms,
     pod::Pod,
     spool::{Settlement, Settles},
     token::Verified,
@@ -38,8 +39,9 @@ use crate::{
     watch::Activity,
 };
 
-/// Characters of a path that was refused, in its audit row.
+/// Characters of a path that was refused, and of any method, in its audit row.
 const REFUSED_PATH_CHARS_MAX: usize = 512;
+const METHOD_CHARS_MAX: usize = 32;
 
 /// An accepted connection: what is fixed for all of its requests.
 pub(crate) struct Connection {
@@ -96,7 +98,7 @@ impl Connection {
         let (mut parts, body) = request.into_parts();
         let grant = self.pod.workspace.grant.load_full();
         let mut row = self.attribution.http(grant.as_deref(), self.destination.to_string());
-        row.method = Some(parts.method.as_str().to_owned());
+        row.method = Some(parts.method.as_str().chars().take(METHOD_CHARS_MAX).collect());
         row.path = Some(parts.uri.path().chars().take(REFUSED_PATH_CHARS_MAX).collect());
         let id = row.id;
         let outcome = match self.admit(grant.as_deref(), &mut parts).await {
@@ -104,7 +106,9 @@ impl Connection {
             Err(refusal) => Err(self.refuse(refusal, row).await),
         };
         Ok(match outcome {
-            Ok((response, masking)) => response.map(|body| ReplyBody::upstream(body, masking, open)),
+            Ok((response, masking)) => response.map(|body| {
+                ReplyBody::upstream(body, masking, ms(self.pod.state.options.limits.stalled_ms), open)
+            }),
             Err(reason) => deny::response(reason, &self.destination.to_string(), id)
                 .map(|body| ReplyBody::own(body, open)),
         })
@@ -113,6 +117,10 @@ impl Connection {
     /// Every check there is before a byte goes out, in order. Leaves `parts` as they are sent upstream.
     async fn admit(&self, grant: Option<&Grant>, parts: &mut Parts) -> Result<Admitted, Refusal> {
         self.check_token()?;
+        if parts.headers.len() > self.pod.state.options.limits.headers_max {
+            // HTTP/1.1 does not come as far.
+            return Err(Reason::HeadTooLarge.into());
+        }
         let grant = grant.ok_or(Reason::NoGrant)?;
         agree::check(&self.destination, self.sni.as_deref(), parts).map_err(|_| Reason::AuthorityMismatch)?;
         let path = NormalPath::parse(parts.uri.path()).map_err(|_| Reason::PathAmbiguous)?;
@@ -200,9 +208,13 @@ impl Connection {
             Ok(()) if upgrade => self.pass_upgrade(&permit, parts, body, &mut masking).await,
             Ok(()) => {
                 let response = upstream.send(&permit, Request::from_parts(parts, body)).await;
-                response.and_then(|response| checked(response, masking.as_mut())).map(|mut response| {
+                response.and_then(|response| checked(response, masking.as_mut())).and_then(|mut response| {
+                    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                        // To what, nobody asked.
+                        return Err(Reason::UpstreamFailed);
+                    }
                     strip_hop_by_hop(response.headers_mut());
-                    response
+                    Ok(response)
                 })
             }
         };

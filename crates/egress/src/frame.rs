@@ -29,6 +29,9 @@ pub(crate) enum Step {
 pub(crate) struct Framer {
     state: State,
     head_bytes_max: usize,
+    /// Bytes of an unfinished head or trailer that were looked at: what comes a byte at a time is not read anew each
+    /// time.
+    looked: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -45,11 +48,17 @@ enum State {
 
 impl Framer {
     pub(crate) const fn new(head_bytes_max: usize) -> Self {
-        Self { state: State::Head, head_bytes_max }
+        Self { state: State::Head, head_bytes_max, looked: 0 }
     }
 
     /// Looks at the bytes that have not been released yet; `bytes` is not empty.
     pub(crate) fn next(&mut self, bytes: &[u8]) -> Step {
+        let step = self.step(bytes);
+        self.looked = if step == Step::More { bytes.len() } else { 0 };
+        step
+    }
+
+    fn step(&mut self, bytes: &[u8]) -> Step {
         match self.state {
             State::Through => Step::Release(bytes.len()),
             State::Head => self.head(bytes),
@@ -82,6 +91,10 @@ impl Framer {
         if bytes.starts_with(PREFACE) {
             self.state = State::Through;
             return Step::Release(bytes.len());
+        }
+        // Only a line's end can end a head, or make one of a name and its value.
+        if self.looked > 0 && bytes.len() <= self.head_bytes_max && !bytes[self.looked..].contains(&b'\n') {
+            return Step::More;
         }
         let mut headers = [MaybeUninit::uninit(); HEADERS_MAX];
         let mut request = httparse::Request::new(&mut []);
@@ -117,7 +130,8 @@ impl Framer {
     }
 
     fn trailer(&mut self, bytes: &[u8]) -> Step {
-        let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
+        let from = self.looked.saturating_sub(1);
+        let Some(end) = bytes[from..].windows(2).position(|pair| pair == b"\r\n").map(|at| from + at) else {
             return if bytes.len() > self.head_bytes_max { Step::Malformed } else { Step::More };
         };
         if bytes[..end].iter().any(|&b| b == b'\n' || b == b'\r' || b == 0) {

@@ -65,7 +65,8 @@ impl Upstream {
             .pool_idle_timeout(ms(limits.upstream_idle_ms))
             .pool_max_idle_per_host(limits.upstream_idle_max)
             .http1_max_buf_size(limits.head_bytes_max.max(8 * 1024))
-            .http2_adaptive_window(true)
+            .http2_initial_stream_window_size(limits.upstream_stream_window_bytes)
+            .http2_initial_connection_window_size(limits.upstream_connection_window_bytes)
             .build(connector.clone());
         Self { client, connector, response_head: ms(limits.response_head_ms) }
     }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails by panicking")]
 
+mod attacks;
+mod attacks_http2;
 mod audit;
 mod credentials;
 mod curl;
