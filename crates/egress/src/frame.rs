@@ -92,13 +92,16 @@ impl Framer {
             self.state = State::Through;
             return Step::Release(bytes.len());
         }
-        // Only a line's end can end a head, or make one of a name and its value.
-        if self.looked > 0 && bytes.len() <= self.head_bytes_max && !bytes[self.looked..].contains(&b'\n') {
-            return Step::More;
-        }
+        // Whole lines alone are read, and only when there is another.
+        let more = bytes.len() <= self.head_bytes_max;
+        let lines = match bytes[self.looked..].iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => &bytes[..=self.looked + end],
+            None if more => return Step::More,
+            None => bytes,
+        };
         let mut headers = [MaybeUninit::uninit(); HEADERS_MAX];
         let mut request = httparse::Request::new(&mut []);
-        match request.parse_with_uninit_headers(bytes, &mut headers) {
+        match request.parse_with_uninit_headers(lines, &mut headers) {
             Ok(httparse::Status::Complete(length)) => match body_of(&request, &bytes[..length]) {
                 Some(state) => {
                     self.state = state;
@@ -106,7 +109,7 @@ impl Framer {
                 }
                 None => Step::Malformed,
             },
-            Ok(httparse::Status::Partial) if bytes.len() <= self.head_bytes_max => Step::More,
+            Ok(httparse::Status::Partial) if more => Step::More,
             Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
                 self.state = State::Through;
                 Step::Release(bytes.len())
@@ -243,6 +246,20 @@ mod tests {
             }
         }
         assert!(!passes(b"POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n", 1_000));
+    }
+
+    /// Were it read anew with each byte, this would take minutes.
+    #[test]
+    fn a_head_of_the_greatest_length_may_come_a_byte_at_a_time() {
+        let head_bytes_max = 64 * 1024;
+        let mut framer = Framer::new(head_bytes_max);
+        let mut head = b"GET / HTTP/1.1\r\nx-a: ".to_vec();
+        head.resize(head_bytes_max - 4, b'a');
+        head.extend(b"\r\n\r\n");
+        for shown in 1..head.len() {
+            assert_eq!(framer.next(&head[..shown]), Step::More);
+        }
+        assert_eq!(framer.next(&head), Step::Release(head.len()));
     }
 
     proptest! {

@@ -24,23 +24,36 @@ use crate::{
 /// Bytes read from a tunnel at once.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Asks for a response in which a secret can be seen: not compressed, and not in parts that the client chooses and could
-/// put together again.
+/// What a client asks for by name that would keep a secret from being seen: a part of the response, to be put together
+/// with others, and compression of the messages in it.
+const UNWANTED: [HeaderName; 5] = [
+    header::RANGE,
+    header::IF_RANGE,
+    HeaderName::from_static("sec-websocket-extensions"),
+    HeaderName::from_static("grpc-accept-encoding"),
+    HeaderName::from_static("connect-accept-encoding"),
+];
+/// What says how a response is coded, and what it says of one that is not, but for the framing.
+const CODINGS: [(HeaderName, &[u8]); 4] = [
+    (header::CONTENT_ENCODING, b"identity"),
+    (header::TRANSFER_ENCODING, b"chunked"),
+    (HeaderName::from_static("grpc-encoding"), b"identity"),
+    (HeaderName::from_static("connect-content-encoding"), b"identity"),
+];
+
+/// Asks for a response in which a secret can be seen.
 pub(crate) fn prepare(headers: &mut HeaderMap) {
-    headers.insert(header::ACCEPT_ENCODING, const { HeaderValue::from_static("identity") });
-    for name in
-        [header::RANGE, header::IF_RANGE, const { HeaderName::from_static("sec-websocket-extensions") }]
-    {
+    for name in &UNWANTED {
         headers.remove(name);
     }
+    headers.insert(header::ACCEPT_ENCODING, const { HeaderValue::from_static("identity") });
 }
 
 /// Whether a response is coded all the same. Such a body is not passed on.
 pub(crate) fn is_coded(headers: &HeaderMap) -> bool {
-    let other = |name, plain: &[u8]| {
+    CODINGS.iter().any(|(name, plain)| {
         headers.get_all(name).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(plain))
-    };
-    other(header::CONTENT_ENCODING, b"identity") || other(header::TRANSFER_ENCODING, b"chunked")
+    })
 }
 
 /// Strikes the secret out of one response.

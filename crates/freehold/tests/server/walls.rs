@@ -84,7 +84,10 @@ async fn allowed_names_are_resolved_by_the_name_servers_of_the_configuration() {
         my $s = IO::Socket::INET->new(PeerAddr => "elsewhere.test:80", Timeout => 10) or die "connect: $@";
         print $s "GET / HTTP/1.1\r\nHost: elsewhere.test\r\nConnection: close\r\n\r\n"; print <$s>;'"#;
     let (_, stdout, stderr) = world.sh(workspace.id, script).await;
-    assert!(stdout.starts_with("HTTP/1.1 502") && stdout.contains("upstream_unresolved"), "{stdout} {stderr}");
+    assert!(
+        stdout.starts_with("HTTP/1.1 502") && stdout.contains("upstream_unresolved"),
+        "{stdout} {stderr}"
+    );
     let question = questions.recv().await.unwrap();
     assert!(question.windows(16).any(|name| name == b"\x09elsewhere\x04test\0"), "{question:?}");
 }
