@@ -88,6 +88,8 @@ pub struct Limits {
     pub leaf_certificates_max: usize,
     /// Audit rows that the sink has not acknowledged; requests wait at this number.
     pub audit_backlog_rows_max: usize,
+    /// Those of one pod; its own requests wait at this number, and no other's.
+    pub audit_backlog_rows_per_pod_max: usize,
     /// Rows in one call of the sink.
     pub audit_batch_rows_max: usize,
     /// Milliseconds a request waits for room in the spool; it is denied then.
@@ -122,6 +124,7 @@ impl Default for Limits {
             names_per_workspace_max: 8_192,
             leaf_certificates_max: 1_024,
             audit_backlog_rows_max: 10_000,
+            audit_backlog_rows_per_pod_max: 2_500,
             audit_batch_rows_max: 500,
             audit_wait_ms: 30_000,
             audit_settle_ms: 2_000,
