@@ -22,6 +22,8 @@ mod dns;
 mod error;
 mod exchange;
 mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 mod grant;
 mod guard;
 mod inject;
