@@ -17,7 +17,10 @@ use freehold_reconcile as reconcile;
 use freehold_store::Store;
 use freehold_vault::Vault;
 use object_store::local::LocalFileSystem;
-use rustix::fs::FlockOperation;
+use rustix::{
+    fs::FlockOperation,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -45,10 +48,15 @@ pub enum Ended {
     Abandoned,
 }
 
+/// Files that the server may have open, if the system allows as many. Each connection of a pod to the outside takes two;
+/// with the usual 1,024 for all, two pods could leave nothing for the others.
+const OPEN_FILES: u64 = 65_536;
+
 /// Runs the server until it is told to stop: by a signal, which leaves the pods running, or by the end of its standard
 /// input where `stop_with_stdin` says so, which takes them away.
 pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended> {
     log(&config)?;
+    raise_open_files();
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
     let abandoned = CancellationToken::new();
@@ -236,9 +244,20 @@ fn app_settings(config: &Config, address: SocketAddr) -> freehold_app::Settings 
     }
 }
 
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(OPEN_FILES, |maximum| maximum.min(OPEN_FILES));
+    if limit.current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit })
+    {
+        tracing::warn!(error = %error, "the limit of open files stays as it was");
+    }
+}
+
 fn egress_options(config: &Config, data: &DataDir) -> anyhow::Result<freehold_egress::Options> {
     let mut options = freehold_egress::Options::new(data.path("egress"));
     options.hosts = config.egress.hosts.iter().map(|(name, address)| (name.clone(), *address)).collect();
+    options.name_servers.clone_from(&config.egress.name_servers);
     for path in &config.egress.extra_roots {
         let pem = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         options.upstream_roots_pem.push(pem);

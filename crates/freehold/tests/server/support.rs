@@ -56,8 +56,8 @@ impl World {
         Self::with(scenario, "").await
     }
 
-    /// As [`Self::start`], with further lines of the configuration's section `[server]`.
-    pub async fn with(scenario: &str, server: &str) -> Self {
+    /// As [`Self::start`], with further lines of the configuration, such as `server.public_url = "..."`.
+    pub async fn with(scenario: &str, settings: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("freehold-e2e-").tempdir().unwrap();
         let authority = Authority::new().unwrap();
         fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
@@ -68,10 +68,11 @@ impl World {
         let address = model.address();
         let (facts, facts_address) = facts(&authority).await;
         let config = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\ndata_dir = \"{dir}/data\"\n{server}\n\
-             [egress]\nextra_roots = [\"{dir}/ca.pem\"]\n\
-             [egress.hosts]\n\"{MODEL_DOMAIN}\" = \"{address}\"\n\"facts.freehold.test\" = \"{facts_address}\"\n\
-             [log]\nfilter = \"info,freehold_store=warn\"\n",
+            "server.listen = \"127.0.0.1:0\"\nserver.data_dir = \"{dir}/data\"\n\
+             egress.extra_roots = [\"{dir}/ca.pem\"]\n\
+             egress.hosts.\"{MODEL_DOMAIN}\" = \"{address}\"\n\
+             egress.hosts.\"facts.freehold.test\" = \"{facts_address}\"\n\
+             log.filter = \"info,freehold_store=warn\"\n{settings}\n",
             dir = dir.path().display(),
         );
         fs::write(dir.path().join("server.toml"), config).unwrap();
