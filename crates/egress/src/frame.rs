@@ -186,6 +186,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fuzz::released;
 
     /// Feeds `bytes` in pieces of `size`; true when everything was released and nothing malformed.
     fn passes(bytes: &[u8], size: usize) -> bool {
@@ -307,25 +308,4 @@ mod tests {
         "\0",
         ":",
     ];
-
-    /// How many bytes go out, and whether it ends as malformed, when the bytes come in pieces of these sizes, over and
-    /// over.
-    fn released(bytes: &[u8], sizes: &[usize]) -> (usize, bool) {
-        let mut framer = Framer::new(10_000);
-        let (mut out, mut shown) = (0, 0);
-        for size in sizes.iter().cycle() {
-            if shown == bytes.len() {
-                break;
-            }
-            shown = bytes.len().min(shown + size);
-            while out < shown {
-                match framer.next(&bytes[out..shown]) {
-                    Step::Release(count) => out += count,
-                    Step::More => break,
-                    Step::Malformed => return (out, true),
-                }
-            }
-        }
-        (out, false)
-    }
 }

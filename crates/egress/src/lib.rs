@@ -23,6 +23,8 @@ mod error;
 mod exchange;
 mod forms;
 mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 mod grant;
 mod guard;
 mod headers;

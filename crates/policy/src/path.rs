@@ -73,6 +73,9 @@ impl<'a> NormalPath<'a> {
         }
         check_text(&foreign)?;
         let text = normal.map_or(Cow::Borrowed(path), Cow::Owned);
+        if hides_an_escape(&text) {
+            return Err(PathProblem::AmbiguousEscape);
+        }
         check_segments(&text)?;
         Ok(Self(text))
     }
@@ -122,15 +125,21 @@ fn next_piece(bytes: &[u8], at: usize) -> Result<(usize, Piece), PathProblem> {
     let decoded = high << 4 | low;
     match decoded {
         b'/' | b'\\' | b'.' | 0..=0x1f | 0x7f => Err(PathProblem::AmbiguousEscape),
-        b'%' if matches!(bytes.get(at + 3..at + 5), Some([a, b]) if hex(*a).is_some() && hex(*b).is_some()) => {
-            Err(PathProblem::AmbiguousEscape)
-        }
         _ if is_unreserved(decoded) => Ok((3, Piece { byte: decoded, escaped: false, differs: true })),
         _ => {
             let differs = digits.iter().any(u8::is_ascii_lowercase);
             Ok((3, Piece { byte: decoded, escaped: true, differs }))
         }
     }
+}
+
+/// Whether a reader that decodes twice would find an escape that this one does not: looked for in the normal form, since
+/// the digits of the hidden escape may be escaped too.
+fn hides_an_escape(normal: &str) -> bool {
+    normal.match_indices("%25").any(|(at, found)| {
+        let behind = &normal.as_bytes()[at + found.len()..];
+        matches!(behind, [high, low, ..] if hex(*high).is_some() && hex(*low).is_some())
+    })
 }
 
 /// Servers make different things of bytes that are no text: some drop them, some take the overlong form of a slash for
@@ -216,6 +225,7 @@ mod tests {
             ("/a%5cb", PathProblem::AmbiguousEscape),
             ("/a%00", PathProblem::AmbiguousEscape),
             ("/a%252fb", PathProblem::AmbiguousEscape),
+            ("/a%25%32fb", PathProblem::AmbiguousEscape),
             ("/a%2", PathProblem::MalformedEscape),
             ("/a%zz", PathProblem::MalformedEscape),
             ("/..%C0%AFx", PathProblem::InvalidUtf8),
