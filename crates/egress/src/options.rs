@@ -68,7 +68,8 @@ pub struct Limits {
     pub upstream_connection_window_bytes: u32,
     /// Milliseconds for a client to send its first bytes and finish its TLS handshake.
     pub client_handshake_ms: u64,
-    /// Milliseconds a connection may be without a request, a head that is not whole included; it is closed then.
+    /// Milliseconds a connection may be without a request, a head that is not whole included; it is closed then. Where
+    /// bytes still go to the client, `stalled_ms`.
     pub idle_ms: u64,
     /// Milliseconds a request may pass without a byte either way; it is cut then.
     pub stalled_ms: u64,
