@@ -86,7 +86,7 @@ fn main() -> ExitCode {
         Some("agent") => return freehold_agent::main(arguments),
         _ => {}
     }
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(freehold_cli::verb_first(&Cli::command(), std::env::args_os()));
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
