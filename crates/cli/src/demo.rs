@@ -130,7 +130,7 @@ pub(crate) async fn run(demo: Demo, environment: &Environment, console: &mut Con
         code = interrupted() => Err(Failure::new(code, "interrupted")),
     };
     let outcome = match outcome {
-        Ok((code, by_hand)) if !demo.exit => stay(&by_hand, &mut stage, console).await.map(|()| code),
+        Ok((_, by_hand)) if !demo.exit => stay(&by_hand, &mut stage, console).await,
         Ok((code, _)) => Ok(code),
         Err(failure) => Err(failure),
     };
@@ -149,24 +149,25 @@ pub(crate) async fn run(demo: Demo, environment: &Environment, console: &mut Con
 }
 
 /// Stays for whoever wants to go on by hand, until told to end or the server is gone.
-async fn stay(by_hand: &str, stage: &mut Stage, console: &mut Console) -> Result<(), Failure> {
+async fn stay(by_hand: &str, stage: &mut Stage, console: &mut Console) -> Outcome {
     console.data(by_hand)?;
     tokio::select! {
-        _ = interrupted() => Ok(()),
+        code = interrupted() => Ok(code),
         failure = stage.server_ended() => Err(failure),
     }
 }
 
 /// Resolves when this process is asked to end, with the code to exit with.
 async fn interrupted() -> u8 {
+    let interrupted = terminal::interrupted();
     #[cfg(unix)]
     if let Ok(mut terminated) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
         return tokio::select! {
-            () = terminal::interrupted() => exit::INTERRUPTED,
+            () = interrupted => exit::INTERRUPTED,
             _ = terminated.recv() => exit::TERMINATED,
         };
     }
-    terminal::interrupted().await;
+    interrupted.await;
     exit::INTERRUPTED
 }
 

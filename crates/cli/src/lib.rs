@@ -23,6 +23,7 @@ pub use arguments::verb_first;
 pub use demo::{Scene, remove_dir};
 pub use environment::{Environment, Streams, stdin_closed};
 pub use failure::exit;
+pub use output::{Format, plain_table};
 pub use verbs::Verb;
 
 use std::process::ExitCode;

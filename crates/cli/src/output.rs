@@ -21,7 +21,7 @@ pub(crate) const NOTE: Style = AnsiColor::Cyan.on_default();
 
 /// The form of data on stdout.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Format {
+pub enum Format {
     /// For people.
     #[default]
     Table,
@@ -147,6 +147,11 @@ pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String
         out.push('\n');
     }
     out
+}
+
+/// A table without styles: columns under headings, each cell one harmless line.
+pub fn plain_table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    strip_str(&table(headings, rows)).to_string()
 }
 
 /// The fields of a JSON object, a line each; longer texts as a block, and ids with their names.

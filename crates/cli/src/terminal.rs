@@ -8,9 +8,20 @@ use crate::failure::{Failure, exit};
 #[cfg(unix)]
 const LINE_BYTES_MAX: u64 = 4096;
 
-/// Resolves at Ctrl-C. From then on it no longer ends the process by itself.
-pub(crate) async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
+/// Takes Ctrl-C upon itself: from now on it no longer ends the process, and what is answered resolves at it.
+pub(crate) fn interrupted() -> impl Future<Output = ()> {
+    #[cfg(unix)]
+    let signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt());
+    async move {
+        #[cfg(unix)]
+        if let Ok(mut signal) = signal {
+            signal.recv().await;
+            return;
+        }
+        #[cfg(not(unix))]
+        if tokio::signal::ctrl_c().await.is_ok() {
+            return;
+        }
         // It cannot be listened to, so it goes on ending the process.
         std::future::pending().await
     }
@@ -30,6 +41,7 @@ pub(crate) fn interruption() -> Failure {
 pub(crate) async fn hidden_line(ask: impl FnOnce()) -> Result<String, Failure> {
     use std::io::{BufRead, Read};
     let failed = |error: io::Error| Failure::io("cannot read the terminal", &error);
+    let interrupted = interrupted();
     let _hushed = Hushed::new().map_err(failed)?;
     ask();
     let line = tokio::task::spawn_blocking(|| {
@@ -38,7 +50,7 @@ pub(crate) async fn hidden_line(ask: impl FnOnce()) -> Result<String, Failure> {
     });
     tokio::select! {
         line = line => line.map_err(io::Error::other).and_then(|line| line).map_err(failed),
-        () = interrupted() => Err(interruption()),
+        () = interrupted => Err(interruption()),
     }
 }
 

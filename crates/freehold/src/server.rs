@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, LogFormat},
+    control,
     gate::{EgressGate, StoreSink},
     ports::{Agents, NoAgents, Sealer},
 };
@@ -67,6 +68,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     })?;
     let address = listener.local_addr()?;
     let store = open_store(&config, data.root())?;
+    let control = control::listen(&data)?;
     let vault = Arc::new(Vault::open(&data.path("master.key"))?);
     let uploads = open_uploads(data.root())?;
     let fleet = fleet::Fleet::new(store.clone(), uploads.clone(), settings(&config));
@@ -92,6 +94,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let app = App::new(store.clone(), ports, app_settings(&config, address));
     first_start(&app, &data).await?;
 
+    let control_task = tokio::spawn(control::serve(control, store.clone(), shutdown.child_token()));
     let stopped = shutdown.clone();
     let egress_task = tokio::spawn(egress_service.run(shutdown.child_token()));
     let reconcile_task = tokio::spawn(reconciler.run(async move { stopped.cancelled().await }));
@@ -103,6 +106,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     shutdown.cancel();
     reconcile_task.await?;
     egress_task.await?;
+    control_task.await?;
     store.close().await;
     if abandoned.is_cancelled() {
         for pod in driver.observe().await? {
@@ -170,7 +174,9 @@ impl DataDir {
             .mode(0o700)
             .create(path)
             .with_context(|| format!("cannot make the data directory {}", path.display()))?;
-        let path = path.canonicalize()?;
+        let path = path
+            .canonicalize()
+            .with_context(|| format!("cannot find the data directory {}", path.display()))?;
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)

@@ -8,7 +8,7 @@ use std::{
 use axum::{body::Body, response::Response};
 use freehold_access::Actor;
 use freehold_api::{Operation, error::ErrorCode, limits::IDEMPOTENCY_KEY_CHARS_MAX, operation::Face};
-use freehold_app::{App, Once, Outcome};
+use freehold_app::{App, Once, Outcome, Standing};
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
@@ -48,6 +48,8 @@ pub(crate) struct Call {
     pub shared: Arc<Shared>,
     pub operation: &'static Operation,
     pub actor: Option<Arc<Actor>>,
+    /// Of a stream's caller: what ends the stream when the secret is revoked.
+    pub standing: Option<Standing>,
     pub request_id: String,
     pub path: String,
     /// Path parameters by name.

@@ -12,6 +12,7 @@ use freehold_access::Actor;
 use freehold_api::{
     Body as Shape, Guard, Operation, error::ErrorCode, limits::JSON_BODY_BYTES_MAX, operation::Face,
 };
+use freehold_app::Standing;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use http_body_util::BodyExt;
@@ -98,25 +99,41 @@ async fn serve(
     if admitted.is_err() {
         drain(&mut body).await;
     }
-    let (query, actor) = admitted?;
+    let Admitted { query, actor, standing } = admitted?;
     let payload = payload(&shared, operation, &head.headers, body).await?;
     let path = head.uri.path().to_owned();
     let params = params(operation.path, &path);
-    let call =
-        Call { shared, operation, actor, request_id, path, params, query, headers: head.headers, payload };
+    let call = Call {
+        shared,
+        operation,
+        actor,
+        standing,
+        request_id,
+        path,
+        params,
+        query,
+        headers: head.headers,
+        payload,
+    };
     (route.handler)(call).await
 }
 
 /// What is known of a request before its body is looked at.
+struct Admitted {
+    query: Value,
+    actor: Option<Arc<Actor>>,
+    standing: Option<Standing>,
+}
+
 async fn admit(
     shared: &Shared,
     operation: &Operation,
     uri: &Uri,
     headers: &HeaderMap,
-) -> Result<(Value, Option<Arc<Actor>>), Failure> {
+) -> Result<Admitted, Failure> {
     let query = query(shared, operation, uri)?;
-    let actor = authenticate(shared, operation, headers, &query).await?;
-    Ok((query, actor))
+    let (actor, standing) = authenticate(shared, operation, headers, &query).await?.unzip();
+    Ok(Admitted { query, actor, standing: standing.flatten() })
 }
 
 /// The path's segments that stand where the pattern has names. The pattern is matched from the end, since sessions routes
@@ -157,7 +174,7 @@ async fn authenticate(
     operation: &Operation,
     headers: &HeaderMap,
     query: &Value,
-) -> Result<Option<Arc<Actor>>, Failure> {
+) -> Result<Option<(Arc<Actor>, Option<Standing>)>, Failure> {
     let rights = match operation.guard {
         Guard::Public => return Ok(None),
         Guard::SignedIn => &[],
@@ -174,7 +191,7 @@ async fn authenticate(
     for right in rights {
         actor.reach(*right)?;
     }
-    Ok(Some(actor))
+    Ok(Some((actor, operation.is_event_stream().then(|| shared.app.standing(secret)))))
 }
 
 /// The secret of an `Authorization` header: after `Bearer`, or alone.

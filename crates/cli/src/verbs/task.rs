@@ -187,9 +187,10 @@ async fn submit(client: &Client, submit: Submit, console: &mut Console) -> Outco
     };
     let followed = follow::Followed { workspace: submitted.workspace_id, task: submitted.task_id };
     let mut show = |text: &str| console.note(text);
+    let interrupted = terminal::interrupted();
     let task = tokio::select! {
         task = follow::task(client, stream, followed, Detail::SHORT, &mut show) => task?,
-        () = terminal::interrupted() => {
+        () = interrupted => {
             let follow::Followed { workspace, task } = followed;
             return Err(terminal::interruption().hint(format!(
                 "the task goes on: `freehold task get {workspace} {task}` shows it, `freehold task cancel {workspace}` ends it"

@@ -199,7 +199,8 @@ async fn a_server_that_answers_garbage_is_an_error_and_nothing_else() {
             Ok::<_, std::io::Error>("x".repeat(65_536))
         })))
     };
-    let answers: [(&str, fn() -> Response); 5] = [
+    type Answer = fn() -> Response;
+    let answers: [(&str, Answer); 5] = [
         ("not what this client understands", || "<html>hello</html>".into_response()),
         ("not what this client understands", || vec![0xff_u8, 0xfe, 0x00].into_response()),
         ("not what this client understands", || "[".repeat(100_000).into_response()),
