@@ -10,7 +10,7 @@ use std::{
 };
 
 use freehold_client::{
-    Client, ExecEvent, Key,
+    Client, ExecEvent, ExecStream, Key,
     api::{
         credential::CredentialCreate,
         provider::ProviderCreate,
@@ -254,6 +254,20 @@ impl World {
                 ExecEvent::Ended { exit_code, .. } => {
                     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
                     return (exit_code, text(stdout), text(stderr));
+                }
+            }
+        }
+    }
+
+    /// How a command ended, and what it said on standard error.
+    pub async fn ended(mut stream: ExecStream) -> (i32, String) {
+        let mut stderr = Vec::new();
+        loop {
+            match stream.next().await.unwrap() {
+                ExecEvent::Stdout(_) => {}
+                ExecEvent::Stderr(data) => stderr.extend_from_slice(&data),
+                ExecEvent::Ended { exit_code, .. } => {
+                    return (exit_code, String::from_utf8_lossy(&stderr).into_owned());
                 }
             }
         }
