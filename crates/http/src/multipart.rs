@@ -73,7 +73,7 @@ impl Files {
         }
         let name = field.file_name().unwrap_or_default().to_owned();
         if !is_safe_name(&name) {
-            let reason = "each file needs a name of one path component, at most 255 bytes";
+            let reason = "each file needs a name of one path component, at most 255 bytes, without control characters or overrides of direction";
             return Err(Failure::field("file", reason));
         }
         if self.kept.iter().any(|file| file.name == name) {
