@@ -100,7 +100,11 @@ impl Call {
 
     /// As [`Self::once`], of a request whose body has this hash.
     pub fn once_for<T>(&self, body: [u8; 32], render: fn(&T) -> Vec<u8>) -> Result<Option<Once<T>>, Failure> {
-        let Some(key) = self.headers.get("idempotency-key") else { return Ok(None) };
+        let mut keys = self.headers.get_all("idempotency-key").iter();
+        let Some(key) = keys.next() else { return Ok(None) };
+        if keys.next().is_some() {
+            return Err(Failure::field("Idempotency-Key", "is given twice"));
+        }
         let key = key.to_str().ok().filter(|key| (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()));
         let Some(key) = key else {
             return Err(Failure::field("Idempotency-Key", "must be 1 to 255 visible ASCII characters"));

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Time a JSON body may take to arrive.
-const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+pub(crate) const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 /// Bytes of a body that is too large which are read and dropped, so that the client gets to read the answer.
 const DRAIN_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Time that may take.
@@ -181,6 +181,9 @@ async fn authenticate(
         Guard::Rights(rights) => rights,
     };
     let from_query = query["api_key"].as_str().filter(|_| operation.is_event_stream());
+    if headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+        return Err(Failure::new(ErrorCode::Unauthorized, "more than one credential was sent"));
+    }
     let secret = headers.get(header::AUTHORIZATION).map_or(Ok(from_query), |value| {
         value.to_str().map(|value| Some(credential(value))).map_err(|_| Failure::of(ErrorCode::Unauthorized))
     })?;
@@ -214,7 +217,7 @@ async fn payload(
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match (media_type.as_str(), operation.body) {
         ("application/json", _) => {
-            let bytes = collect(headers, body).await?;
+            let bytes = collect(headers, body, shared.options.body_time_max).await?;
             let mut fields = crate::json::parse(&bytes)?;
             shared.document.check(&schema, &fields)?;
             drop_read_only(&mut fields, operation);
@@ -245,7 +248,7 @@ pub(crate) fn drop_read_only(fields: &mut Value, operation: &Operation) {
 }
 
 /// A JSON body, as far as its limit.
-async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Failure> {
+async fn collect(headers: &HeaderMap, mut body: Body, limit: Duration) -> Result<Bytes, Failure> {
     let announced =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let read = async {
@@ -264,8 +267,11 @@ async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Failure> 
         }
         Ok(bytes.freeze())
     };
-    let late = |_| Failure::new(ErrorCode::InvalidJson, "the body did not arrive within 30 seconds");
-    tokio::time::timeout(BODY_TIME_MAX, read).await.map_err(late)?
+    let late = |_| {
+        let message = format!("the body did not arrive within {} seconds", limit.as_secs());
+        Failure::new(ErrorCode::InvalidJson, message)
+    };
+    tokio::time::timeout(limit, read).await.map_err(late)?
 }
 
 /// Reads on and drops what comes, for a client that reads no answer before it has sent all.

@@ -58,6 +58,15 @@ impl World {
 
     /// As [`Self::start`], with further lines of the configuration's section `[server]`.
     pub async fn with(scenario: &str, server: &str) -> Self {
+        Self::configured(scenario, server, "info,freehold_store=warn").await
+    }
+
+    /// As [`Self::start`], with another filter of the log.
+    pub async fn logging(scenario: &str, filter: &str) -> Self {
+        Self::configured(scenario, "", filter).await
+    }
+
+    async fn configured(scenario: &str, server: &str, filter: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("freehold-e2e-").tempdir().unwrap();
         let authority = Authority::new().unwrap();
         fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
@@ -71,7 +80,7 @@ impl World {
             "[server]\nlisten = \"127.0.0.1:0\"\ndata_dir = \"{dir}/data\"\n{server}\n\
              [egress]\nextra_roots = [\"{dir}/ca.pem\"]\n\
              [egress.hosts]\n\"{MODEL_DOMAIN}\" = \"{address}\"\n\"facts.freehold.test\" = \"{facts_address}\"\n\
-             [log]\nfilter = \"info,freehold_store=warn\"\n",
+             [log]\nfilter = \"{filter}\"\n",
             dir = dir.path().display(),
         );
         fs::write(dir.path().join("server.toml"), config).unwrap();
@@ -152,7 +161,7 @@ impl World {
         self.dir.path().join("data")
     }
 
-    fn log(&self) -> PathBuf {
+    pub fn log(&self) -> PathBuf {
         self.dir.path().join("server.log")
     }
 

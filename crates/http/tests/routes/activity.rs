@@ -184,8 +184,11 @@ async fn own_narrows_a_stream_to_workspaces_the_caller_created() {
 
 #[tokio::test]
 async fn a_stream_shows_that_it_lives_and_ends_by_itself() {
-    let options =
-        Options { sse_heartbeat: Duration::from_millis(20), sse_duration_max: Duration::from_millis(200) };
+    let options = Options {
+        sse_heartbeat: Duration::from_millis(20),
+        sse_duration_max: Duration::from_millis(200),
+        ..Options::default()
+    };
     let context = Context::with(options).await;
     let mut events = Events::open(&context, "/v1/activity/stream", &context.owner, None).await;
     assert_eq!(events.block().await, Some(Block::Comment(" heartbeat".into())));
