@@ -77,6 +77,7 @@ pub const fn category(event_type: EventType) -> Category {
         | E::ApiKeyRevoked
         | E::MemberAdded
         | E::PersonalTokenCreated
+        | E::PersonalTokenRevoked
         | E::WorkspaceExec => Category::Audit,
     }
 }

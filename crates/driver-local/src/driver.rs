@@ -401,23 +401,35 @@ impl PodDriver for LocalDriver {
             };
             holder
                 .ask(&request, &[stdout_inside.as_fd(), stderr_inside.as_fd(), control_inside.as_fd()])
-                .await?;
+                .await
+                .map_err(|error| match rustix::io::Errno::from_io_error(&error) {
+                    // More than a message holds, and more than a program takes.
+                    Some(rustix::io::Errno::TOOBIG) => Asked::Command(error),
+                    _ => Asked::Pod(error),
+                })?;
             drop((stdout_inside, stderr_inside, control_inside));
             match exec_event(&control).await? {
                 ExecEvent::Started => Ok((stdout, stderr, control)),
-                ExecEvent::Failed(errno) => Err(io::Error::from_raw_os_error(errno)),
-                ExecEvent::Exited(_) => Err(io::ErrorKind::InvalidData.into()),
+                ExecEvent::Failed(errno) => Err(Asked::Command(io::Error::from_raw_os_error(errno))),
+                ExecEvent::Broken(errno) => Err(Asked::Pod(io::Error::from_raw_os_error(errno))),
+                ExecEvent::Exited(_) => Err(Asked::Pod(io::ErrorKind::InvalidData.into())),
             }
         };
         let answer = tokio::time::timeout(ANSWER_WITHIN, ask).await;
-        let (stdout, stderr, control) =
-            answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Error::Exec)?;
+        let (stdout, stderr, control) = answer
+            .unwrap_or_else(|_| Err(Asked::Pod(io::ErrorKind::TimedOut.into())))
+            .map_err(|error| match error {
+                Asked::Command(error) => Error::Exec(error),
+                Asked::Pod(error) => step("run a command in the pod")(error),
+            })?;
         let exit = async move {
-            match exec_event(&control).await.map_err(Error::Exec)? {
-                ExecEvent::Exited(status) => Ok(std::os::unix::process::ExitStatusExt::from_raw(status)),
-                ExecEvent::Started | ExecEvent::Failed(_) => {
-                    Err(Error::Exec(io::ErrorKind::InvalidData.into()))
+            let lost = step("hear of a command in the pod");
+            match exec_event(&control).await {
+                Ok(ExecEvent::Exited(status)) => Ok(std::os::unix::process::ExitStatusExt::from_raw(status)),
+                Ok(ExecEvent::Started | ExecEvent::Failed(_) | ExecEvent::Broken(_)) => {
+                    Err(lost(io::ErrorKind::InvalidData.into()))
                 }
+                Err(error) => Err(lost(error)),
             }
         };
         let exit: futures_core::future::BoxFuture<'static, Result<ExitStatus, Error>> = Box::pin(exit);
@@ -459,6 +471,20 @@ fn reader(
     (sender, receiver): (tokio::net::unix::pipe::Sender, tokio::net::unix::pipe::Receiver),
 ) -> io::Result<Pipe> {
     Ok((receiver, sender.into_blocking_fd()?))
+}
+
+/// What a command that did not start failed for.
+enum Asked {
+    /// Its program, arguments or directory.
+    Command(io::Error),
+    /// The pod, or the way there.
+    Pod(io::Error),
+}
+
+impl From<io::Error> for Asked {
+    fn from(error: io::Error) -> Self {
+        Self::Pod(error)
+    }
 }
 
 async fn exec_event(control: &Connection) -> io::Result<ExecEvent> {

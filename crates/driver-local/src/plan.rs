@@ -216,8 +216,10 @@ pub struct Links {
 pub enum ExecEvent {
     /// It runs.
     Started,
-    /// It could not be started: `errno`.
+    /// The program, its arguments or its directory cannot be used: `errno`.
     Failed(i32),
+    /// The pod could not run any command: `errno`.
+    Broken(i32),
     /// It ended: status as of wait(2).
     Exited(i32),
 }
@@ -228,6 +230,7 @@ impl ExecEvent {
         let (kind, number) = match self {
             Self::Started => (b'S', 0),
             Self::Failed(errno) => (b'F', errno),
+            Self::Broken(errno) => (b'B', errno),
             Self::Exited(status) => (b'E', status),
         };
         let [a, b, c, d] = number.to_le_bytes();
@@ -241,6 +244,7 @@ impl ExecEvent {
         match kind {
             b'S' => Some(Self::Started),
             b'F' => Some(Self::Failed(number)),
+            b'B' => Some(Self::Broken(number)),
             b'E' => Some(Self::Exited(number)),
             _ => None,
         }
@@ -253,7 +257,8 @@ mod tests {
 
     #[test]
     fn an_exec_event_reads_back_as_it_was_written() {
-        for event in [ExecEvent::Started, ExecEvent::Failed(2), ExecEvent::Exited(-7)] {
+        for event in [ExecEvent::Started, ExecEvent::Failed(2), ExecEvent::Broken(11), ExecEvent::Exited(-7)]
+        {
             assert_eq!(ExecEvent::decode(&event.encode()), Some(event));
         }
         assert_eq!(ExecEvent::decode(b"X\0\0\0\0"), None);

@@ -188,6 +188,6 @@ const fn missing(thing: Thing) -> ErrorCode {
         Thing::Session => ErrorCode::SessionNotFound,
         Thing::Credential => ErrorCode::CredentialNotFound,
         Thing::ApiKey => ErrorCode::ApiKeyNotFound,
-        Thing::Member | Thing::Organization => ErrorCode::NotFound,
+        Thing::Member | Thing::PersonalToken | Thing::Organization => ErrorCode::NotFound,
     }
 }

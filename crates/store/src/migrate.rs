@@ -70,7 +70,10 @@ fn migrate(session: &mut Session) -> Result<(), Error> {
             "INSERT INTO schema_versions (version, name, applied_at) VALUES (?1, ?2, ?3)",
             &values,
         )?;
-        tracing::info!(store.version = version, store.migration = name, "applied a migration");
+        tracing::debug!(store.version = version, store.migration = name, "applied a migration");
+    }
+    if found < known {
+        tracing::info!(store.version = known, store.from_version = found, "brought the database up to date");
     }
     session.connection.execute("COMMIT", &[]).map(drop)
 }

@@ -1,9 +1,11 @@
 //! PostgreSQL as a [`Connection`], and the listener for other servers' signals.
 
+mod address;
+
 use std::{collections::HashMap, error, io, sync::Arc, thread, time::Duration};
 
 use postgres::{
-    Client, Config, NoTls, Statement,
+    Client, Statement,
     error::{DbError, SqlState},
     fallible_iterator::FallibleIterator,
     types::{FromSql, IsNull, ToSql, Type, private::BytesMut, to_sql_checked},
@@ -55,11 +57,12 @@ impl Postgres {
 fn connect(url: &str) -> Result<Client, Error> {
     // The address is not repeated in the error: it may hold a password.
     let opened = |source| Error::open("connect to PostgreSQL", source);
-    let mut config: Config = url.parse().map_err(opened)?;
+    let (mut config, tls) =
+        address::parse(url).map_err(|error| Error::open("use the address of PostgreSQL", error))?;
     config.application_name("freehold");
     config.connect_timeout(Duration::from_millis(CONNECT_TIMEOUT_MS));
     config.tcp_user_timeout(Duration::from_millis(SILENCE_MS));
-    config.connect(NoTls).map_err(opened)
+    config.connect(tls).map_err(opened)
 }
 
 impl Connection for Postgres {

@@ -17,7 +17,7 @@ use crate::{
     link::Link,
     migrate, postgresql, reader,
     resource::audit,
-    signal::Signals,
+    signal::{Signals, Topics},
     work::WorkChanges,
     writer,
 };
@@ -153,6 +153,13 @@ impl Store {
     /// be one change, and a change may be nothing of interest: look at the rows again.
     pub fn subscribe(&self, topic: Topic) -> watch::Receiver<u64> {
         self.shared.signals.subscribe(topic)
+    }
+
+    /// Marks a topic as changed, for what a process that cannot tell this one has committed.
+    pub fn wake(&self, topic: Topic) {
+        let mut topics = Topics::default();
+        topics.add(topic);
+        self.shared.signals.wake(topics);
     }
 
     /// What changed for whoever works on workspaces, by this or any other server. There is one such taker a store.

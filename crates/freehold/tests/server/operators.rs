@@ -5,16 +5,21 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     process::{Command, Output},
+    time::Duration,
 };
 
-use freehold_client::Client;
+use freehold_client::{ActivityScope, Client};
 use freehold_model::{task, workspace::Phase};
 use freehold_testkit::postgresql::Database;
+use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::support::{World, from};
 
 const SCENARIO: &str = include_str!("scenarios/errand.yaml");
+
+/// How long a stream may go on after its caller's token was revoked.
+const STREAM_ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Requests that are sent at once.
 const AT_ONCE: usize = 200;
@@ -56,11 +61,42 @@ async fn members_made_beside_a_running_server_reach_what_is_their_own() {
         assert_eq!(error.api().unwrap().code, "workspace_not_visible");
     }
     let listed = printed(&world.run(&["member", "list"]).await);
-    for email in ["owner@localhost", "ann@example.test", "bob@example.test"] {
+    assert!(listed.starts_with("ID  "), "{listed}");
+    let json = printed(&world.run(&["member", "list", "--output", "json"]).await);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    for (member, email) in
+        json.as_array().unwrap().iter().zip(["owner@localhost", "ann@example.test", "bob@example.test"])
+    {
         assert!(listed.contains(email), "{listed}");
+        assert_eq!(member["email"], email);
     }
     let twice = world.run(&["member", "add", "ann@example.test"]).await;
     assert!(!twice.status.success(), "nobody is a member twice");
+}
+
+#[tokio::test]
+async fn a_personal_token_that_is_revoked_beside_a_running_server_is_refused_at_once_and_its_streams_end() {
+    let world = World::start(SCENARIO).await;
+    let (ann, bob) = (member(&world, "ann@example.test").await, member(&world, "bob@example.test").await);
+    // Remembered by the server, and listening.
+    ann.me_session_view().await.unwrap();
+    let mut stream = ann.activity_stream(ActivityScope::Organization, None).await.unwrap();
+    let listed =
+        printed(&world.run(&["member", "token", "list", "ann@example.test", "--output", "json"]).await);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["label"]), (1, &json!("test")));
+    let id = listed[0]["id"].as_str().unwrap();
+    let revoked = printed(&world.run(&["member", "token", "revoke", id]).await);
+    assert!(revoked.contains(id), "{revoked}");
+    assert_eq!(ann.me_session_view().await.err().unwrap().api().unwrap().status, 401);
+    // The client opens the stream again when the server ends it, and is refused.
+    let ended = tokio::time::timeout(STREAM_ENDS_WITHIN, stream.next()).await.expect("the stream goes on");
+    assert_eq!(ended.unwrap().err().unwrap().api().unwrap().status, 401);
+    bob.me_session_view().await.unwrap();
+    let again = world.run(&["member", "token", "revoke", id]).await;
+    assert!(!again.status.success(), "it is revoked already");
+    let listed = printed(&world.run(&["member", "token", "list"]).await);
+    assert!(listed.contains("bob@example.test") && !listed.contains("ann@example.test"), "{listed}");
 }
 
 #[tokio::test]
