@@ -55,6 +55,20 @@ const SENT_MAX: usize = 128;
 /// later.
 const PLANS_KEPT_MS: u64 = 1_000;
 
+/// The lock that the owner of the database holds for as long as its connection lives. Any number, the same in every
+/// version, and another than that of migrations.
+const OWNER: i64 = 0x6672_6565_686f_6c65;
+
+/// How long is waited for the lock, in milliseconds: an owner that was killed has it until the server notices.
+const OWNER_WAIT_MS: u64 = 5_000;
+
+/// The time between two tries to get it, in milliseconds.
+const OWNER_STEP_MS: u64 = 50;
+
+/// How soon the server notices that the owner's machine is gone, which says no word: after 5 s and three questions.
+const OWNER_SIGNS: &str =
+    "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3";
+
 /// The answer to come of a statement that was sent.
 type Answer = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
@@ -84,6 +98,28 @@ impl Postgres {
         })?;
         let (sent, prepared) = (VecDeque::new(), HashMap::new());
         Ok(Self { sent, client, prepared, planned: Instant::now(), ended: false, runtime })
+    }
+
+    /// Makes this connection the owner's, for its life.
+    pub(crate) fn own(&mut self) -> Result<(), Error> {
+        self.batch(OWNER_SIGNS)
+            .map_err(|source| Error::open("set up the connection to PostgreSQL", source))?;
+        let start = Instant::now();
+        loop {
+            let sql = "SELECT pg_try_advisory_lock(?1)::int::bigint";
+            let mut is_ours = false;
+            self.query(sql, &[Value::Int(OWNER)], &mut |row| {
+                is_ours = row.get("pg_locks")?;
+                Ok(())
+            })?;
+            if is_ours {
+                return Ok(());
+            }
+            if start.elapsed() >= Duration::from_millis(OWNER_WAIT_MS) {
+                return Err(Error::Owned);
+            }
+            thread::sleep(Duration::from_millis(OWNER_STEP_MS));
+        }
     }
 
     /// The statement, prepared once for the life of the connection.

@@ -375,3 +375,62 @@ pub enum ChainCheck {
         seq: u64,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn some_text() -> impl Strategy<Value = Option<String>> {
+        proptest::option::of(any::<String>())
+    }
+
+    prop_compose! {
+        fn some_event()(
+            texts in proptest::collection::vec(some_text(), 9),
+            user_id in any::<String>(),
+            id in any::<u128>(),
+            micros in 0..4_000_000_000_000_000_i64,
+            numbers in any::<(Option<u64>, Option<u32>, bool)>(),
+            applied in proptest::collection::vec(any::<String>(), 0..3),
+            failures in proptest::collection::btree_map(any::<String>(), any::<String>(), 0..3),
+            detail in proptest::option::of(any::<(String, f64, i64)>()),
+        ) -> AuditEvent {
+            let uuid = Uuid::from_u128(id);
+            let time = Timestamp::from_microsecond(micros).unwrap();
+            let (organization, actor) = (OrganizationId::from_uuid(uuid), Actor::PolicyEngine);
+            let (kind, category) = (EventType::PolicyDecision, Category::Audit);
+            let mut event =
+                AuditEvent::new(EventId::from_uuid(uuid), organization, user_id, time, kind, category, actor);
+            let mut texts = texts.into_iter();
+            for field in [
+                &mut event.agent_role, &mut event.agent_provider, &mut event.destination, &mut event.method,
+                &mut event.path, &mut event.reason, &mut event.capability_name, &mut event.phase,
+                &mut event.policy_type,
+            ] {
+                *field = texts.next().flatten();
+            }
+            (event.latency_ms, event.transforms_applied) = (numbers.0, numbers.1);
+            event.validations_applied = numbers.1;
+            event.decision = numbers.2.then_some(Decision::Deny);
+            event.workspace_id = numbers.2.then(|| WorkspaceId::from_uuid(uuid));
+            event.task_id = numbers.2.then(|| TaskId::from_uuid(uuid));
+            event.auth_applied = applied;
+            event.auth_failures = failures;
+            event.detail = detail.map(|(text, float, number)| json!({ text.clone(): number, "z": [float], "a": text }));
+            event
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn sorted_fields_are_the_canonical_form(event in some_event(), seq in any::<u32>()) {
+            let (seq, sorted) = (u64::from(seq), canonical(u64::from(seq), &event).unwrap());
+            let defined = canonical_of_anything(seq, &event).unwrap();
+            prop_assert_eq!(String::from_utf8(sorted).unwrap(), String::from_utf8(defined).unwrap());
+        }
+    }
+}
