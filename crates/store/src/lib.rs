@@ -34,7 +34,7 @@ pub use resource::{
     audit::{AUDIT_ID_KEY, AuditFilter, AuditRow, CHAIN_START, ChainCheck, Order},
     idempotency::IdempotencyRecord,
     organization::Organization,
-    role::RoleFilter,
+    role::{ROLE_NAME_KEY, RoleFilter},
     session::{CommittedEvent, SessionFilter},
     workspace::WorkspaceFilter,
 };

@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     ops::{Deref, DerefMut},
+    sync::Arc,
 };
 
 use freehold_model::{OrganizationId, WorkspaceId};
@@ -30,6 +31,8 @@ pub(crate) struct Session {
     /// The ends of the chains of the audit log that this transaction has written to. Whoever writes holds the lock of the
     /// organization, so that nobody else moves them meanwhile.
     heads: HashMap<OrganizationId, Head>,
+    /// Statements that insert, by table and the number of columns that the record does not carry.
+    inserts: HashMap<(&'static str, usize), Arc<str>>,
 }
 
 /// The position and the hash of the last row of a chain.
@@ -43,6 +46,7 @@ impl Session {
             work: Work::default(),
             failed: false,
             heads: HashMap::new(),
+            inserts: HashMap::new(),
         }
     }
 
@@ -212,17 +216,18 @@ impl<'a> OrgTx<'a> {
         more: &[(&str, Value<'_>)],
     ) -> Result<(), Error> {
         self.own(record)?;
-        let mut columns = R::COLUMNS.to_owned();
+        let organization = self.0.organization;
         let mut values = record.values();
-        for (column, value) in more {
-            columns.push_str(", ");
-            columns.push_str(column);
-            values.push(value.clone());
-        }
-        let marks: Vec<String> = (1..=values.len() + 1).map(|n| format!("?{n}")).collect();
-        let sql =
-            format!("INSERT INTO {} (organization_id, {columns}) VALUES ({})", R::TABLE, marks.join(", "));
-        self.send(&sql, &values, R::TABLE)
+        values.insert(0, organization.write());
+        values.extend(more.iter().map(|(_, value)| value.borrowed()));
+        let session = &mut *self.0.session;
+        let sql = Arc::clone(session.inserts.entry((R::TABLE, more.len())).or_insert_with(|| {
+            let more: String = more.iter().map(|(column, _)| format!(", {column}")).collect();
+            let marks: Vec<String> = (1..=values.len()).map(|n| format!("?{n}")).collect();
+            let (table, columns, marks) = (R::TABLE, R::COLUMNS, marks.join(", "));
+            format!("INSERT INTO {table} (organization_id, {columns}{more}) VALUES ({marks})").into()
+        }));
+        session.send(&sql, &values, R::TABLE)
     }
 
     pub(crate) fn insert<R: Record>(&mut self, record: &R) -> Result<(), Error> {

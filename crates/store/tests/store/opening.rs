@@ -77,7 +77,12 @@ async fn a_database_has_one_owner_until_it_ends() {
     let row = audit_event(fixture.organization, EventType::RoleCreated, Category::Audit);
     fixture.write(move |tx| tx.audit_append(&row)).await;
     first.close().await;
-    Store::open(&options).unwrap();
+    let opened: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| Store::open(&options))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let refused = opened.iter().filter(|store| matches!(store, Err(Error::Owned))).count();
+    assert_eq!((opened.iter().filter(|store| store.is_ok()).count(), refused), (1, 3), "{opened:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
