@@ -91,7 +91,7 @@ pub(crate) fn append(
     now: Timestamp,
 ) -> Result<(), Error> {
     let event = row(tx, cause, event_type, Some(detail), now);
-    tx.audit_append(&event)?;
+    tx.audit_add(&event)?;
     Ok(())
 }
 
