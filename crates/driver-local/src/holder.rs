@@ -5,6 +5,7 @@
 //! it: the kernel kills the pod's first process.
 
 mod exec;
+mod filter;
 mod mounts;
 mod netlink;
 mod network;

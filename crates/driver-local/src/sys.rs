@@ -144,6 +144,24 @@ pub fn execute(
     io::Error::last_os_error()
 }
 
+/// Filters the system calls of this process and of all that come from it. It must not be able to gain privileges.
+pub fn filter_calls(program: &[libc::sock_filter]) -> io::Result<()> {
+    let length = u16::try_from(program.len()).map_err(io::Error::other)?;
+    // The kernel reads the program and writes nothing.
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the program lives through the call, with its true length.
+    checked(libc::c_long::from(unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::c_ulong::from(libc::SECCOMP_MODE_FILTER),
+            &raw const program,
+            0_u64,
+            0_u64,
+        )
+    }))
+    .map(drop)
+}
+
 /// Makes `from` available as descriptor `to`, also after the program is replaced.
 pub fn place(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
     // SAFETY: dup2(2) takes numbers only; what `to` was belongs to this single-threaded process, which is about to
