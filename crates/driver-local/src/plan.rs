@@ -145,6 +145,25 @@ pub struct Group {
     pub tools: PathBuf,
 }
 
+/// What a holder is told first.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Birth {
+    /// The pod's directory, which may not be there yet.
+    pub pod_dir: PathBuf,
+    /// What to make.
+    pub plan: Plan,
+}
+
+/// What a holder that is making a pod and the driver that prepares it tell each other; all other messages are JSON.
+pub mod word {
+    /// The holder: here I am. Its pidfd comes along.
+    pub const BORN: &[u8] = b"born";
+    /// The driver: the pod's directory with the plan, and the workspace's files are there.
+    pub const FILES: &[u8] = b"files";
+    /// The driver: the pod's control groups are there.
+    pub const GROUPS: &[u8] = b"groups";
+}
+
 /// What a holder is asked, one message each.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

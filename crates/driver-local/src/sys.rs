@@ -129,6 +129,13 @@ pub fn reset_signals() {
     }
 }
 
+/// Whether the kernel reaps this process's children as soon as they end, so that nobody can wait for them.
+pub fn leave_children(leave: bool) {
+    let what = if leave { libc::SIG_IGN } else { libc::SIG_DFL };
+    // SAFETY: neither is a handler that could run.
+    unsafe { libc::signal(libc::SIGCHLD, what) };
+}
+
 /// Replaces the program. Returns only when that failed.
 pub fn execute(
     program: &std::ffi::CStr,
@@ -169,10 +176,10 @@ pub fn place(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
     checked(libc::c_long::from(unsafe { libc::dup2(from.as_raw_fd(), to) })).map(drop)
 }
 
-/// Closes every descriptor from `first` on.
-pub fn close_from(first: u32) -> io::Result<()> {
+/// Closes every descriptor from `first` to `last`.
+pub fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: the callers own no descriptor in the range that they use afterwards.
-    checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
 
 /// Sends one message with descriptors.

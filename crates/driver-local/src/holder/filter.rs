@@ -256,19 +256,15 @@ mod tests {
         let program = program().unwrap();
         for call in [libc::SYS_clone, libc::SYS_unshare].map(number) {
             for bit in (0..32).map(|bit| 1 << bit) {
-                let expected = if NAMESPACES.cast_unsigned() & bit == 0 {
-                    libc::SECCOMP_RET_ALLOW
-                } else {
-                    REFUSED
-                };
+                let expected =
+                    if NAMESPACES.cast_unsigned() & bit == 0 { libc::SECCOMP_RET_ALLOW } else { REFUSED };
                 assert_eq!(run(&program, ARCHITECTURE, call, bit), expected, "flag {bit:#x}");
                 assert_eq!(run(&program, ARCHITECTURE, call, u32::MAX ^ bit), REFUSED);
             }
         }
         for call in [libc::SYS_socket, libc::SYS_socketpair].map(number) {
             for family in 0..64 {
-                let expected =
-                    if FAMILIES.contains(&family) { libc::SECCOMP_RET_ALLOW } else { REFUSED };
+                let expected = if FAMILIES.contains(&family) { libc::SECCOMP_RET_ALLOW } else { REFUSED };
                 assert_eq!(run(&program, ARCHITECTURE, call, family.cast_unsigned()), expected);
             }
         }

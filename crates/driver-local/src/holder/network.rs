@@ -43,6 +43,30 @@ pub struct Sockets {
     pub dns: Vec<OwnedFd>,
 }
 
+impl Sockets {
+    /// All of them, in the order in which they are handed over.
+    pub fn all(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.tcp.iter().chain(&self.dns)
+    }
+
+    /// How many of each kind.
+    pub fn counts(&self) -> [u8; 2] {
+        [self.tcp.len(), self.dns.len()].map(|count| u8::try_from(count).unwrap_or(u8::MAX))
+    }
+
+    /// Takes them from what was handed over; what follows them remains.
+    pub fn of(counts: &[u8], mut fds: Vec<OwnedFd>) -> Result<(Self, Vec<OwnedFd>), Failure> {
+        match *counts {
+            [tcp, dns] if usize::from(tcp) + usize::from(dns) <= fds.len() => {
+                let rest = fds.split_off(usize::from(tcp) + usize::from(dns));
+                let dns = fds.split_off(usize::from(tcp));
+                Ok((Self { tcp: fds, dns }, rest))
+            }
+            _ => Err(Failure { step: "receive the pod's listeners".into(), errno: libc::EPROTO }),
+        }
+    }
+}
+
 /// Sets up the network namespace that the caller is in, with all capabilities.
 pub fn set_up(interception: Interception) -> Result<Sockets, Failure> {
     let v6 = socket_with(AddressFamily::INET6, SocketType::DGRAM, SocketFlags::CLOEXEC, None).is_ok();
