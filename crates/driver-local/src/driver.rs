@@ -84,6 +84,8 @@ pub(crate) struct Inner {
 struct Pod {
     plan: Plan,
     dir: PathBuf,
+    /// On which the holder tells of events and is asked for commands, which answer elsewhere.
+    connection: Connection,
     holder: Process,
     seen: Mutex<Seen>,
 }
@@ -171,14 +173,14 @@ impl LocalDriver {
         let Launched { plan, dir, connection, holder, event, init } = launched;
         let init = init.map(Process::new).transpose()?.map(Arc::new);
         let seen = Mutex::new(Seen { state: state(&event), init });
-        let pod = Arc::new(Pod { plan, dir, holder: Process::new(holder)?, seen });
+        let pod = Arc::new(Pod { plan, dir, connection, holder: Process::new(holder)?, seen });
         let pod_id = pod.plan.pod_id;
         lock(&self.inner.pods).insert(pod_id, Arc::clone(&pod));
         self.inner.changed();
         let inner = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
             loop {
-                let heard = connection.hear::<Event>().await;
+                let heard = pod.connection.hear::<Event>().await;
                 let ended = !matches!(heard, Ok(Some(_)));
                 {
                     let mut seen = lock(&pod.seen);
@@ -393,13 +395,12 @@ impl PodDriver for LocalDriver {
             let (stderr, stderr_inside) = tokio::net::unix::pipe::pipe().and_then(reader)?;
             let (control, control_inside) = launch::socket_pair()?;
             let control = Connection::new(control)?;
-            let holder = Connection::to_holder(&pod.dir)?;
             let request = Request::Exec {
                 argv: command.argv,
                 cwd: command.cwd.unwrap_or_else(|| "/workspace".into()),
                 environment: command.environment,
             };
-            holder
+            pod.connection
                 .ask(&request, &[stdout_inside.as_fd(), stderr_inside.as_fd(), control_inside.as_fd()])
                 .await?;
             drop((stdout_inside, stderr_inside, control_inside));

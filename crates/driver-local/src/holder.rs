@@ -331,8 +331,9 @@ impl Holder {
             Request::Exec { argv, cwd, environment } => {
                 let moved: Result<Vec<OwnedFd>, Errno> =
                     fds.into_iter().map(|fd| fcntl_dupfd_cloexec(fd, OWN_FDS_FROM)).collect();
+                // Whoever asked hears the end of the control socket; the connection may be the driver's only one.
                 let Ok(Ok([stdout, stderr, control])) = moved.map(<[OwnedFd; 3]>::try_from) else {
-                    return false;
+                    return true;
                 };
                 let command = exec::Command { argv, cwd, environment, stdout, stderr, control };
                 if matches!(self.agent, Agent::Running { .. }) {

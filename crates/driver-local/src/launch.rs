@@ -24,7 +24,7 @@ use crate::{
     groups::{self, Groups},
     launcher::Launcher,
     layers::{self, Layers},
-    plan::{Birth, Event, Interception, MESSAGE_BYTES_MAX, Make, Plan, Users, dir, file, word},
+    plan::{Birth, Event, Interception, Link, MESSAGE_BYTES_MAX, Make, Plan, Users, dir, file, word},
     sys, trash,
 };
 
@@ -130,16 +130,21 @@ pub async fn try_out(
     let users = candidates();
     let mut interceptions = interceptions.iter().copied().peekable();
     let mut users = users.into_iter().peekable();
+    let mut links = [Link::Dummy, Link::Ifb, Link::Veth].into_iter().peekable();
     let mut last =
         step("map users")(io::Error::other("root's user namespace has no room for the users of pods"));
-    while let (Some(user), Some(interception)) = (users.peek(), interceptions.peek()) {
-        let make = Make { users: *user, interception: *interception };
+    while let (Some(user), Some(interception), Some(link)) =
+        (users.peek(), interceptions.peek(), links.peek())
+    {
+        let make = Make { users: *user, interception: *interception, link: *link };
         match try_one(launcher, options, groups, make).await {
             Ok(()) => return Ok(make),
             Err(Error::Step { step, source }) => {
                 tracing::info!(?make, step, error = %source, "this kind of pod cannot be made here");
                 if step.starts_with("intercept") {
                     interceptions.next();
+                } else if step.starts_with("make the pod's network links") {
+                    links.next();
                 } else {
                     users.next();
                 }

@@ -87,6 +87,22 @@ pub struct Make {
     pub users: Users,
     /// How connections are intercepted.
     pub interception: Interception,
+    /// What the pod's `eth0` is.
+    #[serde(default)]
+    pub link: Link,
+}
+
+/// A pod's `eth0`, which is there to be seen: no packet goes by it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Link {
+    /// A device that drops everything.
+    Dummy,
+    /// A device for the shaping of traffic, which drops what was not sent to it by a rule; there are none.
+    Ifb,
+    /// A cable, both ends of which are in the pod. Every kernel that has containers has it; it takes the longest to make.
+    #[default]
+    Veth,
 }
 
 /// Which users a pod has.

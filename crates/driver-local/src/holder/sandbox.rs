@@ -240,7 +240,7 @@ fn first_start(plan: &Plan, holder: &OwnedFd) -> Result<(), Failure> {
     die_with_the_holder()?;
     let (net, its) = notes()?;
     // SAFETY: this process has one thread.
-    let helper = unsafe { sys::clone(libc::CLONE_NEWNET) }.map_err(Failure::at("make namespaces"))?;
+    let helper = unsafe { sys::clone(0) }.map_err(Failure::at("make a process"))?;
     let Some(helper) = helper else { run_child(&its, || make_network(plan, &its)) };
     drop(its);
     mounts::leave_the_hosts()?;
@@ -278,9 +278,10 @@ fn first_start(plan: &Plan, holder: &OwnedFd) -> Result<(), Failure> {
     execute_agent(plan, &handles, stand)
 }
 
-/// The helper: makes the network in the namespace it was born into, and hands over its ends and itself.
+/// The helper: makes the network, in a namespace of its own until that is handed over with the network's ends.
 fn make_network(plan: &Plan, first: &OwnedFd) -> Result<(), Failure> {
-    let sockets = network::set_up(plan.make.interception)?;
+    sys::unshare(libc::CLONE_NEWNET).map_err(Failure::at("make a network namespace"))?;
+    let sockets = network::set_up(plan.make)?;
     // By another name than its own, which is another one in the host's /proc.
     let network = open("/proc/self/ns/net".as_ref(), OFlags::RDONLY)?;
     let fds: Vec<BorrowedFd<'_>> = sockets.all().chain([&network]).map(AsFd::as_fd).collect();
