@@ -86,7 +86,7 @@ fn entrance(plan: &Plan, handles: &Handles, sandbox: &Sandbox, command: &Command
     place(&command.stdout, 1)?;
     place(&command.stderr, 2)?;
     place(&command.control, CONTROL_FD)?;
-    sys::close_from(CONTROL_FD.cast_unsigned() + 1).map_err(Failure::at("close descriptors"))?;
+    sys::close_range(CONTROL_FD.cast_unsigned() + 1, u32::MAX).map_err(Failure::at("close descriptors"))?;
     privileges::become_tool(plan.make.users)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|e| Failure::at("hide from the pod")(e.into()))?;
