@@ -91,6 +91,18 @@ pub enum Payload {
         /// Why it stopped.
         stop_reason: StopReason,
     },
+    /// A model call failed, for the next answer or for a summary, and will be tried again.
+    #[serde(rename = "llm.retrying")]
+    LlmRetrying {
+        /// The attempt that failed, from 1.
+        attempt: u32,
+        /// Why it failed.
+        error: String,
+        /// What kind of failure it is: the code of the turn, should no attempt succeed.
+        error_code: TurnErrorCode,
+        /// Milliseconds until the next attempt.
+        wait_ms: u64,
+    },
     /// The model call ended.
     #[serde(rename = "reason.completed")]
     ReasonCompleted {
@@ -205,6 +217,7 @@ impl Payload {
             Self::TurnStarted { .. } => "turn.started",
             Self::ReasonStarted { .. } => "reason.started",
             Self::OutputMessageCompleted { .. } => "output.message.completed",
+            Self::LlmRetrying { .. } => "llm.retrying",
             Self::ReasonCompleted { .. } => "reason.completed",
             Self::ToolStarted { .. } => "tool.started",
             Self::ToolCompleted { .. } => "tool.completed",
@@ -322,7 +335,7 @@ pub enum TurnErrorCode {
     Timeout,
     /// The provider refused the request for good.
     ProviderRefused,
-    /// The provider rejected the credential, or policy denied the way to it.
+    /// The provider rejected the credential, policy denied the way to it, or the way leads nowhere.
     ProviderMisconfigured,
     /// The provider limited the rate for longer than the retries last.
     ProviderRateLimited,

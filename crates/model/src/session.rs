@@ -96,6 +96,7 @@ impl Summary {
             Payload::SessionStarted { .. }
             | Payload::ReasonStarted { .. }
             | Payload::ReasonCompleted { .. }
+            | Payload::LlmRetrying { .. }
             | Payload::ToolStarted { .. }
             | Payload::ToolCompleted { .. }
             | Payload::ContextCompacting { .. }

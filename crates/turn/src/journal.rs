@@ -46,6 +46,8 @@ pub(crate) struct Turn {
     pub(crate) call_ids: HashSet<String>,
     /// Those whose `tool.started` is journalled.
     pub(crate) started: HashSet<String>,
+    /// Attempts of the present model call that failed and were announced to be repeated.
+    pub(crate) retries: u32,
     /// Whether compaction was tried since the last answer, so that it is not tried for ever.
     pub(crate) compacted: bool,
 }
@@ -78,6 +80,11 @@ impl Journal {
             Payload::ReasonStarted { .. }
             | Payload::OutputMessageCompleted { .. }
             | Payload::ReasonCompleted { .. } => self.apply_reason(payload),
+            Payload::LlmRetrying { attempt, .. } => {
+                if let Some(turn) = &mut self.turn {
+                    turn.retries = *attempt;
+                }
+            }
             Payload::ToolStarted { tool_call } => {
                 if let Some(turn) = &mut self.turn {
                     turn.started.insert(tool_call.id.clone());
@@ -139,6 +146,7 @@ impl Journal {
             position: Position::Between,
             call_ids: HashSet::new(),
             started: HashSet::new(),
+            retries: 0,
             compacted: false,
         });
     }
@@ -149,6 +157,7 @@ impl Journal {
             Payload::ReasonStarted { iteration } => {
                 turn.iterations = *iteration;
                 turn.position = Position::Reasoning;
+                turn.retries = 0;
                 self.iterations += 1;
                 if let Some(record) = self.history.back_mut() {
                     record.iterations = *iteration;
@@ -177,7 +186,10 @@ impl Journal {
     fn apply_compaction(&mut self, payload: &Payload) {
         let Some(turn) = &mut self.turn else { return };
         match payload {
-            Payload::ContextCompacting { .. } => turn.position = Position::Compacting,
+            Payload::ContextCompacting { .. } => {
+                turn.position = Position::Compacting;
+                turn.retries = 0;
+            }
             Payload::ContextCompacted { summary, first_kept_message_id, usage, .. } => {
                 turn.position = Position::Between;
                 turn.compacted = true;

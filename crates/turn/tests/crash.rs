@@ -7,7 +7,8 @@ use std::{collections::HashMap, time::Duration};
 
 use freehold_model::event::{ContentPart, MessageRole, Payload, ToolCall, ToolStatus};
 use freehold_turn::{
-    Effect, Failure, FailureKind, Input, Item, ModelRequest, RequestKind, Resume, Settings, ToolOutcome,
+    Effect, Failure, FailureKind, Input, Item, MODEL_ATTEMPTS_MAX, ModelRequest, RequestKind, Resume,
+    Settings, ToolOutcome,
 };
 use proptest::prelude::*;
 use support::{World, answer, begin, settings};
@@ -121,7 +122,7 @@ fn payloads(world: &World) -> impl DoubleEndedIterator<Item = &Payload> {
 
 /// Whether the journal announced this model call and nothing else since.
 fn is_announced(world: &World, kind: RequestKind) -> bool {
-    let last = payloads(world).next_back();
+    let last = payloads(world).rfind(|payload| !matches!(payload, Payload::LlmRetrying { .. }));
     match kind {
         RequestKind::Reason => matches!(last, Some(Payload::ReasonStarted { .. })),
         RequestKind::Compact => matches!(last, Some(Payload::ContextCompacting { .. })),
@@ -150,6 +151,7 @@ fn drive(mut world: World, script: &Script, first: Input, mut replies: usize) ->
             Effect::CallModel(request) => {
                 check_request(&request);
                 assert!(world.pending.is_empty() && is_announced(&world, request.kind));
+                assert!(request.attempt <= MODEL_ATTEMPTS_MAX);
                 replies += 1;
                 world.step(script.reply(replies - 1))
             }

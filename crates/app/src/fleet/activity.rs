@@ -27,6 +27,10 @@ pub(super) fn of_event(event: &SessionEvent) -> Option<(EventType, Value)> {
             });
             (EventType::IterationCompleted, detail)
         }
+        Payload::LlmRetrying { attempt, error, error_code, wait_ms } => {
+            let detail = json!({"attempt": attempt, "error": error, "code": error_code, "wait_ms": wait_ms});
+            (EventType::IterationRetrying, detail)
+        }
         Payload::ReasonCompleted { success: false, error, duration_ms, attempts, .. } => {
             let detail = json!({
                 "success": false, "error": error, "duration_ms": duration_ms, "attempts": attempts,

@@ -142,6 +142,7 @@ fn apply(
         | Payload::ReasonStarted { .. }
         | Payload::OutputMessageCompleted { .. }
         | Payload::ReasonCompleted { .. }
+        | Payload::LlmRetrying { .. }
         | Payload::ToolStarted { .. }
         | Payload::ToolCompleted { .. }
         | Payload::SessionIdled { .. } => return Ok(()),
