@@ -94,6 +94,8 @@ pub struct Ready {
     pub session_id: SessionId,
     /// The sequence of its last event.
     pub last_sequence: u64,
+    /// An agent that starts anew reads after this sequence.
+    pub journal_after: u64,
     /// The task under way.
     pub task: Option<Order>,
 }
@@ -107,6 +109,8 @@ pub struct Order {
     pub uploads: Vec<Upload>,
     /// The sequence of the last event of its session.
     pub last_sequence: u64,
+    /// An agent that starts anew reads after this sequence.
+    pub journal_after: u64,
     /// Milliseconds it may still run.
     pub time_left_ms: u64,
 }

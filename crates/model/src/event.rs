@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{EventId, MessageId, RoleId, SessionId, Timestamp, TurnId};
+use crate::{EventId, MessageId, RoleId, SessionId, Timestamp, TurnId, checkpoint::Checkpoint};
 
 /// One immutable row of a session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -160,6 +160,10 @@ pub enum Payload {
         /// Tokens the summary cost.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         usage: Option<Usage>,
+        /// What came before, apart from the conversation. With it, an agent that starts anew reads the journal from the
+        /// first message that stays.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        checkpoint: Option<Box<Checkpoint>>,
     },
     /// Shortening failed; the turn goes on or fails, as the next event says.
     #[serde(rename = "context.compaction.failed")]

@@ -164,6 +164,10 @@ pub struct SessionPosition {
     pub session_id: SessionId,
     /// The sequence of its last event; 0 when there is none.
     pub last_sequence: u64,
+    /// An agent that starts anew needs the events after this sequence only: from there on lie the messages that the last
+    /// compaction kept, and its checkpoint tells the rest.
+    #[serde(default)]
+    pub journal_after: u64,
 }
 
 /// How an agent works: its role, as it was when the pod was started.

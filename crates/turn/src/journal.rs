@@ -8,11 +8,12 @@ use std::{
 
 use freehold_model::{
     MessageId, Timestamp, TurnId,
+    checkpoint::{TurnRecord, TurnStatus},
     event::{Context, Message, Payload, StopReason, Usage},
 };
 
 use crate::{
-    Conversation, Outcome, TASK_HISTORY_MAX, ToolResult, TurnRecord, TurnStatus, conversation::calls,
+    Conversation, Outcome, TASK_HISTORY_MAX, ToolResult, conversation::calls, history::TURN_ERROR_CHARS_MAX,
 };
 
 /// The most input messages that wait for their turn; the oldest is forgotten beyond that.
@@ -152,7 +153,13 @@ impl Journal {
     }
 
     fn apply_reason(&mut self, payload: &Payload) {
-        let Some(turn) = &mut self.turn else { return };
+        let Some(turn) = &mut self.turn else {
+            // A journal that is read from a compaction's first message on: its turn comes with the checkpoint.
+            if let Payload::OutputMessageCompleted { message, usage, .. } = payload {
+                self.conversation.push(Arc::new(message.clone()), usage.as_ref());
+            }
+            return;
+        };
         match payload {
             Payload::ReasonStarted { iteration } => {
                 turn.iterations = *iteration;
@@ -184,6 +191,9 @@ impl Journal {
     }
 
     fn apply_compaction(&mut self, payload: &Payload) {
+        if let Payload::ContextCompacted { checkpoint: Some(checkpoint), .. } = payload {
+            self.restore(checkpoint);
+        }
         let Some(turn) = &mut self.turn else { return };
         match payload {
             Payload::ContextCompacting { .. } => {
@@ -222,7 +232,7 @@ impl Journal {
         if let Some(record) = self.history.iter_mut().rev().find(|record| record.task_id == id.into()) {
             record.status = status;
             record.ended_at = Some(ts);
-            record.error = error.map(str::to_owned);
+            record.error = error.map(|error| error.chars().take(TURN_ERROR_CHARS_MAX).collect());
         }
     }
 }

@@ -391,6 +391,7 @@ impl State {
                     messages_before: count(self.journal.conversation.message_count()),
                     messages_after: count(kept + 1),
                     usage: answer.usage,
+                    checkpoint: self.journal.checkpoint(),
                 };
                 self.emit(out, payload);
                 self.advance(out);

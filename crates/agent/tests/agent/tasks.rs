@@ -165,6 +165,58 @@ async fn an_agent_started_anew_reads_the_journal_for_the_view() {
 }
 
 #[tokio::test]
+async fn an_agent_started_anew_reads_the_journal_from_the_last_compaction() {
+    let long = "x".repeat(6000);
+    let answer = json!({"steps": [bash(&format!("echo {long}"))]});
+    let mut pod = Pod::start(&json!({
+        "rules": [
+            {"when": {"user": "*record of your work*"}, "answers": [{"steps": [{"text": "a summary"}]}], "repeat": true},
+            {"when": {"user": "work"}, "answers": [answer, answer, answer, {"steps": [{"text": "done"}]}]},
+        ],
+        "default": {"steps": [{"text": "hello"}]},
+    }))
+    .await;
+    pod.until_welcome(1).await;
+    for turn in 1..=4 {
+        pod.deliver(|order| order.description = "before".into());
+        pod.until_idle(turn).await;
+    }
+    pod.deliver(|order| {
+        order.description = "work".into();
+        order.max_context_tokens = Some(4000);
+    });
+    pod.until_idle(5).await;
+    assert!(pod.types().contains(&"context.compacted"), "{:?}", pod.types());
+    let look = async |pod: &Pod, count: usize| {
+        pod.say(ToAgent::SessionView { request: count as u64 });
+        pod.until("a view", |inner| inner.views.len() == count).await;
+        let view = pod.shared.inner().views[count - 1].clone();
+        let iterations = &view["iterations"];
+        json!([
+            view["task_history"],
+            iterations["session"],
+            iterations["task"],
+            view["context_window"]["compactions"]
+        ])
+    };
+    let before = look(&pod, 1).await;
+    pod.kill_agent();
+    let after = {
+        let mut inner = pod.shared.inner();
+        inner.pages.clear();
+        inner.journal_after
+    };
+    assert!(after > 20, "the journal is compacted behind the first turns: {after}");
+    pod.start_agent();
+    pod.until_welcome(2).await;
+    assert_eq!(look(&pod, 2).await, before);
+    assert!(pod.shared.inner().pages.iter().all(|from| *from >= after), "{:?}", pod.shared.inner().pages);
+    pod.deliver(|order| order.description = "after".into());
+    pod.until_idle(6).await;
+    assert_eq!(pod.last("turn.completed")["iterations"], 1);
+}
+
+#[tokio::test]
 async fn a_task_survives_the_control_plane_being_away() {
     let command = "touch running; while [ ! -e go ]; do sleep 0.01; done; echo went; echo > finished";
     let mut pod = Pod::start(&one_answer(&[bash(command)])).await;

@@ -1,15 +1,15 @@
 //! The journal: what agents append, and what follows from it for tasks and workspaces, in one transaction.
 
 use freehold_model::{
-    SessionId, TaskId,
+    MessageId, SessionId, TaskId,
     audit::Actor,
     event::{Payload, SessionEvent},
     task::{self, Task},
     workspace::{self, Workspace},
 };
-use freehold_store::OrgTx;
+use freehold_store::{CommittedEvent, Error as StoreError, OrgTx};
 
-use super::{Fleet, Place, activity};
+use super::{Fleet, HISTORY_STEP, Place, activity};
 use crate::{
     Error,
     audit::{Cause, workspace_row},
@@ -17,6 +17,10 @@ use crate::{
     task::advance_untold,
     workspace::transition,
 };
+
+/// How far back the first message that a compaction kept is looked for, in events; where it is not found, an agent that
+/// starts anew reads from where it did before.
+const KEPT_EVENTS_MAX: u64 = 4096;
 
 /// What became of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +87,7 @@ fn append(
     if session.finished_at.is_some() && committed.iter().any(|event| event.is_new) {
         return Err(Refused::Answer(Appended::UnknownSession));
     }
+    remember_compaction(rows, session_id, events, &committed)?;
     let cause = Cause::workspace(&workspace, Actor::Agent);
     let mut turn_ended = false;
     for (event, committed) in events.iter().zip(&committed) {
@@ -111,6 +116,61 @@ fn append(
         turn_ended |= ends_turn(&event.payload);
     }
     Ok(Appended::Committed { sequences: committed.iter().map(|event| event.sequence).collect(), turn_ended })
+}
+
+/// After which sequence an agent that starts anew reads.
+pub(super) fn journal_after(rows: &mut OrgTx<'_>, session: SessionId) -> Result<u64, StoreError> {
+    Ok(rows.session_view(session)?.map_or(0, |session| session.summary.journal_after))
+}
+
+/// Notes where an agent that starts anew begins to read, when the journal was compacted.
+fn remember_compaction(
+    rows: &mut OrgTx<'_>,
+    session: SessionId,
+    events: &[SessionEvent],
+    committed: &[CommittedEvent],
+) -> Result<(), StoreError> {
+    let compacted = events.iter().zip(committed).rev().find_map(|(event, committed)| match &event.payload {
+        Payload::ContextCompacted { first_kept_message_id, checkpoint: Some(_), .. } if committed.is_new => {
+            Some((*first_kept_message_id, committed.sequence))
+        }
+        _ => None,
+    });
+    let Some((first_kept, sequence)) = compacted else { return Ok(()) };
+    let after = match first_kept {
+        None => Some(sequence - 1),
+        Some(message) => before_message(rows, session, message, sequence)?,
+    };
+    let (Some(after), Some(mut session)) = (after, rows.session_view(session)?) else { return Ok(()) };
+    session.summary.journal_after = after;
+    rows.session_update(&session)
+}
+
+/// The sequence before the event that holds a message, looked for backwards.
+fn before_message(
+    rows: &mut OrgTx<'_>,
+    session: SessionId,
+    message: MessageId,
+    before: u64,
+) -> Result<Option<u64>, StoreError> {
+    let holds = |event: &SessionEvent| match &event.payload {
+        Payload::InputMessage { message: held } | Payload::OutputMessageCompleted { message: held, .. } => {
+            held.id == message
+        }
+        _ => false,
+    };
+    let first = before.saturating_sub(KEPT_EVENTS_MAX);
+    let mut end = before - 1;
+    while end > first {
+        let after = end.saturating_sub(u64::from(HISTORY_STEP)).max(first);
+        let some = rows.session_events_after(session, after, HISTORY_STEP)?;
+        let found = some.iter().rev().filter(|event| event.sequence <= Some(end)).find(|event| holds(event));
+        if let Some(found) = found {
+            return Ok(found.sequence.map(|sequence| sequence - 1));
+        }
+        end = after;
+    }
+    Ok(None)
 }
 
 const fn ends_turn(payload: &Payload) -> bool {
