@@ -9,6 +9,7 @@ mod mounts;
 mod netlink;
 mod network;
 mod privileges;
+mod proc;
 mod sandbox;
 mod watch;
 

@@ -20,7 +20,7 @@ use rustix::{
 
 use super::{
     mounts::{self, Trees},
-    network, privileges,
+    network, privileges, proc,
 };
 use crate::{
     plan::{Failure, Plan, Users},
@@ -215,7 +215,7 @@ fn first_start(plan: &Plan, handles: &Handles, parent: &OwnedFd) -> Result<(), F
 fn next_start(plan: &Plan, handles: &Handles, parent: &OwnedFd) -> Result<(), Failure> {
     die_with_the_holder()?;
     note(parent)?;
-    mounts::proc_at("/proc")?;
+    proc::mount_at("/proc", None)?;
     let proc = mounts::open_proc()?;
     rustix::process::chdir("/workspace").map_err(|e| Failure::at("enter the workspace")(e.into()))?;
     sys::send_with_fds(parent.as_fd(), b"proc", &[proc.as_fd()])
