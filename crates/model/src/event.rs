@@ -212,6 +212,29 @@ pub enum Payload {
 }
 
 impl Payload {
+    /// The turn that the event says it begins or ends, goes to work on or rests from.
+    pub const fn turn(&self) -> Option<TurnId> {
+        match self {
+            Self::SessionActivated { turn_id }
+            | Self::TurnStarted { turn_id, .. }
+            | Self::TurnCompleted { turn_id, .. }
+            | Self::TurnFailed { turn_id, .. }
+            | Self::TurnCancelled { turn_id, .. }
+            | Self::SessionIdled { turn_id } => Some(*turn_id),
+            Self::SessionStarted { .. }
+            | Self::InputMessage { .. }
+            | Self::ReasonStarted { .. }
+            | Self::OutputMessageCompleted { .. }
+            | Self::LlmRetrying { .. }
+            | Self::ReasonCompleted { .. }
+            | Self::ToolStarted { .. }
+            | Self::ToolCompleted { .. }
+            | Self::ContextCompacting { .. }
+            | Self::ContextCompacted { .. }
+            | Self::ContextCompactionFailed { .. } => None,
+        }
+    }
+
     /// The event's `type`.
     pub const fn type_name(&self) -> &'static str {
         match self {

@@ -165,7 +165,7 @@ impl Journal {
                 turn.iterations = *iteration;
                 turn.position = Position::Reasoning;
                 turn.retries = 0;
-                self.iterations += 1;
+                self.iterations = self.iterations.saturating_add(1);
                 if let Some(record) = self.history.back_mut() {
                     record.iterations = *iteration;
                 }
@@ -203,7 +203,7 @@ impl Journal {
             Payload::ContextCompacted { summary, first_kept_message_id, usage, .. } => {
                 turn.position = Position::Between;
                 turn.compacted = true;
-                self.compactions += 1;
+                self.compactions = self.compactions.saturating_add(1);
                 self.conversation.compact(summary, *first_kept_message_id);
                 self.add_usage(usage.as_ref());
             }

@@ -264,7 +264,7 @@ impl State {
 
     fn next_iteration(&mut self, out: &mut Out) {
         let Some(turn) = &self.journal.turn else { return };
-        let iteration = turn.iterations + 1;
+        let iteration = turn.iterations.saturating_add(1);
         if self.cancel {
             self.stop_turn(out, Stop::Cancelled);
         } else if iteration > self.settings.iterations_max {

@@ -1,6 +1,7 @@
 //! The reconciler with simulated pods: what is wanted becomes so through failing starts, lost pods and slow ones.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod hostile;
 mod support;
 
 use std::{

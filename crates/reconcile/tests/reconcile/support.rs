@@ -17,6 +17,7 @@ use freehold_driver_sim::SimDriver;
 use freehold_model::{
     CredentialId, EventId, MessageId, OrganizationId, PodId, RoleId, SessionId, TaskId, Timestamp,
     WorkspaceId,
+    audit::AuditEvent,
     checkpoint::{Checkpoint, OpenTurn},
     event::{
         ContentPart, Context, Message, MessageRole, Payload, SessionEvent, StopReason, ToolStatus, Usage,
@@ -27,7 +28,7 @@ use freehold_model::{
 };
 use freehold_pod_api::{AgentInfo, Connection, FromAgent, PROTOCOL, TaskOrder, ToAgent};
 use freehold_reconcile::{Gate, GateLinks, Options, Service};
-use freehold_store::{Database, Store};
+use freehold_store::{AuditFilter, Database, Page, Store};
 use object_store::local::LocalFileSystem;
 use tempfile::TempDir;
 use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
@@ -180,6 +181,14 @@ impl World {
         agent.send(FromAgent::Hello { protocols: vec![PROTOCOL], agent: info, pod_id: pod }).await;
         let ToAgent::Welcome { task, .. } = agent.receive().await else { panic!("not welcome") };
         (agent, task.map(|task| *task))
+    }
+
+    /// The workspace's rows of activity.
+    pub async fn rows(&self, workspace: WorkspaceId) -> Vec<AuditEvent> {
+        let page = Page::first(1000);
+        let rows =
+            self.app.workspace_activity_list(&self.owner, workspace, AuditFilter::default(), page).await;
+        rows.unwrap().into_iter().map(|row| row.event).collect()
     }
 
     pub fn place(&self, workspace: WorkspaceId) -> Place {
