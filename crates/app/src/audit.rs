@@ -57,6 +57,7 @@ pub const fn category(event_type: EventType) -> Category {
         | E::SessionFinished
         | E::IterationStarted
         | E::IterationCompleted
+        | E::IterationRetrying
         | E::ToolStarted
         | E::ToolCompleted
         | E::CompactionStarted

@@ -10,6 +10,7 @@ mod mounts;
 mod netlink;
 mod network;
 mod privileges;
+mod proc;
 mod sandbox;
 mod watch;
 

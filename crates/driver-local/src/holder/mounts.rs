@@ -19,6 +19,7 @@ use rustix::{
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
+use super::proc;
 use crate::{
     plan::{Failure, Plan, Users, dir},
     sys,
@@ -121,15 +122,6 @@ fn become_root(users: Users) -> Result<(), Failure> {
     step("become root", set_thread_res_uid(uid, uid, uid))
 }
 
-/// Mounts a new `/proc` for the process namespace that the caller is the first process of, below the current directory.
-pub fn proc_at(place: &str) -> Result<(), Failure> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    match mount("proc", place, "proc", flags, Some(c"hidepid=invisible")) {
-        Err(Errno::INVAL) => step("mount /proc", mount("proc", place, "proc", flags, None)),
-        other => step("mount /proc", other),
-    }
-}
-
 fn own_file_systems(plan: &Plan) -> Result<(), Failure> {
     for name in DEVICES {
         step("mount a device", mount_bind(format!("/dev/{name}"), format!("dev/{name}")))?;
@@ -141,10 +133,7 @@ fn own_file_systems(plan: &Plan) -> Result<(), Failure> {
     )?;
     tmpfs("tmp", &format!("mode=1777,size={}", plan.limits.tmp_bytes))?;
     tmpfs("dev/shm", &format!("mode=1777,size={}", plan.limits.tmp_bytes))?;
-    proc_at("proc")?;
-    // A second wall beside the system call filter: no user namespace in here. Not every kernel has the switch.
-    let _absent = std::fs::write("proc/sys/user/max_user_namespaces", "0");
-    Ok(())
+    proc::mount_at("proc", Some(&plan.limits))
 }
 
 fn overlay(name: &str, layers: std::ops::Range<usize>, target: &str) -> Result<(), Failure> {

@@ -22,7 +22,7 @@ use super::{
     OWN_FDS_FROM,
     mounts::{self, Trees},
     network::{self, Sockets},
-    privileges,
+    privileges, proc,
 };
 use crate::{
     plan::{Failure, Plan, Users, file},
@@ -312,7 +312,7 @@ fn own(fds: Vec<OwnedFd>) -> Result<Vec<OwnedFd>, Failure> {
 fn next_start(plan: &Plan, handles: &Handles, parent: &OwnedFd) -> Result<(), Failure> {
     die_with_the_holder()?;
     note(parent)?;
-    mounts::proc_at("/proc")?;
+    proc::mount_at("/proc", None)?;
     let proc = open("/proc".as_ref(), OFlags::RDONLY | OFlags::DIRECTORY)?;
     rustix::process::chdir("/workspace").map_err(|e| Failure::at("enter the workspace")(e.into()))?;
     execute_agent(plan, handles, || {

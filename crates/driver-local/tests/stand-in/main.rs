@@ -7,6 +7,8 @@
 
 #![expect(unsafe_code, reason = "an agent prepares its tools between fork and exec")]
 
+mod hog;
+
 use std::{
     ffi::OsString,
     io::{BufRead, BufReader, Write},
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Some("launcher") => freehold_driver_local::launcher::main(arguments),
         Some("agent") => agent(arguments),
         Some("driver") => driver(arguments),
+        Some("hog") => hog::hog(arguments),
         _ => ExitCode::from(2),
     }
 }
