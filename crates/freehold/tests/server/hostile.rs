@@ -1,7 +1,7 @@
 //! Somebody took over the first process of a pod and speaks pod-api as he likes: the server stays up, others go on, and
 //! what he says is kept to his own workspace.
 
-use std::{fs, path::PathBuf};
+use std::{fs, io, path::PathBuf};
 
 use freehold_model::{WorkspaceId, task, workspace::Phase};
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,7 +16,10 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::{restarts::processes, support::World};
+use crate::{
+    restarts::processes,
+    support::{World, from},
+};
 
 const SCENARIO: &str = include_str!("scenarios/errand.yaml");
 
@@ -51,8 +54,20 @@ impl Intruder {
         Self { socket: dir.join("api.sock"), pod, holder }
     }
 
+    /// Connects, as soon as there is room among the connections that wait.
     async fn connect(&self) -> (Lines<BufReader<OwnedReadHalf>>, OwnedWriteHalf) {
-        let (reader, writer) = UnixStream::connect(&self.socket).await.unwrap().into_split();
+        let connected = async {
+            loop {
+                match UnixStream::connect(&self.socket).await {
+                    Err(full) if full.kind() == io::ErrorKind::WouldBlock => {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    other => return other.unwrap(),
+                }
+            }
+        };
+        let stream = timeout(WAIT_MAX, connected).await.expect("nobody accepts");
+        let (reader, writer) = stream.into_split();
         (BufReader::new(reader).lines(), writer)
     }
 
@@ -125,13 +140,14 @@ async fn whoever_takes_over_an_agent_harms_its_own_workspace_only() {
     let mine = world.task(&role, "sleep in the shell").await;
     world.task_phase(mine.workspace_id, mine.task_id, task::Phase::Running).await;
     let rows_of_the_other = world.audit(other.workspace_id).await.len();
-    let session_of = async |workspace| {
-        let view = world.client.workspace_view(workspace).await.unwrap();
-        let view: Value = serde_json::from_str(view.text()).unwrap();
-        view["session_id"].as_str().unwrap().to_owned()
+    let sessions = world.client.session_list(&from(json!({}))).await.unwrap();
+    let sessions: Value = serde_json::from_str(sessions.text()).unwrap();
+    let session_of = |workspace: WorkspaceId| {
+        let all = sessions["data"].as_array().unwrap();
+        let found = all.iter().find(|session| session["workspace_id"] == json!(workspace)).unwrap();
+        found["id"].as_str().unwrap().to_owned()
     };
-    let (my_session, other_session) =
-        (session_of(mine.workspace_id).await, session_of(other.workspace_id).await);
+    let (my_session, other_session) = (session_of(mine.workspace_id), session_of(other.workspace_id));
     let (my_task, other_task) = (mine.task_id.to_string(), other.task_id.to_string());
 
     let intruder = Intruder::take_over(&world, mine.workspace_id);
