@@ -300,6 +300,25 @@ async fn an_upstream_whose_answer_can_be_read_in_two_ways_or_has_no_end_of_heade
 }
 
 #[tokio::test]
+async fn an_upstream_that_answers_before_it_has_read_the_request_is_heard() {
+    let upstream =
+        Upstream::scripted("HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno", true).await;
+    let proxy = Proxy::start(&upstream).await;
+    let body = vec![b'a'; 32 << 20];
+    let mut sender = proxy.http2("api.test").await;
+    let request = Request::post("https://api.test/open/a").body(Full::from(body.clone())).unwrap();
+    let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap().unwrap();
+    assert_eq!(
+        (answer.status(), read(answer).await.body.as_ref()),
+        (StatusCode::PAYLOAD_TOO_LARGE, &b"no"[..])
+    );
+    let mut sender = proxy.http1("api.test").await;
+    let request = Request::post("/open/a").header("host", "api.test").body(Full::from(body)).unwrap();
+    let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap().unwrap();
+    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
 async fn an_upstream_that_breaks_off_a_body_does_not_look_as_if_it_had_ended() {
     for head in [
         "content-length: 10\r\n\r\nabc",
