@@ -4,6 +4,12 @@
 #[path = "server/support.rs"]
 mod support;
 
+#[path = "server/attack.rs"]
+mod attack;
+#[path = "server/exec.rs"]
+mod exec;
+#[path = "server/hostile.rs"]
+mod hostile;
 #[path = "server/operators.rs"]
 mod operators;
 #[path = "server/restarts.rs"]

@@ -72,6 +72,8 @@ slugs! {
         MemberAdded => "member_added",
         /// A personal token was made.
         PersonalTokenCreated => "personal_token_created",
+        /// A personal token was revoked.
+        PersonalTokenRevoked => "personal_token_revoked",
         /// Somebody ran a command in a workspace.
         WorkspaceExec => "workspace_exec",
         /// A workspace was deleted for good.
@@ -102,6 +104,8 @@ slugs! {
         IterationStarted => "iteration_started",
         /// The model answered, or could not.
         IterationCompleted => "iteration_completed",
+        /// A model call failed and will be tried again.
+        IterationRetrying => "iteration_retrying",
         /// A tool began.
         ToolStarted => "tool_started",
         /// A tool ended.
