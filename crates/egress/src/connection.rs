@@ -144,7 +144,8 @@ where
     builder
         .http2()
         .timer(TokioTimer::new())
-        .adaptive_window(true)
+        .initial_stream_window_size(limits.client_stream_window_bytes)
+        .initial_connection_window_size(limits.client_connection_window_bytes)
         .max_concurrent_streams(limits.streams_per_connection_max)
         .max_header_list_size(u32::try_from(head_bytes_max).unwrap_or(u32::MAX));
     let service = {

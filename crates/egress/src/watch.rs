@@ -18,6 +18,8 @@ pub(crate) struct Activity {
     begun: Instant,
     /// Milliseconds from `begun` to the last byte in or out.
     last_ms: AtomicU64,
+    /// Milliseconds from `begun` to when the last request was over.
+    free_ms: AtomicU64,
     open: AtomicUsize,
     upgraded: AtomicBool,
 }
@@ -27,6 +29,7 @@ impl Activity {
         Arc::new(Self {
             begun: Instant::now(),
             last_ms: AtomicU64::new(0),
+            free_ms: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             upgraded: AtomicBool::new(false),
         })
@@ -41,9 +44,12 @@ impl Activity {
         self.upgraded.load(Ordering::Acquire)
     }
 
+    fn passed_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn touch(&self) {
-        let passed = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_ms.store(passed, Ordering::Relaxed);
+        self.last_ms.store(self.passed_ms(), Ordering::Relaxed);
     }
 
     /// Counts a request as open until the guard is dropped.
@@ -52,11 +58,15 @@ impl Activity {
         OpenRequest(Arc::clone(self))
     }
 
-    /// Returns when the connection was without a byte for `idle` with no request open, or for `stalled` with one.
+    /// Returns when the connection was without a request for `idle`, whatever bytes came, or without a byte for
+    /// `stalled` with one open. So a head that comes a byte at a time has no longer than a silent connection.
     pub(crate) async fn quiet(&self, idle: Duration, stalled: Duration) {
         loop {
-            let limit = if self.open.load(Ordering::Relaxed) == 0 { idle } else { stalled };
-            let due = self.begun + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + limit;
+            let (since, limit) = match self.open.load(Ordering::Relaxed) {
+                0 => (&self.free_ms, idle),
+                _ => (&self.last_ms, stalled),
+            };
+            let due = self.begun + Duration::from_millis(since.load(Ordering::Relaxed)) + limit;
             if due <= Instant::now() {
                 return;
             }
@@ -71,7 +81,9 @@ pub(crate) struct OpenRequest(Arc<Activity>);
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        self.0.touch();
+        let passed = self.0.passed_ms();
+        self.0.last_ms.store(passed, Ordering::Relaxed);
+        self.0.free_ms.store(passed, Ordering::Relaxed);
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -144,6 +156,21 @@ mod tests {
     #[tokio::test]
     async fn a_connection_without_requests_is_quiet_after_the_idle_limit() {
         Activity::new().quiet(SHORT, LONG).await;
+    }
+
+    #[tokio::test]
+    async fn bytes_without_a_request_do_not_keep_a_connection() {
+        let activity = Activity::new();
+        let trickle = async {
+            loop {
+                activity.touch();
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = activity.quiet(SHORT, LONG) => {}
+            () = trickle => {}
+        }
     }
 
     #[tokio::test]

@@ -134,6 +134,8 @@ pub struct Egress {
     pub hosts: BTreeMap<String, SocketAddr>,
     /// Files of certificates (PEM) that upstreams may be signed by, beside the system's.
     pub extra_roots: Vec<PathBuf>,
+    /// The name servers that allowed names are resolved by, as address and port; the machine's own when empty.
+    pub name_servers: Vec<SocketAddr>,
 }
 
 /// What roles and tasks get when they do not say.

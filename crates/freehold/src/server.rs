@@ -18,7 +18,10 @@ use freehold_reconcile as reconcile;
 use freehold_store::Store;
 use freehold_vault::Vault;
 use object_store::local::LocalFileSystem;
-use rustix::fs::FlockOperation;
+use rustix::{
+    fs::FlockOperation,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -47,10 +50,15 @@ pub enum Ended {
     Abandoned,
 }
 
+/// Files that the server may have open, if the system allows as many. Each connection of a pod to the outside takes two;
+/// with the usual 1,024 for all, two pods could leave nothing for the others.
+const OPEN_FILES: u64 = 65_536;
+
 /// Runs the server until it is told to stop: by a signal, which leaves the pods running, or by the end of its standard
 /// input where `stop_with_stdin` says so, which takes them away.
 pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended> {
     log(&config)?;
+    raise_open_files();
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
     let abandoned = CancellationToken::new();
@@ -102,7 +110,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let reconcile_task = tokio::spawn(reconciler.run(async move { stopped.cancelled().await }));
     write_file(data.root(), ADDRESS_FILE, &address.to_string(), 0o644)?;
     tracing::info!(server.address = %address, server.data_dir = %data.0.display(), "listening on http://{address}");
-    let api = freehold_http::Server::new(app, freehold_http::Options::default())?;
+    let api = freehold_http::Server::new(app, api_options())?;
     api.serve(listener, shutdown.clone().cancelled_owned()).await?;
 
     shutdown.cancel();
@@ -270,9 +278,30 @@ fn app_settings(config: &Config, address: SocketAddr) -> freehold_app::Settings 
     }
 }
 
+/// Connections of callers take half of the files that may be open at most: pods and the database need theirs.
+fn api_options() -> freehold_http::Options {
+    let mut options = freehold_http::Options::default();
+    if let Some(files) = getrlimit(Resource::Nofile).current {
+        options.connections_max =
+            options.connections_max.min(usize::try_from(files / 2).unwrap_or(usize::MAX));
+    }
+    options
+}
+
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(OPEN_FILES, |maximum| maximum.min(OPEN_FILES));
+    if limit.current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit })
+    {
+        tracing::warn!(error = %error, "the limit of open files stays as it was");
+    }
+}
+
 fn egress_options(config: &Config, data: &DataDir) -> anyhow::Result<freehold_egress::Options> {
     let mut options = freehold_egress::Options::new(data.path("egress"));
     options.hosts = config.egress.hosts.iter().map(|(name, address)| (name.clone(), *address)).collect();
+    options.name_servers.clone_from(&config.egress.name_servers);
     for path in &config.egress.extra_roots {
         let pem = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         options.upstream_roots_pem.push(pem);

@@ -28,6 +28,22 @@ fn a_flag_beats_the_file_and_each_value_tells_its_source() {
 }
 
 #[test]
+fn name_servers_are_addresses_with_ports_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |list: &str| {
+        let text = format!("[egress]\nname_servers = [{list}]\n");
+        std::fs::write(dir.path().join("server.toml"), text).unwrap();
+        load(&Flags::default(), &home(dir.path()))
+    };
+    let loaded = write("\"10.0.0.53:53\", \"[2001:db8::53]:5353\"").unwrap();
+    let expected = ["10.0.0.53:53", "[2001:db8::53]:5353"].map(|at| at.parse::<SocketAddr>().unwrap());
+    assert_eq!(loaded.config.egress.name_servers, expected);
+    let shown = loaded.show().unwrap();
+    assert!(shown.contains("egress.name_servers = [\"10.0.0.53:53\", \"[2001:db8::53]:5353\"]"), "{shown}");
+    assert!(format!("{:#}", write("\"10.0.0.53\"").unwrap_err()).contains("egress.name_servers"));
+}
+
+#[test]
 fn an_unknown_key_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("server.toml"), "[server]\nlisten_on = \"127.0.0.1:1\"\n").unwrap();

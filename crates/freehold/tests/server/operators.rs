@@ -177,7 +177,7 @@ async fn two_hundred_cancels_at_once_cancel_the_task_once() {
 #[tokio::test]
 async fn a_server_on_postgresql_runs_an_errand_and_is_killed_in_a_task() {
     let database = Database::create().unwrap();
-    let mut world = World::with(SCENARIO, &format!("database_url = \"{}\"", database.url())).await;
+    let mut world = World::with(SCENARIO, &format!("server.database_url = \"{}\"", database.url())).await;
     let role = world.role("").await;
     let submitted = world.task(&role, "count to four").await;
     world

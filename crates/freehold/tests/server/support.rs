@@ -56,9 +56,9 @@ impl World {
         Self::with(scenario, "").await
     }
 
-    /// As [`Self::start`], with further lines of the configuration's section `[server]`.
-    pub async fn with(scenario: &str, server: &str) -> Self {
-        Self::configured(scenario, server, "info,freehold_store=warn").await
+    /// As [`Self::start`], with further lines of the configuration, such as `server.public_url = "..."`.
+    pub async fn with(scenario: &str, settings: &str) -> Self {
+        Self::configured(scenario, settings, "info,freehold_store=warn").await
     }
 
     /// As [`Self::start`], with another filter of the log.
@@ -66,7 +66,7 @@ impl World {
         Self::configured(scenario, "", filter).await
     }
 
-    async fn configured(scenario: &str, server: &str, filter: &str) -> Self {
+    async fn configured(scenario: &str, settings: &str, filter: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("freehold-e2e-").tempdir().unwrap();
         let authority = Authority::new().unwrap();
         fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
@@ -77,10 +77,11 @@ impl World {
         let address = model.address();
         let (facts, facts_address) = facts(&authority).await;
         let config = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\ndata_dir = \"{dir}/data\"\n{server}\n\
-             [egress]\nextra_roots = [\"{dir}/ca.pem\"]\n\
-             [egress.hosts]\n\"{MODEL_DOMAIN}\" = \"{address}\"\n\"facts.freehold.test\" = \"{facts_address}\"\n\
-             [log]\nfilter = \"{filter}\"\n",
+            "server.listen = \"127.0.0.1:0\"\nserver.data_dir = \"{dir}/data\"\n\
+             egress.extra_roots = [\"{dir}/ca.pem\"]\n\
+             egress.hosts.\"{MODEL_DOMAIN}\" = \"{address}\"\n\
+             egress.hosts.\"facts.freehold.test\" = \"{facts_address}\"\n\
+             log.filter = \"{filter}\"\n{settings}\n",
             dir = dir.path().display(),
         );
         fs::write(dir.path().join("server.toml"), config).unwrap();
