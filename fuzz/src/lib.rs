@@ -22,6 +22,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "http_framing", run: freehold_egress::fuzz::http_framing },
     Target { name: "dns_packet", run: freehold_egress::fuzz::dns_packet },
+    Target { name: "masked_body", run: freehold_egress::fuzz::masked_body },
     Target { name: "request_head", run: request_head },
     Target { name: "capabilities", run: capabilities },
     Target { name: "pod_api", run: pod_api },

@@ -77,7 +77,7 @@ pub(crate) fn output_tokens_max(backend: &ModelBackend) -> Result<u32, Unusable>
 pub(crate) fn unusable(error: &Unusable) -> Input {
     Input::ModelFailed(Failure {
         kind: FailureKind::Misconfigured,
-        message: error.to_string(),
+        message: with_causes(error),
         retry_in: None,
         duration_ms: 0,
     })
@@ -152,5 +152,19 @@ fn failure(error: &Error, attempt: u32, duration_ms: u64) -> Failure {
             FailureKind::Processing
         }
     };
-    Failure { kind, message: error.to_string(), retry_in: error.pause(attempt), duration_ms }
+    Failure { kind, message: with_causes(error), retry_in: error.pause(attempt), duration_ms }
+}
+
+/// An error and what it came from, in one line: people read it, and nothing else of it is kept.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
 }

@@ -18,8 +18,9 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(id: SessionId) -> Self {
-        Self { id, state: State::default(), read_to: 0, own: HashSet::new() }
+    /// A conversation that is read after this sequence.
+    pub(crate) fn new(id: SessionId, journal_after: u64) -> Self {
+        Self { id, state: State::default(), read_to: journal_after, own: HashSet::new() }
     }
 
     pub(crate) const fn read_to(&self) -> u64 {

@@ -57,6 +57,7 @@ pub const fn category(event_type: EventType) -> Category {
         | E::SessionFinished
         | E::IterationStarted
         | E::IterationCompleted
+        | E::IterationRetrying
         | E::ToolStarted
         | E::ToolCompleted
         | E::CompactionStarted
@@ -91,7 +92,7 @@ pub(crate) fn append(
     now: Timestamp,
 ) -> Result<(), Error> {
     let event = row(tx, cause, event_type, Some(detail), now);
-    tx.audit_append(&event)?;
+    tx.audit_add(&event)?;
     Ok(())
 }
 

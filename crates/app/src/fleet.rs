@@ -15,7 +15,7 @@ use freehold_model::{
     OrganizationId, SessionId, WorkspaceId, audit::AuditEvent, credential::Credential, event::SessionEvent,
     provider::Provider, role::Role, task::Task, upload::Upload, workspace::Workspace,
 };
-use freehold_store::{OrgRead, Store, WorkChanges};
+use freehold_store::{AUDIT_ID_KEY, OrgRead, OrgTx, Store, WorkChanges};
 
 use crate::{Error, ports::UploadStore};
 
@@ -25,7 +25,7 @@ pub use sweep::Swept;
 /// How often a pod may fail to start in a row before its workspace fails.
 pub const FAILED_STARTS_MAX: u32 = 5;
 
-/// A page of history ends once its events are this long, in bytes.
+/// The most bytes of a page of history with more than one event.
 pub const HISTORY_BYTES_MAX: usize = 1024 * 1024;
 
 /// Events read from the store at a time, in events.
@@ -94,6 +94,8 @@ pub struct Ready {
     pub session_id: SessionId,
     /// The sequence of its last event.
     pub last_sequence: u64,
+    /// An agent that starts anew reads after this sequence.
+    pub journal_after: u64,
     /// The task under way.
     pub task: Option<Order>,
 }
@@ -107,6 +109,8 @@ pub struct Order {
     pub uploads: Vec<Upload>,
     /// The sequence of the last event of its session.
     pub last_sequence: u64,
+    /// An agent that starts anew reads after this sequence.
+    pub journal_after: u64,
     /// Milliseconds it may still run.
     pub time_left_ms: u64,
 }
@@ -170,19 +174,29 @@ impl Fleet {
             by_organization.entry(row.org_id).or_default().push(row);
         }
         for (organization, rows) in by_organization {
-            self.store
-                .write(organization, move |tx| {
-                    rows.iter().try_for_each(|row| tx.audit_append(row).map(drop))?;
-                    Ok::<_, Error>(())
-                })
-                .await?;
+            let rows = Arc::new(rows);
+            let new = Arc::clone(&rows);
+            let added = self.store.write(organization, move |tx| {
+                new.iter().try_for_each(|row| tx.audit_add(row).map(drop))?;
+                Ok::<_, freehold_store::Error>(())
+            });
+            match added.await {
+                // Some came before, with an answer that was not heard: each is looked up.
+                Err(error) if error.is_duplicate(AUDIT_ID_KEY) => {
+                    let append = move |tx: &mut OrgTx<'_>| {
+                        rows.iter().try_for_each(|row| tx.audit_append(row).map(drop))
+                    };
+                    self.store.write(organization, append).await?;
+                }
+                added => added?,
+            }
         }
         Ok(())
     }
 
     /// Events of a session of this workspace, after a sequence, in order, and whether there are more: at most
-    /// `events_max`, and no further one once they are [`HISTORY_BYTES_MAX`] long, so that a page fits its reader whatever
-    /// an agent has written.
+    /// `events_max`, and together at most [`HISTORY_BYTES_MAX`] long unless it is one, so that a page fits its reader
+    /// whatever an agent has written.
     pub async fn history(
         &self,
         place: Place,
@@ -201,10 +215,11 @@ impl Fleet {
                     let some = rows.session_events_after(session, after, HISTORY_STEP)?;
                     let ended = some.len() < HISTORY_STEP as usize;
                     for event in some {
-                        if page.len() == events_max || bytes >= HISTORY_BYTES_MAX {
+                        bytes += serde_json::to_vec(&event).map_or(0, |text| text.len());
+                        // One long event is a page by itself, so that there is always a next one.
+                        if page.len() == events_max || (bytes > HISTORY_BYTES_MAX && !page.is_empty()) {
                             return Ok((page, true));
                         }
-                        bytes += serde_json::to_vec(&event).map_or(0, |text| text.len());
                         after = event.sequence.unwrap_or(after);
                         page.push(event);
                     }

@@ -84,6 +84,7 @@ impl Progress {
                 self.step(row)
             }
             EventType::IterationCompleted => self.iteration(row),
+            EventType::IterationRetrying => retrying(row),
             EventType::ToolStarted => self.tool_started(row),
             EventType::ToolCompleted => self.tool_completed(row),
             EventType::PolicyDecision => self.decision(row),
@@ -175,6 +176,18 @@ impl Progress {
     }
 }
 
+/// Why the model did not answer, whole, and when it is asked again.
+fn retrying(row: &AuditEvent) -> String {
+    let attempt = number_of(row, "attempt").unwrap_or(1);
+    let wait = number_of(row, "wait_ms").map(milliseconds).unwrap_or_default();
+    let mut out = indented(&format!(
+        "{BAD}the model did not answer{BAD:#} {DIM}attempt {attempt}, the next one in {wait}{DIM:#}"
+    ));
+    let why = text_of(row, "error").unwrap_or_default();
+    out.extend(wrap(&why, COLUMNS - GUTTER).iter().map(|text| indented(text)));
+    out
+}
+
 fn completed(row: &AuditEvent, at: f64) -> String {
     let status = text_of(row, "status").unwrap_or_else(|| "ended".to_owned());
     let style = if status == "completed" { GOOD } else { BAD };
@@ -208,6 +221,7 @@ pub(crate) fn summary(row: &AuditEvent) -> String {
             format!("{decision} {} {why}", request(row))
         }
         EventType::IterationCompleted => text("text"),
+        EventType::IterationRetrying => format!("attempt {} {}", text("attempt"), text("error")),
         EventType::ToolStarted => {
             let tool = text("tool");
             format!("{tool} {}", call(&tool, &arguments(row)).0)

@@ -87,6 +87,22 @@ pub struct Make {
     pub users: Users,
     /// How connections are intercepted.
     pub interception: Interception,
+    /// What the pod's `eth0` is.
+    #[serde(default)]
+    pub link: Link,
+}
+
+/// A pod's `eth0`, which is there to be seen: no packet goes by it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Link {
+    /// A device that drops everything.
+    Dummy,
+    /// A device for the shaping of traffic, which drops what was not sent to it by a rule; there are none.
+    Ifb,
+    /// A cable, both ends of which are in the pod. Every kernel that has containers has it; it takes the longest to make.
+    #[default]
+    Veth,
 }
 
 /// Which users a pod has.
@@ -143,6 +159,25 @@ pub struct Group {
     pub agent: PathBuf,
     /// The tools' file.
     pub tools: PathBuf,
+}
+
+/// What a holder is told first.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Birth {
+    /// The pod's directory, which may not be there yet.
+    pub pod_dir: PathBuf,
+    /// What to make.
+    pub plan: Plan,
+}
+
+/// What a holder that is making a pod and the driver that prepares it tell each other; all other messages are JSON.
+pub mod word {
+    /// The holder: here I am. Its pidfd comes along.
+    pub const BORN: &[u8] = b"born";
+    /// The driver: the pod's directory with the plan, and the workspace's files are there.
+    pub const FILES: &[u8] = b"files";
+    /// The driver: the pod's control groups are there.
+    pub const GROUPS: &[u8] = b"groups";
 }
 
 /// What a holder is asked, one message each.

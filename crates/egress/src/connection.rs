@@ -90,7 +90,7 @@ async fn refuse(pod: &Pod, destination: &str, reason: Reason) {
     let grant = pod.workspace.grant.load_full();
     let mut row = attribution.http(grant.as_deref(), destination.to_owned());
     audit::denied(&mut row, reason);
-    pod.state.record(row, Settles::Now).await;
+    pod.record(row, Settles::Now).await;
 }
 
 fn connection(

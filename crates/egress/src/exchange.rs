@@ -179,7 +179,7 @@ impl Connection {
             egress.reason = reason.as_str(),
             "denied"
         );
-        if self.pod.state.record(row, Settles::Now).await { reason } else { Reason::AuditUnavailable }
+        if self.pod.record(row, Settles::Now).await { reason } else { Reason::AuditUnavailable }
     }
 
     async fn pass(
@@ -199,7 +199,7 @@ impl Connection {
         let (name, mask) = injected.map(|injected| (injected.name, injected.mask)).unzip();
         row.auth_applied = name.into_iter().collect();
         let mut masking = mask.flatten().map(|mask| Masking::new(mask, Arc::clone(&self.pod), row.clone()));
-        if !self.pod.state.record(row, Settles::Later).await {
+        if !self.pod.record(row, Settles::Later).await {
             return Err(Reason::AuditUnavailable);
         }
         let upstream = &self.pod.workspace.upstream;
@@ -263,7 +263,7 @@ impl Connection {
         let mut row = self.attribution.http(grant.as_deref(), self.destination.to_string());
         row.decision = Some(Outcome::Deny);
         row.reason = Some(reason.as_str().to_owned());
-        self.pod.state.record(row, Settles::Now).await;
+        self.pod.record(row, Settles::Now).await;
     }
 }
 

@@ -1,10 +1,17 @@
 //! Entrances for the fuzz targets (`fuzz/`); no part of the API.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use bytes::Bytes;
 
 use crate::{
     dns,
+    forms::forms,
     frame::{Framer, Step},
+    mask::{Mask, STROKE, Stream},
 };
 
 /// The bytes of one client's connection: what is released, and whether it is refused, does not depend on how they were cut.
@@ -29,6 +36,33 @@ pub fn dns_packet(packet: &[u8]) {
         assert_eq!(reply[..2], packet[..2], "another question's id");
         assert!(matches!(dns::parse(&reply), dns::Parsed::Ignore), "an answer that is answered");
     }
+}
+
+/// A response's body from an upstream that knows the secret: what comes out is the plain reading's, however it was cut.
+/// The first byte says into which pieces, the first line behind it is the secret.
+pub fn masked_body(bytes: &[u8]) {
+    let Some((&size, bytes)) = bytes.split_first() else { return };
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return };
+    let (secret, text) = (&bytes[..end], &bytes[end + 1..]);
+    let Some(mask) = Mask::new([secret]).map(Arc::new) else { return };
+    let mut stream = Stream::new(mask);
+    let mut out = Vec::new();
+    for piece in text.chunks(usize::from(size).max(1)) {
+        out.extend(stream.push(Bytes::copy_from_slice(piece)).0);
+    }
+    out.extend(stream.finish());
+    assert_eq!(out, struck_out(&[secret], text), "what passes is not the plain reading's");
+}
+
+/// The plain reading of masking: every byte of every occurrence is struck out, and no other.
+pub(crate) fn struck_out(secrets: &[&[u8]], text: &[u8]) -> Vec<u8> {
+    let mut out = text.to_vec();
+    for form in secrets.iter().flat_map(|secret| forms(secret)) {
+        for at in (0..text.len()).filter(|at| text[*at..].starts_with(&form)) {
+            out[at..at + form.len()].fill(STROKE);
+        }
+    }
+    out
 }
 
 /// How many bytes go out, and whether it ends as malformed, when the bytes come in pieces of these sizes, over and over.

@@ -121,7 +121,7 @@ impl Masking {
             egress.reason = Reason::SecretMasked.as_str(),
             "an upstream repeated a credential"
         );
-        tokio::spawn(async move { pod.state.record(row, Settles::Now).await });
+        tokio::spawn(async move { pod.record(row, Settles::Now).await });
     }
 }
 

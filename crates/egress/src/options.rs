@@ -68,7 +68,8 @@ pub struct Limits {
     pub upstream_connection_window_bytes: u32,
     /// Milliseconds for a client to send its first bytes and finish its TLS handshake.
     pub client_handshake_ms: u64,
-    /// Milliseconds a connection may be without a request, a head that is not whole included; it is closed then.
+    /// Milliseconds a connection may be without a request, a head that is not whole included; it is closed then. Where
+    /// bytes still go to the client, `stalled_ms`.
     pub idle_ms: u64,
     /// Milliseconds a request may pass without a byte either way; it is cut then.
     pub stalled_ms: u64,
@@ -88,6 +89,8 @@ pub struct Limits {
     pub leaf_certificates_max: usize,
     /// Audit rows that the sink has not acknowledged; requests wait at this number.
     pub audit_backlog_rows_max: usize,
+    /// Those of one pod; its own requests wait at this number, and no other's.
+    pub audit_backlog_rows_per_pod_max: usize,
     /// Rows in one call of the sink.
     pub audit_batch_rows_max: usize,
     /// Milliseconds a request waits for room in the spool; it is denied then.
@@ -122,6 +125,7 @@ impl Default for Limits {
             names_per_workspace_max: 8_192,
             leaf_certificates_max: 1_024,
             audit_backlog_rows_max: 10_000,
+            audit_backlog_rows_per_pod_max: 2_500,
             audit_batch_rows_max: 500,
             audit_wait_ms: 30_000,
             audit_settle_ms: 2_000,

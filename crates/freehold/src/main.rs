@@ -1,7 +1,7 @@
 //! The binary: configuration, wiring, signals.
 //!
-//! Two of its subcommands run before anything else of it: the holder, a pod's small parent, and the agent, a pod's first
-//! process. Both must stay small, so neither the command line's parser nor a runtime is built for them.
+//! Two of its subcommands run before anything else of it: the launcher, from which pods' small parents are forked, and the
+//! agent, a pod's first process. Both must stay small, so neither the command line's parser nor a runtime is built for them.
 
 mod config;
 mod control;
@@ -85,7 +85,7 @@ enum ConfigCommand {
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next().as_deref().and_then(std::ffi::OsStr::to_str) {
-        Some("holder") => return freehold_driver_local::holder::main(arguments),
+        Some("launcher") => return freehold_driver_local::launcher::main(arguments),
         Some("agent") => return freehold_agent::main(arguments),
         _ => {}
     }

@@ -76,7 +76,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
         format!("cannot listen on {}; choose another address with --listen", config.server.listen)
     })?;
     let address = listener.local_addr()?;
-    let store = open_store(&config, data.root())?;
+    let store = open_store(&config, data.root(), true)?;
     let control = control::listen(&data)?;
     let vault = Arc::new(Vault::open(&data.path("master.key"))?);
     sweep_uploads(&data)?;
@@ -217,13 +217,14 @@ impl DataDir {
     }
 }
 
-/// Opens the store that the configuration names.
-pub fn open_store(config: &Config, data_dir: &Path) -> anyhow::Result<Store> {
+/// Opens the store that the configuration names; the server as its owner, whoever works beside it not.
+pub fn open_store(config: &Config, data_dir: &Path, owner: bool) -> anyhow::Result<Store> {
     let database = match &config.server.database_url {
         None => freehold_store::Database::Sqlite { path: data_dir.join("freehold.db") },
         Some(url) => freehold_store::Database::Postgres { url: url.clone() },
     };
-    Store::open(&freehold_store::Options::new(database)).context("cannot open the database")
+    let options = freehold_store::Options { owner, ..freehold_store::Options::new(database) };
+    Store::open(&options).context("cannot open the database")
 }
 
 fn open_uploads(data_dir: &Path) -> anyhow::Result<Arc<dyn UploadStore>> {

@@ -8,6 +8,8 @@ mod support;
 mod attack;
 #[path = "server/exec.rs"]
 mod exec;
+#[path = "server/hostile.rs"]
+mod hostile;
 #[path = "server/operators.rs"]
 mod operators;
 #[path = "server/restarts.rs"]

@@ -146,7 +146,7 @@ impl Failure {
     fn store(error: freehold_app::StoreError) -> Self {
         use freehold_app::StoreError as S;
         let mut failure = match &error {
-            S::Unavailable { .. } | S::Closed => Self::of(ErrorCode::Unavailable),
+            S::Unavailable { .. } | S::Owned | S::Closed => Self::of(ErrorCode::Unavailable),
             S::Uncertain { .. } => {
                 Self::new(ErrorCode::Unavailable, "the database was lost; the change may have been made")
             }

@@ -10,8 +10,8 @@ use crate::Error;
 
 /// The most characters of a provider's message that are kept.
 const MESSAGE_CHARS_MAX: usize = 400;
-/// The code of egress in the body of its refusal.
-const EGRESS_DENIED: &str = "egress_denied";
+/// The codes of egress in the body of its answer: it refused the request, or met no upstream.
+const EGRESS_CODES: [&str; 2] = ["egress_denied", "egress_failed"];
 /// How both vendors, and those who speak their wires, say that the conversation does not fit.
 const TOO_LONG: [&str; 6] = [
     "prompt is too long",
@@ -60,8 +60,10 @@ fn error(status: u16, after: Option<Duration>, object: &Value) -> Error {
     let said = if said.trim().is_empty() { "it gave no reason" } else { said.trim() };
     let message: String = said.chars().take(MESSAGE_CHARS_MAX).collect();
     let too_long = || TOO_LONG.iter().any(|mark| kind == *mark || code == *mark || said.contains(mark));
+    if EGRESS_CODES.contains(&code) {
+        return on_the_way(status, field("reason"), after, message);
+    }
     match status {
-        403 if code == EGRESS_DENIED => Error::Denied { message },
         401 | 403 => Error::Unauthorized { status, message },
         413 => Error::ContextTooLong { message },
         400 | 422 if too_long() => Error::ContextTooLong { message },
@@ -72,6 +74,33 @@ fn error(status: u16, after: Option<Duration>, object: &Value) -> Error {
         429 => Error::RateLimited { after, message },
         408 | 409 | 500.. => Error::Unavailable { after, message, source: None },
         _ => Error::Refused { status, message },
+    }
+}
+
+/// What egress answered in the provider's place, by its reason. What may pass by itself is waited for like an overload;
+/// the rest needs the operator.
+fn on_the_way(status: u16, reason: &str, after: Option<Duration>, message: String) -> Error {
+    let denied = |advice| Error::Denied { message: message.clone(), advice };
+    let misled = |advice| Error::Misled { message: message.clone(), advice };
+    match reason {
+        // The server puts these in force, or has yet to.
+        "no_grant" | "no_token" | "token_expired" | "audit_unavailable" => {
+            Error::Unavailable { after, message, source: None }
+        }
+        "upstream_unresolved" => {
+            misled("correct the provider's `domain`, or the name service of the server's machine")
+        }
+        "upstream_tls" => misled(
+            "correct the provider's `domain`, or name the authority of its certificate in the server's `egress.extra_roots`",
+        ),
+        "auth_unavailable" => {
+            denied("check that the credential which the provider names exists and can be used")
+        }
+        "address_forbidden" => denied(
+            "the provider's `domain` leads to an address inside: correct it, or name it in the server's `egress.hosts`",
+        ),
+        _ if status >= 500 => Error::Unavailable { after, message, source: None },
+        _ => denied("check the provider's `kind` and `domain`, and the capabilities of the role"),
     }
 }
 
@@ -164,6 +193,14 @@ mod tests {
             ),
             (403, r#"{"type":"error","error":{"type":"permission_error","message":"no"}}"#, "Unauthorized"),
             (403, r#"{"error":{"code":"egress_denied","message":"no rule allows it"}}"#, "Denied"),
+            (421, r#"{"error":{"code":"egress_denied","reason":"authority_mismatch"}}"#, "Denied"),
+            (403, r#"{"error":{"code":"egress_denied","reason":"auth_unavailable"}}"#, "Denied"),
+            (403, r#"{"error":{"code":"egress_denied","reason":"no_token"}}"#, "Unavailable"),
+            (503, r#"{"error":{"code":"egress_denied","reason":"audit_unavailable"}}"#, "Unavailable"),
+            (502, r#"{"error":{"code":"egress_failed","reason":"upstream_unresolved"}}"#, "Misled"),
+            (502, r#"{"error":{"code":"egress_failed","reason":"upstream_tls"}}"#, "Misled"),
+            (502, r#"{"error":{"code":"egress_failed","reason":"upstream_unreachable"}}"#, "Unavailable"),
+            (504, r#"{"error":{"code":"egress_failed","reason":"upstream_timeout"}}"#, "Unavailable"),
             (429, r#"{"error":{"message":"slow down","code":"rate_limit_exceeded"}}"#, "RateLimited"),
             (
                 429,

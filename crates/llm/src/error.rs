@@ -12,6 +12,8 @@ use freehold_model::event::TurnErrorCode;
 pub const RETRIES_MAX: u32 = 8;
 /// How often a call is tried again after an answer that does not parse.
 pub const GARBAGE_RETRIES_MAX: u32 = 2;
+/// How often a call is tried again when the way to the provider fails as it is configured.
+pub const MISLED_RETRIES_MAX: u32 = 1;
 /// The pause before the first retry; it doubles with each.
 pub const PAUSE_FIRST: Duration = Duration::from_millis(500);
 /// The longest pause we choose ourselves.
@@ -56,13 +58,26 @@ pub enum Error {
         message: String,
     },
     /// Policy denies the way to the provider.
-    #[error("the way to the provider is denied: {message}")]
+    #[error("the way to the provider is denied: {message}; {advice}")]
     Denied {
         /// The reason egress gave.
         message: String,
+        /// What the operator can do.
+        advice: &'static str,
+    },
+    /// The way to the provider leads nowhere as it is configured; waiting does not mend it.
+    #[error("the provider cannot be reached as it is configured: {message}; {advice}")]
+    Misled {
+        /// What egress met.
+        message: String,
+        /// What the operator can do.
+        advice: &'static str,
     },
     /// The provider rejects the credential.
-    #[error("the provider rejects the credential with status {status}: {message}")]
+    #[error(
+        "the provider rejects the credential with status {status}: {message}; check the key in the provider's credential, and \
+         what it is allowed"
+    )]
     Unauthorized {
         /// The HTTP status.
         status: u16,
@@ -106,6 +121,7 @@ impl Error {
         let (retries, after) = match self {
             Self::RateLimited { after, .. } | Self::Unavailable { after, .. } => (RETRIES_MAX, *after),
             Self::Garbage { .. } => (GARBAGE_RETRIES_MAX, None),
+            Self::Misled { .. } => (MISLED_RETRIES_MAX, None),
             Self::ContextTooLong { .. }
             | Self::Refused { .. }
             | Self::Denied { .. }
@@ -133,7 +149,9 @@ impl Error {
             Self::Unavailable { .. } | Self::Garbage { .. } => TurnErrorCode::ProviderUnavailable,
             Self::ContextTooLong { .. } => TurnErrorCode::RequestTooLarge,
             Self::Refused { .. } => TurnErrorCode::ProviderRefused,
-            Self::Denied { .. } | Self::Unauthorized { .. } => TurnErrorCode::ProviderMisconfigured,
+            Self::Denied { .. } | Self::Misled { .. } | Self::Unauthorized { .. } => {
+                TurnErrorCode::ProviderMisconfigured
+            }
             Self::Roots { .. } | Self::Tls(_) | Self::Http(_) | Self::Request(_) => {
                 TurnErrorCode::ProcessingError
             }
@@ -170,6 +188,10 @@ mod tests {
         let garbage = Error::Garbage { message: String::new() };
         assert!(garbage.pause(GARBAGE_RETRIES_MAX).is_some());
         assert_eq!(garbage.pause(GARBAGE_RETRIES_MAX + 1), None);
-        assert_eq!(Error::Denied { message: String::new() }.pause(1), None);
+        let (message, advice) = (String::new(), "");
+        assert_eq!(Error::Denied { message: message.clone(), advice }.pause(1), None);
+        let misled = Error::Misled { message, advice };
+        assert!(misled.pause(MISLED_RETRIES_MAX).is_some_and(|pause| pause <= PAUSE_FIRST));
+        assert_eq!(misled.pause(MISLED_RETRIES_MAX + 1), None);
     }
 }

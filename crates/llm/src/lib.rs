@@ -26,7 +26,9 @@ use freehold_model::role::ThinkingEffort;
 use serde_json::Value;
 
 pub use client::{Client, Options, Timeouts};
-pub use error::{Error, GARBAGE_RETRIES_MAX, PAUSE_FIRST, PAUSE_MAX, RETRIES_MAX, RETRY_AFTER_MAX};
+pub use error::{
+    Error, GARBAGE_RETRIES_MAX, MISLED_RETRIES_MAX, PAUSE_FIRST, PAUSE_MAX, RETRIES_MAX, RETRY_AFTER_MAX,
+};
 pub use read::ANSWER_BYTES_MAX;
 
 /// How to talk to a provider.

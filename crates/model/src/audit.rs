@@ -104,6 +104,8 @@ slugs! {
         IterationStarted => "iteration_started",
         /// The model answered, or could not.
         IterationCompleted => "iteration_completed",
+        /// A model call failed and will be tried again.
+        IterationRetrying => "iteration_retrying",
         /// A tool began.
         ToolStarted => "tool_started",
         /// A tool ended.

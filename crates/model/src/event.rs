@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{EventId, MessageId, RoleId, SessionId, Timestamp, TurnId};
+use crate::{EventId, MessageId, RoleId, SessionId, Timestamp, TurnId, checkpoint::Checkpoint};
 
 /// One immutable row of a session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,6 +91,18 @@ pub enum Payload {
         /// Why it stopped.
         stop_reason: StopReason,
     },
+    /// A model call failed, for the next answer or for a summary, and will be tried again.
+    #[serde(rename = "llm.retrying")]
+    LlmRetrying {
+        /// The attempt that failed, from 1.
+        attempt: u32,
+        /// Why it failed.
+        error: String,
+        /// What kind of failure it is: the code of the turn, should no attempt succeed.
+        error_code: TurnErrorCode,
+        /// Milliseconds until the next attempt.
+        wait_ms: u64,
+    },
     /// The model call ended.
     #[serde(rename = "reason.completed")]
     ReasonCompleted {
@@ -148,6 +160,10 @@ pub enum Payload {
         /// Tokens the summary cost.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         usage: Option<Usage>,
+        /// What came before, apart from the conversation. With it, an agent that starts anew reads the journal from the
+        /// first message that stays.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        checkpoint: Option<Box<Checkpoint>>,
     },
     /// Shortening failed; the turn goes on or fails, as the next event says.
     #[serde(rename = "context.compaction.failed")]
@@ -196,6 +212,29 @@ pub enum Payload {
 }
 
 impl Payload {
+    /// The turn that the event says it begins or ends, goes to work on or rests from.
+    pub const fn turn(&self) -> Option<TurnId> {
+        match self {
+            Self::SessionActivated { turn_id }
+            | Self::TurnStarted { turn_id, .. }
+            | Self::TurnCompleted { turn_id, .. }
+            | Self::TurnFailed { turn_id, .. }
+            | Self::TurnCancelled { turn_id, .. }
+            | Self::SessionIdled { turn_id } => Some(*turn_id),
+            Self::SessionStarted { .. }
+            | Self::InputMessage { .. }
+            | Self::ReasonStarted { .. }
+            | Self::OutputMessageCompleted { .. }
+            | Self::LlmRetrying { .. }
+            | Self::ReasonCompleted { .. }
+            | Self::ToolStarted { .. }
+            | Self::ToolCompleted { .. }
+            | Self::ContextCompacting { .. }
+            | Self::ContextCompacted { .. }
+            | Self::ContextCompactionFailed { .. } => None,
+        }
+    }
+
     /// The event's `type`.
     pub const fn type_name(&self) -> &'static str {
         match self {
@@ -205,6 +244,7 @@ impl Payload {
             Self::TurnStarted { .. } => "turn.started",
             Self::ReasonStarted { .. } => "reason.started",
             Self::OutputMessageCompleted { .. } => "output.message.completed",
+            Self::LlmRetrying { .. } => "llm.retrying",
             Self::ReasonCompleted { .. } => "reason.completed",
             Self::ToolStarted { .. } => "tool.started",
             Self::ToolCompleted { .. } => "tool.completed",
@@ -322,7 +362,7 @@ pub enum TurnErrorCode {
     Timeout,
     /// The provider refused the request for good.
     ProviderRefused,
-    /// The provider rejected the credential, or policy denied the way to it.
+    /// The provider rejected the credential, policy denied the way to it, or the way leads nowhere.
     ProviderMisconfigured,
     /// The provider limited the rate for longer than the retries last.
     ProviderRateLimited,

@@ -8,6 +8,7 @@
 
 pub mod api_key;
 pub mod audit;
+pub mod checkpoint;
 pub mod credential;
 pub mod event;
 pub mod id;

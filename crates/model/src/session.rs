@@ -61,11 +61,21 @@ pub struct Summary {
     pub output_preview: Option<String>,
     /// Tokens used by all turns; absent until a model answered.
     pub usage: Option<Usage>,
+    /// An agent that starts anew reads the journal after this sequence; what came before is in a checkpoint.
+    #[serde(default)]
+    pub journal_after: u64,
 }
 
 impl Default for Summary {
     fn default() -> Self {
-        Self { status: Status::Started, started_at: None, preview: None, output_preview: None, usage: None }
+        Self {
+            status: Status::Started,
+            started_at: None,
+            preview: None,
+            output_preview: None,
+            usage: None,
+            journal_after: 0,
+        }
     }
 }
 
@@ -96,6 +106,7 @@ impl Summary {
             Payload::SessionStarted { .. }
             | Payload::ReasonStarted { .. }
             | Payload::ReasonCompleted { .. }
+            | Payload::LlmRetrying { .. }
             | Payload::ToolStarted { .. }
             | Payload::ToolCompleted { .. }
             | Payload::ContextCompacting { .. }

@@ -12,6 +12,7 @@ mod message;
 
 pub use connection::{Connection, Error, FRAME_BYTES_MAX, Reader, Writer};
 pub use message::{
-    AgentConfig, AgentInfo, AppendRefusal, CHUNK_BYTES_MAX, FileOrder, FromAgent, ModelBackend,
-    PAGE_EVENTS_MAX, POD_ID_VARIABLE, PROTOCOL, RejectReason, SessionPosition, TaskOrder, ToAgent,
+    AGENT_INFO_CHARS_MAX, APPEND_EVENTS_MAX, AgentConfig, AgentInfo, AppendRefusal, CHUNK_BYTES_MAX,
+    EVENT_BYTES_MAX, FileOrder, FromAgent, ModelBackend, PAGE_EVENTS_MAX, POD_ID_VARIABLE, PROTOCOL,
+    RejectReason, SessionPosition, TaskOrder, ToAgent,
 };

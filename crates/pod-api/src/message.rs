@@ -16,6 +16,15 @@ pub const POD_ID_VARIABLE: &str = "FREEHOLD_POD_ID";
 /// The most events in one [`ToAgent::HistoryPage`].
 pub const PAGE_EVENTS_MAX: usize = 256;
 
+/// The most events in one [`FromAgent::Append`].
+pub const APPEND_EVENTS_MAX: usize = 256;
+
+/// The most bytes of one event, as JSON: it must fit a page of history by itself.
+pub const EVENT_BYTES_MAX: usize = crate::FRAME_BYTES_MAX - 64 * 1024;
+
+/// The most characters of an agent's name, and of its version.
+pub const AGENT_INFO_CHARS_MAX: usize = 100;
+
 /// The most bytes of a file in one [`ToAgent::Chunk`], before base64.
 pub const CHUNK_BYTES_MAX: usize = 512 * 1024;
 
@@ -164,6 +173,10 @@ pub struct SessionPosition {
     pub session_id: SessionId,
     /// The sequence of its last event; 0 when there is none.
     pub last_sequence: u64,
+    /// An agent that starts anew needs the events after this sequence only: from there on lie the messages that the last
+    /// compaction kept, and its checkpoint tells the rest.
+    #[serde(default)]
+    pub journal_after: u64,
 }
 
 /// How an agent works: its role, as it was when the pod was started.

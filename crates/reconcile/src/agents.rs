@@ -10,16 +10,17 @@ use std::{
 };
 
 use freehold_app::fleet::{Appended, Fleet, Place};
-use freehold_model::{PodId, TaskId, WorkspaceId};
+use freehold_model::{PodId, TaskId, WorkspaceId, event::SessionEvent};
 use freehold_pod_api::{
-    AppendRefusal, CHUNK_BYTES_MAX, Connection, FromAgent, PAGE_EVENTS_MAX, PROTOCOL, Reader, RejectReason,
-    ToAgent,
+    AGENT_INFO_CHARS_MAX, APPEND_EVENTS_MAX, AppendRefusal, CHUNK_BYTES_MAX, Connection, EVENT_BYTES_MAX,
+    FromAgent, PAGE_EVENTS_MAX, PROTOCOL, Reader, RejectReason, ToAgent,
 };
 use tokio::{
     net::UnixStream,
     sync::{mpsc, oneshot},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{orders, service::Error};
 
@@ -29,8 +30,16 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the agent may take to answer a question, in seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Messages that wait to be written to one agent; who has more to say waits.
-const OUTGOING_MAX: usize = 64;
+/// Messages that wait to be written to one agent; who has more to say waits. A page of history may be as long as a frame,
+/// so that few are much.
+const OUTGOING_MAX: usize = 4;
+
+/// How long the agent may take to read a message; one that does not is disconnected, and learns the rest when it connects
+/// again.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the reconciler waits for room among [`OUTGOING_MAX`]. It serves other workspaces too.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Questions to one agent that wait for an answer; more are refused.
 const QUESTIONS_MAX: usize = 32;
@@ -52,6 +61,8 @@ struct Agent {
     /// Tells this connection from a later one of the same pod.
     connection: u64,
     outgoing: mpsc::Sender<ToAgent>,
+    /// Ends the connection: something was not said, which the next welcome says.
+    give_up: CancellationToken,
     questions: Mutex<HashMap<u64, oneshot::Sender<serde_json::Value>>>,
     next_question: AtomicU64,
 }
@@ -94,17 +105,20 @@ impl Agents {
         self.send(workspace, ToAgent::Cancel { task_id: task }).await
     }
 
-    /// Sends a message to the agent.
+    /// Sends a message to the agent. One that leaves no room for it is disconnected.
     pub(crate) async fn send(
         &self,
         workspace: WorkspaceId,
         message: ToAgent,
     ) -> Result<(), AgentUnreachable> {
         let agent = self.get(workspace).ok_or(AgentUnreachable)?;
-        timeout(ANSWER_TIMEOUT, agent.outgoing.send(message))
-            .await
-            .map_err(|_| AgentUnreachable)?
-            .map_err(|_| AgentUnreachable)
+        match timeout(SEND_TIMEOUT, agent.outgoing.send(message)).await {
+            Ok(sent) => sent.map_err(|_| AgentUnreachable),
+            Err(_) => {
+                agent.give_up.cancel();
+                Err(AgentUnreachable)
+            }
+        }
     }
 
     fn get(&self, workspace: WorkspaceId) -> Option<Arc<Agent>> {
@@ -137,8 +151,12 @@ pub(crate) async fn serve(
         connection.send(&ToAgent::Refused { reason }).await?;
         return Err(Error::BadHandshake);
     }
+    if [&info.name, &info.version].into_iter().any(|text| text.chars().count() > AGENT_INFO_CHARS_MAX) {
+        return Err(Error::BadHandshake);
+    }
     let (outgoing, mut messages) = mpsc::channel(OUTGOING_MAX);
     let agent = Arc::new(Agent {
+        give_up: CancellationToken::new(),
         pod,
         connection: CONNECTIONS.fetch_add(1, Ordering::Relaxed),
         outgoing,
@@ -160,13 +178,14 @@ pub(crate) async fn serve(
     let (mut reader, mut writer) = connection.split();
     let writing = async {
         while let Some(message) = messages.recv().await {
-            writer.send(&message).await?;
+            timeout(WRITE_TIMEOUT, writer.send(&message)).await.map_err(|_| Error::NotReading)??;
         }
         Ok::<(), Error>(())
     };
     tokio::select! {
         read = read(fleet, &agent, place, &mut reader, look_again) => read,
         written = writing => written,
+        () = agent.give_up.cancelled() => Err(Error::NotReading),
     }
 }
 
@@ -200,6 +219,9 @@ async fn read(
         let answer = match message {
             FromAgent::Hello { .. } => return Err(Error::BadHandshake),
             FromAgent::Append { request, session_id, events } => {
+                if events.len() > APPEND_EVENTS_MAX || !events.iter().all(fits_a_page) {
+                    return Err(Error::Oversized);
+                }
                 match fleet.append(place, session_id, events).await? {
                     Appended::Committed { sequences, turn_ended } => {
                         if turn_ended {
@@ -242,6 +264,25 @@ async fn read(
         }
     }
     Ok(())
+}
+
+/// Whether an event can be read again. It may be longer than what came: numbers are written out.
+fn fits_a_page(event: &SessionEvent) -> bool {
+    serde_json::to_writer(Length(0), event).is_ok()
+}
+
+/// Counts bytes, up to [`EVENT_BYTES_MAX`].
+struct Length(usize);
+
+impl std::io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.saturating_add(bytes.len());
+        if self.0 > EVENT_BYTES_MAX { Err(std::io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes.len()) }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 async fn reject(fleet: &Fleet, place: Place, task: TaskId, reason: RejectReason) -> Result<(), Error> {

@@ -6,7 +6,8 @@ use freehold_model::WorkspaceId;
 use freehold_pod_api::{AgentConfig, FileOrder, ModelBackend, PROTOCOL, SessionPosition, TaskOrder, ToAgent};
 
 pub(crate) fn welcome(workspace_id: WorkspaceId, ready: Ready) -> ToAgent {
-    let Ready { role, provider, environment, settings, session_id, last_sequence, task } = ready;
+    let Ready { role, provider, environment, settings, session_id, last_sequence, journal_after, task } =
+        ready;
     let config = AgentConfig {
         role: role.name,
         description: role.description,
@@ -26,16 +27,16 @@ pub(crate) fn welcome(workspace_id: WorkspaceId, ready: Ready) -> ToAgent {
         protocol: PROTOCOL,
         workspace_id,
         config: Box::new(config),
-        session: SessionPosition { session_id, last_sequence },
+        session: SessionPosition { session_id, last_sequence, journal_after },
         task: task.map(|order| Box::new(self::order(order))),
     }
 }
 
 pub(crate) fn order(order: Order) -> TaskOrder {
-    let Order { task, uploads, last_sequence, time_left_ms } = order;
+    let Order { task, uploads, last_sequence, journal_after, time_left_ms } = order;
     TaskOrder {
         task_id: task.id,
-        session: SessionPosition { session_id: task.session_id, last_sequence },
+        session: SessionPosition { session_id: task.session_id, last_sequence, journal_after },
         description: task.description,
         thinking_effort: task.overrides.thinking_effort,
         max_continuations: task.overrides.max_continuations,

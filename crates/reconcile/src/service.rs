@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     future::Future,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -12,13 +12,25 @@ use freehold_app::fleet::{Fleet, Look, Place};
 use freehold_driver::{Limits, OriginalDestination, PodDriver, PodObservation, PodSpec};
 use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId, workspace::Phase};
 use freehold_pod_api::{POD_ID_VARIABLE, ToAgent};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Action, Agents, Desired, Seen, agents, orders,
     plan::{Current, plan},
 };
+
+/// A connection that ends sooner is followed by a pause.
+const SHORT_CONNECTION: Duration = Duration::from_secs(1);
+
+/// The first such pause; it doubles up to [`CONNECTION_PAUSE_MAX`], so that an agent that connects for ever costs little.
+const CONNECTION_PAUSE_FIRST: Duration = Duration::from_millis(10);
+
+/// The longest pause between two connections of one pod.
+const CONNECTION_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The pause after a connection took the place of another one that waited.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why the reconciler could not do something now. It tries again by itself.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +50,12 @@ pub enum Error {
     /// An agent did not introduce itself properly.
     #[error("the agent did not introduce itself properly")]
     BadHandshake,
+    /// An agent does not read what it is told.
+    #[error("the agent does not read what it is told")]
+    NotReading,
+    /// An agent appended too much at once.
+    #[error("the agent appended too many events, or too long a one")]
+    Oversized,
     /// The connection was closed while an answer waited.
     #[error("the agent's connection was closed")]
     Disconnected,
@@ -431,22 +449,41 @@ impl Inner {
         Ok(())
     }
 
-    /// Serves the agent's connections, one at a time: a pod has one agent.
+    /// Serves the agent's connections, one at a time: a pod has one agent. Of those that wait, only the newest is kept.
     async fn accept_agents(self: &Arc<Self>, place: Place, pod: PodId, listener: tokio::net::UnixListener) {
-        let (connections, mut accepted) = mpsc::channel(1);
+        let (waiting, arrived) = (Mutex::new(None), Notify::new());
         let accepting = async {
-            while let Ok((stream, _)) = listener.accept().await {
-                if connections.send(stream).await.is_err() {
-                    break;
+            loop {
+                let replaced = match listener.accept().await {
+                    Ok((stream, _)) => {
+                        waiting.lock().unwrap_or_else(PoisonError::into_inner).replace(stream).is_some()
+                    }
+                    Err(_) => true,
+                };
+                arrived.notify_one();
+                if replaced {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         };
         let serving = async {
-            while let Some(stream) = accepted.recv().await {
+            let mut pause = CONNECTION_PAUSE_FIRST;
+            loop {
+                arrived.notified().await;
+                let Some(stream) = waiting.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+                    continue;
+                };
+                let began = Instant::now();
                 let look_again = || self.poke(place.workspace_id);
                 let served = agents::serve(&self.fleet, &self.agents, place, pod, stream, &look_again).await;
                 if let Err(error) = served {
                     tracing::info!(workspace.id = %place.workspace_id, pod.id = %pod, error = &error as &dyn std::error::Error, "the connection of the agent of {pod} ended");
+                }
+                if began.elapsed() < SHORT_CONNECTION {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(CONNECTION_PAUSE_MAX);
+                } else {
+                    pause = CONNECTION_PAUSE_FIRST;
                 }
             }
         };

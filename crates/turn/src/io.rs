@@ -100,7 +100,7 @@ pub enum FailureKind {
     Unavailable,
     /// The conversation is too long for the model: compacted, then tried again.
     TooLong,
-    /// The credential was rejected, or policy denied the way.
+    /// The credential was rejected, policy denied the way, or it leads nowhere.
     Misconfigured,
     /// The provider refused the request for good.
     Refused,

@@ -8,11 +8,12 @@ use std::{
 
 use freehold_model::{
     MessageId, Timestamp, TurnId,
+    checkpoint::{TurnRecord, TurnStatus},
     event::{Context, Message, Payload, StopReason, Usage},
 };
 
 use crate::{
-    Conversation, Outcome, TASK_HISTORY_MAX, ToolResult, TurnRecord, TurnStatus, conversation::calls,
+    Conversation, Outcome, TASK_HISTORY_MAX, ToolResult, conversation::calls, history::TURN_ERROR_CHARS_MAX,
 };
 
 /// The most input messages that wait for their turn; the oldest is forgotten beyond that.
@@ -46,6 +47,8 @@ pub(crate) struct Turn {
     pub(crate) call_ids: HashSet<String>,
     /// Those whose `tool.started` is journalled.
     pub(crate) started: HashSet<String>,
+    /// Attempts of the present model call that failed and were announced to be repeated.
+    pub(crate) retries: u32,
     /// Whether compaction was tried since the last answer, so that it is not tried for ever.
     pub(crate) compacted: bool,
 }
@@ -78,6 +81,11 @@ impl Journal {
             Payload::ReasonStarted { .. }
             | Payload::OutputMessageCompleted { .. }
             | Payload::ReasonCompleted { .. } => self.apply_reason(payload),
+            Payload::LlmRetrying { attempt, .. } => {
+                if let Some(turn) = &mut self.turn {
+                    turn.retries = *attempt;
+                }
+            }
             Payload::ToolStarted { tool_call } => {
                 if let Some(turn) = &mut self.turn {
                     turn.started.insert(tool_call.id.clone());
@@ -139,17 +147,25 @@ impl Journal {
             position: Position::Between,
             call_ids: HashSet::new(),
             started: HashSet::new(),
+            retries: 0,
             compacted: false,
         });
     }
 
     fn apply_reason(&mut self, payload: &Payload) {
-        let Some(turn) = &mut self.turn else { return };
+        let Some(turn) = &mut self.turn else {
+            // A journal that is read from a compaction's first message on: its turn comes with the checkpoint.
+            if let Payload::OutputMessageCompleted { message, usage, .. } = payload {
+                self.conversation.push(Arc::new(message.clone()), usage.as_ref());
+            }
+            return;
+        };
         match payload {
             Payload::ReasonStarted { iteration } => {
                 turn.iterations = *iteration;
                 turn.position = Position::Reasoning;
-                self.iterations += 1;
+                turn.retries = 0;
+                self.iterations = self.iterations.saturating_add(1);
                 if let Some(record) = self.history.back_mut() {
                     record.iterations = *iteration;
                 }
@@ -175,13 +191,19 @@ impl Journal {
     }
 
     fn apply_compaction(&mut self, payload: &Payload) {
+        if let Payload::ContextCompacted { checkpoint: Some(checkpoint), .. } = payload {
+            self.restore(checkpoint);
+        }
         let Some(turn) = &mut self.turn else { return };
         match payload {
-            Payload::ContextCompacting { .. } => turn.position = Position::Compacting,
+            Payload::ContextCompacting { .. } => {
+                turn.position = Position::Compacting;
+                turn.retries = 0;
+            }
             Payload::ContextCompacted { summary, first_kept_message_id, usage, .. } => {
                 turn.position = Position::Between;
                 turn.compacted = true;
-                self.compactions += 1;
+                self.compactions = self.compactions.saturating_add(1);
                 self.conversation.compact(summary, *first_kept_message_id);
                 self.add_usage(usage.as_ref());
             }
@@ -210,7 +232,7 @@ impl Journal {
         if let Some(record) = self.history.iter_mut().rev().find(|record| record.task_id == id.into()) {
             record.status = status;
             record.ended_at = Some(ts);
-            record.error = error.map(str::to_owned);
+            record.error = error.map(|error| error.chars().take(TURN_ERROR_CHARS_MAX).collect());
         }
     }
 }

@@ -32,7 +32,8 @@ mod settings;
 mod state;
 
 pub use conversation::{Conversation, Item, ToolResult};
-pub use history::{TASK_HISTORY_MAX, TurnRecord, TurnStatus};
+pub use freehold_model::checkpoint::{TurnRecord, TurnStatus};
+pub use history::TASK_HISTORY_MAX;
 pub use io::{
     Answer, Begin, Effect, Failure, FailureKind, Input, ModelRequest, Outcome, RequestKind, Resume,
     ToolOutcome,

@@ -264,7 +264,7 @@ impl State {
 
     fn next_iteration(&mut self, out: &mut Out) {
         let Some(turn) = &self.journal.turn else { return };
-        let iteration = turn.iterations + 1;
+        let iteration = turn.iterations.saturating_add(1);
         if self.cancel {
             self.stop_turn(out, Stop::Cancelled);
         } else if iteration > self.settings.iterations_max {
@@ -364,10 +364,12 @@ impl State {
 
     /// A call whose announcement is durable already, after a restart.
     fn announced_call(&mut self, out: &mut Out, purpose: Purpose) {
+        // Attempts are counted on, so that an agent that dies again and again does not ask for ever.
+        let attempt = self.journal.turn.as_ref().map_or(1, |turn| turn.retries.saturating_add(1));
         if out.payloads.is_empty() {
-            self.call(out, Call { purpose, attempt: 1 });
+            self.call(out, Call { purpose, attempt });
         } else {
-            self.journal_then(out, Then::Call(Call { purpose, attempt: 1 }));
+            self.journal_then(out, Then::Call(Call { purpose, attempt }));
         }
     }
 
@@ -389,6 +391,7 @@ impl State {
                     messages_before: count(self.journal.conversation.message_count()),
                     messages_after: count(kept + 1),
                     usage: answer.usage,
+                    checkpoint: self.journal.checkpoint(),
                 };
                 self.emit(out, payload);
                 self.advance(out);
@@ -416,6 +419,15 @@ impl State {
         match (call.purpose, retry) {
             (_, Some(_)) if self.cancel => self.stop_turn(out, Stop::Cancelled),
             (_, Some(delay)) => {
+                let payload = Payload::LlmRetrying {
+                    attempt: call.attempt,
+                    error: clean(failure.message.clone()),
+                    error_code: failure.kind.error_code(),
+                    wait_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+                };
+                self.emit(out, payload);
+                // Nothing depends on its being durable: the wait begins at once.
+                self.flush(out);
                 out.effects.push(Effect::Wait { delay });
                 self.activity = Activity::Waiting(call);
             }

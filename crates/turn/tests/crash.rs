@@ -5,9 +5,10 @@ mod support;
 
 use std::{collections::HashMap, time::Duration};
 
-use freehold_model::event::{ContentPart, MessageRole, Payload, ToolCall, ToolStatus};
+use freehold_model::event::{ContentPart, MessageRole, Payload, SessionEvent, ToolCall, ToolStatus};
 use freehold_turn::{
-    Effect, Failure, FailureKind, Input, Item, ModelRequest, RequestKind, Resume, Settings, ToolOutcome,
+    Effect, Failure, FailureKind, Input, Item, MODEL_ATTEMPTS_MAX, ModelRequest, RequestKind, Resume,
+    Settings, ToolOutcome,
 };
 use proptest::prelude::*;
 use support::{World, answer, begin, settings};
@@ -121,7 +122,7 @@ fn payloads(world: &World) -> impl DoubleEndedIterator<Item = &Payload> {
 
 /// Whether the journal announced this model call and nothing else since.
 fn is_announced(world: &World, kind: RequestKind) -> bool {
-    let last = payloads(world).next_back();
+    let last = payloads(world).rfind(|payload| !matches!(payload, Payload::LlmRetrying { .. }));
     match kind {
         RequestKind::Reason => matches!(last, Some(Payload::ReasonStarted { .. })),
         RequestKind::Compact => matches!(last, Some(Payload::ContextCompacting { .. })),
@@ -150,6 +151,7 @@ fn drive(mut world: World, script: &Script, first: Input, mut replies: usize) ->
             Effect::CallModel(request) => {
                 check_request(&request);
                 assert!(world.pending.is_empty() && is_announced(&world, request.kind));
+                assert!(request.attempt <= MODEL_ATTEMPTS_MAX);
                 replies += 1;
                 world.step(script.reply(replies - 1))
             }
@@ -172,6 +174,24 @@ fn drive(mut world: World, script: &Script, first: Input, mut replies: usize) ->
         effects.extend(more);
     }
     Run { world, tools, finished }
+}
+
+/// How many events come before the first message that the last compaction kept.
+fn journal_after(journal: &[SessionEvent]) -> Option<usize> {
+    let compacted = journal.iter().enumerate().rev().find_map(|(index, event)| match &event.payload {
+        Payload::ContextCompacted { first_kept_message_id, checkpoint: Some(_), .. } => {
+            Some((index, *first_kept_message_id))
+        }
+        _ => None,
+    });
+    let (index, first_kept) = compacted?;
+    let Some(first_kept) = first_kept else { return Some(index) };
+    journal.iter().position(|event| match &event.payload {
+        Payload::InputMessage { message } | Payload::OutputMessageCompleted { message, .. } => {
+            message.id == first_kept
+        }
+        _ => false,
+    })
 }
 
 fn check_journal(world: &World) {
@@ -233,5 +253,23 @@ proptest! {
         prop_assert_eq!(folded.state.conversation(), whole.world.state.conversation());
         prop_assert!(folded.state.history().eq(whole.world.state.history()));
         prop_assert_eq!(folded.state.iterations(), whole.world.state.iterations());
+    }
+
+    #[test]
+    fn a_journal_read_from_its_last_compaction_is_the_journal(script in scripts()) {
+        let whole = drive(World::default(), &script, begin("do it", script.settings()), 0).world;
+        for cut in 0..=whole.journal.len() {
+            let Some(after) = journal_after(&whole.journal[..cut]) else { continue };
+            let (folded, tail) = (whole.restarted(cut), whole.restarted_after(after, cut));
+            prop_assert_eq!(tail.state.conversation(), folded.state.conversation(), "{}..{}", after, cut);
+            prop_assert!(tail.state.history().eq(folded.state.history()));
+            prop_assert_eq!(tail.state.iterations(), folded.state.iterations());
+            prop_assert_eq!(tail.state.compactions(), folded.state.compactions());
+            prop_assert_eq!(tail.state.context(), folded.state.context());
+            prop_assert_eq!(tail.state.open_task(), folded.state.open_task());
+            let resume = || Input::Resume(Resume { settings: script.settings(), cancel_requested: false });
+            prop_assert_eq!(Clone::clone(&tail.state).step(whole.now(), resume()),
+                Clone::clone(&folded.state).step(whole.now(), resume()));
+        }
     }
 }

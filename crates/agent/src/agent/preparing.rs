@@ -78,7 +78,7 @@ impl Agent {
             let wanted = self.preparing.position().or(self.position.filter(|_| !self.views.is_empty()));
             let Some(wanted) = wanted else { return };
             if self.session.as_ref().is_none_or(|session| session.id != wanted.session_id) {
-                self.session = Some(Session::new(wanted.session_id));
+                self.session = Some(Session::new(wanted.session_id, wanted.journal_after));
             }
             let read_to = self.session.as_ref().map_or(0, Session::read_to);
             if read_to < wanted.last_sequence {

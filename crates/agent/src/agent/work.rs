@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use freehold_model::{
-    EventId, MessageId,
+    EventId, MessageId, Timestamp,
     event::{SessionEvent, ToolCall},
 };
 use freehold_pod_api::{AgentConfig, TaskOrder};
@@ -64,12 +64,14 @@ impl Agent {
     /// One step of the turn and its effects.
     pub(super) async fn step(&mut self, input: Input) {
         let Some(session) = &mut self.session else { return };
-        for effect in session.state.step(now(), input) {
-            self.perform(effect).await;
+        // One time for the step and its events: what is folded later is what was applied now.
+        let ts = now();
+        for effect in session.state.step(ts, input) {
+            self.perform(effect, ts).await;
         }
     }
 
-    async fn perform(&mut self, effect: Effect) {
+    async fn perform(&mut self, effect: Effect, ts: Timestamp) {
         match effect {
             Effect::Append { batch, payloads } => {
                 let request = self.request();
@@ -79,7 +81,7 @@ impl Agent {
                     id: EventId::from_uuid(Uuid::now_v7()),
                     session_id,
                     sequence: None,
-                    ts: now(),
+                    ts,
                     context: session.state.context().clone(),
                     payload,
                 };

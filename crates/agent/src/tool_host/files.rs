@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::OFlags;
 use serde::Deserialize;
 
 use super::{Outcome, work_folder};
@@ -23,6 +24,9 @@ const SCAN_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const PROBE_BYTES: usize = 8 * 1024;
 /// The largest file that is edited, in bytes.
 const EDIT_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// Folders of an uploaded file that are put right: its task's, and that of all.
+const UPLOAD_FOLDERS: usize = 2;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -170,7 +174,7 @@ fn read_whole(path: &Path) -> io::Result<String> {
 
 /// Opens without waiting for the other end of a FIFO or a device.
 fn open_regular(path: &Path) -> io::Result<File> {
-    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
     let kind = file.metadata()?.file_type();
     if kind.is_dir() {
@@ -214,13 +218,39 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 
 /// Puts a piece of a file that comes with a task; the first piece makes it anew.
 pub(super) fn put(path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
+    let folders: Vec<&Path> = path.ancestors().skip(1).take(UPLOAD_FOLDERS).collect();
+    for folder in folders.into_iter().rev() {
+        real_folder(folder)?;
     }
-    let mut file = OpenOptions::new().write(true).create(true).truncate(offset == 0).open(path)?;
+    let mut options = OpenOptions::new();
+    // What an earlier task left in this place, a link or a pipe for instance, is replaced and never opened.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    options.write(true).custom_flags(flags.bits().cast_signed());
+    if offset == 0 {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        options.create_new(true);
+    }
+    let mut file = options.open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file any more"));
+    }
     file.set_len(offset)?;
     file.seek(SeekFrom::Start(offset))?;
     file.write_all(bytes)
+}
+
+/// Makes a folder, in the place of whatever else has its name.
+fn real_folder(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(there) if there.is_dir() => return Ok(()),
+        Ok(_) => fs::remove_file(path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    fs::create_dir_all(path)
 }
 
 fn failed(verb: &str, path: &Path, error: &io::Error) -> Outcome {

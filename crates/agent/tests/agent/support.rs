@@ -42,6 +42,9 @@ pub struct Inner {
     pub welcomes: usize,
     pub repeated: usize,
     pub refuse_appends: bool,
+    pub journal_after: u64,
+    /// After which sequence each page that was read began.
+    pub pages: Vec<u64>,
     /// Break the connection after each append that is new, before it is answered.
     pub lose_answers: bool,
 }
@@ -64,7 +67,11 @@ impl Shared {
     }
 
     fn position(&self, inner: &Inner) -> SessionPosition {
-        SessionPosition { session_id: self.session_id, last_sequence: inner.events.len() as u64 }
+        SessionPosition {
+            session_id: self.session_id,
+            last_sequence: inner.events.len() as u64,
+            journal_after: inner.journal_after,
+        }
     }
 
     fn answer(&self, message: FromAgent) -> Option<ToAgent> {
@@ -86,6 +93,7 @@ impl Shared {
                 Some(ToAgent::Appended { request, sequences })
             }
             FromAgent::History { request, after_sequence, .. } => {
+                inner.pages.push(after_sequence);
                 let after = usize::try_from(after_sequence).expect("small");
                 let events: Vec<_> = inner.events.iter().skip(after).take(PAGE).cloned().collect();
                 let more = after + events.len() < inner.events.len();
@@ -124,6 +132,15 @@ fn append(inner: &mut Inner, mut event: SessionEvent) -> u64 {
         Payload::TurnCompleted { .. } | Payload::TurnFailed { .. } | Payload::TurnCancelled { .. }
     ) {
         inner.task = None;
+    }
+    if let Payload::ContextCompacted { first_kept_message_id, checkpoint: Some(_), .. } = &event.payload {
+        let kept = inner.events.iter().position(|event| match &event.payload {
+            Payload::InputMessage { message } | Payload::OutputMessageCompleted { message, .. } => {
+                Some(message.id) == *first_kept_message_id
+            }
+            _ => false,
+        });
+        inner.journal_after = kept.unwrap_or(inner.events.len()) as u64;
     }
     inner.events.push(event);
     sequence

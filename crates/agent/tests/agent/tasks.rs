@@ -2,7 +2,7 @@
 
 use crate::support::{Pod, bash, one_answer, tool, until_gone};
 use freehold_model::{
-    UploadId,
+    TaskId, UploadId,
     event::{Payload, ToolStatus},
 };
 use freehold_pod_api::{FileOrder, ToAgent};
@@ -165,6 +165,58 @@ async fn an_agent_started_anew_reads_the_journal_for_the_view() {
 }
 
 #[tokio::test]
+async fn an_agent_started_anew_reads_the_journal_from_the_last_compaction() {
+    let long = "x".repeat(6000);
+    let answer = json!({"steps": [bash(&format!("echo {long}"))]});
+    let mut pod = Pod::start(&json!({
+        "rules": [
+            {"when": {"user": "*record of your work*"}, "answers": [{"steps": [{"text": "a summary"}]}], "repeat": true},
+            {"when": {"user": "work"}, "answers": [answer, answer, answer, {"steps": [{"text": "done"}]}]},
+        ],
+        "default": {"steps": [{"text": "hello"}]},
+    }))
+    .await;
+    pod.until_welcome(1).await;
+    for turn in 1..=4 {
+        pod.deliver(|order| order.description = "before".into());
+        pod.until_idle(turn).await;
+    }
+    pod.deliver(|order| {
+        order.description = "work".into();
+        order.max_context_tokens = Some(4000);
+    });
+    pod.until_idle(5).await;
+    assert!(pod.types().contains(&"context.compacted"), "{:?}", pod.types());
+    let look = async |pod: &Pod, count: usize| {
+        pod.say(ToAgent::SessionView { request: count as u64 });
+        pod.until("a view", |inner| inner.views.len() == count).await;
+        let view = pod.shared.inner().views[count - 1].clone();
+        let iterations = &view["iterations"];
+        json!([
+            view["task_history"],
+            iterations["session"],
+            iterations["task"],
+            view["context_window"]["compactions"]
+        ])
+    };
+    let before = look(&pod, 1).await;
+    pod.kill_agent();
+    let after = {
+        let mut inner = pod.shared.inner();
+        inner.pages.clear();
+        inner.journal_after
+    };
+    assert!(after > 20, "the journal is compacted behind the first turns: {after}");
+    pod.start_agent();
+    pod.until_welcome(2).await;
+    assert_eq!(look(&pod, 2).await, before);
+    assert!(pod.shared.inner().pages.iter().all(|from| *from >= after), "{:?}", pod.shared.inner().pages);
+    pod.deliver(|order| order.description = "after".into());
+    pod.until_idle(6).await;
+    assert_eq!(pod.last("turn.completed")["iterations"], 1);
+}
+
+#[tokio::test]
 async fn a_task_survives_the_control_plane_being_away() {
     let command = "touch running; while [ ! -e go ]; do sleep 0.01; done; echo went; echo > finished";
     let mut pod = Pod::start(&one_answer(&[bash(command)])).await;
@@ -263,6 +315,43 @@ async fn files_are_in_place_before_the_turn_begins() {
     });
     pod.until_idle(1).await;
     assert_eq!(pod.results(), [(ToolStatus::Success, "some words that need more than a piece".to_owned())]);
+}
+
+#[tokio::test]
+async fn what_a_tool_planted_where_files_come_is_replaced_and_not_followed() {
+    let pod = Pod::start(&one_answer(&[bash("cat data/uploads/*/*")])).await;
+    let (link, pipe) = (UploadId::from_uuid(Uuid::now_v7()), UploadId::from_uuid(Uuid::now_v7()));
+    pod.shared
+        .inner()
+        .files
+        .extend([(link, b"through the link".to_vec()), (pipe, b", and the pipe".to_vec())]);
+    pod.until_welcome(1).await;
+    let (victim, elsewhere) = (pod.path("victim"), pod.path("elsewhere"));
+    std::fs::write(&victim, "precious").unwrap();
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::create_dir(pod.path("data")).unwrap();
+    let task_id = TaskId::from_uuid(Uuid::now_v7());
+    let folder = pod.path("data/uploads").join(task_id.to_string());
+    std::fs::create_dir_all(&folder).unwrap();
+    std::os::unix::fs::symlink(&victim, folder.join("a")).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(folder.join("b")).status().unwrap();
+    assert!(made.success());
+    pod.deliver(|order| {
+        order.task_id = task_id;
+        order.files = vec![
+            FileOrder { upload_id: link, name: "a".into(), size: 16 },
+            FileOrder { upload_id: pipe, name: "b".into(), size: 14 },
+        ];
+    });
+    pod.until_idle(1).await;
+    assert_eq!(pod.results(), [(ToolStatus::Success, "through the link, and the pipe".to_owned())]);
+    assert_eq!(std::fs::read_to_string(victim).unwrap(), "precious");
+    std::fs::rename(pod.path("data/uploads"), pod.path("old")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, pod.path("data/uploads")).unwrap();
+    pod.deliver(|order| order.files = vec![FileOrder { upload_id: link, name: "a".into(), size: 16 }]);
+    pod.until_idle(2).await;
+    assert_eq!(pod.results().last().unwrap().1, "through the link");
+    assert_eq!(std::fs::read_dir(elsewhere).unwrap().count(), 0);
 }
 
 #[tokio::test]

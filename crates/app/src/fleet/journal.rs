@@ -1,15 +1,15 @@
 //! The journal: what agents append, and what follows from it for tasks and workspaces, in one transaction.
 
 use freehold_model::{
-    SessionId, TaskId,
+    MessageId, SessionId, TaskId,
     audit::Actor,
     event::{Payload, SessionEvent},
     task::{self, Task},
     workspace::{self, Workspace},
 };
-use freehold_store::OrgTx;
+use freehold_store::{CommittedEvent, Error as StoreError, OrgTx};
 
-use super::{Fleet, Place, activity};
+use super::{Fleet, HISTORY_STEP, Place, activity};
 use crate::{
     Error,
     audit::{Cause, workspace_row},
@@ -17,6 +17,13 @@ use crate::{
     task::advance_untold,
     workspace::transition,
 };
+
+/// How far back the first message that a compaction kept is looked for, in events; where it is not found, an agent that
+/// starts anew reads from where it did before.
+const KEPT_EVENTS_MAX: u64 = 4096;
+
+/// The most characters of the reason for which a task ended.
+const REASON_CHARS_MAX: usize = 4000;
 
 /// What became of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,10 +47,10 @@ impl Fleet {
         &self,
         place: Place,
         session: SessionId,
-        events: Vec<SessionEvent>,
+        mut events: Vec<SessionEvent>,
     ) -> Result<Appended, Error> {
-        let refused =
-            self.store.write(place.organization_id, move |rows| append(rows, place, session, &events)).await;
+        let append = move |rows: &mut OrgTx<'_>| append(rows, place, session, &mut events);
+        let refused = self.store.write(place.organization_id, append).await;
         match refused {
             Ok(appended) => Ok(appended),
             Err(Refused::Answer(answer)) => Ok(answer),
@@ -68,7 +75,7 @@ fn append(
     rows: &mut OrgTx<'_>,
     place: Place,
     session_id: SessionId,
-    events: &[SessionEvent],
+    events: &mut [SessionEvent],
 ) -> Result<Appended, Refused> {
     let session = rows.session_view(session_id)?;
     let workspace = rows.workspace_view(place.workspace_id)?;
@@ -79,10 +86,15 @@ fn append(
     if foreign || session.workspace_id != workspace.id {
         return Err(Refused::Answer(Appended::UnknownSession));
     }
+    // A pod's clock is what its agent says it is: nothing happened before its session or after now.
+    let now = now();
+    events.iter_mut().for_each(|event| event.ts = event.ts.min(now).max(session.created_at));
+    let events = &*events;
     let committed = rows.session_events_append(session_id, events)?;
     if session.finished_at.is_some() && committed.iter().any(|event| event.is_new) {
         return Err(Refused::Answer(Appended::UnknownSession));
     }
+    remember_compaction(rows, session_id, events, &committed)?;
     let cause = Cause::workspace(&workspace, Actor::Agent);
     let mut turn_ended = false;
     for (event, committed) in events.iter().zip(&committed) {
@@ -90,15 +102,11 @@ fn append(
             turn_ended |= ends_turn(&event.payload);
             continue;
         }
-        let task = match event.context.turn_id.map(TaskId::from) {
-            None => None,
-            Some(task) => rows.task_view(task)?,
-        };
-        if let Some(mut task) = task {
+        if let Some(mut task) = task_of(rows, event)? {
             if task.workspace_id != workspace.id || task.session_id != session_id {
                 return Err(Refused::Answer(Appended::UnknownSession));
             }
-            if task.phase.is_terminal() && !matches!(event.payload, Payload::SessionIdled { .. }) {
+            if !is_timely(&task, &event.payload) {
                 return Err(Refused::Answer(Appended::TurnEnded));
             }
             apply(rows, &mut task, &mut workspace, event)?;
@@ -106,11 +114,102 @@ fn append(
         if let Some((event_type, detail)) = activity::of_event(event) {
             let mut row = workspace_row(rows, &workspace, &cause, event_type, Some(detail), event.ts)?;
             row.task_id = event.context.turn_id.map(TaskId::from);
-            rows.audit_append(&row)?;
+            rows.audit_add(&row)?;
         }
         turn_ended |= ends_turn(&event.payload);
     }
     Ok(Appended::Committed { sequences: committed.iter().map(|event| event.sequence).collect(), turn_ended })
+}
+
+/// The task that an event belongs to. Only what comes between turns belongs to none.
+fn task_of(rows: &mut OrgTx<'_>, event: &SessionEvent) -> Result<Option<Task>, Refused> {
+    let turn = event.context.turn_id;
+    let is_between = matches!(event.payload, Payload::SessionStarted { .. } | Payload::InputMessage { .. });
+    if event.payload.turn().is_some_and(|said| turn != Some(said)) || (turn.is_none() && !is_between) {
+        return Err(Refused::Answer(Appended::TurnEnded));
+    }
+    let Some(turn) = turn else { return Ok(None) };
+    // A turn without a task is somebody else's, or was never begun.
+    rows.task_view(TaskId::from(turn))?.ok_or(Refused::Answer(Appended::TurnEnded)).map(Some)
+}
+
+/// Whether an event may come now: what a turn says comes between its beginning and its end, and a task that was not
+/// handed over does not begin.
+const fn is_timely(task: &Task, payload: &Payload) -> bool {
+    match task.phase {
+        task::Phase::Submitted => false,
+        task::Phase::Delivered => {
+            matches!(payload, Payload::InputMessage { .. } | Payload::TurnStarted { .. })
+        }
+        task::Phase::Running | task::Phase::Compacting => true,
+        task::Phase::Completed
+        | task::Phase::Failed
+        | task::Phase::Cancelled
+        | task::Phase::DeliveryFailed => matches!(payload, Payload::SessionIdled { .. }),
+    }
+}
+
+/// What people are told of a task's end, as the rows can hold it.
+fn told(text: &str) -> String {
+    text.chars()
+        .take(REASON_CHARS_MAX)
+        .map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
+}
+
+/// After which sequence an agent that starts anew reads.
+pub(super) fn journal_after(rows: &mut OrgTx<'_>, session: SessionId) -> Result<u64, StoreError> {
+    Ok(rows.session_view(session)?.map_or(0, |session| session.summary.journal_after))
+}
+
+/// Notes where an agent that starts anew begins to read, when the journal was compacted.
+fn remember_compaction(
+    rows: &mut OrgTx<'_>,
+    session: SessionId,
+    events: &[SessionEvent],
+    committed: &[CommittedEvent],
+) -> Result<(), StoreError> {
+    let compacted = events.iter().zip(committed).rev().find_map(|(event, committed)| match &event.payload {
+        Payload::ContextCompacted { first_kept_message_id, checkpoint: Some(_), .. } if committed.is_new => {
+            Some((*first_kept_message_id, committed.sequence))
+        }
+        _ => None,
+    });
+    let Some((first_kept, sequence)) = compacted else { return Ok(()) };
+    let after = match first_kept {
+        None => Some(sequence - 1),
+        Some(message) => before_message(rows, session, message, sequence)?,
+    };
+    let (Some(after), Some(mut session)) = (after, rows.session_view(session)?) else { return Ok(()) };
+    session.summary.journal_after = after;
+    rows.session_update(&session)
+}
+
+/// The sequence before the event that holds a message, looked for backwards.
+fn before_message(
+    rows: &mut OrgTx<'_>,
+    session: SessionId,
+    message: MessageId,
+    before: u64,
+) -> Result<Option<u64>, StoreError> {
+    let holds = |event: &SessionEvent| match &event.payload {
+        Payload::InputMessage { message: held } | Payload::OutputMessageCompleted { message: held, .. } => {
+            held.id == message
+        }
+        _ => false,
+    };
+    let first = before.saturating_sub(KEPT_EVENTS_MAX);
+    let mut end = before - 1;
+    while end > first {
+        let after = end.saturating_sub(u64::from(HISTORY_STEP)).max(first);
+        let some = rows.session_events_after(session, after, HISTORY_STEP)?;
+        let found = some.iter().rev().filter(|event| event.sequence <= Some(end)).find(|event| holds(event));
+        if let Some(found) = found {
+            return Ok(found.sequence.map(|sequence| sequence - 1));
+        }
+        end = after;
+    }
+    Ok(None)
 }
 
 const fn ends_turn(payload: &Payload) -> bool {
@@ -134,14 +233,15 @@ fn apply(
             (task::Event::CompactionEnded, None)
         }
         Payload::TurnCompleted { .. } => (task::Event::Completed, None),
-        Payload::TurnFailed { error, .. } => (task::Event::Failed, Some(error.clone())),
-        Payload::TurnCancelled { reason, .. } => (task::Event::Cancelled, Some(reason.clone())),
+        Payload::TurnFailed { error, .. } => (task::Event::Failed, Some(told(error))),
+        Payload::TurnCancelled { reason, .. } => (task::Event::Cancelled, Some(told(reason))),
         Payload::SessionStarted { .. }
         | Payload::InputMessage { .. }
         | Payload::SessionActivated { .. }
         | Payload::ReasonStarted { .. }
         | Payload::OutputMessageCompleted { .. }
         | Payload::ReasonCompleted { .. }
+        | Payload::LlmRetrying { .. }
         | Payload::ToolStarted { .. }
         | Payload::ToolCompleted { .. }
         | Payload::SessionIdled { .. } => return Ok(()),

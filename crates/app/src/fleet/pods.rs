@@ -48,6 +48,7 @@ impl Fleet {
                 let Look { workspace, role, provider, current_task, .. } =
                     super::look(rows, workspace, settings)?;
                 let last_sequence = rows.session_last_sequence(workspace.session_id)?;
+                let journal_after = super::journal::journal_after(rows, workspace.session_id)?;
                 let task = match current_task {
                     None => None,
                     Some(task) => Some(super::tasks::order(rows, task, &role, settings)?),
@@ -59,7 +60,16 @@ impl Fleet {
                     ..settings
                 };
                 let session_id = workspace.session_id;
-                Ok(Some(Ready { role, provider, environment, settings, session_id, last_sequence, task }))
+                Ok(Some(Ready {
+                    role,
+                    provider,
+                    environment,
+                    settings,
+                    session_id,
+                    last_sequence,
+                    journal_after,
+                    task,
+                }))
             })
             .await
     }

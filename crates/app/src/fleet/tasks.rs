@@ -115,7 +115,7 @@ fn begin_session(
     if let Some((event_type, detail)) = activity::of_event(&event) {
         let mut row = workspace_row(rows, workspace, cause, event_type, Some(detail), event.ts)?;
         row.task_id = Some(task.id);
-        rows.audit_append(&row)?;
+        rows.audit_add(&row)?;
     }
     rows.session_events_append(task.session_id, &[event])?;
     Ok(())
@@ -130,10 +130,11 @@ pub(super) fn order(
 ) -> Result<Order, StoreError> {
     let uploads = rows.upload_list(task.id)?;
     let last_sequence = rows.session_last_sequence(task.session_id)?;
+    let journal_after = super::journal::journal_after(rows, task.session_id)?;
     let seconds = role.task_timeout_seconds.unwrap_or(settings.task_timeout_seconds);
     let ran_ms = task
         .started_at
         .map_or(0, |start| u64::try_from(now().as_millisecond() - start.as_millisecond()).unwrap_or(0));
     let time_left_ms = (u64::from(seconds) * 1000).saturating_sub(ran_ms);
-    Ok(Order { task, uploads, last_sequence, time_left_ms })
+    Ok(Order { task, uploads, last_sequence, journal_after, time_left_ms })
 }

@@ -25,6 +25,14 @@ fn plain(rows: &[AuditEvent], detail: Detail) -> String {
 }
 
 #[test]
+fn a_retry_says_why_and_when_the_next_attempt_is() {
+    let error = "the provider is not available: Overloaded";
+    let detail = json!({"attempt": 2, "error": error, "code": "provider_unavailable", "wait_ms": 1500});
+    let shown = plain(&[row(0, "iteration_retrying", &json!({"detail": detail}))], Detail::SHORT);
+    assert!(shown.contains("attempt 2, the next one in 1.5") && shown.contains(error), "{shown}");
+}
+
+#[test]
 fn a_recorded_task_reads_as_numbered_steps_with_calls_requests_and_times() {
     let rows = [
         row(0, "task_submitted", &json!({"detail": {}})),

@@ -31,6 +31,8 @@ use crate::{
     sys,
 };
 
+/// Added to a command's score in the choice of whom to end for want of memory, in thousandths of all memory.
+const OOM_SCORE_OF_COMMANDS: &str = "300";
 /// Rounds of killing what a command left, after which the rest is left to the pod's first process.
 const KILL_ROUNDS_MAX: usize = 1000;
 /// Descriptor of the socket to the driver, in the supervisor.
@@ -86,7 +88,7 @@ fn entrance(plan: &Plan, handles: &Handles, sandbox: &Sandbox, command: &Command
     place(&command.stdout, 1)?;
     place(&command.stderr, 2)?;
     place(&command.control, CONTROL_FD)?;
-    sys::close_from(CONTROL_FD.cast_unsigned() + 1).map_err(Failure::at("close descriptors"))?;
+    sys::close_range(CONTROL_FD.cast_unsigned() + 1, u32::MAX).map_err(Failure::at("close descriptors"))?;
     privileges::become_tool(plan.make.users)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|e| Failure::at("hide from the pod")(e.into()))?;
@@ -132,6 +134,7 @@ fn supervise(plan: &Plan, command: &Command) -> ! {
         Err(failure) => tell(ExecEvent::Broken(failure.errno)),
         Ok(Err(errno)) => tell(ExecEvent::Failed(errno)),
         Ok(Ok((child, signals))) => {
+            prefer_to_kill(child);
             tell(ExecEvent::Started);
             // Whoever reads the output shall see its end when the command closed it.
             // SAFETY: nothing here uses the three descriptors after this.
@@ -143,6 +146,12 @@ fn supervise(plan: &Plan, command: &Command) -> ! {
         }
     }
     sys::exit(0)
+}
+
+/// When memory runs out, the kernel shall end commands before their supervisors, which tell how they ended.
+fn prefer_to_kill(command: Pid) {
+    let path = format!("/proc/{}/oom_score_adj", command.as_raw_nonzero());
+    let _ended = std::fs::write(path, OOM_SCORE_OF_COMMANDS);
 }
 
 /// The command's process: becomes the program. Returns the error number when it cannot.

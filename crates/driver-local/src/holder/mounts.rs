@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags},
+    fs::{CWD, Mode},
     io::Errno,
     mount::{
         MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
@@ -19,6 +19,7 @@ use rustix::{
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
+use super::proc;
 use crate::{
     plan::{Failure, Plan, Users, dir},
     sys,
@@ -69,10 +70,14 @@ fn copy(path: &Path) -> Result<OwnedFd, Failure> {
         .map_err(|e| Failure::at(format!("copy the mount of {}", path.display()))(e.into()))
 }
 
+/// What is mounted from now on is mounted here alone.
+pub fn leave_the_hosts() -> Result<(), Failure> {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    step("leave the host's mounts", mount_change("/", private))
+}
+
 /// Puts the root together and moves into it.
 pub fn build(plan: &Plan, trees: Option<Trees>) -> Result<(), Failure> {
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    step("leave the host's mounts", mount_change("/", private))?;
     // Still the host's user: the driver's directory is open to nobody else.
     let trees = match trees {
         Some(trees) => trees,
@@ -117,21 +122,6 @@ fn become_root(users: Users) -> Result<(), Failure> {
     step("become root", set_thread_res_uid(uid, uid, uid))
 }
 
-/// Mounts a new `/proc` for the process namespace that the caller is the first process of, below the current directory.
-pub fn proc_at(place: &str) -> Result<(), Failure> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    match mount("proc", place, "proc", flags, Some(c"hidepid=invisible")) {
-        Err(Errno::INVAL) => step("mount /proc", mount("proc", place, "proc", flags, None)),
-        other => step("mount /proc", other),
-    }
-}
-
-/// A handle of `/proc`, by which the holder sees the pod's processes.
-pub fn open_proc() -> Result<OwnedFd, Failure> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open("/proc", flags, Mode::empty()).map_err(|e| Failure::at("open /proc")(e.into()))
-}
-
 fn own_file_systems(plan: &Plan) -> Result<(), Failure> {
     for name in DEVICES {
         step("mount a device", mount_bind(format!("/dev/{name}"), format!("dev/{name}")))?;
@@ -143,10 +133,7 @@ fn own_file_systems(plan: &Plan) -> Result<(), Failure> {
     )?;
     tmpfs("tmp", &format!("mode=1777,size={}", plan.limits.tmp_bytes))?;
     tmpfs("dev/shm", &format!("mode=1777,size={}", plan.limits.tmp_bytes))?;
-    proc_at("proc")?;
-    // A second wall beside the system call filter: no user namespace in here. Not every kernel has the switch.
-    let _absent = std::fs::write("proc/sys/user/max_user_namespaces", "0");
-    Ok(())
+    proc::mount_at("proc", Some(&plan.limits))
 }
 
 fn overlay(name: &str, layers: std::ops::Range<usize>, target: &str) -> Result<(), Failure> {

@@ -1,84 +1,80 @@
 //! Stands in for limits that the kernel does not enforce for this user: sums up memory and disk use now and then, and
 //! kills tools that go too far. Best effort, and reported as such.
+//!
+//! Memory is what processes have to themselves, what they share with each other, files in memory that have no name, and what
+//! the pod's file systems in memory hold. Pages of a shared mapping that no process maps any more, and files in memory on
+//! their way through a socket, are not seen.
+
+mod disk;
 
 use std::{
     collections::BTreeSet,
-    os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
+    ffi::{CStr, CString},
+    os::fd::OwnedFd,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, RawDir, fstat, ftruncate, openat, statat, statvfs},
-    io::Errno,
+    fs::{
+        AtFlags, FileType, MemfdFlags, Mode, OFlags, RawDir, Stat, fstat, fstatvfs, ftruncate, memfd_create,
+        openat, statat,
+    },
     process::{Signal, pidfd_send_signal},
 };
 
 use crate::plan::Plan;
+use disk::Disk;
 
 /// Between two looks while the pod uses little memory.
 const CALM_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two looks while it uses more than a quarter of its limit.
 const TENSE_INTERVAL: Duration = Duration::from_millis(50);
+/// A look at memory waits at least this many times as long as the last one took.
+const LOOK_SHARE: u32 = 10;
 /// Between two looks where only disk use is watched.
 const DISK_INTERVAL: Duration = Duration::from_secs(1);
-/// A walk over the files waits at least this many times as long as the last one took.
-const WALK_SHARE: u32 = 20;
-/// Walks over the files are at most this far apart.
-const WALK_INTERVAL_MAX: Duration = Duration::from_secs(60);
-/// Files that one walk looks at, at most; a pod with more is counted too low.
-const WALK_FILES_MAX: u64 = 2_000_000;
-/// Files without a name that one look counts, at most.
-const UNLINKED_FILES_MAX: usize = 4096;
-/// Depth of directories that a walk enters, at most.
-const WALK_DEPTH_MAX: u32 = 128;
+/// Descriptors of one process that one look looks at, at most.
+const DESCRIPTORS_MAX: usize = 4096;
+/// A tool with less memory than this is not killed for being the largest: what is too much is not in processes.
+const VICTIM_BYTES_MIN: u64 = 4 << 20;
 /// Bytes that the agent's log may have before it is emptied.
 const LOG_BYTES_MAX: u64 = 1 << 20;
-/// Bytes of a page of the smallest size; figures in /proc are in pages.
+/// Bytes for entries of a directory that are read at once.
 const ENTRY_BYTES: usize = 4096;
+/// File systems in memory, as the pod's first process sees them.
+const IN_MEMORY: &[&str] = &["1/root/tmp", "1/root/dev/shm"];
 
 /// Watches one pod.
 pub struct Watch {
-    memory_max: Option<u64>,
+    memory: Option<Memory>,
     disk: Option<Disk>,
     next: Instant,
-    page_bytes: u64,
 }
 
-struct Disk {
+struct Memory {
     max: u64,
-    files: PathBuf,
-    free_at_walk: u64,
+    page_bytes: u64,
+    /// The device that files in memory are on.
+    device: Option<u64>,
+    /// At the last look.
     used: u64,
-    next_walk: Instant,
-    earliest_walk: Instant,
 }
 
 impl Watch {
     /// Watches what the plan says. `files` is relative to the current directory.
     pub fn new(plan: &Plan, files: &Path) -> Self {
-        let now = Instant::now();
-        let disk = plan.watch_disk.then(|| Disk {
-            max: plan.limits.disk_bytes,
-            files: files.to_owned(),
-            free_at_walk: 0,
-            used: 0,
-            next_walk: now,
-            earliest_walk: now,
-        });
-        let page_bytes = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
         Self {
-            memory_max: plan.watch_memory.then_some(plan.limits.memory_bytes),
-            disk,
+            memory: plan.watch_memory.then(|| Memory::new(plan.limits.memory_bytes)),
+            disk: plan.watch_disk.then(|| Disk::new(plan.limits.disk_bytes, files)),
             // A pod that just came has used nothing yet, and its first command shall not wait.
-            next: now + CALM_INTERVAL,
-            page_bytes,
+            next: Instant::now() + CALM_INTERVAL,
         }
     }
 
     /// When to look again.
     pub fn next(&self) -> Option<Instant> {
-        (self.memory_max.is_some() || self.disk.is_some()).then_some(self.next)
+        (self.memory.is_some() || self.disk.is_some()).then_some(self.next)
     }
 
     /// Looks, when it is time. `proc` is the pod's `/proc`.
@@ -88,18 +84,14 @@ impl Watch {
             return;
         }
         let mut interval = DISK_INTERVAL;
-        if let Some(max) = self.memory_max {
-            let tense = look_at_memory(proc, max, self.page_bytes) > max / 4;
-            interval = if tense { TENSE_INTERVAL } else { CALM_INTERVAL };
+        if let Some(memory) = &mut self.memory {
+            let tense = memory.look(proc) > memory.max / 4;
+            interval = if tense { TENSE_INTERVAL.max(now.elapsed() * LOOK_SHARE) } else { CALM_INTERVAL };
         }
         if let Some(disk) = &mut self.disk
             && disk.grew_too_far(now, proc)
         {
-            for_each_tool(proc, |process| {
-                if parent(&process) != Some(0) {
-                    let _gone = pidfd_send_signal(process, Signal::KILL);
-                }
-            });
+            kill_tools(proc);
         }
         if fstat(log).is_ok_and(|stat| u64::try_from(stat.st_size).unwrap_or(0) > LOG_BYTES_MAX) {
             let _full = ftruncate(log, 0);
@@ -108,23 +100,96 @@ impl Watch {
     }
 }
 
-/// The pod's memory in bytes; kills the largest tool when it is above the limit.
-fn look_at_memory(proc: &OwnedFd, max: u64, page_bytes: u64) -> u64 {
-    let mut sum = 0;
-    let mut largest: Option<(u64, OwnedFd)> = None;
-    for_each_tool(proc, |process| {
-        let bytes = resident_pages(&process).saturating_mul(page_bytes);
-        sum += bytes;
-        if largest.as_ref().is_none_or(|(most, _)| *most < bytes) {
-            largest = Some((bytes, process));
+/// One process's part, in bytes. It is named and not held open: there may be more processes than descriptors.
+struct Part {
+    name: CString,
+    /// To itself, or with the processes it forked into until they write.
+    own: u64,
+    /// Shared with other processes or with files in memory, each page counted for all who map it.
+    shared: u64,
+    /// Files in memory without a name that it holds open.
+    files: u64,
+}
+
+impl Memory {
+    fn new(max: u64) -> Self {
+        let device = memfd_create("watch", MemfdFlags::CLOEXEC).and_then(fstat).ok().map(|stat| stat.st_dev);
+        let page_bytes = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+        Self { max, page_bytes, device, used: 0 }
+    }
+
+    /// The pod's memory in bytes, rather too much than too little; kills the largest tool when it is above the limit.
+    fn look(&mut self, proc: &OwnedFd) -> u64 {
+        let mut files = BTreeSet::new();
+        let mut file_bytes = 0_u64;
+        let mut parts = Vec::new();
+        for_each_tool(proc, |process, name| {
+            let mut held = 0_u64;
+            nameless(&process, |stat| {
+                if Some(stat.st_dev) == self.device {
+                    let bytes = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+                    held = held.saturating_add(bytes);
+                    if files.insert(stat.st_ino) {
+                        file_bytes = file_bytes.saturating_add(bytes);
+                    }
+                }
+            });
+            let (own, shared) = resident(&process, self.page_bytes);
+            parts.push(Part { name: name.to_owned(), own, shared, files: held });
+        });
+        let named = IN_MEMORY.iter().map(|place| on_file_system(proc, place));
+        let outside = named.fold(file_bytes, u64::saturating_add);
+        let sum = |parts: &[Part], of: fn(&Part) -> u64| parts.iter().map(of).fold(0, u64::saturating_add);
+        let own = sum(&parts, |part| part.own);
+        let most = own.saturating_add(outside).saturating_add(sum(&parts, |part| part.shared));
+        if most > self.max {
+            // Only now it is worth asking the kernel for each process's share, which costs it a walk over their pages.
+            for part in &mut parts {
+                (part.own, part.shared) = tool(proc, &part.name).map_or((0, 0), |process| share(&process));
+            }
+            // What is mapped may be what is counted as a file: the greater of both is certain.
+            let own = sum(&parts, |part| part.own);
+            let used = own.saturating_add(outside.max(sum(&parts, |part| part.shared)));
+            self.contain(proc, &parts, used);
+        } else {
+            self.used = most;
+        }
+        most
+    }
+
+    fn contain(&mut self, proc: &OwnedFd, parts: &[Part], used: u64) {
+        let grew = used > self.used;
+        self.used = used;
+        if used <= self.max {
+            return;
+        }
+        let size = |part: &Part| part.own.saturating_add(part.shared.max(part.files));
+        match parts.iter().max_by_key(|part| size(part)).filter(|part| size(part) >= VICTIM_BYTES_MIN) {
+            Some(largest) => {
+                let _gone = tool(proc, &largest.name).map(|process| pidfd_send_signal(process, Signal::KILL));
+            }
+            // It is in named files: one may still remove them, and not add to them.
+            None if grew => kill_tools(proc),
+            None => {}
+        }
+    }
+}
+
+/// Kills every tool but the supervisors of commands.
+fn kill_tools(proc: &OwnedFd) {
+    for_each_tool(proc, |process, _| {
+        if parent(&process) != Some(0) {
+            let _gone = pidfd_send_signal(process, Signal::KILL);
         }
     });
-    if let Some((_, process)) = largest
-        && sum > max
-    {
-        let _gone = pidfd_send_signal(process, Signal::KILL);
-    }
-    sum
+}
+
+/// Bytes used of a file system.
+fn on_file_system(proc: &OwnedFd, place: &str) -> u64 {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(proc, place, flags, Mode::empty())
+        .and_then(fstatvfs)
+        .map_or(0, |stat| stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize))
 }
 
 /// The parent of a process; 0 for supervisors of commands, whose parent is the holder.
@@ -134,22 +199,56 @@ fn parent(process: &OwnedFd) -> Option<i32> {
 }
 
 fn read(process: &OwnedFd, name: &str) -> String {
-    let mut buffer = [0; 512];
+    let mut buffer = [0; 4096];
     let read = openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .and_then(|file| rustix::io::read(&file, &mut buffer));
     String::from_utf8_lossy(buffer.get(..read.unwrap_or(0)).unwrap_or_default()).into_owned()
 }
 
-/// Pages that a process has in memory and shares with no file.
-fn resident_pages(process: &OwnedFd) -> u64 {
+/// The number of a line `name: number kB`, in bytes.
+fn bytes_of(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let kibibytes =
+        line.and_then(|line| line.trim_start_matches(':').split_whitespace().next()?.parse().ok());
+    kibibytes.map_or(0, |kibibytes: u64| kibibytes.saturating_mul(1024))
+}
+
+/// Bytes that a process has in memory: to itself, and shared with others but no file on disk.
+fn resident(process: &OwnedFd, page_bytes: u64) -> (u64, u64) {
     let text = read(process, "statm");
     let mut words = text.split(' ').skip(1).filter_map(|word| word.trim().parse::<u64>().ok());
-    let (resident, shared) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
-    resident.saturating_sub(shared)
+    let (all, with_files) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
+    let own = all.saturating_sub(with_files).saturating_mul(page_bytes);
+    // Most share nothing but the pages of programs; the longer file need not be read for small ones.
+    let shared = if with_files == 0 { 0 } else { bytes_of(&read(process, "status"), "RssShmem") };
+    (own, shared)
+}
+
+/// The same, each page divided among those who map it.
+fn share(process: &OwnedFd) -> (u64, u64) {
+    let text = read(process, "smaps_rollup");
+    (bytes_of(&text, "Pss_Anon"), bytes_of(&text, "Pss_Shmem"))
+}
+
+/// Every regular file without a name that a process holds open.
+fn nameless(process: &OwnedFd, mut visit: impl FnMut(&Stat)) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(open) = openat(process, "fd", flags, Mode::empty()) else { return };
+    let mut buffer = [std::mem::MaybeUninit::uninit(); ENTRY_BYTES];
+    let mut entries = RawDir::new(&open, &mut buffer);
+    for _ in 0..DESCRIPTORS_MAX {
+        let Some(Ok(entry)) = entries.next() else { return };
+        if let Ok(stat) = statat(&open, entry.file_name(), AtFlags::empty())
+            && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            && stat.st_nlink == 0
+        {
+            visit(&stat);
+        }
+    }
 }
 
 /// Every process of the pod but the first, as a directory of `/proc`, which can be signalled like a pidfd.
-fn for_each_tool(proc: &OwnedFd, mut visit: impl FnMut(OwnedFd)) {
+fn for_each_tool(proc: &OwnedFd, mut visit: impl FnMut(OwnedFd, &CStr)) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(directory) = openat(proc, ".", flags, Mode::empty()) else { return };
     let mut buffer = [std::mem::MaybeUninit::uninit(); ENTRY_BYTES];
@@ -159,79 +258,14 @@ fn for_each_tool(proc: &OwnedFd, mut visit: impl FnMut(OwnedFd)) {
         if !name.iter().all(u8::is_ascii_digit) || name == b"1" {
             continue;
         }
-        if let Ok(process) = openat(proc, entry.file_name(), flags, Mode::empty()) {
-            visit(process);
+        if let Some(process) = tool(proc, entry.file_name()) {
+            visit(process, entry.file_name());
         }
     }
 }
 
-impl Disk {
-    /// Whether the workspace's files are above the limit and more than at the last look.
-    fn grew_too_far(&mut self, now: Instant, proc: &OwnedFd) -> bool {
-        let free = statvfs(&self.files).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-        let fell = self.free_at_walk.saturating_sub(free) >= (self.max / 16).max(1 << 20);
-        if now < self.earliest_walk || (!fell && now < self.next_walk) {
-            return false;
-        }
-        let before = self.used;
-        let mut files_left = WALK_FILES_MAX;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        self.used = rustix::fs::open(&self.files, flags, Mode::empty())
-            .map_or(0, |directory| walk(directory.as_fd(), WALK_DEPTH_MAX, &mut files_left))
-            .saturating_add(unlinked(proc));
-        self.free_at_walk = free;
-        self.earliest_walk = Instant::now() + now.elapsed() * WALK_SHARE;
-        self.next_walk = now + WALK_INTERVAL_MAX;
-        // At the limit, one may still remove files.
-        self.used > self.max && self.used > before
-    }
-}
-
-/// Bytes of files that tools hold open and that no directory names any more, files in memory included.
-fn unlinked(proc: &OwnedFd) -> u64 {
-    let mut seen = BTreeSet::new();
-    let mut bytes = 0_u64;
-    for_each_tool(proc, |process| {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(open) = openat(&process, "fd", flags, Mode::empty()) else { return };
-        let mut buffer = [std::mem::MaybeUninit::uninit(); ENTRY_BYTES];
-        let mut entries = RawDir::new(&open, &mut buffer);
-        while let Some(Ok(entry)) = entries.next()
-            && seen.len() < UNLINKED_FILES_MAX
-        {
-            if let Ok(stat) = statat(&open, entry.file_name(), AtFlags::empty())
-                && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-                && stat.st_nlink == 0
-                && seen.insert((stat.st_dev, stat.st_ino))
-            {
-                bytes = bytes.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512));
-            }
-        }
-    });
-    bytes
-}
-
-/// Bytes on disk below a directory.
-fn walk(directory: std::os::fd::BorrowedFd<'_>, depth: u32, files_left: &mut u64) -> u64 {
-    let mut bytes = 0_u64;
-    let mut buffer = [std::mem::MaybeUninit::uninit(); ENTRY_BYTES];
-    let mut entries = RawDir::new(directory, &mut buffer);
-    loop {
-        let (name, is_directory) = match entries.next() {
-            None | Some(Err(_)) => return bytes,
-            Some(Ok(entry)) => (entry.file_name().to_owned(), entry.file_type() == FileType::Directory),
-        };
-        if matches!(name.to_bytes(), b"." | b"..") || *files_left == 0 {
-            continue;
-        }
-        *files_left -= 1;
-        if let Ok(stat) = statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
-            bytes += u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
-        }
-        if is_directory && depth > 0 {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let inner: Result<OwnedFd, Errno> = openat(directory, &name, flags, Mode::empty());
-            bytes += inner.map_or(0, |inner| walk(inner.as_fd(), depth - 1, files_left));
-        }
-    }
+/// The directory of a process.
+fn tool(proc: &OwnedFd, name: &CStr) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(proc, name, flags, Mode::empty()).ok()
 }

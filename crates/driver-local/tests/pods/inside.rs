@@ -57,6 +57,33 @@ async fn no_process_of_the_host_is_visible() {
 }
 
 #[tokio::test]
+async fn what_of_proc_concerns_the_whole_machine_is_read_only_or_hidden() {
+    denied(&[
+        "echo 1 > /proc/sys/net/ipv4/ip_forward",
+        "echo 1 > /proc/sys/kernel/shm_rmid_forced",
+        "echo other > /proc/sys/kernel/hostname",
+        "echo s > /proc/sysrq-trigger",
+        "head -c 1 /proc/kcore | grep -q .",
+        "cat /proc/keys /proc/timer_list | grep -q .",
+        "ls -A /proc/acpi /proc/scsi 2>/dev/null | grep -v : | grep -q .",
+        "umount /proc/sys",
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn proc_is_as_closed_after_the_agent_was_started_again() {
+    let machine = machine().await;
+    let (spec, mut agent) = machine.pod().await;
+    agent.tell("exit 1");
+    machine.agent(spec.pod_id).await;
+    let (code, out) =
+        machine.sh(&spec, "echo s > /proc/sysrq-trigger || echo 1 > /proc/sys/net/ipv4/ip_forward").await;
+    assert_ne!(code, Some(0), "{out}");
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
 async fn nothing_of_the_hosts_files_is_visible_but_usr() {
     let machine = machine().await;
     let secret = machine.options.state_dir.parent().unwrap().join("secret");

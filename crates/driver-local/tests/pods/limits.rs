@@ -46,6 +46,63 @@ async fn many_small_hogs_are_killed_too() {
     machine.driver.delete(spec.pod_id).await.unwrap();
 }
 
+/// Runs a hog of 400 MiB in a pod that may have 96.
+async fn is_contained(hog: &str) {
+    let limits = Limits { memory_bytes: 96 << 20, tmp_bytes: 1 << 30, ..spec().limits };
+    let (machine, spec, mut agent) = limited(limits).await;
+    machine.enforcement("memory");
+    let (code, out) = machine.sh(&spec, hog).await;
+    assert_ne!(code, Some(0), "{out}");
+    assert!(agent.ask("environment").contains("GREETING"), "the agent still answers");
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hog_of_files_in_memory_is_contained() {
+    is_contained("/opt/freehold/freehold hog memfd 400").await;
+}
+
+#[tokio::test]
+async fn a_hog_of_shared_mappings_is_contained() {
+    is_contained("/opt/freehold/freehold hog shared 400").await;
+}
+
+#[tokio::test]
+async fn a_hog_of_system_v_segments_is_contained() {
+    is_contained("/opt/freehold/freehold hog sysv 400").await;
+}
+
+#[tokio::test]
+async fn a_hog_of_files_on_file_systems_in_memory_is_contained() {
+    // It pauses, so that a watch that looks now and then sees it.
+    is_contained("i=0; while [ $i -lt 100 ]; do head -c 4194304 /dev/zero > /dev/shm/$i || exit 1; i=$((i+1)); sleep 0.05; done").await;
+}
+
+#[tokio::test]
+async fn memory_that_processes_share_counts_once() {
+    let limits = Limits { memory_bytes: 256 << 20, ..spec().limits };
+    let (machine, spec, _agent) = limited(limits).await;
+    machine.enforcement("memory");
+    // Twelve that map the same 40 MiB: it is read by all, and none is killed.
+    let script = r#"
+        open my $file, "+>", "/dev/shm/common" or die; syswrite $file, "x" x (40 << 20);
+        for (1 .. 12) { next if fork; sleep 2; exit }
+        my $bad = 0; while (wait > 0) { $bad++ if $? } exit $bad"#;
+    let (code, out) = machine.sh(&spec, &format!("perl -e '{}'", script.replace('\'', "\""))).await;
+    assert_eq!(code, Some(0), "{out}");
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_maker_of_very_many_files_is_stopped() {
+    let (machine, spec, mut agent) = limited(Limits { disk_bytes: 16 << 20, ..spec().limits }).await;
+    let make = r#"for my $i (0 .. 400_000) { open my $f, ">", "f$i" or die; select undef, undef, undef, 0.05 unless $i % 1000 }"#;
+    let (code, out) = machine.sh(&spec, &format!("perl -e '{make}'")).await;
+    assert_eq!(code, None, "it was killed: {out}");
+    assert!(agent.ask("environment").contains("GREETING"), "the agent still answers");
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
 #[tokio::test]
 async fn tmp_has_a_size() {
     let (machine, spec, _agent) = limited(Limits { tmp_bytes: 4 << 20, ..spec().limits }).await;

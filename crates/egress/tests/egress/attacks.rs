@@ -10,6 +10,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
+use tokio_rustls::client::TlsStream;
 use uuid::Uuid;
 
 use crate::{
@@ -76,6 +77,42 @@ async fn a_handshake_that_comes_a_byte_at_a_time_is_cut() {
     proxy.rows.with_reason("handshake_failed").await;
 }
 
+/// A connection to `to` from another pod of the same workspace, with a listener of its own.
+async fn second_pod(proxy: &Proxy, to: SocketAddr) -> TlsStream<TcpStream> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dns = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let pod = PodIdentity { pod_id: PodId::from_uuid(Uuid::now_v7()), ..proxy.pod };
+    let listeners =
+        Listeners { tcp: vec![listener], dns: vec![dns], original_destination: Arc::new(move |_| Ok(to)) };
+    let token = proxy.minter.mint(&proxy.subject(None), PATIENCE).unwrap();
+    proxy.handle.attach(pod, listeners, Some(&token)).unwrap();
+    proxy.tls(TcpStream::connect(at).await.unwrap(), "api.test", b"http/1.1").await
+}
+
+#[tokio::test]
+async fn a_pod_that_fills_its_share_of_the_audit_backlog_takes_nothing_from_another() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start_with(&upstream, |options| {
+        options.limits.audit_backlog_rows_per_pod_max = 20;
+        options.limits.audit_wait_ms = 50;
+    })
+    .await;
+    let to = proxy.resolve("api.test").await;
+    proxy.rows.refuse.store(true, std::sync::atomic::Ordering::SeqCst);
+    let mut sender = proxy.http1("api.test").await;
+    let request = || Request::get("/open/a").header("host", "api.test").body(Full::default()).unwrap();
+    let mut statuses = Vec::new();
+    for _ in 0..25 {
+        sender.ready().await.unwrap();
+        statuses.push(read(sender.send_request(request()).await.unwrap()).await.status);
+    }
+    assert_eq!(statuses.last(), Some(&StatusCode::SERVICE_UNAVAILABLE));
+    let stream = second_pod(&proxy, SocketAddr::new(to.ip(), 443)).await;
+    let answer = read(http1_on(stream).await.send_request(request()).await.unwrap()).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
 #[tokio::test]
 async fn a_thousand_connections_of_one_pod_take_nothing_from_another() {
     let upstream = Upstream::start(Speaks::Http1).await;
@@ -92,21 +129,7 @@ async fn a_thousand_connections_of_one_pod_take_nothing_from_another() {
         }
     }
     assert!(flood.len() > 100, "{}", flood.len());
-    // Another pod of the same workspace, with a listener of its own.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let dns = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (at, other) = (
-        listener.local_addr().unwrap(),
-        PodIdentity { pod_id: PodId::from_uuid(Uuid::now_v7()), ..proxy.pod },
-    );
-    let listeners = Listeners {
-        tcp: vec![listener],
-        dns: vec![dns],
-        original_destination: Arc::new(move |_| Ok(SocketAddr::new(to.ip(), 443))),
-    };
-    let token = proxy.minter.mint(&proxy.subject(None), PATIENCE).unwrap();
-    proxy.handle.attach(other, listeners, Some(&token)).unwrap();
-    let stream = proxy.tls(TcpStream::connect(at).await.unwrap(), "api.test", b"http/1.1").await;
+    let stream = second_pod(&proxy, SocketAddr::new(to.ip(), 443)).await;
     let mut sender = http1_on(stream).await;
     let request = Request::get("/open/a").header("host", "api.test").body(Full::default()).unwrap();
     let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap().unwrap();

@@ -117,6 +117,27 @@ async fn a_second_server_on_one_data_directory_is_refused() {
 }
 
 #[tokio::test]
+async fn a_second_server_on_one_database_is_refused_until_the_first_is_gone() {
+    let database = Database::create().unwrap();
+    let setting = format!("database_url = \"{}\"", database.url());
+    let mut world = World::with(SCENARIO, &setting).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let elsewhere = elsewhere.path().join("data").display().to_string();
+    let second = world.run(&["server", "--data-dir", &elsewhere]).await;
+    assert!(!second.status.success());
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains("another server works on this database"), "{said}");
+    // It changed nothing under the first.
+    let role = world.role("").await;
+    let done = world.task(&role, "say hello").await;
+    world.task_phase(done.workspace_id, done.task_id, task::Phase::Completed).await;
+    world.kill_server();
+    world.start_server().await;
+    let next = world.next_task(done.workspace_id, "say hello").await;
+    world.task_phase(done.workspace_id, next.task_id, task::Phase::Completed).await;
+}
+
+#[tokio::test]
 async fn config_show_says_where_each_setting_comes_from_and_hides_the_database_s_address() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("server.toml");

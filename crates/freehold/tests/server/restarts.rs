@@ -158,7 +158,7 @@ async fn a_model_that_answers_garbage_for_good_fails_the_task_with_a_reason() {
 
 /// Processes of this world's pods whose command line has `part` in it: holders name their directory, and an agent is a
 /// holder's child.
-fn processes(world: &World, part: &str) -> Vec<Pid> {
+pub fn processes(world: &World, part: &str) -> Vec<Pid> {
     let data = world.data().to_string_lossy().into_owned();
     let all: Vec<(i32, i32, String)> = fs::read_dir("/proc")
         .unwrap()

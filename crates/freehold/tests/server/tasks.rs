@@ -174,6 +174,43 @@ async fn a_stopped_workspace_keeps_its_files_and_leaves_no_process() {
         .await;
 }
 
+#[tokio::test]
+async fn a_provider_that_leads_nowhere_fails_the_task_soon_and_says_what_to_do() {
+    let world = World::start(SCENARIO).await;
+    let provider =
+        json!({"name": "misspelt", "kind": "anthropic", "domain": "nowhere.invalid", "default_model": "m"});
+    let provider = world.client.provider_create(&from(provider)).await.unwrap();
+    let role = json!({"name": "lost", "provider_id": provider.id});
+    let role = world.client.role_create(&from(role)).await.unwrap().into_value();
+    let began = std::time::Instant::now();
+    let submitted = world.task(&role, "say hello").await;
+    let task = world.task_phase(submitted.workspace_id, submitted.task_id, task::Phase::Failed).await;
+    assert!(began.elapsed().as_secs() < 15, "it took {:?}", began.elapsed());
+    let reason = task.reason.unwrap();
+    assert!(reason.contains("upstream_unresolved") && reason.contains("`domain`"), "{reason}");
+}
+
+#[tokio::test]
+async fn each_retry_of_the_model_is_a_row() {
+    let world = World::start(SCENARIO).await;
+    let role = world.role("").await;
+    let submitted = world.task(&role, "stumble").await;
+    world.task_phase(submitted.workspace_id, submitted.task_id, task::Phase::Completed).await;
+    let rows = world.audit(submitted.workspace_id).await;
+    let retries: Vec<_> = rows
+        .iter()
+        .filter(|row| row["event_type"] == "iteration_retrying")
+        .map(|row| &row["detail"])
+        .collect();
+    assert_eq!(retries.iter().map(|row| row["attempt"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(
+        retries
+            .iter()
+            .all(|row| row["wait_ms"].as_u64().unwrap() > 0 && row["code"] == "provider_unavailable")
+    );
+    assert!(retries[2]["error"].as_str().unwrap().contains("not available"), "{retries:#?}");
+}
+
 fn walk(dir: &std::path::Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     entries

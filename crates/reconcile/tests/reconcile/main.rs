@@ -1,6 +1,7 @@
 //! The reconciler with simulated pods: what is wanted becomes so through failing starts, lost pods and slow ones.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod hostile;
 mod support;
 
 use std::{
@@ -16,14 +17,14 @@ use freehold_app::{
 use freehold_driver::PodDriver;
 use freehold_driver_sim::SimDriver;
 use freehold_model::{
-    UploadId, session,
+    MessageId, UploadId, session,
     task::Phase as TaskPhase,
     workspace::{Phase, Workspace},
 };
 use freehold_pod_api::{FromAgent, ToAgent};
 use uuid::Uuid;
 
-use crate::support::{World, event, tool_completed, turn_cancelled, turn_started, until};
+use crate::support::{World, compacted, event, said, tool_completed, turn_cancelled, turn_started, until};
 
 fn idle(workspace: &Workspace) -> bool {
     workspace.phase == Phase::Idle
@@ -70,6 +71,40 @@ async fn a_page_of_history_ends_before_it_is_too_long_and_the_next_one_follows_i
     }
     // The session's first event, the turn's, and six tools'.
     assert_eq!((sequences, pages), ((1..=8).collect(), 2));
+}
+
+#[tokio::test]
+async fn after_a_compaction_an_agent_is_told_to_read_from_the_first_message_that_was_kept() {
+    let world = World::start().await;
+    let task = world.task().await;
+    let (mut agent, _) = world.agent(task.workspace_id).await;
+    assert_eq!(agent.order().await.session.journal_after, 0);
+    agent.append(&task, vec![turn_started(&task)]).await;
+    for _ in 0..30 {
+        agent.append(&task, (0..100).map(|_| tool_completed("ok".into())).collect()).await;
+    }
+    let (kept, answer) = said();
+    agent.append(&task, vec![answer]).await;
+    for _ in 0..3 {
+        agent.append(&task, (0..20).map(|_| tool_completed("ok".into())).collect()).await;
+    }
+    agent.append(&task, vec![compacted(&task, kept)]).await;
+    agent.append(&task, vec![tool_completed("after".into())]).await;
+    drop(agent);
+    let (mut again, current) = world.agent(task.workspace_id).await;
+    let session = current.unwrap().session;
+    // The session's first event, the turn's and 3,000 tools' come before the answer.
+    assert_eq!((session.journal_after, session.last_sequence), (3002, 3065));
+    let (session_id, after_sequence) = (session.session_id, session.journal_after);
+    again.send(FromAgent::History { request: 1, session_id, after_sequence }).await;
+    let page = again.receive().await;
+    let ToAgent::HistoryPage { events, more: false, .. } = page else { panic!("{page:?}") };
+    assert_eq!(events.len(), 63);
+    // A first message that the journal does not hold changes nothing.
+    again.append(&task, vec![compacted(&task, MessageId::from_uuid(Uuid::now_v7()))]).await;
+    drop(again);
+    let (_, current) = world.agent(task.workspace_id).await;
+    assert_eq!(current.unwrap().session.journal_after, 3002);
 }
 
 #[tokio::test]

@@ -17,14 +17,18 @@ use freehold_driver_sim::SimDriver;
 use freehold_model::{
     CredentialId, EventId, MessageId, OrganizationId, PodId, RoleId, SessionId, TaskId, Timestamp,
     WorkspaceId,
-    event::{Context, Payload, SessionEvent, ToolStatus},
+    audit::AuditEvent,
+    checkpoint::{Checkpoint, OpenTurn},
+    event::{
+        ContentPart, Context, Message, MessageRole, Payload, SessionEvent, StopReason, ToolStatus, Usage,
+    },
     provider::Kind,
     task::Task,
     workspace::Workspace,
 };
 use freehold_pod_api::{AgentInfo, Connection, FromAgent, PROTOCOL, TaskOrder, ToAgent};
 use freehold_reconcile::{Gate, GateLinks, Options, Service};
-use freehold_store::{Database, Store};
+use freehold_store::{AuditFilter, Database, Page, Store};
 use object_store::local::LocalFileSystem;
 use tempfile::TempDir;
 use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
@@ -179,6 +183,14 @@ impl World {
         (agent, task.map(|task| *task))
     }
 
+    /// The workspace's rows of activity.
+    pub async fn rows(&self, workspace: WorkspaceId) -> Vec<AuditEvent> {
+        let page = Page::first(1000);
+        let rows =
+            self.app.workspace_activity_list(&self.owner, workspace, AuditFilter::default(), page).await;
+        rows.unwrap().into_iter().map(|row| row.event).collect()
+    }
+
     pub fn place(&self, workspace: WorkspaceId) -> Place {
         Place { organization_id: self.owner.organization(), workspace_id: workspace }
     }
@@ -255,6 +267,42 @@ pub fn tool_completed(result: String) -> Payload {
         status: ToolStatus::Success,
         result,
         duration_ms: 1,
+    }
+}
+
+/// An answer of the model and its id.
+pub fn said() -> (MessageId, Payload) {
+    let id = MessageId::from_uuid(Uuid::now_v7());
+    let content = vec![ContentPart::Text { text: "an answer".into() }];
+    let message = Message { id, role: MessageRole::Agent, content };
+    let model = "scripted".to_owned();
+    (id, Payload::OutputMessageCompleted { message, model, usage: None, stop_reason: StopReason::EndTurn })
+}
+
+/// A compaction that keeps the conversation from this message on.
+pub fn compacted(task: &Task, kept: MessageId) -> Payload {
+    let input = Message { id: kept, role: MessageRole::User, content: Vec::new() };
+    let open = OpenTurn {
+        turn_id: task.id.into(),
+        input,
+        started_at: Timestamp::now(),
+        iterations: 1,
+        usage: Usage::default(),
+        call_ids: Vec::new(),
+    };
+    Payload::ContextCompacted {
+        summary: "so far".into(),
+        first_kept_message_id: Some(kept),
+        messages_before: 2,
+        messages_after: 2,
+        usage: None,
+        checkpoint: Some(Box::new(Checkpoint {
+            iterations: 1,
+            compactions: 0,
+            turns: Vec::new(),
+            open,
+            inputs: Vec::new(),
+        })),
     }
 }
 

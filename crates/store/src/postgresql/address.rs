@@ -5,16 +5,16 @@
 
 use std::{io, net::IpAddr, path::Path, pin::Pin, sync::Arc};
 
-use postgres::{
-    Config, Socket,
-    config::{Host, SslMode},
-    tls::{ChannelBinding, MakeTlsConnect, TlsConnect},
-};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::{
+    Config, Socket,
+    config::{Host, SslMode},
+    tls::{ChannelBinding, MakeTlsConnect, TlsConnect},
+};
 use tokio_rustls::{TlsConnector, client};
 
 /// The name of the protocol in TLS, which servers that are spoken to without a question before ask for.
@@ -189,7 +189,7 @@ impl TlsConnect<Socket> for Connect {
 /// A connection under TLS.
 pub(super) struct Stream(client::TlsStream<Socket>);
 
-impl postgres::tls::TlsStream for Stream {
+impl tokio_postgres::tls::TlsStream for Stream {
     fn channel_binding(&self) -> ChannelBinding {
         // The certificate is verified; binding the password to it too is not built.
         ChannelBinding::none()

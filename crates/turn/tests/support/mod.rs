@@ -61,7 +61,7 @@ pub struct World {
 impl World {
     pub fn step(&mut self, input: Input) -> Vec<Effect> {
         self.clock_ms += 1;
-        let now = Timestamp::from_millisecond(self.clock_ms).expect("a small time");
+        let now = self.now();
         let effects = self.state.step(now, input);
         for effect in &effects {
             if let Effect::Append { batch, payloads } = effect {
@@ -90,10 +90,19 @@ impl World {
 
     /// A new process that has read the first `length` events.
     pub fn restarted(&self, length: usize) -> Self {
+        self.restarted_after(0, length)
+    }
+
+    /// A new process that has read the first `length` events but those before `after`.
+    pub fn restarted_after(&self, after: usize, length: usize) -> Self {
         let mut state = State::default();
-        for event in &self.journal[..length] {
+        for event in &self.journal[after..length] {
             state.fold(event);
         }
         Self { state, journal: self.journal[..length].to_vec(), clock_ms: self.clock_ms, ..Self::default() }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_millisecond(self.clock_ms).expect("a small time")
     }
 }
