@@ -76,7 +76,21 @@ async fn members_made_beside_a_running_server_reach_what_is_their_own() {
 
 #[tokio::test]
 async fn a_personal_token_that_is_revoked_beside_a_running_server_is_refused_at_once_and_its_streams_end() {
-    let world = World::start(SCENARIO).await;
+    revoke_a_token(World::start(SCENARIO).await).await;
+}
+
+#[tokio::test]
+async fn a_personal_token_is_revoked_beside_a_running_server_on_postgresql_too() {
+    let database = Database::create().unwrap();
+    let setting = format!("server.database_url = \"{}\"", database.url());
+    revoke_a_token(World::with(SCENARIO, &setting).await).await;
+    let rows = database
+        .psql("SELECT count(*) FROM audit_events WHERE event_type = 'personal_token_revoked'")
+        .unwrap();
+    assert_eq!(rows, "1");
+}
+
+async fn revoke_a_token(world: World) {
     let (ann, bob) = (member(&world, "ann@example.test").await, member(&world, "bob@example.test").await);
     // Remembered by the server, and listening.
     ann.me_session_view().await.unwrap();
@@ -119,7 +133,7 @@ async fn a_second_server_on_one_data_directory_is_refused() {
 #[tokio::test]
 async fn a_second_server_on_one_database_is_refused_until_the_first_is_gone() {
     let database = Database::create().unwrap();
-    let setting = format!("database_url = \"{}\"", database.url());
+    let setting = format!("server.database_url = \"{}\"", database.url());
     let mut world = World::with(SCENARIO, &setting).await;
     let elsewhere = tempfile::tempdir().unwrap();
     let elsewhere = elsewhere.path().join("data").display().to_string();
