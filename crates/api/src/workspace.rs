@@ -170,7 +170,8 @@ pub enum ExecLine {
     },
     /// The command ended.
     Ended {
-        /// Its exit code; 128 and the signal's number when a signal ended it.
+        /// Its exit code; 128 and the signal's number when a signal ended it. As in a shell, 127 when there is no such
+        /// program or directory and 126 when it may not or cannot be executed; standard error says which then.
         exit_code: i32,
         /// Whether it was killed at its timeout.
         timed_out: bool,

@@ -100,6 +100,10 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
+    if let Command::Server { flags, .. } | Command::Config { command: ConfigCommand::Show(flags) } = &command
+    {
+        warn_of_password(flags);
+    }
     match command {
         Command::Server { flags, stop_with_stdin, throw_away } => {
             let loaded = config::load(&flags, &config::Home::from_environment())?;
@@ -118,6 +122,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Member(arguments) => {
+            warn_of_password(&arguments.flags);
             let output = runtime()?.block_on(member::run(arguments))?;
             print(&output)?;
             Ok(ExitCode::SUCCESS)
@@ -161,6 +166,17 @@ fn print(text: &str) -> anyhow::Result<()> {
             Err(error).context("cannot write to standard output")
         }
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "what is said beside a command's data goes to standard error")]
+fn warn_of_password(flags: &config::Flags) {
+    let user = flags.database_url.as_deref().and_then(|url| url.split_once("://")?.1.split_once('@'));
+    if user.is_some_and(|(user, _)| user.contains(':')) {
+        eprintln!(
+            "warning: other users of this machine can see the password in --database-url while the command runs; \
+             prefer a configuration file or FREEHOLD_SERVER__DATABASE_URL"
+        );
     }
 }
 

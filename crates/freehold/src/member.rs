@@ -28,7 +28,7 @@ Examples:
   freehold member list --data-dir ./data --output json")]
 pub struct Args {
     #[command(flatten)]
-    flags: Flags,
+    pub flags: Flags,
     #[command(subcommand)]
     command: Command,
 }

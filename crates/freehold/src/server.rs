@@ -110,7 +110,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let reconcile_task = tokio::spawn(reconciler.run(async move { stopped.cancelled().await }));
     write_file(data.root(), ADDRESS_FILE, &address.to_string(), 0o644)?;
     tracing::info!(server.address = %address, server.data_dir = %data.0.display(), "listening on http://{address}");
-    let api = freehold_http::Server::new(app, freehold_http::Options::default())?;
+    let api = freehold_http::Server::new(app, api_options())?;
     api.serve(listener, shutdown.clone().cancelled_owned()).await?;
 
     shutdown.cancel();
@@ -277,6 +277,16 @@ fn app_settings(config: &Config, address: SocketAddr) -> freehold_app::Settings 
         idle_timeout_seconds: config.defaults.idle_timeout_seconds,
         public_url: config.server.public_url.clone().unwrap_or_else(|| format!("http://{address}")),
     }
+}
+
+/// Connections of callers take half of the files that may be open at most: pods and the database need theirs.
+fn api_options() -> freehold_http::Options {
+    let mut options = freehold_http::Options::default();
+    if let Some(files) = getrlimit(Resource::Nofile).current {
+        options.connections_max =
+            options.connections_max.min(usize::try_from(files / 2).unwrap_or(usize::MAX));
+    }
+    options
 }
 
 fn raise_open_files() {

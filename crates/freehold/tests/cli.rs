@@ -71,6 +71,19 @@ fn a_variable_that_nothing_reads_is_refused_with_the_one_that_was_meant() {
 }
 
 #[test]
+fn a_password_on_the_command_line_is_warned_of_and_not_repeated() {
+    let home = tempfile::tempdir().unwrap();
+    for (url, warned) in [("postgres://u:hunter2@db.test/x", true), ("postgres://u@db.test/x", false)] {
+        let shown = freehold(&home).args(["config", "show", "--database-url", url]).output().unwrap();
+        assert!(shown.status.success());
+        assert_eq!(said(&shown).contains("warning: other users"), warned, "{}", said(&shown));
+        assert!(
+            !said(&shown).contains("hunter2") && !String::from_utf8_lossy(&shown.stdout).contains("hunter2")
+        );
+    }
+}
+
+#[test]
 fn a_reader_that_goes_away_ends_the_program_quietly() {
     let home = tempfile::tempdir().unwrap();
     let (url, _) = answers(r#"{"agent_roles": []}"#);

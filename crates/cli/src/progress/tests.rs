@@ -118,10 +118,48 @@ fn absent_and_odd_details_leave_gaps_and_hostile_text_does_nothing() {
             summary(&row);
         }
     }
-    let hostile = json!({"detail": {"text": "\u{1b}]0;owned\u{7}", "iteration": 1}});
-    let mut progress = Progress::new(Detail::FULL);
-    let text = progress.render(&row(0, "iteration_completed", &hostile));
-    assert!(!text.contains("\u{1b}]") && !text.contains('\u{7}'));
+}
+
+#[test]
+fn no_field_of_any_row_reaches_the_terminal_as_a_command() {
+    const EVIL: &str = "e\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}1mv\u{202e}i\u{2066}l\u{85}";
+    let is_hostile = |c: char| {
+        (c.is_control() && c != '\n') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let call = json!({"command": EVIL, "path": EVIL, "content": EVIL, "old": EVIL, "new": EVIL, "url": EVIL, "method": EVIL});
+    for tool in ["bash", "read_file", "write_file", "edit_file", "web_fetch", EVIL] {
+        for arguments in [json!(call.to_string()), call.clone(), json!(EVIL), json!([EVIL])] {
+            let detail = json!({
+                "text": EVIL, "error": EVIL, "success": false, "model": EVIL, "tool": tool, "tool_call_id": EVIL,
+                "arguments": arguments, "result": EVIL, "status": EVIL, "from": EVIL, "to": EVIL, "reason": EVIL,
+                "upstream_error": EVIL, EVIL: EVIL,
+            });
+            for &event_type in EventType::ALL {
+                for decision in ["allow", "deny"] {
+                    let row = row(
+                        0,
+                        event_type.as_str(),
+                        &json!({
+                            "detail": detail, "reason": EVIL, "destination": EVIL, "method": EVIL, "path": EVIL,
+                            "decision": decision, "capability_name": EVIL, "policy_type": "http",
+                            "auth_applied": [EVIL], "auth_failures": {EVIL: EVIL},
+                        }),
+                    );
+                    let text = Progress::new(Detail::FULL).render(&row) + &summary(&row);
+                    // This program's own styles apart.
+                    let text =
+                        text.replace("\u{1b}[0m", "").replace("\u{1b}[1m", "").replace("\u{1b}[2m", "");
+                    let text =
+                        text.replace("\u{1b}[31m", "").replace("\u{1b}[32m", "").replace("\u{1b}[36m", "");
+                    assert_eq!(
+                        text.chars().find(|c| is_hostile(*c)),
+                        None,
+                        "{event_type} {tool:?}: {text:?}"
+                    );
+                }
+            }
+        }
+    }
 }
 
 #[test]

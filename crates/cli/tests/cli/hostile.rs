@@ -163,7 +163,7 @@ async fn a_credentials_file_that_others_could_read_or_swap_is_not_used() {
     std::fs::remove_dir(&file).unwrap();
     // Only root can make a file somebody else's.
     std::fs::rename(&aside, &file).unwrap();
-    if std::os::unix::fs::chown(&file, Some(65_534), None).is_ok() {
+    if std::os::unix::fs::chown(&file, Some(1_234_567), None).is_ok() {
         refused("it belongs to another user").await;
     }
 }

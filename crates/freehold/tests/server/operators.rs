@@ -76,7 +76,21 @@ async fn members_made_beside_a_running_server_reach_what_is_their_own() {
 
 #[tokio::test]
 async fn a_personal_token_that_is_revoked_beside_a_running_server_is_refused_at_once_and_its_streams_end() {
-    let world = World::start(SCENARIO).await;
+    revoke_a_token(World::start(SCENARIO).await).await;
+}
+
+#[tokio::test]
+async fn a_personal_token_is_revoked_beside_a_running_server_on_postgresql_too() {
+    let database = Database::create().unwrap();
+    let setting = format!("server.database_url = \"{}\"", database.url());
+    revoke_a_token(World::with(SCENARIO, &setting).await).await;
+    let rows = database
+        .psql("SELECT count(*) FROM audit_events WHERE event_type = 'personal_token_revoked'")
+        .unwrap();
+    assert_eq!(rows, "1");
+}
+
+async fn revoke_a_token(world: World) {
     let (ann, bob) = (member(&world, "ann@example.test").await, member(&world, "bob@example.test").await);
     // Remembered by the server, and listening.
     ann.me_session_view().await.unwrap();
