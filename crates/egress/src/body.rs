@@ -150,7 +150,14 @@ impl Masked {
             if self.over {
                 return Poll::Ready(self.last.take());
             }
-            let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+                let short = self.masking.pause();
+                return if short.is_empty() {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(Some(Ok(Frame::data(short))))
+                };
+            };
             let frame = match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => {
                     let data = self.masking.push(data);

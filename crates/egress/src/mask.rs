@@ -2,7 +2,8 @@
 //! the pod its key.
 //!
 //! Invariants: of every spelling ([`forms`]) no byte passes, however the bytes were cut into pieces; every other byte
-//! passes as it is; the length stays. Held back are only bytes at the end that may be the beginning of a spelling.
+//! passes as it is; the length stays. Held back are only bytes at the end that may be the beginning of a spelling, and when
+//! the sender pauses no fewer than [`HELD_BYTES_MIN`].
 
 use std::sync::Arc;
 
@@ -17,6 +18,10 @@ pub(crate) const STROKE: u8 = b'*';
 
 /// The shortest secret that is struck out, in bytes. A shorter one is found by chance in what has nothing to do with it.
 pub(crate) const SECRET_BYTES_MIN: usize = 8;
+
+/// The fewest bytes that are held back while nothing more comes. A message that ends with a byte or two that begin a
+/// spelling must not wait for the next one, which the other side may send only after an answer.
+const HELD_BYTES_MIN: usize = 4;
 
 /// Finds the spellings of some secrets. Has no `Debug`.
 pub(crate) struct Mask {
@@ -100,11 +105,13 @@ pub(crate) struct Stream {
     held: Vec<u8>,
     /// The same as it will be passed on: a shorter spelling in it may be struck out already.
     struck: Vec<u8>,
+    /// How many of these were passed on at a pause.
+    passed: usize,
 }
 
 impl Stream {
     pub(crate) const fn new(mask: Arc<Mask>) -> Self {
-        Self { mask, held: Vec::new(), struck: Vec::new() }
+        Self { mask, held: Vec::new(), struck: Vec::new(), passed: 0 }
     }
 
     /// The mask.
@@ -114,7 +121,17 @@ impl Stream {
 
     /// How many bytes are held back.
     pub(crate) const fn held(&self) -> usize {
-        self.held.len()
+        self.struck.len() - self.passed
+    }
+
+    /// Gives what is held back and too short to wait with, when nothing comes for now. It still counts as the beginning of
+    /// a spelling.
+    pub(crate) fn pause(&mut self) -> Bytes {
+        if self.struck.len() >= HELD_BYTES_MIN {
+            return Bytes::new();
+        }
+        let passed = std::mem::replace(&mut self.passed, self.struck.len());
+        Bytes::copy_from_slice(&self.struck[passed..])
     }
 
     /// Takes the next bytes and gives those that may be passed on, and whether a secret was struck out. Copies nothing
@@ -132,13 +149,15 @@ impl Stream {
         self.held = text[keep..].to_vec();
         let mut out = out.map_or(text, Bytes::from);
         self.struck = out.split_off(keep).to_vec();
-        (out, found)
+        let passed = self.passed.min(keep);
+        self.passed -= passed;
+        (out.split_off(passed), found)
     }
 
     /// What is held back, when nothing comes after it.
     pub(crate) fn finish(&mut self) -> Bytes {
         self.held.clear();
-        std::mem::take(&mut self.struck).into()
+        Bytes::from(std::mem::take(&mut self.struck)).split_off(std::mem::take(&mut self.passed))
     }
 }
 
@@ -195,6 +214,25 @@ mod tests {
             assert_eq!(whole(&mask, b"-aaaabbbbccccddd-", &[cut]), b"-************ddd-");
             assert_eq!(whole(&mask, b"-aaaabbbbccccdddd", &[cut]), b"-****************");
         }
+    }
+
+    #[test]
+    fn a_message_that_ends_like_a_secret_begins_does_not_wait_and_the_secret_is_found_all_the_same() {
+        let mut stream = Stream::new(mask(&["sk-secret-1"]));
+        let push =
+            |stream: &mut Stream, text: &'static str| stream.push(Bytes::from_static(text.as_bytes())).0;
+        assert_eq!(push(&mut stream, "there is"), "there i");
+        assert_eq!(stream.pause(), "s");
+        assert_eq!((stream.pause(), stream.held()), (Bytes::new(), 0));
+        assert_eq!(push(&mut stream, "k-"), "");
+        assert_eq!(stream.pause(), "k-");
+        assert_eq!(push(&mut stream, "s"), "");
+        assert_eq!(stream.pause(), "", "long enough to wait");
+        assert_eq!(push(&mut stream, "ecret-1, sk-"), "********, ");
+        assert_eq!(stream.pause(), "sk-");
+        assert_eq!(push(&mut stream, "y s"), "y ");
+        assert_eq!(stream.pause(), "s");
+        assert_eq!(stream.finish(), "");
     }
 
     #[test]

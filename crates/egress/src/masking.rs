@@ -98,6 +98,11 @@ impl Masking {
         out
     }
 
+    /// What is held back and need not wait, when nothing comes for now.
+    pub(crate) fn pause(&mut self) -> Bytes {
+        self.stream.pause()
+    }
+
     /// What was held back, at the end.
     pub(crate) fn finish(&mut self) -> Bytes {
         self.stream.finish()
@@ -154,7 +159,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for MaskedTunnel<S> {
         while this.ready.is_empty() {
             let mut bytes = vec![0; READ_BYTES];
             let mut space = ReadBuf::new(&mut bytes);
-            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut space))?;
+            let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, &mut space) else {
+                this.ready = masking.pause();
+                if this.ready.is_empty() {
+                    return Poll::Pending;
+                }
+                break;
+            };
+            read?;
             let length = space.filled().len();
             bytes.truncate(length);
             if length == 0 {

@@ -8,10 +8,13 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
 /// What is known of a connection's life.
 pub(crate) struct Activity {
@@ -77,7 +80,7 @@ impl Activity {
                 return;
             }
             // Looks again at the latest after the shorter limit: a request may have ended in between.
-            tokio::time::sleep_until(due.min(Instant::now() + idle.min(stalled)).into()).await;
+            tokio::time::sleep_until(due.min(Instant::now() + idle.min(stalled))).await;
         }
     }
 }
@@ -164,52 +167,47 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 mod tests {
     use super::*;
 
-    const SHORT: Duration = Duration::from_millis(5);
+    const SHORT: Duration = Duration::from_secs(1);
     const LONG: Duration = Duration::from_secs(3_600);
+    const TICK: Duration = Duration::from_millis(100);
 
-    #[tokio::test]
-    async fn a_connection_without_requests_is_quiet_after_the_idle_limit() {
-        Activity::new().quiet(SHORT, LONG).await;
-    }
-
-    #[tokio::test]
-    async fn bytes_without_a_request_do_not_keep_a_connection() {
-        let activity = Activity::new();
+    /// How long it takes until the connection is quiet while `bytes` come all the time.
+    async fn quiet_after(activity: &Activity, stalled: Duration, bytes: impl Fn()) -> Duration {
         let trickle = async {
-            loop {
-                activity.touch();
-                tokio::task::yield_now().await;
+            // Longer than any of the limits.
+            for _ in 0..100_000 {
+                bytes();
+                tokio::time::sleep(TICK).await;
             }
         };
         tokio::select! {
-            () = activity.quiet(SHORT, LONG) => {}
+            () = activity.quiet(SHORT, stalled) => {}
             () = trickle => {}
         }
+        activity.begun.elapsed()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_requests_is_quiet_after_the_idle_limit_whatever_comes() {
+        let activity = Activity::new();
+        let took = quiet_after(&activity, LONG, || activity.touch()).await;
+        assert!(took < SHORT + TICK, "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn bytes_that_go_out_keep_a_connection_and_not_for_ever() {
         let activity = Activity::new();
-        let trickle = async {
-            loop {
-                activity.wrote_ms.store(activity.passed_ms(), Ordering::Relaxed);
-                tokio::task::yield_now().await;
-            }
-        };
-        let (idle, stalled) = (Duration::from_secs(1), Duration::from_millis(1_200));
-        tokio::select! {
-            () = activity.quiet(idle, stalled) => {}
-            () = trickle => {}
-        }
-        assert!(activity.begun.elapsed() >= stalled);
+        let wrote = || activity.wrote_ms.store(activity.passed_ms(), Ordering::Relaxed);
+        let took = quiet_after(&activity, SHORT * 10, wrote).await;
+        assert!((SHORT * 10..SHORT * 11).contains(&took), "{took:?}");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_open_request_has_the_longer_limit() {
         let activity = Activity::new();
         let open = activity.open();
         assert!(tokio::time::timeout(SHORT * 5, activity.quiet(SHORT, LONG)).await.is_err());
         drop(open);
-        activity.quiet(SHORT, LONG).await;
+        assert!(tokio::time::timeout(SHORT * 2, activity.quiet(SHORT, LONG)).await.is_ok());
     }
 }
