@@ -1,4 +1,4 @@
-//! Measures the store: durable writes from 64 writers at once, point reads, and appends of session events.
+//! Measures the store: durable writes from 64 writers at once, point reads, and rows of the proxy by batches.
 //!
 //! `cargo run --release -p freehold-store --example load [-- POSTGRES_URL]`; without an address, SQLite in a folder
 //! under the present one, so that it is on a real disk.
@@ -9,8 +9,8 @@ use std::{
 };
 
 use freehold_model::{
-    EventId, OrganizationId, ProviderId, Timestamp,
-    audit::{Actor, AuditEvent, Category, EventType},
+    EventId, OrganizationId, ProviderId, TaskId, Timestamp, WorkspaceId,
+    audit::{Actor, AuditEvent, Category, Decision, EventType},
     provider::{Kind, Provider},
 };
 use freehold_store::{Database, Error, Options, Organization, Store};
@@ -18,6 +18,9 @@ use uuid::Uuid;
 
 /// Callers at once.
 const CALLERS: usize = 64;
+
+/// Rows that the proxy brings at once.
+const BATCH: usize = 256;
 
 /// How long each measurement takes.
 const DURATION: Duration = Duration::from_secs(3);
@@ -47,6 +50,11 @@ async fn measure(store: &Store) -> Result<(), Error> {
     let view = |_| async move { store.read(organization, move |tx| tx.provider_view(id)).await };
     report("durable audit appends", CALLERS, append).await?;
     report("durable audit appends", 1, append).await?;
+    let batch = |_| async move {
+        let rows: Vec<_> = (0..BATCH).map(|_| decision(organization)).collect();
+        store.write(organization, move |tx| rows.iter().try_for_each(|row| tx.audit_add(row).map(drop))).await
+    };
+    report("batches of 256 rows of the proxy", 2, batch).await?;
     report("point reads", CALLERS, view).await?;
     report("point reads", 1, view).await?;
     let start = Instant::now();
@@ -94,6 +102,25 @@ fn audit(organization: OrganizationId) -> AuditEvent {
         Category::Activity,
         Actor::ControlPlane,
     )
+}
+
+/// A row as the proxy writes it.
+fn decision(organization: OrganizationId) -> AuditEvent {
+    let (id, now) = (EventId::from_uuid(Uuid::now_v7()), Timestamp::now());
+    let (kind, user) = (EventType::PolicyDecision, "user_01933b5a000070008000000000000001".to_owned());
+    let mut row = AuditEvent::new(id, organization, user, now, kind, Category::Audit, Actor::PolicyEngine);
+    row.workspace_id = Some(WorkspaceId::from_uuid(Uuid::from_u128(7)));
+    row.task_id = Some(TaskId::from_uuid(Uuid::from_u128(7)));
+    row.agent_role = Some("coder".to_owned());
+    row.agent_provider = Some("anthropic".to_owned());
+    row.destination = Some("upstream.example.test".to_owned());
+    (row.method, row.path) = (Some("GET".to_owned()), Some("/v1/some/path".to_owned()));
+    (row.decision, row.latency_ms) = (Some(Decision::Allow), Some(12));
+    (row.transforms_applied, row.validations_applied) = (Some(0), Some(0));
+    (row.capability_name, row.phase) = (Some("upstream".to_owned()), Some("request_headers".to_owned()));
+    row.policy_type = Some("http".to_owned());
+    row.detail = Some(serde_json::json!({ "rule": "allow[0]", "status": 200 }));
+    row
 }
 
 fn provider(organization_id: OrganizationId) -> Provider {

@@ -95,7 +95,7 @@ impl<'a> Row<'a> {
         let column = self.next;
         self.next += 1;
         let value = self.columns.value(column).and_then(T::read);
-        value.ok_or(Error::Corrupt { table, column, expected: std::any::type_name::<T>() })
+        value.ok_or_else(|| Error::Corrupt { table, column, expected: std::any::type_name::<T>() })
     }
 }
 

@@ -1,9 +1,13 @@
 //! SQLite as a [`Connection`].
 
-use std::{fs::OpenOptions, io, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow, fs::OpenOptions, io, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration,
+};
 
 use rusqlite::{
-    ErrorCode, OpenFlags, ToSql, ffi,
+    ErrorCode, OpenFlags, ToSql,
+    config::DbConfig,
+    ffi,
     types::{ToSqlOutput, ValueRef},
 };
 
@@ -54,6 +58,8 @@ fn set_up(
 ) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS))?;
     connection.set_prepared_statement_cache_capacity(PREPARED_MAX);
+    // Else each `LIMIT ?` is looked at when it is bound, and its statement prepared anew each time it runs.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "foreign_keys", true)?;
@@ -132,7 +138,10 @@ impl Columns for rusqlite::Row<'_> {
         Some(match self.get_ref(column).ok()? {
             ValueRef::Null => Value::Null,
             ValueRef::Integer(number) => Value::Int(number),
-            ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text)),
+            // What others wrote need not be UTF-8.
+            ValueRef::Text(text) => Value::Text(
+                std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed),
+            ),
             ValueRef::Blob(bytes) => Value::Bytes(bytes.into()),
             // No column holds floating-point numbers.
             ValueRef::Real(_) => return None,
@@ -186,7 +195,21 @@ fn unique_name(told: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::StatementStatus;
+
     use super::*;
+
+    #[test]
+    fn a_page_is_not_planned_anew_each_time() {
+        let connection = rusqlite::Connection::open_in_memory().unwrap();
+        set_up(&connection, Purpose::Write, None).unwrap();
+        connection.execute_batch("CREATE TABLE t (a INTEGER)").unwrap();
+        let page = || connection.prepare_cached("SELECT a FROM t WHERE a > ?1 ORDER BY a LIMIT ?2").unwrap();
+        for limit in [10, 20, 10] {
+            assert!(page().query([0, limit]).unwrap().next().unwrap().is_none());
+        }
+        assert_eq!(page().get_status(StatementStatus::RePrepare), 0);
+    }
 
     #[test]
     fn a_unique_constraint_has_the_name_the_migrations_give_it() {

@@ -17,17 +17,42 @@ use freehold_app::{
 use freehold_driver::PodDriver;
 use freehold_driver_sim::SimDriver;
 use freehold_model::{
-    MessageId, UploadId, session,
+    EventId, MessageId, Timestamp, UploadId,
+    audit::{self, AuditEvent, Category, EventType, SYSTEM_USER},
+    session,
     task::Phase as TaskPhase,
     workspace::{Phase, Workspace},
 };
 use freehold_pod_api::{FromAgent, ToAgent};
+use freehold_store::{AuditFilter, ChainCheck, Page};
 use uuid::Uuid;
 
 use crate::support::{World, compacted, event, said, tool_completed, turn_cancelled, turn_started, until};
 
 fn idle(workspace: &Workspace) -> bool {
     workspace.phase == Phase::Idle
+}
+
+#[tokio::test]
+async fn decisions_that_come_again_are_kept_once() {
+    let world = World::start().await;
+    let organization = world.owner.organization();
+    let decision = |n| {
+        let (id, user) = (EventId::from_uuid(Uuid::from_u128(n)), SYSTEM_USER.to_owned());
+        let (kind, actor) = (EventType::PolicyDecision, audit::Actor::PolicyEngine);
+        AuditEvent::new(id, organization, user, Timestamp::now(), kind, Category::Audit, actor)
+    };
+    let rows: Vec<_> = (1..=5).map(decision).collect();
+    world.fleet.audit(rows[..3].to_vec()).await.unwrap();
+    // Twice in one batch, too.
+    let again = [&rows[1..], &rows[4..]].concat();
+    world.fleet.audit(again).await.unwrap();
+    let filter = AuditFilter { event_types: vec![EventType::PolicyDecision], ..AuditFilter::default() };
+    let store = world.app.store();
+    let kept = store.read(organization, move |tx| tx.audit_list(&filter, &Page::first(9))).await.unwrap();
+    assert_eq!(kept.len(), 5);
+    let check = store.audit_verify(organization).await.unwrap();
+    assert!(matches!(check, ChainCheck::Intact { .. }), "{check:?}");
 }
 
 #[tokio::test]
@@ -228,7 +253,7 @@ async fn a_workspace_is_stopped_when_it_was_idle_for_too_long_but_not_while_it_w
     let began = world.workspace(task.workspace_id).await.updated_at;
     // Several looks at a busy workspace, later than the limit after it began.
     until("the limit to pass", async || {
-        (began.duration_until(freehold_model::Timestamp::now()).as_secs() >= 2).then_some(())
+        (began.duration_until(Timestamp::now()).as_secs() >= 2).then_some(())
     })
     .await;
     assert_eq!(world.workspace(task.workspace_id).await.phase, Phase::Busy);
@@ -258,7 +283,7 @@ async fn a_sweep_removes_old_files_without_a_task_and_no_others() {
     world.next_task(task.workspace_id, vec![task::File { id: kept, name: "notes".into(), size: 1 }]).await;
     let folder = world.dir().join("uploads");
     fs::create_dir_all(&folder).unwrap();
-    let two_hours_ago = SystemTime::from(freehold_model::Timestamp::now()) - Duration::from_secs(7200);
+    let two_hours_ago = SystemTime::from(Timestamp::now()) - Duration::from_secs(7200);
     for id in [kept, left, fresh] {
         let file = File::create(folder.join(id.to_string())).unwrap();
         if id != fresh {

@@ -204,8 +204,8 @@ fn as_stored(organization: OrganizationId, event: &AuditEvent) -> Result<Cow<'_,
         event.phase.as_ref(),
         event.policy_type.as_ref(),
     ];
-    let is_exact = event.timestamp.subsec_nanosecond() % 1_000 == 0
-        && event.latency_ms.is_none_or(|latency| latency <= EXACT_MAX)
+    // The time, which hardly ever is, is cut where it is written and where it is hashed.
+    let is_exact = event.latency_ms.is_none_or(|latency| latency <= EXACT_MAX)
         && texts.into_iter().flatten().all(|text| !text.contains('\0'));
     if is_exact {
         return Ok(Cow::Borrowed(event));
@@ -258,7 +258,7 @@ fn canonical(seq: u64, event: &AuditEvent) -> serde_json::Result<Vec<u8>> {
         reason: event.reason.as_deref(),
         seq,
         task_id: event.task_id,
-        timestamp: event.timestamp,
+        timestamp: Timestamp::from_microsecond(event.timestamp.as_microsecond()).unwrap_or(event.timestamp),
         transforms_applied: event.transforms_applied,
         user_id: &event.user_id,
         validations_applied: event.validations_applied,

@@ -4,12 +4,12 @@ use freehold_model::{
     EventId, TaskId, Timestamp,
     audit::{AuditEvent, Category, Decision, EventType},
 };
-use freehold_store::{AuditFilter, CHAIN_START, ChainCheck, Order, Page};
+use freehold_store::{AuditFilter, CHAIN_START, ChainCheck, Error, Order, Page};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    fixture::{Fixture, audit_event, now, uuid},
+    fixture::{Fixture, audit_event, now, provider, uuid},
     on_both_databases,
 };
 
@@ -68,12 +68,32 @@ on_both_databases! {
             let row = audit_event(fixture.organization, EventType::RoleCreated, Category::Audit);
             fixture.store.write(fixture.organization, move |tx| {
                 tx.audit_append(&row)?;
-                if n % 3 == 0 { Err(freehold_store::Error::Missing { table: "none" }) } else { Ok(()) }
+                if n % 3 == 0 { Err(Error::Missing { table: "none" }) } else { Ok(()) }
             })
         });
         let done = futures::future::join_all(jobs).await.into_iter().filter(Result::is_ok).count();
         assert_eq!(done, 42);
         assert!(matches!(verify(&fixture).await, ChainCheck::Intact { seq: 42, .. }));
+    }
+
+    async fn a_job_whose_last_statement_fails_harms_no_other_of_its_transaction(fixture) {
+        let first = provider(fixture.organization);
+        let taken = first.clone();
+        fixture.write(move |tx| tx.provider_insert(&first)).await;
+        let jobs = (0..64).map(|n| {
+            let row = audit_event(fixture.organization, EventType::ProviderCreated, Category::Audit);
+            let provider = if n % 3 == 0 { taken.clone() } else { provider(fixture.organization) };
+            fixture.store.write(fixture.organization, move |tx| {
+                tx.audit_add(&row)?;
+                tx.provider_insert(&provider)
+            })
+        });
+        let answers = futures::future::join_all(jobs).await;
+        let is_duplicate = |error: &Error| matches!(error, Error::Violation { .. });
+        let refused = answers.iter().filter(|answer| answer.as_ref().is_err_and(is_duplicate)).count();
+        assert_eq!((refused, answers.iter().filter(|answer| answer.is_ok()).count()), (22, 42), "{answers:?}");
+        assert!(matches!(verify(&fixture).await, ChainCheck::Intact { seq: 42, .. }));
+        assert_eq!(fixture.read(|tx| tx.provider_list(true, &Page::first(99))).await.len(), 43);
     }
 
     async fn what_a_column_cannot_hold_is_rounded_before_it_is_hashed(fixture) {
