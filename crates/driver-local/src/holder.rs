@@ -123,15 +123,15 @@ impl Holder {
         umask(Mode::empty());
         let pods = pod_dir.parent().and_then(Path::parent).unwrap_or(&pod_dir);
         chdir(pods).map_err(|e| Failure::at("enter the driver's directory")(e.into()))?;
-        let begun = sandbox::begin(&plan)?;
+        let mut begun = sandbox::begin(&plan)?;
         let Some(()) = hear(launch, word::FILES)? else { return Ok(None) };
         // The socket's path is short when it is relative.
         let pod_dir = Path::new(dir::PODS).join(plan.pod_id.to_string());
         let Some(lock) = lock(&pod_dir.join(file::PLAN))? else { return Ok(None) };
+        begun.files()?;
         let pod_api = unix_listener(SocketType::STREAM, &pod_dir.join(file::POD_API), POD_API_BACKLOG)?;
         let socket = unix_listener(SocketType::SEQPACKET, &pod_dir.join(file::HOLDER), POD_API_BACKLOG)?;
         let mut handles = Handles::open(&pod_dir)?;
-        begun.files(&handles)?;
         let Some(()) = hear(launch, word::GROUPS)? else { return Ok(None) };
         handles.open_groups(&plan)?;
         let sandbox = begun.groups(&plan, &handles)?;
