@@ -116,14 +116,15 @@ impl Holder {
             .map_err(Failure::at("speak to the driver"))?;
         drop(own);
         let Some(Birth { pod_dir, plan }) = birth(launch)? else { return Ok(None) };
-        name(&pod_dir);
-        let signals = sys::signal_descriptor(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
-            .and_then(|fd| Ok(fcntl_dupfd_cloexec(fd, OWN_FDS_FROM)?))
-            .map_err(Failure::at("listen to signals"))?;
         umask(Mode::empty());
         let pods = pod_dir.parent().and_then(Path::parent).unwrap_or(&pod_dir);
         chdir(pods).map_err(|e| Failure::at("enter the driver's directory")(e.into()))?;
         let mut begun = sandbox::begin(&plan)?;
+        // What nobody waits for.
+        name(&pod_dir);
+        let signals = sys::signal_descriptor(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
+            .and_then(|fd| Ok(fcntl_dupfd_cloexec(fd, OWN_FDS_FROM)?))
+            .map_err(Failure::at("listen to signals"))?;
         let Some(()) = hear(launch, word::FILES)? else { return Ok(None) };
         // The socket's path is short when it is relative.
         let pod_dir = Path::new(dir::PODS).join(plan.pod_id.to_string());
