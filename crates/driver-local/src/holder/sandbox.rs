@@ -31,8 +31,8 @@ use crate::{
 
 /// Bytes of what parent and child tell each other, at most.
 const NOTE_BYTES_MAX: usize = 1024;
-/// Namespaces that a restarted agent finds again, in the order in which they are entered.
-const KEPT: &[&str] = &["user", "mnt", "net", "uts", "ipc", "cgroup"];
+/// Namespaces that a restarted agent finds again, in the order in which they are entered; the network's comes last.
+const KEPT: &[&str] = &["user", "mnt", "uts", "ipc", "cgroup"];
 
 /// Descriptors that the pod's processes are started with.
 pub struct Handles {
@@ -156,9 +156,9 @@ impl Begun {
             let first = [&handles.pod_api, &handles.log, &handles.null];
             self.tell(first.into_iter().chain(&handles.agent_groups).chain(&handles.tool_groups))?;
             let (counts, fds) = note(&self.notes)?;
-            // The pod's /proc and its namespaces follow.
+            // The pod's /proc, what is kept of its namespaces, and the network's follow.
             let (Sockets { tcp, dns }, mut rest) = Sockets::of(&counts, fds)?;
-            if rest.len() != 1 + KEPT.len() {
+            if rest.len() != 1 + KEPT.len() + 1 {
                 return Err(Failure { step: "receive the pod's listeners".into(), errno: libc::EPROTO });
             }
             let namespaces = rest.split_off(1);
@@ -256,12 +256,13 @@ fn first_start(plan: &Plan, holder: &OwnedFd) -> Result<(), Failure> {
     let proc = open("/proc".as_ref(), OFlags::RDONLY | OFlags::DIRECTORY)?;
     let program = Program::of_agent(plan, &handles)?;
     privileges::prepare_agent(plan.make.users)?;
+    // Opened here, since nobody else may once the program has changed.
+    let this = rustix::process::getpid();
+    let others = KEPT.iter().map(|kind| namespace(this, kind)).collect::<Result<Vec<_>, _>>()?;
     let (counts, fds) = note(&net)?;
     let (sockets, network) = Sockets::of(&counts, own(fds)?)?;
     enter(&network)?;
-    // Opened here, since nobody else may once the program has changed.
-    let this = rustix::process::getpid();
-    let namespaces = KEPT.iter().map(|kind| namespace(this, kind)).collect::<Result<Vec<_>, _>>()?;
+    let namespaces: Vec<OwnedFd> = others.into_iter().chain(network).collect();
     program.execute(plan, || {
         // Nobody else is here when the agent comes.
         waitpid(Some(helper), WaitOptions::empty()).map_err(|e| Failure::at("end the helper")(e.into()))?;
