@@ -312,14 +312,10 @@ impl Holder {
     /// Answers one request. Whether the connection stays.
     fn serve(&mut self, index: usize) -> bool {
         let Some(connection) = self.connections.get_mut(index) else { return false };
-        let mut buffer = vec![0; MESSAGE_BYTES_MAX];
-        let Ok((length, fds)) = sys::receive_with_fds(connection.socket.as_fd(), &mut buffer) else {
-            return false;
-        };
-        let Ok(request) = serde_json::from_slice(buffer.get(..length).unwrap_or_default()) else {
-            return false;
-        };
-        drop(buffer);
+        let received = sys::receive_any_with_fds(connection.socket.as_fd(), MESSAGE_BYTES_MAX);
+        let Ok((bytes, fds)) = received else { return false };
+        let Ok(request) = serde_json::from_slice(&bytes) else { return false };
+        drop(bytes);
         match request {
             Request::Watch => {
                 connection.watches = true;
@@ -376,11 +372,10 @@ struct Ready {
 
 /// Hears what to make. Nothing when the driver is gone.
 fn birth(launch: &OwnedFd) -> Result<Option<Birth>, Failure> {
-    let mut buffer = vec![0; MESSAGE_BYTES_MAX];
-    let (length, _) =
-        sys::receive_with_fds(launch.as_fd(), &mut buffer).map_err(Failure::at("hear from the driver"))?;
+    let (bytes, _) = sys::receive_any_with_fds(launch.as_fd(), MESSAGE_BYTES_MAX)
+        .map_err(Failure::at("hear from the driver"))?;
     let invalid = |_| Failure { step: "understand the plan".into(), errno: libc::EINVAL };
-    match buffer.get(..length).unwrap_or_default() {
+    match bytes.as_slice() {
         [] => Ok(None),
         bytes => serde_json::from_slice(bytes).map(Some).map_err(invalid),
     }

@@ -12,7 +12,7 @@ use rustix::{
     cmsg_space,
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-        SendFlags, recvmsg, sendmsg,
+        SendFlags, recv, recvmsg, sendmsg,
     },
     process::Pid,
 };
@@ -218,6 +218,19 @@ pub fn send_with_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>
     }
     sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
     Ok(())
+}
+
+/// Receives one message of at most `bytes_max` with its descriptors, as [`receive_with_fds`] does, into as much memory as
+/// it takes: what a process of each pod touches once stays its own.
+pub fn receive_any_with_fds(socket: BorrowedFd<'_>, bytes_max: usize) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let (_, length) = recv(socket, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::TRUNC)?;
+    if length > bytes_max {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = vec![0; length];
+    let (length, fds) = receive_with_fds(socket, &mut bytes)?;
+    bytes.truncate(length);
+    Ok((bytes, fds))
 }
 
 /// Receives one message with its descriptors. No bytes: the other side is gone. A message longer than the buffer is an
