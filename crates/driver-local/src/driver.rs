@@ -242,6 +242,8 @@ impl LocalDriver {
             _ => return Err(Error::InUse),
         }
         let pod = spec.pod_id.to_string();
+        // It takes its time to be there, so it is called first.
+        let holder = launch::call(&inner.launcher)?;
         let starting = {
             let inner = Arc::clone(inner);
             tokio::task::spawn_blocking(move || {
@@ -254,7 +256,7 @@ impl LocalDriver {
                 let plan = launch::plan(&inner, &spec, layers);
                 let pod = spec.pod_id.to_string();
                 let make_groups = || inner.groups.create(&pod, &spec.limits);
-                let started = launch::start(&inner.launcher, options, plan, make_groups);
+                let started = launch::start(holder, options, plan, make_groups);
                 if started.is_err() {
                     launch::undo(&inner.options.state_dir, &inner.groups, &pod);
                 }

@@ -117,22 +117,23 @@ impl Holder {
             .map_err(Failure::at("speak to the driver"))?;
         drop(own);
         let Some(Birth { pod_dir, plan }) = birth(launch)? else { return Ok(None) };
+        umask(Mode::empty());
+        let pods = pod_dir.parent().and_then(Path::parent).unwrap_or(&pod_dir);
+        chdir(pods).map_err(|e| Failure::at("enter the driver's directory")(e.into()))?;
+        let mut begun = sandbox::begin(&plan)?;
+        // What nobody waits for.
         name(&pod_dir);
         let signals = sys::signal_descriptor(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
             .and_then(|fd| Ok(fcntl_dupfd_cloexec(fd, OWN_FDS_FROM)?))
             .map_err(Failure::at("listen to signals"))?;
-        umask(Mode::empty());
-        let pods = pod_dir.parent().and_then(Path::parent).unwrap_or(&pod_dir);
-        chdir(pods).map_err(|e| Failure::at("enter the driver's directory")(e.into()))?;
-        let begun = sandbox::begin(&plan)?;
         let Some(()) = hear(launch, word::FILES)? else { return Ok(None) };
         // The socket's path is short when it is relative.
         let pod_dir = Path::new(dir::PODS).join(plan.pod_id.to_string());
         let Some(lock) = lock(&pod_dir.join(file::PLAN))? else { return Ok(None) };
+        begun.files()?;
         let pod_api = unix_listener(SocketType::STREAM, &pod_dir.join(file::POD_API), POD_API_BACKLOG)?;
         let socket = unix_listener(SocketType::SEQPACKET, &pod_dir.join(file::HOLDER), POD_API_BACKLOG)?;
         let mut handles = Handles::open(&pod_dir)?;
-        begun.files(&handles)?;
         let Some(()) = hear(launch, word::GROUPS)? else { return Ok(None) };
         handles.open_groups(&plan)?;
         let sandbox = begun.groups(&plan, &handles)?;
@@ -312,14 +313,10 @@ impl Holder {
     /// Answers one request. Whether the connection stays.
     fn serve(&mut self, index: usize) -> bool {
         let Some(connection) = self.connections.get_mut(index) else { return false };
-        let mut buffer = vec![0; MESSAGE_BYTES_MAX];
-        let Ok((length, fds)) = sys::receive_with_fds(connection.socket.as_fd(), &mut buffer) else {
-            return false;
-        };
-        let Ok(request) = serde_json::from_slice(buffer.get(..length).unwrap_or_default()) else {
-            return false;
-        };
-        drop(buffer);
+        let received = sys::receive_any_with_fds(connection.socket.as_fd(), MESSAGE_BYTES_MAX);
+        let Ok((bytes, fds)) = received else { return false };
+        let Ok(request) = serde_json::from_slice(&bytes) else { return false };
+        drop(bytes);
         match request {
             Request::Watch => {
                 connection.watches = true;
@@ -376,11 +373,10 @@ struct Ready {
 
 /// Hears what to make. Nothing when the driver is gone.
 fn birth(launch: &OwnedFd) -> Result<Option<Birth>, Failure> {
-    let mut buffer = vec![0; MESSAGE_BYTES_MAX];
-    let (length, _) =
-        sys::receive_with_fds(launch.as_fd(), &mut buffer).map_err(Failure::at("hear from the driver"))?;
+    let (bytes, _) = sys::receive_any_with_fds(launch.as_fd(), MESSAGE_BYTES_MAX)
+        .map_err(Failure::at("hear from the driver"))?;
     let invalid = |_| Failure { step: "understand the plan".into(), errno: libc::EINVAL };
-    match buffer.get(..length).unwrap_or_default() {
+    match bytes.as_slice() {
         [] => Ok(None),
         bytes => serde_json::from_slice(bytes).map(Some).map_err(invalid),
     }

@@ -189,7 +189,7 @@ async fn try_one(launcher: &Launcher, options: &Options, groups: &Groups, make: 
         .map_err(step("make the lower layers"))?;
     let mut plan = make_plan(options, groups, make, &spec, layers);
     plan.trial = true;
-    let outcome = match start(launcher, options, plan, || Ok(())) {
+    let outcome = match call(launcher).and_then(|holder| start(holder, options, plan, || Ok(()))) {
         Ok(starting) => starting.ready(launcher).await,
         Err(error) => Err(error),
     };
@@ -245,10 +245,20 @@ fn make_plan(options: &Options, groups: &Groups, make: Make, spec: &PodSpec, lay
     }
 }
 
-/// Starts a holder, and meanwhile makes what its pod needs: the directories, and by `make_groups` the control groups.
-/// Blocks for as long as that takes; see [`Starting::ready`] for the rest.
+/// Has a holder started. Who drops the connection to it ends it.
+pub fn call(launcher: &Launcher) -> Result<OwnedFd, Error> {
+    let call = || -> io::Result<OwnedFd> {
+        let (ours, theirs) = socket_pair()?;
+        launcher.launch(&theirs)?;
+        Ok(ours)
+    };
+    call().map_err(step("start a holder"))
+}
+
+/// Tells a holder what to make, and meanwhile makes what its pod needs: the directories, and by `make_groups` the
+/// control groups. Blocks for as long as that takes; see [`Starting::ready`] for the rest.
 pub fn start(
-    launcher: &Launcher,
+    holder: OwnedFd,
     options: &Options,
     plan: Plan,
     make_groups: impl FnOnce() -> io::Result<()>,
@@ -256,18 +266,13 @@ pub fn start(
     let pod_dir = options.state_dir.join(dir::PODS).join(plan.pod_id.to_string());
     let workspace = options.state_dir.join(dir::WORKSPACES).join(plan.workspace_id.to_string());
     let birth = Birth { pod_dir, plan };
-    let tell = |socket: &OwnedFd, bytes: &[u8]| sys::send_with_fds(socket.as_fd(), bytes, &[]);
-    let launch = || -> io::Result<OwnedFd> {
-        let bytes = serde_json::to_vec(&birth)?;
-        if bytes.len() > MESSAGE_BYTES_MAX {
-            return Err(io::Error::from_raw_os_error(libc::E2BIG));
-        }
-        let (ours, theirs) = socket_pair()?;
-        launcher.launch(&theirs)?;
-        tell(&ours, &bytes)?;
-        Ok(ours)
-    };
-    let holder = launch().map_err(step("start a holder"))?;
+    let tell = |bytes: &[u8]| sys::send_with_fds(holder.as_fd(), bytes, &[]);
+    let bytes = serde_json::to_vec(&birth).map_err(|error| step("start a holder")(error.into()))?;
+    if bytes.len() > MESSAGE_BYTES_MAX {
+        return Err(step("start a holder")(io::Error::from_raw_os_error(libc::E2BIG)));
+    }
+    // A holder that has ended says why by itself, or is found to be gone.
+    let _gone = tell(&bytes);
     let Birth { pod_dir, plan } = birth;
     let write = || -> io::Result<()> {
         layers::workspace_files(&workspace.join(dir::FILES), plan.make.users)?;
@@ -277,10 +282,9 @@ pub fn start(
         fs::write(pod_dir.join(file::PLAN), serde_json::to_vec(&plan)?)
     };
     write().map_err(step("write the pod's plan"))?;
-    // A holder that has ended says why by itself.
-    let _gone = tell(&holder, word::FILES);
+    let _gone = tell(word::FILES);
     make_groups().map_err(step("make the pod's control groups"))?;
-    let _gone = tell(&holder, word::GROUPS);
+    let _gone = tell(word::GROUPS);
     Ok(Starting { plan, dir: pod_dir, holder })
 }
 

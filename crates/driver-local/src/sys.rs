@@ -12,7 +12,7 @@ use rustix::{
     cmsg_space,
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-        SendFlags, recvmsg, sendmsg,
+        SendFlags, recv, recvmsg, sendmsg,
     },
     process::Pid,
 };
@@ -34,6 +34,33 @@ pub unsafe fn clone(flags: libc::c_int) -> io::Result<Option<Pid>> {
     // no lock is held by anybody else.
     let pid = checked(unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) })?;
     Ok(i32::try_from(pid).ok().and_then(Pid::from_raw))
+}
+
+/// Bytes of the stack of a process that shares memory.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// Makes a process that runs `run` with this process's memory, on a stack of its own, and ends with its result. Nothing
+/// is copied, so that this takes a third of the time of [`clone`].
+///
+/// # Safety
+/// The process must have one thread only. Unless `flags` has `CLONE_VFORK`, with which it waits until the new process has
+/// executed a program or ended, the caller must end itself at once and touch no memory. What `run` borrows must live
+/// on: the function that owns it must not return before.
+pub unsafe fn clone_sharing<F: FnOnce() -> i32>(flags: libc::c_int, run: F) -> io::Result<Pid> {
+    extern "C" fn enter<F: FnOnce() -> i32>(run: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: it is the box below, which nobody else takes.
+        let run = unsafe { Box::from_raw(run.cast::<F>()) };
+        run()
+    }
+    // Both belong to the new process; what is left of them goes with the memory.
+    let stack: &mut [u128] = Vec::leak(vec![0; STACK_BYTES / size_of::<u128>()]);
+    let top = stack.as_mut_ptr_range().end;
+    let run = Box::into_raw(Box::new(run));
+    // SAFETY: the stack is as large as said and aligned, and the caller keeps the promises above.
+    let pid = checked(libc::c_long::from(unsafe {
+        libc::clone(enter::<F>, top.cast(), flags | libc::CLONE_VM | libc::SIGCHLD, run.cast())
+    }))?;
+    i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Ends the process at once, without what `exit` does on the way.
@@ -191,6 +218,19 @@ pub fn send_with_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>
     }
     sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
     Ok(())
+}
+
+/// Receives one message of at most `bytes_max` with its descriptors, as [`receive_with_fds`] does, into as much memory as
+/// it takes: what a process of each pod touches once stays its own.
+pub fn receive_any_with_fds(socket: BorrowedFd<'_>, bytes_max: usize) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let (_, length) = recv(socket, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::TRUNC)?;
+    if length > bytes_max {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = vec![0; length];
+    let (length, fds) = receive_with_fds(socket, &mut bytes)?;
+    bytes.truncate(length);
+    Ok((bytes, fds))
 }
 
 /// Receives one message with its descriptors. No bytes: the other side is gone. A message longer than the buffer is an

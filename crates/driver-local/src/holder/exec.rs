@@ -10,6 +10,7 @@
 use std::{
     ffi::CString,
     os::fd::{AsFd, OwnedFd},
+    sync::atomic::{AtomicI32, Ordering},
 };
 
 use rustix::{
@@ -92,10 +93,11 @@ fn entrance(plan: &Plan, handles: &Handles, sandbox: &Sandbox, command: &Command
     privileges::become_tool(plan.make.users)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|e| Failure::at("hide from the pod")(e.into()))?;
-    // SAFETY: this process has one thread.
-    match unsafe { sys::clone(libc::CLONE_PARENT) }.map_err(Failure::at("make a process"))? {
-        Some(_) => Ok(()),
-        None => supervise(plan, command),
+    // SAFETY: this process has one thread, and it ends here.
+    let made = unsafe { sys::clone_sharing(libc::CLONE_PARENT, || supervise(plan, command)) };
+    match made {
+        Ok(_) => sys::exit(0),
+        Err(error) => Err(Failure::at("make a process")(error)),
     }
 }
 
@@ -106,7 +108,7 @@ fn tell(event: ExecEvent) {
     let _gone = sys::send_with_fds(control, &event.encode(), &[]);
 }
 
-fn supervise(plan: &Plan, command: &Command) -> ! {
+fn supervise(plan: &Plan, command: &Command) -> i32 {
     let started = (|| -> Result<Result<(Pid, OwnedFd), i32>, Failure> {
         let signals = sys::signal_descriptor(&[libc::SIGCHLD]).map_err(Failure::at("listen to signals"))?;
         set_child_subreaper(Some(getpid())).map_err(|e| Failure::at("become a reaper")(e.into()))?;
@@ -114,20 +116,17 @@ fn supervise(plan: &Plan, command: &Command) -> ! {
         let control = unsafe { std::os::fd::BorrowedFd::borrow_raw(CONTROL_FD) };
         rustix::io::fcntl_setfd(control, rustix::io::FdFlags::CLOEXEC)
             .map_err(|e| Failure::at("keep the socket from the command")(e.into()))?;
-        let flags = rustix::pipe::PipeFlags::CLOEXEC;
-        let (heard, told) =
-            rustix::pipe::pipe_with(flags).map_err(|e| Failure::at("make a pipe")(e.into()))?;
-        // SAFETY: this process has one thread.
-        let Some(child) = unsafe { sys::clone(0) }.map_err(Failure::at("make a process"))? else {
-            let errno = execute(plan, command);
-            let _gone = rustix::io::write(&told, &errno.to_le_bytes());
-            sys::exit(127)
+        let failed = AtomicI32::new(0);
+        let command = || {
+            failed.store(execute(plan, command), Ordering::Relaxed);
+            127
         };
-        drop(told);
-        let mut errno = [0; 4];
-        match rustix::io::read(&heard, &mut errno) {
-            Ok(4) => Ok(Err(i32::from_le_bytes(errno))),
-            _ => Ok(Ok((child, signals))),
+        // SAFETY: this process has one thread, which waits until the command's program runs or could not be executed.
+        let child = unsafe { sys::clone_sharing(libc::CLONE_VFORK, command) }
+            .map_err(Failure::at("make a process"))?;
+        match failed.into_inner() {
+            0 => Ok(Ok((child, signals))),
+            errno => Ok(Err(errno)),
         }
     })();
     match started {
@@ -145,7 +144,7 @@ fn supervise(plan: &Plan, command: &Command) -> ! {
             }
         }
     }
-    sys::exit(0)
+    0
 }
 
 /// When memory runs out, the kernel shall end commands before their supervisors, which tell how they ended.
@@ -154,7 +153,7 @@ fn prefer_to_kill(command: Pid) {
     let _ended = std::fs::write(path, OOM_SCORE_OF_COMMANDS);
 }
 
-/// The command's process: becomes the program. Returns the error number when it cannot.
+/// The command's process, in the supervisor's memory: becomes the program. Returns the error number when it cannot.
 fn execute(plan: &Plan, command: &Command) -> i32 {
     sys::reset_signals();
     umask(Mode::from_raw_mode(0o022));

@@ -21,31 +21,39 @@ use crate::{
 const AGENT_CAPABILITIES: [CapabilitySet; 3] =
     [CapabilitySet::SETUID, CapabilitySet::SETGID, CapabilitySet::KILL];
 
-/// Makes the caller the agent's user with the agent's privileges.
-pub fn become_agent(users: Users) -> Result<(), Failure> {
-    let own_user = users.base().is_some();
-    let become_agent = || -> Result<(), Failure> {
-        if !own_user {
-            return drop_all();
-        }
-        let kept = AGENT_CAPABILITIES.into_iter().fold(CapabilitySet::empty(), CapabilitySet::union);
+/// Lets go of what the agent will not be able to get. The caller keeps what it has for now.
+pub fn prepare_agent(users: Users) -> Result<(), Failure> {
+    if users.base().is_some() {
         // What is not in the bounding set cannot become inheritable, which ambient capabilities must be.
         let all = step(capabilities(None))?;
-        step(set_capabilities(None, CapabilitySets { inheritable: kept, ..all }))?;
-        forget_bounding_set();
+        step(set_capabilities(None, CapabilitySets { inheritable: kept(), ..all }))?;
         let bits = CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED;
         step(set_capabilities_secure_bits(bits | CapabilitiesSecureBits::KEEP_CAPS))?;
+    }
+    forget_bounding_set();
+    Ok(())
+}
+
+/// Makes the caller, prepared for it, the agent's user with the agent's capabilities and no way to others.
+pub fn become_agent(users: Users) -> Result<(), Failure> {
+    if users.base().is_none() {
+        drop_all()?;
+    } else {
         step(set_thread_groups(&[]))?;
         let (uid, gid) = (Uid::from_raw(Users::AGENT), Gid::from_raw(Users::AGENT));
         step(set_thread_res_gid(gid, gid, gid))?;
         step(set_thread_res_uid(uid, uid, uid))?;
-        step(set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: kept }))?;
-        AGENT_CAPABILITIES
-            .into_iter()
-            .try_for_each(|one| step(configure_capability_in_ambient_set(one, true)))
-    };
-    become_agent()?;
-    restrict_calls()
+        let sets = CapabilitySets { effective: kept(), permitted: kept(), inheritable: kept() };
+        step(set_capabilities(None, sets))?;
+        for one in AGENT_CAPABILITIES {
+            step(configure_capability_in_ambient_set(one, true))?;
+        }
+    }
+    step(set_no_new_privs(true))
+}
+
+fn kept() -> CapabilitySet {
+    AGENT_CAPABILITIES.into_iter().fold(CapabilitySet::empty(), CapabilitySet::union)
 }
 
 /// Makes the caller, root in the pod, a tool: no capability, and no way to one.
@@ -56,6 +64,7 @@ pub fn become_tool(users: Users) -> Result<(), Failure> {
     step(set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT))?;
     step(set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT))?;
     drop_all()?;
+    step(set_no_new_privs(true))?;
     restrict_calls()
 }
 
@@ -80,8 +89,8 @@ fn forget_bounding_set() {
     }
 }
 
-fn restrict_calls() -> Result<(), Failure> {
-    step(set_no_new_privs(true))?;
+/// Filters the system calls of the caller, who must not be able to gain privileges any more.
+pub fn restrict_calls() -> Result<(), Failure> {
     let program = filter::program()
         .map_err(|_| Failure { step: "compile the system call filter".into(), errno: libc::EINVAL })?;
     sys::filter_calls(&program).map_err(Failure::at("apply the system call filter"))

@@ -31,8 +31,8 @@ use crate::{
 
 /// Bytes of what parent and child tell each other, at most.
 const NOTE_BYTES_MAX: usize = 1024;
-/// Namespaces that a restarted agent finds again, in the order in which they are entered.
-const KEPT: &[&str] = &["user", "mnt", "net", "uts", "ipc", "cgroup"];
+/// Namespaces that a restarted agent finds again, in the order in which they are entered; the network's comes last.
+const KEPT: &[&str] = &["user", "mnt", "uts", "ipc", "cgroup"];
 
 /// Descriptors that the pod's processes are started with.
 pub struct Handles {
@@ -143,22 +143,22 @@ pub fn begin(plan: &Plan) -> Result<Begun, Failure> {
 }
 
 impl Begun {
-    /// The workspace's files are there, and what the agent is to be given.
-    pub fn files(&self, handles: &Handles) -> Result<(), Failure> {
-        let ours = [&handles.pod_api, &handles.log, &handles.null];
-        self.tell(ours.into_iter().chain(&self.trees))
+    /// The workspace's files are there.
+    pub fn files(&mut self) -> Result<(), Failure> {
+        let trees = std::mem::take(&mut self.trees);
+        self.tell(trees.iter())
     }
 
     /// The pod's control groups are there: all is. Waits until the pod stands; where agent and tools are one user, until
     /// the agent's program runs, and in a trial until all is over.
     pub fn groups(mut self, plan: &Plan, handles: &Handles) -> Result<Sandbox, Failure> {
-        self.trees.clear();
         let finish = || -> Result<Sandbox, Failure> {
-            self.tell(handles.agent_groups.iter().chain(&handles.tool_groups))?;
+            let first = [&handles.pod_api, &handles.log, &handles.null];
+            self.tell(first.into_iter().chain(&handles.agent_groups).chain(&handles.tool_groups))?;
             let (counts, fds) = note(&self.notes)?;
-            // The pod's /proc and its namespaces follow.
+            // The pod's /proc, what is kept of its namespaces, and the network's follow.
             let (Sockets { tcp, dns }, mut rest) = Sockets::of(&counts, fds)?;
-            if rest.len() != 1 + KEPT.len() {
+            if rest.len() != 1 + KEPT.len() + 1 {
                 return Err(Failure { step: "receive the pod's listeners".into(), errno: libc::EPROTO });
             }
             let namespaces = rest.split_off(1);
@@ -244,38 +244,33 @@ fn first_start(plan: &Plan, holder: &OwnedFd) -> Result<(), Failure> {
     let Some(helper) = helper else { run_child(&its, || make_network(plan, &its)) };
     drop(its);
     mounts::leave_the_hosts()?;
-    let (_, fds) = note(holder)?;
-    let (mut handles, trees) = given(fds)?;
+    let (_, mut layers) = note(holder)?;
+    let trees = layers.pop().map(|executable| Trees { layers, executable });
     mounts::build(plan, trees)?;
     rustix::system::sethostname(b"freehold").map_err(|e| Failure::at("set the host name")(e.into()))?;
     let (_, fds) = note(holder)?;
-    handles.agent_groups = own(fds)?;
-    handles.tool_groups = handles.agent_groups.split_off(handles.agent_groups.len() / 2);
+    let handles = given(fds)?;
     join(&handles.agent_groups)?;
     // Only now, so that the group just joined is the root that the pod sees.
     sys::unshare(libc::CLONE_NEWCGROUP).map_err(Failure::at("make a cgroup namespace"))?;
+    let proc = open("/proc".as_ref(), OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let program = Program::of_agent(plan, &handles)?;
+    privileges::prepare_agent(plan.make.users)?;
+    // Opened here, since nobody else may once the program has changed.
+    let this = rustix::process::getpid();
+    let others = KEPT.iter().map(|kind| namespace(this, kind)).collect::<Result<Vec<_>, _>>()?;
     let (counts, fds) = note(&net)?;
     let (sockets, network) = Sockets::of(&counts, own(fds)?)?;
     enter(&network)?;
-    // Nobody else is here when the agent comes.
-    waitpid(Some(helper), WaitOptions::empty()).map_err(|e| Failure::at("end the helper")(e.into()))?;
-    drop((net, network));
-    let proc = open("/proc".as_ref(), OFlags::RDONLY | OFlags::DIRECTORY)?;
-    // Opened here, since nobody else may once the program has changed.
-    let this = rustix::process::getpid();
-    let namespaces = KEPT.iter().map(|kind| namespace(this, kind)).collect::<Result<Vec<_>, _>>()?;
-    let stand = || {
+    let namespaces: Vec<OwnedFd> = others.into_iter().chain(network).collect();
+    program.execute(plan, || {
+        // Nobody else is here when the agent comes.
+        waitpid(Some(helper), WaitOptions::empty()).map_err(|e| Failure::at("end the helper")(e.into()))?;
         let ends = sockets.all().chain([&proc]).chain(&namespaces);
         let fds: Vec<BorrowedFd<'_>> = ends.map(AsFd::as_fd).collect();
         sys::send_with_fds(holder.as_fd(), &sockets.counts(), &fds)
             .map_err(Failure::at("speak to the holder"))
-    };
-    if plan.trial {
-        privileges::become_agent(plan.make.users)?;
-        stand()?;
-        sys::exit(0);
-    }
-    execute_agent(plan, &handles, stand)
+    })
 }
 
 /// The helper: makes the network, in a namespace of its own until that is handed over with the network's ends.
@@ -290,15 +285,15 @@ fn make_network(plan: &Plan, first: &OwnedFd) -> Result<(), Failure> {
     sys::exit(0)
 }
 
-/// What [`Begun::files`] handed over.
-fn given(fds: Vec<OwnedFd>) -> Result<(Handles, Option<Trees>), Failure> {
+/// What [`Begun::groups`] handed over.
+fn given(fds: Vec<OwnedFd>) -> Result<Handles, Failure> {
     let mut fds = own(fds)?.into_iter();
     let (Some(pod_api), Some(log), Some(null)) = (fds.next(), fds.next(), fds.next()) else {
         return Err(Failure { step: "receive the agent's descriptors".into(), errno: libc::EPROTO });
     };
-    let mut layers: Vec<OwnedFd> = fds.collect();
-    let trees = layers.pop().map(|executable| Trees { layers, executable });
-    Ok((Handles { pod_api, log, null, agent_groups: Vec::new(), tool_groups: Vec::new() }, trees))
+    let mut agent_groups: Vec<OwnedFd> = fds.collect();
+    let tool_groups = agent_groups.split_off(agent_groups.len() / 2);
+    Ok(Handles { pod_api, log, null, agent_groups, tool_groups })
 }
 
 /// Moves descriptors to where they are in nobody's way.
@@ -315,52 +310,69 @@ fn next_start(plan: &Plan, handles: &Handles, parent: &OwnedFd) -> Result<(), Fa
     proc::mount_at("/proc", None)?;
     let proc = open("/proc".as_ref(), OFlags::RDONLY | OFlags::DIRECTORY)?;
     rustix::process::chdir("/workspace").map_err(|e| Failure::at("enter the workspace")(e.into()))?;
-    execute_agent(plan, handles, || {
+    let program = Program::of_agent(plan, handles)?;
+    privileges::prepare_agent(plan.make.users)?;
+    program.execute(plan, || {
         sys::send_with_fds(parent.as_fd(), b"proc", &[proc.as_fd()])
             .map_err(Failure::at("speak to the holder"))
     })
 }
 
-/// Becomes the agent. `stand` is called as the agent's user with the agent's privileges, when nothing is left but to
-/// execute the program.
-fn execute_agent(
-    plan: &Plan,
-    handles: &Handles,
-    stand: impl FnOnce() -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let mut environment = plan.environment.clone();
-    if plan.make.users.base().is_some() {
-        environment.push((AGENT_TOOL_UID_VARIABLE.into(), "0".into()));
+/// A program to execute.
+struct Program {
+    path: CString,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+}
+
+impl Program {
+    /// The agent. Its descriptors are placed where it looks for them.
+    fn of_agent(plan: &Plan, handles: &Handles) -> Result<Self, Failure> {
+        let mut environment = plan.environment.clone();
+        if plan.make.users.base().is_some() {
+            environment.push((AGENT_TOOL_UID_VARIABLE.into(), "0".into()));
+        }
+        let place =
+            |from: &OwnedFd, to: i32| sys::place(from.as_fd(), to).map_err(Failure::at("place a descriptor"));
+        place(&handles.null, 0)?;
+        place(&handles.log, 1)?;
+        place(&handles.log, 2)?;
+        place(&handles.pod_api, AGENT_POD_API_FD)?;
+        let mut numbers = Vec::new();
+        for (number, group) in (AGENT_POD_API_FD + 1..).zip(&handles.tool_groups) {
+            place(group, number)?;
+            numbers.push(number.to_string());
+        }
+        if !numbers.is_empty() {
+            environment.push((AGENT_TOOLS_CGROUP_FDS_VARIABLE.into(), numbers.join(",")));
+        }
+        if !plan.tool_rlimits.is_empty() {
+            let limits: Vec<String> =
+                plan.tool_rlimits.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            environment.push((AGENT_TOOL_RLIMITS_VARIABLE.into(), limits.join(",")));
+        }
+        Ok(Self {
+            path: strings([AGENT_PROGRAM_PATH])?.remove(0),
+            arguments: strings([AGENT_PROGRAM_PATH, "agent"])?,
+            environment: strings(environment.iter().map(|(name, value)| format!("{name}={value}")))?,
+        })
     }
-    let place =
-        |from: &OwnedFd, to: i32| sys::place(from.as_fd(), to).map_err(Failure::at("place a descriptor"));
-    place(&handles.null, 0)?;
-    place(&handles.log, 1)?;
-    place(&handles.log, 2)?;
-    place(&handles.pod_api, AGENT_POD_API_FD)?;
-    let mut numbers = Vec::new();
-    for (number, group) in (AGENT_POD_API_FD + 1..).zip(&handles.tool_groups) {
-        place(group, number)?;
-        numbers.push(number.to_string());
+
+    /// Becomes the agent. `stand` is called as the agent's user with the agent's capabilities, when all of the pod is
+    /// made and nothing is left but to filter this process's calls and to execute the program; not in a trial.
+    fn execute(self, plan: &Plan, stand: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+        sys::reset_signals();
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        privileges::become_agent(plan.make.users)?;
+        // Becoming another user cleared it.
+        die_with_the_holder()?;
+        stand()?;
+        privileges::restrict_calls()?;
+        if plan.trial {
+            sys::exit(0);
+        }
+        Err(Failure::at("start the agent")(sys::execute(&self.path, &self.arguments, &self.environment)))
     }
-    if !numbers.is_empty() {
-        environment.push((AGENT_TOOLS_CGROUP_FDS_VARIABLE.into(), numbers.join(",")));
-    }
-    if !plan.tool_rlimits.is_empty() {
-        let limits: Vec<String> =
-            plan.tool_rlimits.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        environment.push((AGENT_TOOL_RLIMITS_VARIABLE.into(), limits.join(",")));
-    }
-    let arguments = strings([AGENT_PROGRAM_PATH, "agent"])?;
-    let environment = strings(environment.iter().map(|(name, value)| format!("{name}={value}")))?;
-    let program = strings([AGENT_PROGRAM_PATH])?.remove(0);
-    sys::reset_signals();
-    rustix::process::umask(Mode::from_raw_mode(0o022));
-    privileges::become_agent(plan.make.users)?;
-    // Becoming another user cleared it.
-    die_with_the_holder()?;
-    stand()?;
-    Err(Failure::at("start the agent")(sys::execute(&program, &arguments, &environment)))
 }
 
 /// C strings of texts.

@@ -115,6 +115,13 @@ pub fn processes() -> impl Iterator<Item = (rustix::process::Pid, String)> {
     })
 }
 
+/// The parent of a holder: the launcher as long as that lives, then whoever takes orphans.
+pub fn launcher(holder: rustix::process::Pid) -> rustix::process::Pid {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", holder.as_raw_nonzero())).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    rustix::process::Pid::from_raw(fields.split_whitespace().nth(1).unwrap().parse().unwrap()).unwrap()
+}
+
 /// The stand-in agent, as the server sees it.
 pub struct Agent {
     reader: BufReader<UnixStream>,

@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use freehold_driver::{ExecSpec, PodDriver, PodSpec, PodState, conformance};
 use freehold_driver_local::LocalDriver;
 use freehold_model::PodId;
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Signal, kill_process, test_kill_process};
 
-use crate::common::{Machine, machine, processes, spec, stand_in, until};
+use crate::common::{Machine, launcher, machine, processes, spec, stand_in, until};
 
 #[async_trait]
 impl conformance::Fixture for Machine {
@@ -126,8 +126,10 @@ async fn a_pod_outlives_the_kill_of_the_process_that_made_it() {
     std::io::BufRead::read_line(&mut std::io::BufReader::new(driver.stdout.take().unwrap()), &mut said)
         .unwrap();
     assert_eq!(said, "made\n");
+    let launcher = launcher(machine.holder(spec.pod_id));
     driver.kill().unwrap();
     driver.wait().unwrap();
+    until("an end of the launcher", || test_kill_process(launcher).is_err()).await;
     machine.restart().await;
     let [seen] = machine.driver.observe().await.unwrap().try_into().unwrap();
     assert_eq!((seen.pod_id, seen.state), (spec.pod_id, PodState::Running));

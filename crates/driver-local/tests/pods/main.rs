@@ -5,6 +5,7 @@
 mod as_user;
 mod common;
 mod inside;
+mod launcher;
 mod life;
 mod limits;
 mod network;

@@ -1,0 +1,55 @@
+//! The launcher, from which holders are forked: what comes of it and what does not.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use freehold_driver::{PodDriver, PodState};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::{launcher, machine, spec, until};
+
+/// What a process has open, by what `/proc` calls it; without what has the same name for each.
+fn open_files(process: Pid) -> BTreeSet<PathBuf> {
+    let common = ["/dev/null", "/proc", "anon_inode:[signalfd]"].map(PathBuf::from);
+    let entries = std::fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero())).unwrap();
+    let open = entries.map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap());
+    open.filter(|file| !common.contains(file)).collect()
+}
+
+#[tokio::test]
+async fn after_the_kill_of_the_launcher_pods_live_on_and_new_ones_are_made() {
+    let machine = machine().await;
+    let (before, _agent) = machine.pod().await;
+    let killed = launcher(machine.holder(before.pod_id));
+    kill_process(killed, Signal::KILL).unwrap();
+    until("another parent of the holder", || launcher(machine.holder(before.pod_id)) != killed).await;
+    let (after, _other) = machine.pod().await;
+    assert_ne!(launcher(machine.holder(after.pod_id)), killed);
+    for spec in [&before, &after] {
+        assert_eq!(machine.sh(spec, "cat /proc/self/comm").await, (Some(0), "cat\n".into()));
+    }
+    let seen = machine.driver.observe().await.unwrap();
+    assert!(seen.iter().all(|one| one.state == PodState::Running), "{seen:?}");
+    for spec in [before, after] {
+        machine.driver.delete(spec.pod_id).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn no_holder_has_anything_open_that_is_anothers_or_the_launchers() {
+    let machine = machine().await;
+    let specs = [spec(), spec(), spec()];
+    // At once, so that requests wait at the launcher while others are served.
+    let [one, two, three] = &specs;
+    let made =
+        tokio::join!(machine.driver.ensure(one), machine.driver.ensure(two), machine.driver.ensure(three));
+    made.0.and(made.1).and(made.2).unwrap();
+    let mut seen = open_files(launcher(machine.holder(one.pod_id)));
+    for spec in &specs {
+        let open = open_files(machine.holder(spec.pod_id));
+        assert_eq!(open.intersection(&seen).collect::<Vec<_>>(), Vec::<&PathBuf>::new());
+        seen.extend(open);
+    }
+    for spec in specs {
+        machine.driver.delete(spec.pod_id).await.unwrap();
+    }
+}
