@@ -78,6 +78,7 @@ pub const fn category(event_type: EventType) -> Category {
         | E::ApiKeyRevoked
         | E::MemberAdded
         | E::PersonalTokenCreated
+        | E::PersonalTokenRevoked
         | E::WorkspaceExec => Category::Audit,
     }
 }
@@ -91,7 +92,7 @@ pub(crate) fn append(
     now: Timestamp,
 ) -> Result<(), Error> {
     let event = row(tx, cause, event_type, Some(detail), now);
-    tx.audit_append(&event)?;
+    tx.audit_add(&event)?;
     Ok(())
 }
 

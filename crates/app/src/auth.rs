@@ -13,7 +13,7 @@ use std::{
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use freehold_access::Actor;
-use freehold_store::{Caller, Error as StoreError, SecretHash};
+use freehold_store::{Caller, Error as StoreError, SecretHash, Store, Topic};
 use lru::LruCache;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -131,7 +131,34 @@ fn slot(hash: &SecretHash) -> [u8; 8] {
     slot
 }
 
+/// Watches over a caller's secret for what goes on after its request was admitted, such as a stream.
+pub struct Standing {
+    store: Store,
+    hash: SecretHash,
+    changed: watch::Receiver<u64>,
+}
+
+impl Standing {
+    /// Resolves once the secret is not in force any more. Where that cannot be told, it is taken for revoked.
+    pub async fn ended(mut self) {
+        let hash = self.hash;
+        loop {
+            let caller: Result<_, StoreError> =
+                self.store.system_read(move |tx| tx.caller_by_secret_hash(&hash)).await;
+            if !matches!(caller, Ok(Some(_))) || self.changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
 impl App {
+    /// Watches over a secret from now on.
+    pub fn standing(&self, secret: &str) -> Standing {
+        let changed = self.store().subscribe(Topic::Callers);
+        Standing { store: self.store().clone(), hash: hash(secret), changed }
+    }
+
     /// Whose secret this is; none when it is unknown or revoked.
     ///
     /// # Errors

@@ -26,6 +26,8 @@ pub enum Thing {
     ApiKey,
     /// A member.
     Member,
+    /// A personal token.
+    PersonalToken,
     /// An organization.
     Organization,
 }
@@ -42,6 +44,7 @@ impl Thing {
             Self::Credential => "credential",
             Self::ApiKey => "API key",
             Self::Member => "member",
+            Self::PersonalToken => "personal token",
             Self::Organization => "organization",
         }
     }

@@ -40,7 +40,7 @@ impl App {
                 let cause = Cause::caller(&caller);
                 let row =
                     workspace_row(tx, &workspace, &cause, EventType::WorkspaceExec, Some(detail), now())?;
-                tx.audit_append(&row)?;
+                tx.audit_add(&row)?;
                 Ok::<_, Error>(workspace)
             })
             .await?;

@@ -15,7 +15,7 @@ use freehold_model::{
     OrganizationId, SessionId, WorkspaceId, audit::AuditEvent, credential::Credential, event::SessionEvent,
     provider::Provider, role::Role, task::Task, upload::Upload, workspace::Workspace,
 };
-use freehold_store::{OrgRead, Store, WorkChanges};
+use freehold_store::{AUDIT_ID_KEY, OrgRead, OrgTx, Store, WorkChanges};
 
 use crate::{Error, ports::UploadStore};
 
@@ -174,12 +174,22 @@ impl Fleet {
             by_organization.entry(row.org_id).or_default().push(row);
         }
         for (organization, rows) in by_organization {
-            self.store
-                .write(organization, move |tx| {
-                    rows.iter().try_for_each(|row| tx.audit_append(row).map(drop))?;
-                    Ok::<_, Error>(())
-                })
-                .await?;
+            let rows = Arc::new(rows);
+            let new = Arc::clone(&rows);
+            let added = self.store.write(organization, move |tx| {
+                new.iter().try_for_each(|row| tx.audit_add(row).map(drop))?;
+                Ok::<_, freehold_store::Error>(())
+            });
+            match added.await {
+                // Some came before, with an answer that was not heard: each is looked up.
+                Err(error) if error.is_duplicate(AUDIT_ID_KEY) => {
+                    let append = move |tx: &mut OrgTx<'_>| {
+                        rows.iter().try_for_each(|row| tx.audit_append(row).map(drop))
+                    };
+                    self.store.write(organization, append).await?;
+                }
+                added => added?,
+            }
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ use freehold_model::Timestamp;
 use freehold_store::Store;
 use uuid::Uuid;
 
-pub use auth::Secret;
+pub use auth::{Secret, Standing};
 pub use error::{Error, Thing};
 pub use freehold_store::{AuditFilter, AuditRow, Error as StoreError, Order, PAGE_MAX, Page};
 pub use once::{Once, Outcome};

@@ -126,16 +126,60 @@ impl App {
         Ok(secret)
     }
 
-    /// Revokes a personal token: once this has answered, no request with it is served.
+    /// Personal tokens in force, oldest first, of the member with this address or of all; each with its member.
+    ///
+    /// # Errors
+    /// When there is no such member.
+    pub async fn token_list(
+        &self,
+        organization: OrganizationId,
+        email: Option<&str>,
+        page: Page<TokenId>,
+    ) -> Result<Vec<(PersonalToken, Member)>, Error> {
+        let email = email.map(str::to_owned);
+        self.store()
+            .read(organization, move |tx| {
+                let member = match email {
+                    Some(email) => {
+                        Some(tx.member_by_email(&email)?.ok_or(Error::NotFound(Thing::Member))?.id)
+                    }
+                    None => None,
+                };
+                let mut listed = Vec::new();
+                for token in tx.personal_token_list(member, &page)? {
+                    let member = tx.member_view(token.member_id)?.ok_or(Error::Inconsistent {
+                        organization,
+                        what: "a personal token has no member",
+                    })?;
+                    listed.push((token, member));
+                }
+                Ok(listed)
+            })
+            .await
+    }
+
+    /// Revokes a personal token: once this has answered, no request with it is served, and its event streams end.
     ///
     /// # Errors
     /// When there is none in force.
-    pub async fn token_revoke(&self, organization: OrganizationId, id: TokenId) -> Result<(), Error> {
-        self.store()
-            .write(organization, move |tx| Ok::<_, Error>(tx.personal_token_revoke(id, now())?))
+    pub async fn token_revoke(
+        &self,
+        organization: OrganizationId,
+        id: TokenId,
+    ) -> Result<PersonalToken, Error> {
+        let token = self
+            .store()
+            .write(organization, move |tx| {
+                let token = tx.personal_token_view(id)?.ok_or(Error::NotFound(Thing::PersonalToken))?;
+                let now = now();
+                tx.personal_token_revoke(id, now)?;
+                let detail = json!({ "token_id": id, "member_id": token.member_id, "label": token.label });
+                audit::append(tx, &Cause::server(), EventType::PersonalTokenRevoked, detail, now)?;
+                Ok::<_, Error>(token)
+            })
             .await?;
         self.callers_forget();
-        Ok(())
+        Ok(token)
     }
 
     /// The member behind the caller, with when it was added; none for an API key.

@@ -6,7 +6,7 @@ use freehold_model::{
     audit::EventType,
     role::{Environment, PoolPolicy, Role, ThinkingEffort},
 };
-use freehold_store::{OrgRead, OrgTx, Page, RoleFilter};
+use freehold_store::{OrgRead, OrgTx, Page, ROLE_NAME_KEY, RoleFilter};
 use serde_json::json;
 
 use crate::{
@@ -101,13 +101,18 @@ impl App {
         request: Option<Once<Role>>,
     ) -> Result<Outcome<Role>, Error> {
         actor.reach(Right::ConfigWrite)?;
-        let actor = actor.clone();
-        self.store()
-            .write(actor.organization(), move |tx| {
-                let now = now();
-                once(tx, &actor, now, request, |tx| create(tx, &actor, new, now))
-            })
-            .await
+        let (actor, name) = (actor.clone(), new.name.clone());
+        let created = self.store().write(actor.organization(), move |tx| {
+            let now = now();
+            once(tx, &actor, now, request, |tx| create(tx, &actor, new, now))
+        });
+        match created.await {
+            // Not looked up before: the database looks anyway.
+            Err(Error::Store(error)) if error.is_duplicate(ROLE_NAME_KEY) => {
+                Err(Error::NameTaken { thing: Thing::Role, name })
+            }
+            created => created,
+        }
     }
 
     /// Changes a role.
@@ -230,9 +235,6 @@ fn create(tx: &mut OrgTx<'_>, actor: &Actor, new: RoleNew, now: Timestamp) -> Re
     let RoleNew { name, provider_id, rest } = new;
     check(&rest)?;
     usable_provider(tx, provider_id)?;
-    if tx.role_by_name(&name)?.is_some() {
-        return Err(Error::NameTaken { thing: Thing::Role, name });
-    }
     let mut role = Role {
         id: RoleId::from_uuid(new_uuid()),
         organization_id: actor.organization(),

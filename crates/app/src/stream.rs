@@ -8,12 +8,12 @@
 //! listener that falls [`ROWS_BEHIND_MAX`] rows behind is dropped, and no buffer grows for it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{Arc, MutexGuard, PoisonError},
 };
 
-use freehold_access::{Actor, Reach, Right};
+use freehold_access::{Actor, Kind, Reach, Right};
 use freehold_model::{MemberId, OrganizationId, WorkspaceId, audit::AuditEvent};
 use freehold_store::{AuditRow, OrgRead, Store, Topic};
 use lru::LruCache;
@@ -25,6 +25,8 @@ use crate::{App, Error, workspace::find};
 pub const ROWS_BEHIND_MAX: usize = 1024;
 /// Listeners of one organization.
 pub const LISTENERS_MAX: usize = 256;
+/// Listeners of one caller, so that one that opens streams without end leaves room for others.
+pub const LISTENERS_PER_CALLER_MAX: usize = 64;
 /// Rows read in one step.
 const STEP_ROWS: u32 = 256;
 /// Workspaces whose creators are remembered.
@@ -43,7 +45,52 @@ pub struct Activity {
 
 /// Tails that run, one for each organization with listeners.
 #[derive(Default)]
-pub(crate) struct Tails(Mutex<HashMap<OrganizationId, broadcast::Sender<Arc<Activity>>>>);
+pub(crate) struct Tails {
+    running: Mutex<HashMap<OrganizationId, broadcast::Sender<Arc<Activity>>>>,
+    seats: Arc<Seats>,
+}
+
+/// Listeners of each caller that has any.
+#[derive(Default)]
+struct Seats(std::sync::Mutex<HashMap<String, usize>>);
+
+/// One listener among those of its caller.
+struct Seat {
+    seats: Arc<Seats>,
+    caller: String,
+}
+
+impl Seats {
+    fn count(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(self: &Arc<Self>, actor: &Actor) -> Result<Seat, Error> {
+        let caller = match actor.kind() {
+            Kind::Member { id, .. } => id.to_string(),
+            Kind::ApiKey { id, .. } => id.to_string(),
+        };
+        let mut counts = self.count();
+        let count = counts.entry(caller.clone()).or_default();
+        if *count >= LISTENERS_PER_CALLER_MAX {
+            let limit = format!("this caller has {LISTENERS_PER_CALLER_MAX} event streams open already");
+            return Err(Error::TooMany(limit));
+        }
+        *count += 1;
+        Ok(Seat { seats: Arc::clone(self), caller })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut entry) = self.seats.count().entry(std::mem::take(&mut self.caller)) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
 
 /// Somebody who follows activity.
 pub struct Listener {
@@ -58,6 +105,8 @@ pub struct Listener {
     replaying: bool,
     live: broadcast::Receiver<Arc<Activity>>,
     creators: Creators,
+    /// Given back when the listener is dropped.
+    _seat: Seat,
 }
 
 impl App {
@@ -76,6 +125,7 @@ impl App {
             let found = self.store().read(actor.organization(), move |tx| find(tx, id)).await?;
             actor.authorize(&[Right::WorkspaceRead], found)?;
         }
+        let seat = self.inner.tails.seats.take(actor)?;
         let live = self.follow(actor.organization()).await?;
         let head =
             self.store().read(actor.organization(), |tx| tx.audit_last_seq()).await.map_err(Error::Store)?;
@@ -90,6 +140,7 @@ impl App {
             replaying: after.is_some(),
             live,
             creators: Creators::default(),
+            _seat: seat,
         })
     }
 
@@ -98,7 +149,7 @@ impl App {
         &self,
         organization: OrganizationId,
     ) -> Result<broadcast::Receiver<Arc<Activity>>, Error> {
-        let mut tails = self.inner.tails.0.lock().await;
+        let mut tails = self.inner.tails.running.lock().await;
         if let Some(tail) = tails.get(&organization).filter(|tail| tail.receiver_count() > 0) {
             if tail.receiver_count() >= LISTENERS_MAX {
                 return Err(Error::TooMany(format!("{LISTENERS_MAX} event streams are open already")));

@@ -234,7 +234,7 @@ fn reset(tx: &mut OrgTx<'_>, actor: &Actor, workspace: &mut Workspace, now: Time
         let detail = json!({ "session_id": session.id });
         let cause = Cause::caller(actor);
         let row = workspace_row(tx, workspace, &cause, EventType::SessionFinished, Some(detail), now)?;
-        tx.audit_append(&row)?;
+        tx.audit_add(&row)?;
     }
     workspace.session_id = SessionId::from_uuid(new_uuid());
     workspace.updated_at = now;
@@ -274,7 +274,7 @@ fn submit(
     let cause = Cause::caller(actor);
     let mut row = workspace_row(tx, workspace, &cause, EventType::TaskSubmitted, None, now)?;
     row.task_id = Some(task.id);
-    tx.audit_append(&row)?;
+    tx.audit_add(&row)?;
     Ok(task)
 }
 
@@ -287,7 +287,7 @@ fn request_cancel(tx: &mut OrgTx<'_>, actor: &Actor, workspace: &Workspace) -> R
         let cause = Cause::caller(actor);
         let mut row = workspace_row(tx, workspace, &cause, EventType::TaskCancelRequested, None, now())?;
         row.task_id = Some(task.id);
-        tx.audit_append(&row)?;
+        tx.audit_add(&row)?;
     }
     Ok(true)
 }
@@ -348,7 +348,7 @@ pub fn advance(
     let detail = to.is_terminal().then(|| json!({ "status": to, "reason": task.reason }));
     let mut row = workspace_row(tx, workspace, cause, event_type, detail, now)?;
     row.task_id = Some(task.id);
-    tx.audit_append(&row)?;
+    tx.audit_add(&row)?;
     Ok(true)
 }
 

@@ -26,8 +26,8 @@ impl ObjectUploads {
     }
 }
 
-/// Where uploads are.
-const FOLDER: &str = "uploads";
+/// Where uploads are, in the object store.
+pub const FOLDER: &str = "uploads";
 
 fn path(id: UploadId) -> Path {
     Path::from(format!("{FOLDER}/{id}"))

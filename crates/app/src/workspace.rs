@@ -184,7 +184,7 @@ impl App {
                 }
                 let cause = Cause::caller(&caller);
                 let row = workspace_row(tx, &workspace, &cause, EventType::WorkspaceDeleted, None, now())?;
-                tx.audit_append(&row)?;
+                tx.audit_add(&row)?;
                 let uploads = uploads_of(tx, id)?;
                 tx.workspace_delete(id)?;
                 Ok(uploads)
@@ -259,7 +259,7 @@ pub(crate) fn insert(
     tx.session_insert(&new_session(&workspace, now))?;
     let cause = Cause::caller(actor);
     let row = workspace_row(tx, &workspace, &cause, EventType::WorkspaceCreated, None, now)?;
-    tx.audit_append(&row)?;
+    tx.audit_add(&row)?;
     Ok(workspace)
 }
 
@@ -310,7 +310,7 @@ pub fn transition(
     tx.workspace_update(workspace)?;
     let detail = json!({ "from": from, "status": to });
     let row = workspace_row(tx, workspace, cause, EventType::WorkspaceStatusChanged, Some(detail), now)?;
-    tx.audit_append(&row)?;
+    tx.audit_add(&row)?;
     Ok(true)
 }
 
@@ -363,7 +363,7 @@ fn write(
     workspace.updated_at = now;
     tx.workspace_update(workspace)?;
     let row = workspace_row(tx, workspace, &Cause::caller(actor), event_type, None, now)?;
-    tx.audit_append(&row)?;
+    tx.audit_add(&row)?;
     Ok(())
 }
 

@@ -6,8 +6,12 @@ use crate::{
     credentials::{self, DEFAULT_URL},
     environment::Environment,
     failure::{Failure, exit},
-    output::Format,
+    output::{Console, Format},
 };
+
+/// Said when a key is given as a flag.
+pub(crate) const KEY_SEEN: &str = "warning: other users of this machine can see a key on the command line while the \
+    command runs; prefer `freehold login` or FREEHOLD_API_KEY\n";
 
 /// What every verb that calls the API takes.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -25,7 +29,10 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// A client of the server in force.
-    pub fn client(&self, environment: &Environment) -> Result<Client, Failure> {
+    pub fn client(&self, environment: &Environment, console: &mut Console) -> Result<Client, Failure> {
+        if self.key.is_some() {
+            console.note(KEY_SEEN);
+        }
         let flag = self.key.clone().map(Key::new).or_else(|| environment.api_key.clone());
         let url = self.url.clone().or_else(|| environment.url.clone());
         let (url, key) = match flag {

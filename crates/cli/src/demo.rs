@@ -22,10 +22,11 @@ use freehold_model::provider::Kind;
 
 use crate::{
     environment::Environment,
-    failure::Failure,
+    failure::{Failure, exit},
     follow,
     output::Console,
     progress::Detail,
+    terminal,
     verbs::{Outcome, task},
 };
 pub use stage::remove_dir;
@@ -126,10 +127,10 @@ pub(crate) async fn run(demo: Demo, environment: &Environment, console: &mut Con
     let mut stage = Stage::new()?;
     let outcome = tokio::select! {
         outcome = play(&plan, &demo, &mut stage, console) => outcome,
-        () = interrupted() => Err(Failure::other("interrupted")),
+        code = interrupted() => Err(Failure::new(code, "interrupted")),
     };
     let outcome = match outcome {
-        Ok((code, by_hand)) if !demo.exit => stay(&by_hand, &mut stage, console).await.map(|()| code),
+        Ok((_, by_hand)) if !demo.exit => stay(&by_hand, &mut stage, console).await,
         Ok((code, _)) => Ok(code),
         Err(failure) => Err(failure),
     };
@@ -148,25 +149,26 @@ pub(crate) async fn run(demo: Demo, environment: &Environment, console: &mut Con
 }
 
 /// Stays for whoever wants to go on by hand, until told to end or the server is gone.
-async fn stay(by_hand: &str, stage: &mut Stage, console: &mut Console) -> Result<(), Failure> {
+async fn stay(by_hand: &str, stage: &mut Stage, console: &mut Console) -> Outcome {
     console.data(by_hand)?;
     tokio::select! {
-        () = interrupted() => Ok(()),
+        code = interrupted() => Ok(code),
         failure = stage.server_ended() => Err(failure),
     }
 }
 
-/// Resolves when this process is asked to end.
-async fn interrupted() {
+/// Resolves when this process is asked to end, with the code to exit with.
+async fn interrupted() -> u8 {
+    let interrupted = terminal::interrupted();
     #[cfg(unix)]
     if let Ok(mut terminated) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminated.recv() => {}
-        }
-        return;
+        return tokio::select! {
+            () = interrupted => exit::INTERRUPTED,
+            _ = terminated.recv() => exit::TERMINATED,
+        };
     }
-    _ = tokio::signal::ctrl_c().await;
+    interrupted.await;
+    exit::INTERRUPTED
 }
 
 async fn play(

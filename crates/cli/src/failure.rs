@@ -26,6 +26,10 @@ pub mod exit {
     pub const TASK_CANCELLED: u8 = 11;
     /// The followed task could not be delivered.
     pub const TASK_DELIVERY_FAILED: u8 = 12;
+    /// Ctrl-C ended it.
+    pub const INTERRUPTED: u8 = 130;
+    /// It was told to end, by SIGTERM.
+    pub const TERMINATED: u8 = 143;
 }
 
 /// Why a verb failed.

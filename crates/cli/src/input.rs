@@ -7,6 +7,7 @@ use freehold_client::Key;
 use crate::{
     failure::Failure,
     output::{Console, read_text},
+    terminal, text,
 };
 
 /// The most bytes of a secret.
@@ -35,7 +36,7 @@ impl Confirm {
                 Failure::usage(format!("refusing to {what} without a confirmation")).hint("pass --yes")
             );
         }
-        console.note(&format!("About to {what}. Go on? [y/N] "));
+        console.note(&format!("About to {}. Go on? [y/N] ", text::harmless(what)));
         // A terminal gives a line at a time; a longer one is no yes.
         let mut reply = [0; REPLY_BYTES_MAX];
         let length = console.stdin.read(&mut reply).unwrap_or(0);
@@ -47,13 +48,16 @@ impl Confirm {
     }
 }
 
-/// A secret from a file, or from stdin when there is none or it is `-`. One line end after it is not part of it.
-pub(crate) fn secret(console: &mut Console, file: Option<&Path>, what: &str) -> Result<Key, Failure> {
+/// A secret from a file, or from stdin when there is none or it is `-`; a terminal does not show it and gives one line. One
+/// line end after it is not part of it.
+pub(crate) async fn secret(console: &mut Console, file: Option<&Path>, what: &str) -> Result<Key, Failure> {
     let file = file.filter(|file| *file != Path::new("-"));
-    if file.is_none() && console.stdin_is_terminal {
-        console.note(&format!("{what} (it is shown while you type; end with Enter and Ctrl-D): "));
-    }
-    let text = read(console, file, SECRET_BYTES_MAX)?;
+    let text = if file.is_none() && console.stdin_is_terminal {
+        let question = format!("{what} (not shown while you type): ");
+        terminal::hidden_line(|| console.note(&question)).await?
+    } else {
+        read(console, file, SECRET_BYTES_MAX)?
+    };
     let secret =
         text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
     if secret.is_empty() {

@@ -4,6 +4,7 @@
 //! and everything else to stderr; a secret is never read from the command line (a login's key apart, on request) and never
 //! printed, except once when it is made.
 
+mod arguments;
 mod context;
 mod credentials;
 mod demo;
@@ -14,12 +15,15 @@ mod input;
 mod output;
 mod progress;
 mod resolve;
+mod terminal;
 mod text;
 mod verbs;
 
+pub use arguments::verb_first;
 pub use demo::{Scene, remove_dir};
 pub use environment::{Environment, Streams, stdin_closed};
 pub use failure::exit;
+pub use output::{Format, plain_table};
 pub use verbs::Verb;
 
 use std::process::ExitCode;

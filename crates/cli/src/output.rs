@@ -8,7 +8,10 @@ use comfy_table::{ContentArrangement, Table, presets};
 use freehold_client::Answer;
 use serde_json::Value;
 
-use crate::{environment::Streams, failure::Failure, text};
+use crate::{environment::Streams, failure::Failure, resolve::Names, text};
+
+/// The most characters shown of what a server says went wrong.
+const MESSAGE_CHARS_MAX: usize = 2000;
 
 pub(crate) const BOLD: Style = Style::new().bold();
 pub(crate) const DIM: Style = Style::new().dimmed();
@@ -18,7 +21,7 @@ pub(crate) const NOTE: Style = AnsiColor::Cyan.on_default();
 
 /// The form of data on stdout.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Format {
+pub enum Format {
     /// For people.
     #[default]
     Table,
@@ -78,25 +81,32 @@ impl Console {
 
     /// Shows an answer's fields, a line each.
     pub fn fields<T>(&mut self, answer: &Answer<T>) -> Result<(), Failure> {
-        let text = answer.text();
-        self.answer(answer, |_| fields(text))
+        self.named_fields(answer, &Names::default())
     }
 
-    /// Writes the API's JSON, ended by a line feed.
+    /// Shows an answer's fields, ids with their names.
+    pub fn named_fields<T>(&mut self, answer: &Answer<T>, names: &Names) -> Result<(), Failure> {
+        let text = answer.text();
+        self.answer(answer, |_| fields(text, names))
+    }
+
+    /// Writes the API's JSON to the letter, ended by a line feed.
     pub fn json(&mut self, text: &str) -> Result<(), Failure> {
         let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-        self.data(&format!("{text}{end}"))
+        let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.write_all(end.as_bytes()));
+        written.and_then(|()| self.out.flush()).map_err(|error| Failure::stdout(&error))
     }
 
     pub fn failure(&mut self, failure: &Failure) {
         if failure.message.is_empty() {
             return;
         }
-        let mut text = format!("{BAD}error:{BAD:#} {}\n", text::harmless(&failure.message));
+        let message = text::cut(&text::harmless(&failure.message), MESSAGE_CHARS_MAX);
+        let mut text = format!("{BAD}error:{BAD:#} {message}\n");
         let indent = |line: &str| format!("  {}\n", text::line(line, 400));
         text.extend(failure.details.iter().map(|line| indent(line)));
         if let Some(hint) = &failure.hint {
-            text.push_str(&format!("{NOTE}hint:{NOTE:#} {hint}\n"));
+            text.push_str(&format!("{NOTE}hint:{NOTE:#} {}\n", text::harmless(hint)));
         }
         self.note(&text);
     }
@@ -139,8 +149,13 @@ pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String
     out
 }
 
-/// The fields of a JSON object, a line each; longer texts as a block.
-pub(crate) fn fields(json: &str) -> String {
+/// A table without styles: columns under headings, each cell one harmless line.
+pub fn plain_table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    strip_str(&table(headings, rows)).to_string()
+}
+
+/// The fields of a JSON object, a line each; longer texts as a block, and ids with their names.
+pub(crate) fn fields(json: &str, names: &Names) -> String {
     let Ok(Value::Object(fields)) = serde_json::from_str(json) else {
         return format!("{}\n", text::harmless(json));
     };
@@ -149,17 +164,24 @@ pub(crate) fn fields(json: &str) -> String {
     };
     let mut fields: Vec<(String, Value)> = fields.into_iter().filter(|(_, value)| !is_empty(value)).collect();
     fields.sort_by_key(|(name, _)| rank(name));
-    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    /// The most characters of a field's name; the API's are shorter.
+    const FIELD_CHARS_MAX: usize = 40;
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0).min(FIELD_CHARS_MAX);
     let mut out = String::new();
     for (name, value) in fields {
+        let name = text::line(&name, FIELD_CHARS_MAX);
         let shown = match &value {
-            Value::String(text) => text::harmless(text),
+            Value::String(text) => match names.get(text) {
+                Some(name) => format!("{text} ({name})"),
+                None => text.clone(),
+            },
             Value::Array(items) if items.iter().all(Value::is_string) => {
                 items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
             }
             Value::Object(_) | Value::Array(_) => serde_json::to_string_pretty(&value).unwrap_or_default(),
             other => other.to_string(),
         };
+        let shown = text::harmless(&shown);
         if shown.trim_end().contains('\n') {
             out.push_str(&format!("{DIM}{name}{DIM:#}\n"));
             out.extend(shown.trim_end().lines().map(|line| format!("  {line}\n")));
@@ -231,7 +253,7 @@ mod tests {
         let json =
             r#"{"created_at": "x", "capabilities": "a: 1\nb: 2\n", "id": "ws_1", "model": null, "tags": []}"#;
         assert_eq!(
-            plain(&fields(json)),
+            plain(&fields(json, &Names::default())),
             "id            ws_1\ncapabilities\n  a: 1\n  b: 2\ncreated_at    x\n"
         );
     }

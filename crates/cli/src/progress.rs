@@ -74,7 +74,7 @@ impl Progress {
             EventType::WorkspaceCreated => moment(at, "workspace created"),
             EventType::WorkspaceStatusChanged => {
                 let (from, to) = status_change(row);
-                moment(at, &format!("workspace {to} {DIM}(was {from}){DIM:#}"))
+                moment(at, &format!("workspace {} {DIM}(was {}){DIM:#}", line(&to, 20), line(&from, 20)))
             }
             EventType::TaskCancelRequested => moment(at, "cancel requested"),
             EventType::CompactionStarted => moment(at, "compacting the conversation"),

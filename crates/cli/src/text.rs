@@ -11,8 +11,10 @@ pub(crate) fn harmless(text: &str) -> String {
             '\n' => clean.push('\n'),
             '\t' => clean.push_str("    "),
             '\r' => {}
-            // Direction marks reorder what stands around them.
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {}
+            // Direction marks reorder what stands around them, and separators of lines are none to a terminal.
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                clean.push('\u{fffd}');
+            }
             c if c.is_control() => clean.push('\u{fffd}'),
             c => clean.push(c),
         }
@@ -86,7 +88,10 @@ mod tests {
 
     #[test]
     fn what_a_pod_writes_cannot_drive_the_terminal() {
-        assert_eq!(harmless("a\x1b[31mb\r\n\x07\tc\u{202e}"), "a\u{fffd}[31mb\n\u{fffd}    c");
+        assert_eq!(
+            harmless("a\x1b[31mb\r\n\x07\tc\u{202e}d\u{9b}1m"),
+            "a\u{fffd}[31mb\n\u{fffd}    c\u{fffd}d\u{fffd}1m"
+        );
     }
 
     #[test]

@@ -93,14 +93,14 @@ pub(crate) async fn run(verb: Verb, environment: &Environment, console: &mut Con
     macro_rules! call {
         ($calling:ident, $function:path) => {{
             console.format = $calling.connection.output;
-            let client = $calling.connection.client(environment)?;
+            let client = $calling.connection.client(environment, console)?;
             $function(&client, $calling.args, console).await
         }};
     }
     macro_rules! group {
         ($calling:ident, $function:path) => {{
             console.format = $calling.connection.output;
-            let client = $calling.connection.client(environment)?;
+            let client = $calling.connection.client(environment, console)?;
             $function(&client, $calling.args.verb, console).await
         }};
     }

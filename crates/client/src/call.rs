@@ -170,6 +170,11 @@ async fn form(fields: &Value, files: &[PathBuf]) -> Result<Form, Error> {
         form = form.text(name.clone(), plain(value));
     }
     for path in files {
+        // A name that had to be changed to be sent would be another file's in the pod.
+        if path.file_name().is_none_or(|name| name.to_str().is_none()) {
+            let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "its name is not UTF-8");
+            return Err(Error::File { path: path.clone(), source });
+        }
         // Streamed from the disk: an upload's size is not bounded by memory.
         form = form.file("file", path).await.map_err(|source| Error::File { path: path.clone(), source })?;
     }

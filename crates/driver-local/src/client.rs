@@ -9,6 +9,7 @@ use std::{
 use rustix::{
     fs::{Mode, OFlags},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
+    process::{WaitId, WaitIdOptions, waitid},
 };
 use serde::de::DeserializeOwned;
 use tokio::io::unix::AsyncFd;
@@ -88,6 +89,13 @@ impl Process {
     /// Sends a signal, unless it is gone.
     pub fn signal(&self, signal: rustix::process::Signal) {
         let _gone = rustix::process::pidfd_send_signal(self.0.get_ref(), signal);
+    }
+
+    /// Reaps it where it is a child of this process, so after it is gone. Holders are the launcher's children; when that
+    /// was killed, they fall to the machine's first process, which in a container may be this one.
+    pub fn reap(&self) {
+        let _not_ours =
+            waitid(WaitId::PidFd(self.0.get_ref().as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     }
 
     /// Waits until it is gone.

@@ -21,6 +21,7 @@ use crate::{
     client::{Connection, Process},
     groups::{self, Groups},
     launch::{self, Launched},
+    launcher::Launcher,
     layers, oci,
     plan::{Event, ExecEvent, Interception, Links, Make, Plan, Request, dir},
     trash,
@@ -36,7 +37,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 pub struct Options {
     /// The driver's directory: pods, workspaces and what is shared between them. Made when absent; one driver at a time.
     pub state_dir: PathBuf,
-    /// This program. `EXECUTABLE holder DIR` must lead to [`crate::holder::main`], and `EXECUTABLE agent` to the agent.
+    /// This program. `EXECUTABLE launcher` must lead to [`crate::launcher::main`], and `EXECUTABLE agent` to the agent.
     pub executable: PathBuf,
     /// What pods have as their root.
     pub root: PodRoot,
@@ -69,6 +70,7 @@ pub struct LocalDriver {
 pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) groups: Groups,
+    launcher: Launcher,
     pub(crate) make: Make,
     report: Report,
     pods: Mutex<HashMap<PodId, Arc<Pod>>>,
@@ -82,6 +84,8 @@ pub(crate) struct Inner {
 struct Pod {
     plan: Plan,
     dir: PathBuf,
+    /// On which the holder tells of events and is asked for commands, which answer elsewhere.
+    connection: Connection,
     holder: Process,
     seen: Mutex<Seen>,
 }
@@ -123,11 +127,13 @@ impl LocalDriver {
         let root = options.root.clone();
         options.root = unpacked(&options).await?;
         let groups = Groups::probe(&launch::groups_name(&options.state_dir));
-        let make = launch::try_out(&options, &groups, interceptions).await?;
+        let launcher = Launcher::new(&options.executable, &options.state_dir);
+        let make = launch::try_out(&launcher, &options, &groups, interceptions).await?;
         let report = crate::report::report(&root, &groups, make);
         let inner = Inner {
             options,
             groups,
+            launcher,
             make,
             report,
             pods: Mutex::default(),
@@ -164,17 +170,17 @@ impl LocalDriver {
 
     /// Takes a pod into the books and follows what its holder says.
     fn adopt(&self, launched: Launched) -> io::Result<()> {
-        let Launched { plan, dir, connection, holder, child, event, init } = launched;
+        let Launched { plan, dir, connection, holder, event, init } = launched;
         let init = init.map(Process::new).transpose()?.map(Arc::new);
         let seen = Mutex::new(Seen { state: state(&event), init });
-        let pod = Arc::new(Pod { plan, dir, holder: Process::new(holder)?, seen });
+        let pod = Arc::new(Pod { plan, dir, connection, holder: Process::new(holder)?, seen });
         let pod_id = pod.plan.pod_id;
         lock(&self.inner.pods).insert(pod_id, Arc::clone(&pod));
         self.inner.changed();
         let inner = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
             loop {
-                let heard = connection.hear::<Event>().await;
+                let heard = pod.connection.hear::<Event>().await;
                 let ended = !matches!(heard, Ok(Some(_)));
                 {
                     let mut seen = lock(&pod.seen);
@@ -199,10 +205,8 @@ impl LocalDriver {
                     break;
                 }
             }
-            if let Some(mut child) = child {
-                pod.holder.gone().await;
-                let _reaped = child.wait();
-            }
+            pod.holder.gone().await;
+            pod.holder.reap();
         });
         Ok(())
     }
@@ -237,7 +241,8 @@ impl LocalDriver {
             [one] if *one == spec.pod_id => return Ok(()),
             _ => return Err(Error::InUse),
         }
-        let launched = {
+        let pod = spec.pod_id.to_string();
+        let starting = {
             let inner = Arc::clone(inner);
             tokio::task::spawn_blocking(move || {
                 let options = &inner.options;
@@ -246,25 +251,22 @@ impl LocalDriver {
                 let layers = layers::of(options, &layers_dir, inner.make.users, &spec.trust_anchors_pem)
                     .map_err(step("make the lower layers"))?;
                 drop(making);
-                let groups = inner
-                    .groups
-                    .create(&spec.pod_id.to_string(), &spec.limits)
-                    .map_err(step("make the pod's control groups"))?;
-                let plan = launch::plan(&inner, &spec, layers, groups);
-                let started = launch::start(options, plan);
+                let plan = launch::plan(&inner, &spec, layers);
+                let pod = spec.pod_id.to_string();
+                let make_groups = || inner.groups.create(&pod, &spec.limits);
+                let started = launch::start(&inner.launcher, options, plan, make_groups);
                 if started.is_err() {
-                    launch::undo(&inner.options.state_dir, &inner.groups, &spec.pod_id.to_string());
+                    launch::undo(&inner.options.state_dir, &inner.groups, &pod);
                 }
                 started
             })
             .await
             .map_err(|error| step("start a holder")(io::Error::other(error)))??
         };
-        let (state_dir, pod) = (inner.options.state_dir.clone(), launched.plan.pod_id.to_string());
-        match launched.ready().await {
+        match starting.ready(&inner.launcher).await {
             Ok(launched) => self.adopt(launched).map_err(step("follow the holder")),
             Err(error) => {
-                launch::undo(&state_dir, &inner.groups, &pod);
+                launch::undo(&inner.options.state_dir, &inner.groups, &pod);
                 Err(error)
             }
         }
@@ -393,31 +395,42 @@ impl PodDriver for LocalDriver {
             let (stderr, stderr_inside) = tokio::net::unix::pipe::pipe().and_then(reader)?;
             let (control, control_inside) = launch::socket_pair()?;
             let control = Connection::new(control)?;
-            let holder = Connection::to_holder(&pod.dir)?;
             let request = Request::Exec {
                 argv: command.argv,
                 cwd: command.cwd.unwrap_or_else(|| "/workspace".into()),
                 environment: command.environment,
             };
-            holder
+            pod.connection
                 .ask(&request, &[stdout_inside.as_fd(), stderr_inside.as_fd(), control_inside.as_fd()])
-                .await?;
+                .await
+                .map_err(|error| match rustix::io::Errno::from_io_error(&error) {
+                    // More than a message holds, and more than a program takes.
+                    Some(rustix::io::Errno::TOOBIG) => Asked::Command(error),
+                    _ => Asked::Pod(error),
+                })?;
             drop((stdout_inside, stderr_inside, control_inside));
             match exec_event(&control).await? {
                 ExecEvent::Started => Ok((stdout, stderr, control)),
-                ExecEvent::Failed(errno) => Err(io::Error::from_raw_os_error(errno)),
-                ExecEvent::Exited(_) => Err(io::ErrorKind::InvalidData.into()),
+                ExecEvent::Failed(errno) => Err(Asked::Command(io::Error::from_raw_os_error(errno))),
+                ExecEvent::Broken(errno) => Err(Asked::Pod(io::Error::from_raw_os_error(errno))),
+                ExecEvent::Exited(_) => Err(Asked::Pod(io::ErrorKind::InvalidData.into())),
             }
         };
         let answer = tokio::time::timeout(ANSWER_WITHIN, ask).await;
-        let (stdout, stderr, control) =
-            answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Error::Exec)?;
+        let (stdout, stderr, control) = answer
+            .unwrap_or_else(|_| Err(Asked::Pod(io::ErrorKind::TimedOut.into())))
+            .map_err(|error| match error {
+                Asked::Command(error) => Error::Exec(error),
+                Asked::Pod(error) => step("run a command in the pod")(error),
+            })?;
         let exit = async move {
-            match exec_event(&control).await.map_err(Error::Exec)? {
-                ExecEvent::Exited(status) => Ok(std::os::unix::process::ExitStatusExt::from_raw(status)),
-                ExecEvent::Started | ExecEvent::Failed(_) => {
-                    Err(Error::Exec(io::ErrorKind::InvalidData.into()))
+            let lost = step("hear of a command in the pod");
+            match exec_event(&control).await {
+                Ok(ExecEvent::Exited(status)) => Ok(std::os::unix::process::ExitStatusExt::from_raw(status)),
+                Ok(ExecEvent::Started | ExecEvent::Failed(_) | ExecEvent::Broken(_)) => {
+                    Err(lost(io::ErrorKind::InvalidData.into()))
                 }
+                Err(error) => Err(lost(error)),
             }
         };
         let exit: futures_core::future::BoxFuture<'static, Result<ExitStatus, Error>> = Box::pin(exit);
@@ -459,6 +472,20 @@ fn reader(
     (sender, receiver): (tokio::net::unix::pipe::Sender, tokio::net::unix::pipe::Receiver),
 ) -> io::Result<Pipe> {
     Ok((receiver, sender.into_blocking_fd()?))
+}
+
+/// What a command that did not start failed for.
+enum Asked {
+    /// Its program, arguments or directory.
+    Command(io::Error),
+    /// The pod, or the way there.
+    Pod(io::Error),
+}
+
+impl From<io::Error> for Asked {
+    fn from(error: io::Error) -> Self {
+        Self::Pod(error)
+    }
 }
 
 async fn exec_event(control: &Connection) -> io::Result<ExecEvent> {

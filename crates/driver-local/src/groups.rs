@@ -129,9 +129,19 @@ impl Groups {
         Err(why)
     }
 
+    /// A pod's groups, whether they are there or not.
+    pub fn of(&self, pod: &str) -> Vec<Group> {
+        let group = |hierarchy: &Hierarchy| {
+            let dir = hierarchy.base.join(pod);
+            // A process that moves itself, alone, need not wait for all others: v1 has a file for that.
+            let file = if hierarchy.unified { "cgroup.procs" } else { "tasks" };
+            Group { agent: dir.join("agent").join(file), tools: dir.join("tools").join(file), dir }
+        };
+        self.hierarchies.iter().map(group).collect()
+    }
+
     /// Makes a pod's groups and sets their limits.
-    pub fn create(&self, pod: &str, limits: &Limits) -> io::Result<Vec<Group>> {
-        let mut made = Vec::new();
+    pub fn create(&self, pod: &str, limits: &Limits) -> io::Result<()> {
         for hierarchy in &self.hierarchies {
             let dir = hierarchy.base.join(pod);
             // The end of what was the last pod may take the parent away in between.
@@ -147,15 +157,8 @@ impl Groups {
                     }
                 }
             }
-            // A process that moves itself, alone, need not wait for all others: v1 has a file for that.
-            let file = if hierarchy.unified { "cgroup.procs" } else { "tasks" };
-            made.push(Group {
-                agent: dir.join("agent").join(file),
-                tools: dir.join("tools").join(file),
-                dir,
-            });
         }
-        Ok(made)
+        Ok(())
     }
 
     /// Directories of this driver's pods in each hierarchy, wanted or not.

@@ -5,6 +5,7 @@
 //! it: the kernel kills the pod's first process.
 
 mod exec;
+mod filter;
 mod mounts;
 mod netlink;
 mod network;
@@ -14,28 +15,26 @@ mod sandbox;
 mod watch;
 
 use std::{
-    ffi::OsString,
-    io::Read,
     os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{FlockOperation, Mode, flock},
+    fs::{FlockOperation, Mode, OFlags, flock},
     io::{Errno, fcntl_dupfd_cloexec},
     net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
         sockopt::socket_peercred,
     },
-    process::{PidfdFlags, WaitOptions, chdir, geteuid, pidfd_open, setsid, umask, wait, waitpid},
+    process::{PidfdFlags, WaitOptions, chdir, geteuid, getpid, pidfd_open, setsid, umask, wait, waitpid},
 };
 
 use crate::{
     groups,
-    plan::{Event, Failure, Links, MESSAGE_BYTES_MAX, Plan, Request, dir, file},
+    plan::{Birth, Event, Failure, Links, MESSAGE_BYTES_MAX, Plan, Request, dir, file, word},
     sys,
 };
 use sandbox::{Handles, Sandbox};
@@ -50,23 +49,14 @@ const AGENT_STARTS_MAX: u32 = 6;
 const AGENT_STEADY: Duration = Duration::from_secs(60);
 /// Wait before the first new start; doubles with each.
 const AGENT_BACKOFF: Duration = Duration::from_millis(20);
-/// Descriptors of the holder's own lie from here on; see `sandbox`.
-const OWN_FDS_FROM: i32 = 20;
+/// Descriptors of the holder's own lie from here on; those below are for programs that are started.
+pub const OWN_FDS_FROM: i32 = 20;
 
-/// Runs a holder. `arguments` is the pod's directory. Call it first thing in the process, before any thread exists;
-/// standard input is a connection as of the holder's socket, on which the outcome is told.
-pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let Some(pod_dir) = arguments.into_iter().next().map(PathBuf::from) else {
-        return ExitCode::from(2);
-    };
-    // Whatever the server left open for those it starts is not for pods.
-    if sys::close_from(3).is_err() {
-        return ExitCode::from(2);
-    }
-    let Ok(launch) = fcntl_dupfd_cloexec(rustix::stdio::stdin(), OWN_FDS_FROM) else {
-        return ExitCode::from(2);
-    };
-    match Holder::start(&pod_dir, launch) {
+/// Runs a holder in a process that has one thread and no descriptor but the three standard ones, which lead nowhere, and
+/// `launch`: a connection to the driver, on which it hears what to make and tells the outcome. `name` shows the pod's
+/// directory to whoever looks at the machine's processes.
+pub fn main(launch: OwnedFd, name: impl FnOnce(&Path)) -> ExitCode {
+    match Holder::start(launch, name) {
         Ok(Some(holder)) => holder.run(),
         // A trial, or a pod that is not wanted any more.
         Ok(None) => ExitCode::SUCCESS,
@@ -101,57 +91,72 @@ enum Agent {
 }
 
 impl Holder {
-    fn start(pod_dir: &Path, launch: OwnedFd) -> Result<Option<Self>, ()> {
-        let make = || -> Result<Option<Self>, Failure> {
-            // A session of its own: whoever ends the server's does not end the pods.
-            let _leader_already = setsid();
-            let signals = sys::signal_descriptor(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
-                .and_then(|fd| Ok(fcntl_dupfd_cloexec(fd, OWN_FDS_FROM)?))
-                .map_err(Failure::at("listen to signals"))?;
-            chdir(pod_dir).map_err(|e| Failure::at("enter the pod's directory")(e.into()))?;
-            let Some((lock, plan)) = read_plan()? else { return Ok(None) };
-            umask(Mode::empty());
-            let pod_api = unix_listener(SocketType::STREAM, file::POD_API, POD_API_BACKLOG)?;
-            let socket = unix_listener(SocketType::SEQPACKET, file::HOLDER, POD_API_BACKLOG)?;
-            let handles = Handles::open(&plan, file::POD_API, file::LOG)?;
-            chdir("../..").map_err(|e| Failure::at("enter the driver's directory")(e.into()))?;
-            let sandbox = sandbox::make(&plan, &handles)?;
-            if plan.trial {
-                let _reaped = waitpid(Some(sandbox.init), WaitOptions::empty());
-                return Ok(None);
-            }
-            let files = Path::new(dir::WORKSPACES).join(plan.workspace_id.to_string()).join(dir::FILES);
-            let watch = watch::Watch::new(&plan, &files);
-            let agent = Agent::Running { since: Instant::now(), starts: 1 };
-            let connections = Vec::new();
-            Ok(Some(Self {
-                plan,
-                handles,
-                sandbox,
-                pod_api,
-                socket,
-                signals,
-                _lock: lock,
-                connections,
-                agent,
-                watch,
-            }))
-        };
-        match make() {
+    fn start(launch: OwnedFd, name: impl FnOnce(&Path)) -> Result<Option<Self>, ()> {
+        match Self::make(&launch, name) {
             Ok(Some(mut holder)) => {
                 holder.connections.push(Connection { socket: launch, watches: true });
                 holder.announce();
                 Ok(Some(holder))
             }
-            Ok(None) => {
-                tell(&launch, &Event::Running { starts: 1 }, None);
-                Ok(None)
-            }
+            Ok(None) => Ok(None),
             Err(failure) => {
                 tell(&launch, &Event::Failed(failure), None);
                 Err(())
             }
         }
+    }
+
+    /// Makes the pod while the driver makes its directories and control groups: each part begins when what it needs is
+    /// there.
+    fn make(launch: &OwnedFd, name: impl FnOnce(&Path)) -> Result<Option<Self>, Failure> {
+        // A session of its own: whoever ends the server's does not end the pods.
+        let _leader_already = setsid();
+        let own = pidfd_open(getpid(), PidfdFlags::empty())
+            .map_err(|e| Failure::at("open the holder's own process")(e.into()))?;
+        sys::send_with_fds(launch.as_fd(), word::BORN, &[own.as_fd()])
+            .map_err(Failure::at("speak to the driver"))?;
+        drop(own);
+        let Some(Birth { pod_dir, plan }) = birth(launch)? else { return Ok(None) };
+        name(&pod_dir);
+        let signals = sys::signal_descriptor(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
+            .and_then(|fd| Ok(fcntl_dupfd_cloexec(fd, OWN_FDS_FROM)?))
+            .map_err(Failure::at("listen to signals"))?;
+        umask(Mode::empty());
+        let pods = pod_dir.parent().and_then(Path::parent).unwrap_or(&pod_dir);
+        chdir(pods).map_err(|e| Failure::at("enter the driver's directory")(e.into()))?;
+        let begun = sandbox::begin(&plan)?;
+        let Some(()) = hear(launch, word::FILES)? else { return Ok(None) };
+        // The socket's path is short when it is relative.
+        let pod_dir = Path::new(dir::PODS).join(plan.pod_id.to_string());
+        let Some(lock) = lock(&pod_dir.join(file::PLAN))? else { return Ok(None) };
+        let pod_api = unix_listener(SocketType::STREAM, &pod_dir.join(file::POD_API), POD_API_BACKLOG)?;
+        let socket = unix_listener(SocketType::SEQPACKET, &pod_dir.join(file::HOLDER), POD_API_BACKLOG)?;
+        let mut handles = Handles::open(&pod_dir)?;
+        begun.files(&handles)?;
+        let Some(()) = hear(launch, word::GROUPS)? else { return Ok(None) };
+        handles.open_groups(&plan)?;
+        let sandbox = begun.groups(&plan, &handles)?;
+        if plan.trial {
+            let _reaped = waitpid(Some(sandbox.init), WaitOptions::empty());
+            tell(launch, &Event::Running { starts: 1 }, None);
+            return Ok(None);
+        }
+        let files = Path::new(dir::WORKSPACES).join(plan.workspace_id.to_string()).join(dir::FILES);
+        let watch = watch::Watch::new(&plan, &files);
+        let agent = Agent::Running { since: Instant::now(), starts: 1 };
+        let connections = Vec::new();
+        Ok(Some(Self {
+            plan,
+            handles,
+            sandbox,
+            pod_api,
+            socket,
+            signals,
+            _lock: lock,
+            connections,
+            agent,
+            watch,
+        }))
     }
 
     /// Serves until it is told to end.
@@ -162,6 +167,10 @@ impl Holder {
                 Err(Errno::INTR) => continue,
                 Err(_) => return self.end(),
             };
+            // Its last words come before the end of the first process.
+            if ready.starting || ready.signals {
+                self.agent_starting();
+            }
             if ready.signals && self.signalled() {
                 return self.end();
             }
@@ -188,7 +197,9 @@ impl Holder {
         let watch = self.watch.next().map(|at| at.saturating_duration_since(now));
         let timeout = agent.into_iter().chain(watch).min();
         let timeout = timeout.and_then(|wait| Timespec::try_from(wait + Duration::from_millis(1)).ok());
-        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        // A descriptor that is not there is watched twice.
+        let starting = self.sandbox.starting.as_ref().unwrap_or(&self.signals);
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(starting, PollFlags::IN)];
         fds.extend(self.connections.iter().map(|connection| PollFd::new(&connection.socket, PollFlags::IN)));
         if self.connections.len() < CONNECTIONS_MAX {
             fds.push(PollFd::new(&self.socket, PollFlags::IN));
@@ -196,11 +207,12 @@ impl Holder {
         poll(&mut fds, timeout.as_ref())?;
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         let connections =
-            (0..self.connections.len()).filter(|index| ready.get(index + 1) == Some(&true)).collect();
+            (0..self.connections.len()).filter(|index| ready.get(index + 2) == Some(&true)).collect();
         Ok(Ready {
             signals: ready.first() == Some(&true),
+            starting: ready.get(1) == Some(&true),
             connections,
-            socket: ready.get(self.connections.len() + 1) == Some(&true),
+            socket: ready.get(self.connections.len() + 2) == Some(&true),
         })
     }
 
@@ -222,6 +234,16 @@ impl Holder {
             }
         }
         end
+    }
+
+    /// Hears whether the agent's program runs.
+    fn agent_starting(&mut self) {
+        let Some(notes) = self.sandbox.starting.take() else { return };
+        if let Err(failure) = sandbox::started(&notes) {
+            let reason = format!("failed to {}: {}", failure.step, sandbox::as_io(&failure));
+            self.agent = Agent::Ended { reason };
+            self.announce();
+        }
     }
 
     fn agent_ended(&mut self, status: rustix::process::WaitStatus) {
@@ -310,8 +332,9 @@ impl Holder {
             Request::Exec { argv, cwd, environment } => {
                 let moved: Result<Vec<OwnedFd>, Errno> =
                     fds.into_iter().map(|fd| fcntl_dupfd_cloexec(fd, OWN_FDS_FROM)).collect();
+                // Whoever asked hears the end of the control socket; the connection may be the driver's only one.
                 let Ok(Ok([stdout, stderr, control])) = moved.map(<[OwnedFd; 3]>::try_from) else {
-                    return false;
+                    return true;
                 };
                 let command = exec::Command { argv, cwd, environment, stdout, stderr, control };
                 if matches!(self.agent, Agent::Running { .. }) {
@@ -346,29 +369,53 @@ impl Holder {
 
 struct Ready {
     signals: bool,
+    starting: bool,
     socket: bool,
     connections: Vec<usize>,
 }
 
-/// Reads and locks the plan. Nothing when the pod was removed meanwhile.
-fn read_plan() -> Result<Option<(OwnedFd, Plan)>, Failure> {
+/// Hears what to make. Nothing when the driver is gone.
+fn birth(launch: &OwnedFd) -> Result<Option<Birth>, Failure> {
+    let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+    let (length, _) =
+        sys::receive_with_fds(launch.as_fd(), &mut buffer).map_err(Failure::at("hear from the driver"))?;
+    let invalid = |_| Failure { step: "understand the plan".into(), errno: libc::EINVAL };
+    match buffer.get(..length).unwrap_or_default() {
+        [] => Ok(None),
+        bytes => serde_json::from_slice(bytes).map(Some).map_err(invalid),
+    }
+}
+
+/// Waits for a word of the driver's. Nothing when the driver is gone.
+fn hear(launch: &OwnedFd, word: &[u8]) -> Result<Option<()>, Failure> {
+    let mut buffer = [0; 16];
+    match sys::receive_with_fds(launch.as_fd(), &mut buffer) {
+        Ok((0, _)) => Ok(None),
+        Ok((length, _)) if buffer.get(..length) == Some(word) => Ok(Some(())),
+        Ok(_) => Err(Failure { step: "understand the driver".into(), errno: libc::EPROTO }),
+        Err(error) => Err(Failure::at("hear from the driver")(error)),
+    }
+}
+
+/// Locks the plan. Nothing when the pod was removed meanwhile.
+fn lock(plan: &Path) -> Result<Option<OwnedFd>, Failure> {
     let at = |step: &'static str| move |e: Errno| Failure::at(step)(e.into());
-    let mut plan = std::fs::File::open(file::PLAN).map_err(Failure::at("open the plan"))?;
-    let lock = fcntl_dupfd_cloexec(&plan, OWN_FDS_FROM).map_err(at("lock the plan"))?;
+    let lock = open(plan, OFlags::RDONLY).map_err(at("open the plan"))?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(at("lock the plan"))?;
     // A sweep locks, moves the directory away and unlocks; then this is not our plan any more.
     let opened = rustix::fs::fstat(&lock).map_err(at("look at the plan"))?;
-    let there = std::env::current_dir().and_then(|dir| Ok(rustix::fs::stat(dir.join(file::PLAN))?));
-    if !there.is_ok_and(|there| there.st_ino == opened.st_ino && there.st_dev == opened.st_dev) {
-        return Ok(None);
-    }
-    let mut bytes = Vec::new();
-    plan.read_to_end(&mut bytes).map_err(Failure::at("read the plan"))?;
-    let invalid = |_| Failure { step: "understand the plan".into(), errno: libc::EINVAL };
-    Ok(Some((lock, serde_json::from_slice(&bytes).map_err(invalid)?)))
+    let there = rustix::fs::stat(plan);
+    let same = there.is_ok_and(|there| there.st_ino == opened.st_ino && there.st_dev == opened.st_dev);
+    Ok(same.then_some(lock))
 }
 
-fn unix_listener(kind: SocketType, path: &str, backlog: i32) -> Result<OwnedFd, Failure> {
+/// Opens a file among the holder's own descriptors.
+fn open(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let file = rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))?;
+    fcntl_dupfd_cloexec(file, OWN_FDS_FROM)
+}
+
+fn unix_listener(kind: SocketType, path: &Path, backlog: i32) -> Result<OwnedFd, Failure> {
     let make = || -> rustix::io::Result<OwnedFd> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
@@ -377,7 +424,7 @@ fn unix_listener(kind: SocketType, path: &str, backlog: i32) -> Result<OwnedFd, 
         listen(&socket, backlog)?;
         Ok(socket)
     };
-    make().map_err(|e| Failure::at(format!("listen on {path}"))(e.into()))
+    make().map_err(|e| Failure::at(format!("listen on {}", path.display()))(e.into()))
 }
 
 /// Tells of an event. Whether somebody is there to hear it.

@@ -2,9 +2,11 @@
 
 use std::{
     fs, io,
-    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -13,16 +15,17 @@ use freehold_model::{PodId, WorkspaceId};
 use rustix::{
     fs::{IFlags, ioctl_getflags, ioctl_setflags},
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
-    process::{Pid, PidfdFlags, pidfd_open},
+    process::Signal,
 };
 
 use crate::{
-    client::Connection,
+    client::{Connection, Process},
     driver::{Inner, Options, PodRoot, step},
     groups::{self, Groups},
+    launcher::Launcher,
     layers::{self, Layers},
-    plan::{Event, Group, Interception, Make, Plan, Users, dir, file},
-    trash,
+    plan::{Birth, Event, Interception, Link, MESSAGE_BYTES_MAX, Make, Plan, Users, dir, file, word},
+    sys, trash,
 };
 
 /// How long a pod may take to stand.
@@ -47,12 +50,17 @@ pub struct Launched {
     pub connection: Connection,
     /// Its pidfd.
     pub holder: OwnedFd,
-    /// Itself, when it is our child.
-    pub child: Option<Child>,
     /// What it said last.
     pub event: Event,
     /// A pidfd of the pod's first process.
     pub init: Option<OwnedFd>,
+}
+
+/// A holder that is making its pod. Dropped, both end.
+pub struct Starting {
+    plan: Plan,
+    dir: PathBuf,
+    holder: OwnedFd,
 }
 
 /// Makes the driver's directories.
@@ -114,6 +122,7 @@ pub fn groups_name(state_dir: &Path) -> String {
 
 /// Makes trial pods, the best kind first, until one stands.
 pub async fn try_out(
+    launcher: &Launcher,
     options: &Options,
     groups: &Groups,
     interceptions: &[Interception],
@@ -121,16 +130,21 @@ pub async fn try_out(
     let users = candidates();
     let mut interceptions = interceptions.iter().copied().peekable();
     let mut users = users.into_iter().peekable();
+    let mut links = [Link::Dummy, Link::Ifb, Link::Veth].into_iter().peekable();
     let mut last =
         step("map users")(io::Error::other("root's user namespace has no room for the users of pods"));
-    while let (Some(user), Some(interception)) = (users.peek(), interceptions.peek()) {
-        let make = Make { users: *user, interception: *interception };
-        match try_one(options, groups, make).await {
+    while let (Some(user), Some(interception), Some(link)) =
+        (users.peek(), interceptions.peek(), links.peek())
+    {
+        let make = Make { users: *user, interception: *interception, link: *link };
+        match try_one(launcher, options, groups, make).await {
             Ok(()) => return Ok(make),
             Err(Error::Step { step, source }) => {
                 tracing::info!(?make, step, error = %source, "this kind of pod cannot be made here");
                 if step.starts_with("intercept") {
                     interceptions.next();
+                } else if step.starts_with("make the pod's network links") {
+                    links.next();
                 } else {
                     users.next();
                 }
@@ -162,7 +176,7 @@ fn candidates() -> Vec<Users> {
     base.max().map_or_else(Vec::new, |base| vec![Users::Mapped { base }, Users::Shifted { base }])
 }
 
-async fn try_one(options: &Options, groups: &Groups, make: Make) -> Result<(), Error> {
+async fn try_one(launcher: &Launcher, options: &Options, groups: &Groups, make: Make) -> Result<(), Error> {
     let spec = PodSpec {
         pod_id: PodId::from_uuid(uuid::Uuid::now_v7()),
         workspace_id: WorkspaceId::from_uuid(uuid::Uuid::now_v7()),
@@ -175,26 +189,23 @@ async fn try_one(options: &Options, groups: &Groups, make: Make) -> Result<(), E
         .map_err(step("make the lower layers"))?;
     let mut plan = make_plan(options, groups, make, &spec, layers);
     plan.trial = true;
-    let outcome = match start(options, plan) {
-        Ok(launched) => match launched.ready().await {
-            Ok(mut launched) => {
-                if let Some(child) = &mut launched.child {
-                    let _ended = child.wait();
-                }
-                Ok(())
-            }
-            Err(error) => Err(error),
-        },
+    let outcome = match start(launcher, options, plan, || Ok(())) {
+        Ok(starting) => starting.ready(launcher).await,
         Err(error) => Err(error),
     };
+    if let Ok(Launched { holder, .. }) = &outcome {
+        let holder = holder.try_clone().and_then(Process::new).map_err(step("follow the holder"))?;
+        holder.gone().await;
+    }
     undo(&options.state_dir, groups, &spec.pod_id.to_string());
     let files = options.state_dir.join(dir::WORKSPACES).join(spec.workspace_id.to_string());
     trash::discard(&options.state_dir, &files).map_err(step("remove a trial's files"))?;
-    outcome
+    outcome.map(drop)
 }
 
 /// The plan of a pod.
-pub fn plan(inner: &Inner, spec: &PodSpec, layers: Layers, groups: Vec<Group>) -> Plan {
+pub fn plan(inner: &Inner, spec: &PodSpec, layers: Layers) -> Plan {
+    let groups = inner.groups.of(&spec.pod_id.to_string());
     Plan { groups, ..make_plan(&inner.options, &inner.groups, inner.make, spec, layers) }
 }
 
@@ -234,10 +245,30 @@ fn make_plan(options: &Options, groups: &Groups, make: Make, spec: &PodSpec, lay
     }
 }
 
-/// Writes the plan and starts a holder. Blocks for as long as that takes; see [`Launched::ready`] for the rest.
-pub fn start(options: &Options, plan: Plan) -> Result<Launched, Error> {
+/// Starts a holder, and meanwhile makes what its pod needs: the directories, and by `make_groups` the control groups.
+/// Blocks for as long as that takes; see [`Starting::ready`] for the rest.
+pub fn start(
+    launcher: &Launcher,
+    options: &Options,
+    plan: Plan,
+    make_groups: impl FnOnce() -> io::Result<()>,
+) -> Result<Starting, Error> {
     let pod_dir = options.state_dir.join(dir::PODS).join(plan.pod_id.to_string());
     let workspace = options.state_dir.join(dir::WORKSPACES).join(plan.workspace_id.to_string());
+    let birth = Birth { pod_dir, plan };
+    let tell = |socket: &OwnedFd, bytes: &[u8]| sys::send_with_fds(socket.as_fd(), bytes, &[]);
+    let launch = || -> io::Result<OwnedFd> {
+        let bytes = serde_json::to_vec(&birth)?;
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            return Err(io::Error::from_raw_os_error(libc::E2BIG));
+        }
+        let (ours, theirs) = socket_pair()?;
+        launcher.launch(&theirs)?;
+        tell(&ours, &bytes)?;
+        Ok(ours)
+    };
+    let holder = launch().map_err(step("start a holder"))?;
+    let Birth { pod_dir, plan } = birth;
     let write = || -> io::Result<()> {
         layers::workspace_files(&workspace.join(dir::FILES), plan.make.users)?;
         fs::write(workspace.join(file::GENERATION), plan.generation.to_string())?;
@@ -246,50 +277,48 @@ pub fn start(options: &Options, plan: Plan) -> Result<Launched, Error> {
         fs::write(pod_dir.join(file::PLAN), serde_json::to_vec(&plan)?)
     };
     write().map_err(step("write the pod's plan"))?;
-    let spawn = || -> io::Result<Launched> {
-        let (ours, theirs) = socket_pair()?;
-        let log = fs::OpenOptions::new().create(true).append(true).open(pod_dir.join(file::LOG))?;
-        let child = Command::new(&options.executable)
-            .arg("holder")
-            .arg(&pod_dir)
-            .env_clear()
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::from(log))
-            .spawn()?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
-        // Not reaped yet, so the number is still its own.
-        let holder = pidfd_open(pid, PidfdFlags::empty())?;
-        let connection = Connection::new(ours)?;
-        let event = Event::Running { starts: 0 };
-        Ok(Launched { plan, dir: pod_dir.clone(), connection, holder, child: Some(child), event, init: None })
-    };
-    spawn().map_err(step("start a holder"))
+    // A holder that has ended says why by itself.
+    let _gone = tell(&holder, word::FILES);
+    make_groups().map_err(step("make the pod's control groups"))?;
+    let _gone = tell(&holder, word::GROUPS);
+    Ok(Starting { plan, dir: pod_dir, holder })
 }
 
-impl Launched {
+impl Starting {
     /// Waits until the pod stands and its agent was started.
-    pub async fn ready(mut self) -> Result<Self, Error> {
-        let heard = tokio::time::timeout(START_WITHIN, self.connection.hear::<Event>()).await;
-        let failed = match heard {
-            Ok(Ok(Some((Event::Failed(failure), _)))) => {
+    pub async fn ready(self, launcher: &Launcher) -> Result<Launched, Error> {
+        let Self { plan, dir, holder } = self;
+        let connection = Connection::new(holder).map_err(step("start a holder"))?;
+        let deadline = tokio::time::Instant::now() + START_WITHIN;
+        let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+        let born = tokio::time::timeout_at(deadline, connection.hear_bytes()).await;
+        let holder = match born.map_err(late).flatten() {
+            Ok(Some((word, mut fds))) if word == word::BORN => fds.pop(),
+            Ok(_) => None,
+            Err(error) => {
+                launcher.give_up();
+                return Err(step("start a holder")(error));
+            }
+        };
+        let Some(holder) = holder else {
+            // The launcher ended before it was asked, or could not fork.
+            launcher.give_up();
+            return Err(step("start a holder")(io::ErrorKind::UnexpectedEof.into()));
+        };
+        let heard = tokio::time::timeout_at(deadline, connection.hear::<Event>()).await;
+        let failed = match heard.map_err(late).flatten() {
+            Ok(Some((Event::Failed(failure), _))) => {
                 step(failure.step)(io::Error::from_raw_os_error(failure.errno))
             }
-            Ok(Ok(Some((event, mut fds)))) => {
-                self.event = event;
-                self.init = fds.pop();
-                return Ok(self);
+            Ok(Some((event, mut fds))) => {
+                return Ok(Launched { plan, dir, connection, holder, event, init: fds.pop() });
             }
-            Ok(Ok(None)) => step("start a holder")(io::ErrorKind::UnexpectedEof.into()),
-            Ok(Err(error)) => step("hear from a holder")(error),
-            Err(_) => step("start a holder")(io::ErrorKind::TimedOut.into()),
+            Ok(None) => step("start a holder")(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) => step("hear from a holder")(error),
         };
-        if let Some(mut child) = self.child {
-            let _ended = tokio::task::spawn_blocking(move || {
-                let _gone = child.kill();
-                child.wait()
-            })
-            .await;
+        if let Ok(holder) = Process::new(holder) {
+            holder.signal(Signal::KILL);
+            holder.gone().await;
         }
         Err(failed)
     }

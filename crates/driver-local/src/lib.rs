@@ -8,8 +8,9 @@
 mod client;
 mod driver;
 mod groups;
-pub mod holder;
+mod holder;
 mod launch;
+pub mod launcher;
 mod layers;
 mod oci;
 mod plan;

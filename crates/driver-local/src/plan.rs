@@ -87,6 +87,22 @@ pub struct Make {
     pub users: Users,
     /// How connections are intercepted.
     pub interception: Interception,
+    /// What the pod's `eth0` is.
+    #[serde(default)]
+    pub link: Link,
+}
+
+/// A pod's `eth0`, which is there to be seen: no packet goes by it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Link {
+    /// A device that drops everything.
+    Dummy,
+    /// A device for the shaping of traffic, which drops what was not sent to it by a rule; there are none.
+    Ifb,
+    /// A cable, both ends of which are in the pod. Every kernel that has containers has it; it takes the longest to make.
+    #[default]
+    Veth,
 }
 
 /// Which users a pod has.
@@ -143,6 +159,25 @@ pub struct Group {
     pub agent: PathBuf,
     /// The tools' file.
     pub tools: PathBuf,
+}
+
+/// What a holder is told first.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Birth {
+    /// The pod's directory, which may not be there yet.
+    pub pod_dir: PathBuf,
+    /// What to make.
+    pub plan: Plan,
+}
+
+/// What a holder that is making a pod and the driver that prepares it tell each other; all other messages are JSON.
+pub mod word {
+    /// The holder: here I am. Its pidfd comes along.
+    pub const BORN: &[u8] = b"born";
+    /// The driver: the pod's directory with the plan, and the workspace's files are there.
+    pub const FILES: &[u8] = b"files";
+    /// The driver: the pod's control groups are there.
+    pub const GROUPS: &[u8] = b"groups";
 }
 
 /// What a holder is asked, one message each.
@@ -216,8 +251,10 @@ pub struct Links {
 pub enum ExecEvent {
     /// It runs.
     Started,
-    /// It could not be started: `errno`.
+    /// The program, its arguments or its directory cannot be used: `errno`.
     Failed(i32),
+    /// The pod could not run any command: `errno`.
+    Broken(i32),
     /// It ended: status as of wait(2).
     Exited(i32),
 }
@@ -228,6 +265,7 @@ impl ExecEvent {
         let (kind, number) = match self {
             Self::Started => (b'S', 0),
             Self::Failed(errno) => (b'F', errno),
+            Self::Broken(errno) => (b'B', errno),
             Self::Exited(status) => (b'E', status),
         };
         let [a, b, c, d] = number.to_le_bytes();
@@ -241,6 +279,7 @@ impl ExecEvent {
         match kind {
             b'S' => Some(Self::Started),
             b'F' => Some(Self::Failed(number)),
+            b'B' => Some(Self::Broken(number)),
             b'E' => Some(Self::Exited(number)),
             _ => None,
         }
@@ -253,7 +292,8 @@ mod tests {
 
     #[test]
     fn an_exec_event_reads_back_as_it_was_written() {
-        for event in [ExecEvent::Started, ExecEvent::Failed(2), ExecEvent::Exited(-7)] {
+        for event in [ExecEvent::Started, ExecEvent::Failed(2), ExecEvent::Broken(11), ExecEvent::Exited(-7)]
+        {
             assert_eq!(ExecEvent::decode(&event.encode()), Some(event));
         }
         assert_eq!(ExecEvent::decode(b"X\0\0\0\0"), None);

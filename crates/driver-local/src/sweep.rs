@@ -75,7 +75,7 @@ async fn find(pod_dir: &Path, plan: Plan) -> io::Result<Launched> {
     // It answers, so the number was still its own a moment ago.
     let (event, mut fds) = connection.hear::<Event>().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
     let init = fds.pop();
-    Ok(Launched { plan, dir: pod_dir.into(), connection, holder, child: None, event, init })
+    Ok(Launched { plan, dir: pod_dir.into(), connection, holder, event, init })
 }
 
 /// Removes what is left of a pod. Whoever starts late finds its plan gone.

@@ -129,6 +129,13 @@ pub fn reset_signals() {
     }
 }
 
+/// Whether the kernel reaps this process's children as soon as they end, so that nobody can wait for them.
+pub fn leave_children(leave: bool) {
+    let what = if leave { libc::SIG_IGN } else { libc::SIG_DFL };
+    // SAFETY: neither is a handler that could run.
+    unsafe { libc::signal(libc::SIGCHLD, what) };
+}
+
 /// Replaces the program. Returns only when that failed.
 pub fn execute(
     program: &std::ffi::CStr,
@@ -144,6 +151,24 @@ pub fn execute(
     io::Error::last_os_error()
 }
 
+/// Filters the system calls of this process and of all that come from it. It must not be able to gain privileges.
+pub fn filter_calls(program: &[libc::sock_filter]) -> io::Result<()> {
+    let length = u16::try_from(program.len()).map_err(io::Error::other)?;
+    // The kernel reads the program and writes nothing.
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the program lives through the call, with its true length.
+    checked(libc::c_long::from(unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::c_ulong::from(libc::SECCOMP_MODE_FILTER),
+            &raw const program,
+            0_u64,
+            0_u64,
+        )
+    }))
+    .map(drop)
+}
+
 /// Makes `from` available as descriptor `to`, also after the program is replaced.
 pub fn place(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
     // SAFETY: dup2(2) takes numbers only; what `to` was belongs to this single-threaded process, which is about to
@@ -151,10 +176,10 @@ pub fn place(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
     checked(libc::c_long::from(unsafe { libc::dup2(from.as_raw_fd(), to) })).map(drop)
 }
 
-/// Closes every descriptor from `first` on.
-pub fn close_from(first: u32) -> io::Result<()> {
+/// Closes every descriptor from `first` to `last`.
+pub fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: the callers own no descriptor in the range that they use afterwards.
-    checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
 
 /// Sends one message with descriptors.

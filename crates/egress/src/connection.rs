@@ -90,7 +90,7 @@ async fn refuse(pod: &Pod, destination: &str, reason: Reason) {
     let grant = pod.workspace.grant.load_full();
     let mut row = attribution.http(grant.as_deref(), destination.to_owned());
     audit::denied(&mut row, reason);
-    pod.state.record(row, Settles::Now).await;
+    pod.record(row, Settles::Now).await;
 }
 
 fn connection(
@@ -144,7 +144,8 @@ where
     builder
         .http2()
         .timer(TokioTimer::new())
-        .adaptive_window(true)
+        .initial_stream_window_size(limits.client_stream_window_bytes)
+        .initial_connection_window_size(limits.client_connection_window_bytes)
         .max_concurrent_streams(limits.streams_per_connection_max)
         .max_header_list_size(u32::try_from(head_bytes_max).unwrap_or(u32::MAX));
     let service = {

@@ -22,6 +22,8 @@ pub enum Reason {
     PathAmbiguous,
     /// The request could be read in two ways, such as a body with both lengths.
     RequestMalformed,
+    /// The request has more headers than the limit.
+    HeadTooLarge,
     /// A key of somebody's own for the provider's domain.
     ForeignCredential,
     /// The credential cannot be resolved.
@@ -50,6 +52,10 @@ pub enum Reason {
     UpstreamTimeout,
     /// The upstream broke off.
     UpstreamFailed,
+    /// The upstream compressed a response in which a credential would be looked for.
+    UpstreamEncoded,
+    /// Not a denial: the upstream repeated a credential, which was struck out of its response.
+    SecretMasked,
 }
 
 impl Reason {
@@ -63,6 +69,7 @@ impl Reason {
             Self::AuthorityMismatch => "authority_mismatch",
             Self::PathAmbiguous => "path_ambiguous",
             Self::RequestMalformed => "request_malformed",
+            Self::HeadTooLarge => "head_too_large",
             Self::ForeignCredential => "foreign_credential",
             Self::AuthUnavailable => "auth_unavailable",
             Self::AddressForbidden => "address_forbidden",
@@ -77,6 +84,8 @@ impl Reason {
             Self::UpstreamTls => "upstream_tls",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamFailed => "upstream_failed",
+            Self::UpstreamEncoded => "upstream_encoded",
+            Self::SecretMasked => "secret_masked",
         }
     }
 
@@ -85,11 +94,13 @@ impl Reason {
         match self {
             Self::AuthorityMismatch => StatusCode::MISDIRECTED_REQUEST,
             Self::RequestMalformed => StatusCode::BAD_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamUnresolved
             | Self::UpstreamUnreachable
             | Self::UpstreamTls
-            | Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
+            | Self::UpstreamFailed
+            | Self::UpstreamEncoded => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::FORBIDDEN,
         }
@@ -104,6 +115,7 @@ impl Reason {
                 | Self::UpstreamTls
                 | Self::UpstreamTimeout
                 | Self::UpstreamFailed
+                | Self::UpstreamEncoded
         )
     }
 }

@@ -12,11 +12,12 @@ use freehold_model::{
     audit::{AuditEvent, Decision as Outcome},
 };
 use freehold_policy::{Decision, Destination, NormalPath, Permit, RequestHead};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header, request::Parts,
-};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, header, request::Parts};
 use http_body_util::Empty;
-use hyper::body::Incoming;
+use hyper::{
+    body::{Body, Incoming},
+    ext::ReasonPhrase,
+};
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,11 @@ use crate::{
     audit::{self, Attribution},
     body::ReplyBody,
     deny::{self, Reason},
+    headers::{prepare_headers, strip_hop_by_hop},
     inject,
+    mask::Mask,
+    masking::{self, Masking},
+    options::ms,
     pod::Pod,
     spool::{Settlement, Settles},
     token::Verified,
@@ -34,22 +39,9 @@ use crate::{
     watch::Activity,
 };
 
-/// Characters of a path that was refused, in its audit row.
+/// Characters of a path that was refused, and of any method, in its audit row.
 const REFUSED_PATH_CHARS_MAX: usize = 512;
-
-/// Headers by which servers let another method, path or host count than those that were decided on.
-const OVERRIDES: &[&str] = &[
-    "forwarded",
-    "x-forwarded-host",
-    "x-forwarded-prefix",
-    "x-forwarded-uri",
-    "x-host",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-original-url",
-    "x-rewrite-url",
-];
+const METHOD_CHARS_MAX: usize = 32;
 
 /// An accepted connection: what is fixed for all of its requests.
 pub(crate) struct Connection {
@@ -68,11 +60,18 @@ pub(crate) struct Connection {
 /// A request that may go out.
 struct Admitted {
     permit: Permit,
-    /// The credential that was put on, by name.
-    injected: Option<String>,
+    /// The credential that was put on.
+    injected: Option<Injected>,
     upgrade: bool,
     /// Whether the name leads anywhere.
     resolved: Result<(), Reason>,
+}
+
+/// A credential that was put on.
+struct Injected {
+    name: String,
+    /// What strikes it out of the response, unless it is too short for that.
+    mask: Option<Arc<Mask>>,
 }
 
 /// A request that may not.
@@ -99,7 +98,7 @@ impl Connection {
         let (mut parts, body) = request.into_parts();
         let grant = self.pod.workspace.grant.load_full();
         let mut row = self.attribution.http(grant.as_deref(), self.destination.to_string());
-        row.method = Some(parts.method.as_str().to_owned());
+        row.method = Some(parts.method.as_str().chars().take(METHOD_CHARS_MAX).collect());
         row.path = Some(parts.uri.path().chars().take(REFUSED_PATH_CHARS_MAX).collect());
         let id = row.id;
         let outcome = match self.admit(grant.as_deref(), &mut parts).await {
@@ -107,7 +106,9 @@ impl Connection {
             Err(refusal) => Err(self.refuse(refusal, row).await),
         };
         Ok(match outcome {
-            Ok(response) => response.map(|body| ReplyBody::upstream(body, open)),
+            Ok((response, masking)) => response.map(|body| {
+                ReplyBody::upstream(body, masking, ms(self.pod.state.options.limits.stalled_ms), open)
+            }),
             Err(reason) => deny::response(reason, &self.destination.to_string(), id)
                 .map(|body| ReplyBody::own(body, open)),
         })
@@ -116,6 +117,10 @@ impl Connection {
     /// Every check there is before a byte goes out, in order. Leaves `parts` as they are sent upstream.
     async fn admit(&self, grant: Option<&Grant>, parts: &mut Parts) -> Result<Admitted, Refusal> {
         self.check_token()?;
+        if parts.headers.len() > self.pod.state.options.limits.headers_max {
+            // HTTP/1.1 does not come as far.
+            return Err(Reason::HeadTooLarge.into());
+        }
         let grant = grant.ok_or(Reason::NoGrant)?;
         agree::check(&self.destination, self.sni.as_deref(), parts).map_err(|_| Reason::AuthorityMismatch)?;
         let path = NormalPath::parse(parts.uri.path()).map_err(|_| Reason::PathAmbiguous)?;
@@ -174,7 +179,7 @@ impl Connection {
             egress.reason = reason.as_str(),
             "denied"
         );
-        if self.pod.state.record(row, Settles::Now).await { reason } else { Reason::AuditUnavailable }
+        if self.pod.record(row, Settles::Now).await { reason } else { Reason::AuditUnavailable }
     }
 
     async fn pass(
@@ -184,39 +189,52 @@ impl Connection {
         parts: Parts,
         body: Incoming,
         started: Instant,
-    ) -> Result<Response<Incoming>, Reason> {
+    ) -> Result<(Response<Incoming>, Option<Masking>), Reason> {
         let Admitted { permit, injected, upgrade, resolved } = admitted;
         let id = row.id;
         audit::allowed(&mut row, permit.capability());
         row.path = Some(parts.uri.path().to_owned());
         row.detail = Some(json!({ "rule": permit.rule() }));
         row.transforms_applied = Some(u32::from(injected.is_some()));
-        row.auth_applied = injected.into_iter().collect();
-        if !self.pod.state.record(row, Settles::Later).await {
+        let (name, mask) = injected.map(|injected| (injected.name, injected.mask)).unzip();
+        row.auth_applied = name.into_iter().collect();
+        let mut masking = mask.flatten().map(|mask| Masking::new(mask, Arc::clone(&self.pod), row.clone()));
+        if !self.pod.record(row, Settles::Later).await {
             return Err(Reason::AuditUnavailable);
         }
         let upstream = &self.pod.workspace.upstream;
         let outcome = match resolved {
             Err(reason) => Err(reason),
-            Ok(()) if upgrade => {
-                let request = Request::from_parts(parts.clone(), Empty::<Bytes>::new());
-                let request = upgrade::request(request, &self.destination);
-                match upstream.send_upgrade(&permit, request).await {
-                    Ok(response) => Ok(upgrade::join(self, Request::from_parts(parts, body), response)),
-                    Err(reason) => Err(reason),
-                }
+            Ok(()) if upgrade => self.pass_upgrade(&permit, parts, body, &mut masking).await,
+            Ok(()) => {
+                let response = upstream.send(&permit, Request::from_parts(parts, body)).await;
+                response.and_then(|response| checked(response, masking.as_mut())).and_then(|mut response| {
+                    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                        // To what, nobody asked.
+                        return Err(Reason::UpstreamFailed);
+                    }
+                    strip_hop_by_hop(response.headers_mut());
+                    Ok(response)
+                })
             }
-            Ok(()) => upstream.send(&permit, Request::from_parts(parts, body)).await.map(|mut response| {
-                strip_hop_by_hop(response.headers_mut());
-                response
-            }),
         };
         self.settle(id, &permit, &outcome, started.elapsed());
-        outcome.map(|mut response| {
-            // Another way to the same server would be one past this proxy.
-            response.headers_mut().remove(header::ALT_SVC);
-            response
-        })
+        outcome.map(|response| (response, masking))
+    }
+
+    /// Passes a request for a WebSocket on. When the upstream agrees, the tunnel takes `masking`.
+    async fn pass_upgrade(
+        self: &Arc<Self>,
+        permit: &Permit,
+        parts: Parts,
+        body: Incoming,
+        masking: &mut Option<Masking>,
+    ) -> Result<Response<Incoming>, Reason> {
+        let request = Request::from_parts(parts.clone(), Empty::<Bytes>::new());
+        let request = upgrade::request(request, &self.destination);
+        let response = self.pod.workspace.upstream.send_upgrade(permit, request).await?;
+        let response = checked(response, masking.as_mut())?;
+        Ok(upgrade::join(self, Request::from_parts(parts, body), response, masking))
     }
 
     fn settle(
@@ -245,7 +263,7 @@ impl Connection {
         let mut row = self.attribution.http(grant.as_deref(), self.destination.to_string());
         row.decision = Some(Outcome::Deny);
         row.reason = Some(reason.as_str().to_owned());
-        self.pod.state.record(row, Settles::Now).await;
+        self.pod.record(row, Settles::Now).await;
     }
 }
 
@@ -255,7 +273,7 @@ fn put_credential(
     permit: &Permit,
     headers: &mut HeaderMap,
     query: &mut Option<String>,
-) -> Result<Option<String>, Reason> {
+) -> Result<Option<Injected>, Reason> {
     if !grant.policy.is_provider(permit.destination()) {
         return Ok(None);
     }
@@ -263,7 +281,29 @@ fn put_credential(
     let Some(name) = permit.credential() else { return Ok(None) };
     let Some(Ok(injection)) = grant.injections.get(name) else { return Err(Reason::AuthUnavailable) };
     inject::apply(injection, headers, query);
-    Ok(Some(name.to_owned()))
+    let mask = injection.mask();
+    if mask.is_some() {
+        masking::prepare(headers);
+    }
+    Ok(Some(Injected { name: name.to_owned(), mask }))
+}
+
+/// A response's head as it may be seen: without a way past this proxy, without secrets, and with a body in which they
+/// can be found.
+fn checked(
+    mut response: Response<Incoming>,
+    masking: Option<&mut Masking>,
+) -> Result<Response<Incoming>, Reason> {
+    // The words after the status are the upstream's own, and nobody needs them.
+    response.extensions_mut().remove::<ReasonPhrase>();
+    response.headers_mut().remove(header::ALT_SVC);
+    if let Some(masking) = masking {
+        if masking::is_coded(response.headers()) && !response.body().is_end_stream() {
+            return Err(Reason::UpstreamEncoded);
+        }
+        masking.head(response.headers_mut());
+    }
+    Ok(response)
 }
 
 fn target(path: String, query: Option<String>) -> Result<Uri, Reason> {
@@ -272,87 +312,4 @@ fn target(path: String, query: Option<String>) -> Result<Uri, Reason> {
         None => path,
     };
     text.parse().map_err(|_| Reason::RequestMalformed)
-}
-
-/// Takes off what is for this hop alone. Returns whether the client asks for a WebSocket.
-fn prepare_headers(parts: &mut Parts) -> bool {
-    // With a body it is an ordinary request: the upgrade goes out without one, whatever length it would claim.
-    let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-    let websocket = parts.version == Version::HTTP_11
-        && parts.method == Method::GET
-        && !framed.iter().any(|name| parts.headers.contains_key(name))
-        && parts
-            .headers
-            .get(header::UPGRADE)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    strip_hop_by_hop(&mut parts.headers);
-    // The host is written anew from the permit; the answer to an expectation was given when the body was asked for.
-    parts.headers.remove(header::HOST);
-    parts.headers.remove(header::EXPECT);
-    for name in OVERRIDES {
-        parts.headers.remove(*name);
-    }
-    websocket
-}
-
-/// Removes the headers that concern one connection alone, those that `Connection` names included.
-pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    const HOP_BY_HOP: [HeaderName; 7] = [
-        header::CONNECTION,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-        header::PROXY_AUTHENTICATE,
-        header::PROXY_AUTHORIZATION,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ];
-    let trailers = headers
-        .get_all(header::TE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|value| value.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")));
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in HOP_BY_HOP.iter().chain(&named).chain([&header::TE]) {
-        headers.remove(name);
-    }
-    if trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parts(method: &str, headers: &[(&'static str, &'static str)]) -> Parts {
-        let mut request = Request::builder().method(method).uri("/a").version(Version::HTTP_11);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        request.body(()).unwrap().into_parts().0
-    }
-
-    #[test]
-    fn a_request_with_a_body_is_no_upgrade() {
-        let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
-        let with = |more| [upgrade[0], upgrade[1], more];
-        assert!(prepare_headers(&mut parts("GET", &upgrade)));
-        assert!(!prepare_headers(&mut parts("POST", &upgrade)));
-        assert!(!prepare_headers(&mut parts("GET", &with(("content-length", "35")))));
-        assert!(!prepare_headers(&mut parts("GET", &with(("transfer-encoding", "chunked")))));
-    }
-
-    #[test]
-    fn headers_that_override_what_was_decided_on_stay_behind() {
-        let given = [("x-http-method-override", "DELETE"), ("x-original-url", "/secret"), ("accept", "*/*")];
-        let mut parts = parts("GET", &given);
-        prepare_headers(&mut parts);
-        assert_eq!(parts.headers.len(), 1, "{:?}", parts.headers);
-    }
 }

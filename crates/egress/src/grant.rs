@@ -1,12 +1,18 @@
 //! What a workspace may do, pushed by the control plane: compiled policy and resolved injections.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use freehold_model::OrganizationId;
 use freehold_policy::Policy;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, header};
 use zeroize::Zeroizing;
+
+use crate::mask::Mask;
 
 /// What a workspace may do. Replaced as a whole by [`crate::Handle::publish`]; in force for the next request.
 pub struct Grant {
@@ -32,14 +38,20 @@ pub struct Unavailable;
 pub struct InvalidInjection;
 
 /// A secret value and its place on a request. Has no `Debug`; wiped when the last user is done with it.
+///
+/// What was put on a request is struck out of its response, in every usual encoding, when it has 8 bytes or more. That
+/// needs a search automaton, made with the first request and freed, not wiped, with the injection.
 #[derive(Clone)]
-pub struct Injection(pub(crate) Place);
+pub struct Injection {
+    pub(crate) place: Place,
+    mask: Arc<OnceLock<Option<Arc<Mask>>>>,
+}
 
 #[derive(Clone)]
 pub(crate) enum Place {
     Header(HeaderName, HeaderValue),
-    /// Name as it is, and value escaped for a query string.
-    Query(String, Zeroizing<String>),
+    /// Name and value, neither escaped.
+    Query(String, Arc<Zeroizing<String>>),
 }
 
 /// Bytes that are wiped when the last reference is gone.
@@ -58,7 +70,7 @@ impl Injection {
         let bytes = Bytes::from_owner(Wiped(Zeroizing::new(value.as_bytes().to_vec())));
         let mut value = HeaderValue::from_maybe_shared(bytes).map_err(|_| InvalidInjection)?;
         value.set_sensitive(true);
-        Ok(Self(Place::Header(name, value)))
+        Ok(Self::at(Place::Header(name, value)))
     }
 
     /// A query parameter, which replaces every one of that name. `value` is not escaped yet.
@@ -66,7 +78,31 @@ impl Injection {
         if name.is_empty() {
             return Err(InvalidInjection);
         }
-        let escaped: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
-        Ok(Self(Place::Query(name.to_owned(), Zeroizing::new(escaped))))
+        Ok(Self::at(Place::Query(name.to_owned(), Arc::new(Zeroizing::new(value.to_owned())))))
     }
+
+    fn at(place: Place) -> Self {
+        Self { place, mask: Arc::default() }
+    }
+
+    /// What strikes the secret out of responses; `None` when it is too short for that.
+    pub(crate) fn mask(&self) -> Option<Arc<Mask>> {
+        let make = || match &self.place {
+            Place::Header(name, value) => header_mask(name, value.as_bytes()),
+            Place::Query(_, value) => Mask::new([value.as_bytes()]),
+        };
+        self.mask.get_or_init(|| make().map(Arc::new)).clone()
+    }
+}
+
+/// The secrets of a header's value: in `Authorization` what follows the scheme and, of `Basic`, the pair that it encodes
+/// and the password alone.
+fn header_mask(name: &HeaderName, value: &[u8]) -> Option<Mask> {
+    let space = value.iter().position(|byte| *byte == b' ').filter(|_| *name == header::AUTHORIZATION);
+    let Some(space) = space else { return Mask::new([value]) };
+    let (scheme, secret) = (&value[..space], value[space..].trim_ascii_start());
+    let pair = BASE64_STANDARD.decode(secret).ok().filter(|_| scheme.eq_ignore_ascii_case(b"basic"));
+    let pair = Zeroizing::new(pair.unwrap_or_default());
+    let password = pair.iter().position(|byte| *byte == b':').map_or(&[][..], |colon| &pair[colon + 1..]);
+    Mask::new([secret, pair.as_slice(), password])
 }

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::grant::{Injection, Place};
 
 /// Headers that carry keys of model providers.
-const KEY_HEADERS: [HeaderName; 4] = [
+pub(crate) const KEY_HEADERS: [HeaderName; 4] = [
     header::AUTHORIZATION,
     HeaderName::from_static("x-api-key"),
     HeaderName::from_static("x-goog-api-key"),
@@ -57,7 +57,7 @@ pub(crate) fn strip_placeholder(
 
 /// Puts a credential on a request; it replaces what stands in its place.
 pub(crate) fn apply(injection: &Injection, headers: &mut HeaderMap, query: &mut Option<String>) {
-    match &injection.0 {
+    match &injection.place {
         Place::Header(name, value) => {
             headers.insert(name, value.clone());
         }
@@ -69,6 +69,7 @@ pub(crate) fn apply(injection: &Injection, headers: &mut HeaderMap, query: &mut 
                     .is_some_and(|(given, _)| given != name.as_str())
             });
             let escaped: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
+            let value = Zeroizing::new(form_urlencoded::byte_serialize(value.as_bytes()).collect::<String>());
             let own = Zeroizing::new(format!("{escaped}={}", value.as_str()));
             *query = Some(others.chain([own.as_str()]).collect::<Vec<_>>().join("&"));
         }

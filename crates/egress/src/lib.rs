@@ -21,10 +21,16 @@ mod deny;
 mod dns;
 mod error;
 mod exchange;
+mod forms;
 mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 mod grant;
 mod guard;
+mod headers;
 mod inject;
+mod mask;
+mod masking;
 mod names;
 mod nameserver;
 mod options;

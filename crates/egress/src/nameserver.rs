@@ -169,7 +169,7 @@ async fn decide(pod: &Pod, question: Question) -> Answer {
         (_, _, Some(DnsDecision::Allow { capability })) => audit::allowed(&mut row, &capability),
     }
     debug_assert!(row.decision.is_some_and(|decision| decision == Decision::Allow || row.reason.is_some()));
-    if !pod.state.record(row, Settles::Now).await {
+    if !pod.record(row, Settles::Now).await {
         answer = Err(Reason::AuditUnavailable);
     }
     answer.unwrap_or(Answer::Failure)

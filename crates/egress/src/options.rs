@@ -57,11 +57,21 @@ pub struct Limits {
     pub headers_max: usize,
     /// Requests at once on one HTTP/2 connection.
     pub streams_per_connection_max: u32,
+    /// Bytes that a client may send ahead of what an upstream takes, on one HTTP/2 stream.
+    pub client_stream_window_bytes: u32,
+    /// The same for a connection, all its streams together.
+    pub client_connection_window_bytes: u32,
+    /// Bytes that an upstream may send ahead of what a client takes, on one HTTP/2 stream.
+    pub upstream_stream_window_bytes: u32,
+    /// The same for an upstream connection, which the workspace's streams to one destination share. Several times a
+    /// stream's, so that a client that stops reading does not hold up the others.
+    pub upstream_connection_window_bytes: u32,
     /// Milliseconds for a client to send its first bytes and finish its TLS handshake.
     pub client_handshake_ms: u64,
-    /// Milliseconds a connection may be without a request; it is closed then.
+    /// Milliseconds a connection may be without a request, a head that is not whole included; it is closed then. Where
+    /// bytes still go to the client, `stalled_ms`.
     pub idle_ms: u64,
-    /// Milliseconds a request may pass without a byte either way; its connection is cut then.
+    /// Milliseconds a request may pass without a byte either way; it is cut then.
     pub stalled_ms: u64,
     /// Milliseconds to resolve an upstream's name.
     pub resolve_ms: u64,
@@ -79,6 +89,8 @@ pub struct Limits {
     pub leaf_certificates_max: usize,
     /// Audit rows that the sink has not acknowledged; requests wait at this number.
     pub audit_backlog_rows_max: usize,
+    /// Those of one pod; its own requests wait at this number, and no other's.
+    pub audit_backlog_rows_per_pod_max: usize,
     /// Rows in one call of the sink.
     pub audit_batch_rows_max: usize,
     /// Milliseconds a request waits for room in the spool; it is denied then.
@@ -98,6 +110,10 @@ impl Default for Limits {
             head_bytes_max: 64 * 1024,
             headers_max: 128,
             streams_per_connection_max: 128,
+            client_stream_window_bytes: 256 * 1024,
+            client_connection_window_bytes: 1024 * 1024,
+            upstream_stream_window_bytes: 2 * 1024 * 1024,
+            upstream_connection_window_bytes: 16 * 1024 * 1024,
             client_handshake_ms: 30_000,
             idle_ms: 300_000,
             stalled_ms: 1_800_000,
@@ -109,6 +125,7 @@ impl Default for Limits {
             names_per_workspace_max: 8_192,
             leaf_certificates_max: 1_024,
             audit_backlog_rows_max: 10_000,
+            audit_backlog_rows_per_pod_max: 2_500,
             audit_batch_rows_max: 500,
             audit_wait_ms: 30_000,
             audit_settle_ms: 2_000,

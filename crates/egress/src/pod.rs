@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use freehold_model::{OrganizationId, PodId, WorkspaceId};
+use freehold_model::{OrganizationId, PodId, WorkspaceId, audit::AuditEvent};
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     sync::Semaphore,
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     audit::Attribution,
     connection, nameserver,
+    spool::Settles,
     state::{State, Workspace},
     token::Verified,
 };
@@ -63,6 +64,8 @@ pub(crate) struct Pod {
     pub(crate) stop: CancellationToken,
     original_destination: OriginalDestination,
     room: Arc<Semaphore>,
+    /// The pod's share of the backlog of audit rows.
+    rows: Arc<Semaphore>,
 }
 
 impl Pod {
@@ -72,8 +75,10 @@ impl Pod {
         workspace: Arc<Workspace>,
         original_destination: OriginalDestination,
     ) -> Self {
-        let room =
-            Semaphore::new(state.options.limits.connections_per_pod_max.clamp(1, Semaphore::MAX_PERMITS));
+        let limits = &state.options.limits;
+        let places = |max: usize| Arc::new(Semaphore::new(max.clamp(1, Semaphore::MAX_PERMITS)));
+        let room = places(limits.connections_per_pod_max);
+        let rows = places(limits.audit_backlog_rows_per_pod_max);
         Self {
             identity,
             state,
@@ -82,7 +87,8 @@ impl Pod {
             retire: ArcSwap::from_pointee(CancellationToken::new()),
             stop: CancellationToken::new(),
             original_destination,
-            room: Arc::new(room),
+            room,
+            rows,
         }
     }
 
@@ -102,6 +108,11 @@ impl Pod {
         if task(&before) != task(&token) {
             self.retire.swap(Arc::new(CancellationToken::new())).cancel();
         }
+    }
+
+    /// Writes an audit row. False: it is not written, and what it is about must not happen.
+    pub(crate) async fn record(&self, row: AuditEvent, settles: Settles) -> bool {
+        self.state.record(row, settles, &self.rows).await
     }
 
     pub(crate) fn original_destination(&self, stream: &TcpStream) -> io::Result<SocketAddr> {

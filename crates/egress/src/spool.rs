@@ -79,8 +79,8 @@ struct Inner {
 struct Entry {
     row: AuditEvent,
     segment: u64,
-    /// Room in the backlog, given back when the row is acknowledged. Rows of an earlier process have none.
-    _room: Option<OwnedSemaphorePermit>,
+    /// Room in its pod's share and in the backlog, given back when the row is acknowledged. Rows of an earlier process have none.
+    _room: Option<[OwnedSemaphorePermit; 2]>,
 }
 
 impl Spool {
@@ -124,16 +124,19 @@ impl Spool {
         })
     }
 
-    /// Writes a row. When it returns, the row outlives this process. Waits while the backlog is full.
-    pub(crate) async fn append(&self, row: AuditEvent, settles: Settles) -> Result<(), SpoolError> {
-        let room = match Arc::clone(&self.room).try_acquire_owned() {
-            Ok(room) => room,
-            Err(_) => tokio::time::timeout(self.wait, Arc::clone(&self.room).acquire_owned())
-                .await
-                .ok()
-                .and_then(Result::ok)
-                .ok_or(SpoolError::Full)?,
+    /// Writes a row. When it returns, the row outlives this process. Waits while the backlog is full, or its pod's own
+    /// `share` of it: one pod's flood of rows must not hold up the others.
+    pub(crate) async fn append(
+        &self,
+        row: AuditEvent,
+        settles: Settles,
+        share: &Arc<Semaphore>,
+    ) -> Result<(), SpoolError> {
+        let room = async {
+            let share = Arc::clone(share).acquire_owned().await.ok()?;
+            Some([share, Arc::clone(&self.room).acquire_owned().await.ok()?])
         };
+        let room = tokio::time::timeout(self.wait, room).await.ok().flatten().ok_or(SpoolError::Full)?;
         let mut line = serde_json::to_vec(&row).map_err(SpoolError::Encode)?;
         line.push(b'\n');
         {
@@ -313,6 +316,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+
+    fn share() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(100))
+    }
     use crate::SinkError;
 
     #[derive(Default)]
@@ -364,8 +371,8 @@ mod tests {
     async fn rows_that_a_process_left_are_offered_by_the_next_and_a_torn_line_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let first = spool(dir.path(), Limits::default());
-        first.append(row(1), Settles::Now).await.unwrap();
-        first.append(row(2), Settles::Later).await.unwrap();
+        first.append(row(1), Settles::Now, &share()).await.unwrap();
+        first.append(row(2), Settles::Later, &share()).await.unwrap();
         // As a killed process would: nothing is drained, and a write is torn.
         let file = segment_path(dir.path(), 1);
         OpenOptions::new().append(true).open(file).unwrap().write_all(b"{\"id\":").unwrap();
@@ -390,8 +397,8 @@ mod tests {
             let (spool, sink, stop) = (Arc::clone(&spool), Arc::clone(&sink), stop.clone());
             tokio::spawn(async move { spool.drain(&*sink, &stop).await })
         };
-        spool.append(row(1), Settles::Later).await.unwrap();
-        spool.append(row(2), Settles::Later).await.unwrap();
+        spool.append(row(1), Settles::Later, &share()).await.unwrap();
+        spool.append(row(2), Settles::Later, &share()).await.unwrap();
         let latency = Some(Duration::from_millis(7));
         spool.settle(row(1).id, Settlement { latency, detail: None });
         while lock(&sink.rows).len() < 2 {
@@ -410,14 +417,26 @@ mod tests {
         let spool = spool(dir.path(), limits);
         let sink = Memory::default();
         sink.broken.store(true, Ordering::SeqCst);
-        spool.append(row(1), Settles::Now).await.unwrap();
-        spool.append(row(2), Settles::Now).await.unwrap();
+        spool.append(row(1), Settles::Now, &share()).await.unwrap();
+        spool.append(row(2), Settles::Now, &share()).await.unwrap();
         drained(&spool, &sink).await;
-        assert!(matches!(spool.append(row(3), Settles::Now).await, Err(SpoolError::Full)));
+        assert!(matches!(spool.append(row(3), Settles::Now, &share()).await, Err(SpoolError::Full)));
         sink.broken.store(false, Ordering::SeqCst);
         drained(&spool, &sink).await;
-        spool.append(row(3), Settles::Now).await.unwrap();
+        spool.append(row(3), Settles::Now, &share()).await.unwrap();
         assert_eq!(lock(&sink.rows).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_used_its_share_waits_and_another_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(dir.path(), Limits { audit_wait_ms: 30, ..Limits::default() });
+        let one = Arc::new(Semaphore::new(1));
+        spool.append(row(1), Settles::Now, &one).await.unwrap();
+        assert!(matches!(spool.append(row(2), Settles::Now, &one).await, Err(SpoolError::Full)));
+        spool.append(row(3), Settles::Now, &share()).await.unwrap();
+        drained(&spool, &Memory::default()).await;
+        spool.append(row(4), Settles::Now, &one).await.unwrap();
     }
 
     #[tokio::test]
@@ -426,7 +445,7 @@ mod tests {
         let limits = Limits { spool_segment_bytes_max: 600, audit_batch_rows_max: 3, ..Limits::default() };
         let spool = spool(dir.path(), limits);
         for number in 0..10 {
-            spool.append(row(number), Settles::Now).await.unwrap();
+            spool.append(row(number), Settles::Now, &share()).await.unwrap();
         }
         assert!(fs::read_dir(dir.path()).unwrap().count() > 1);
         let sink = Memory::default();

@@ -16,6 +16,7 @@ use rustls::{
     crypto::CryptoProvider,
     pki_types::{CertificateDer, pem::PemObject},
 };
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -173,9 +174,10 @@ impl State {
         }
     }
 
-    /// Writes an audit row. False: it is not written, and what it is about must not happen.
-    pub(crate) async fn record(&self, row: AuditEvent, settles: Settles) -> bool {
-        match self.spool.append(row, settles).await {
+    /// Writes an audit row within a pod's share of the backlog. False: it is not written, and what it is about must not
+    /// happen.
+    pub(crate) async fn record(&self, row: AuditEvent, settles: Settles, share: &Arc<Semaphore>) -> bool {
+        match self.spool.append(row, settles, share).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::error!(

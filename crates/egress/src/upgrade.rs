@@ -10,7 +10,9 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
 use crate::{
-    exchange::{Connection, strip_hop_by_hop},
+    exchange::Connection,
+    headers::strip_hop_by_hop,
+    masking::{MaskedTunnel, Masking},
     options::ms,
 };
 
@@ -36,6 +38,7 @@ pub(crate) fn join(
     connection: &Arc<Connection>,
     mut request: Request<Incoming>,
     mut response: Response<Incoming>,
+    masking: &mut Option<Masking>,
 ) -> Response<Incoming> {
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS
         && response
@@ -56,13 +59,14 @@ pub(crate) fn join(
     let client = hyper::upgrade::on(&mut request);
     let upstream = hyper::upgrade::on(&mut response);
     let connection = Arc::clone(connection);
+    let masking = masking.take();
     tokio::spawn(async move {
         let open = connection.activity.open();
         let limits = &connection.pod.state.options.limits;
         let tunnel = async {
             let (Ok(client), Ok(upstream)) = (client.await, upstream.await) else { return };
-            let _ =
-                tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(upstream)).await;
+            let mut upstream = MaskedTunnel::new(TokioIo::new(upstream), masking);
+            let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut upstream).await;
         };
         tokio::select! {
             () = tunnel => {}

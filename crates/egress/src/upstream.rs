@@ -28,7 +28,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
-use crate::{Limits, deny::Reason, options::ms, resolve::Resolver};
+use crate::{Limits, body::RequestBody, deny::Reason, options::ms, resolve::Resolver};
 
 /// What the upstreams of all workspaces share.
 #[derive(Clone)]
@@ -40,7 +40,7 @@ pub(crate) struct Dialer {
 
 /// The upstream side of one workspace.
 pub(crate) struct Upstream {
-    client: Client<Connector, Incoming>,
+    client: Client<Connector, RequestBody>,
     connector: Connector,
     response_head: Duration,
 }
@@ -65,7 +65,8 @@ impl Upstream {
             .pool_idle_timeout(ms(limits.upstream_idle_ms))
             .pool_max_idle_per_host(limits.upstream_idle_max)
             .http1_max_buf_size(limits.head_bytes_max.max(8 * 1024))
-            .http2_adaptive_window(true)
+            .http2_initial_stream_window_size(limits.upstream_stream_window_bytes)
+            .http2_initial_connection_window_size(limits.upstream_connection_window_bytes)
             .build(connector.clone());
         Self { client, connector, response_head: ms(limits.response_head_ms) }
     }
@@ -84,7 +85,7 @@ impl Upstream {
         *request.uri_mut() = absolute(permit.destination(), request.uri())?;
         // What is spoken upstream is settled there, not by what the client speaks.
         *request.version_mut() = Version::HTTP_11;
-        match tokio::time::timeout(self.response_head, self.client.request(request)).await {
+        match tokio::time::timeout(self.response_head, self.client.request(request.map(RequestBody))).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
                 tracing::debug!(

@@ -18,6 +18,10 @@ pub(crate) struct Activity {
     begun: Instant,
     /// Milliseconds from `begun` to the last byte in or out.
     last_ms: AtomicU64,
+    /// Milliseconds from `begun` to the last byte out.
+    wrote_ms: AtomicU64,
+    /// Milliseconds from `begun` to when the last request was over.
+    free_ms: AtomicU64,
     open: AtomicUsize,
     upgraded: AtomicBool,
 }
@@ -27,6 +31,8 @@ impl Activity {
         Arc::new(Self {
             begun: Instant::now(),
             last_ms: AtomicU64::new(0),
+            wrote_ms: AtomicU64::new(0),
+            free_ms: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             upgraded: AtomicBool::new(false),
         })
@@ -41,9 +47,12 @@ impl Activity {
         self.upgraded.load(Ordering::Acquire)
     }
 
+    fn passed_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn touch(&self) {
-        let passed = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_ms.store(passed, Ordering::Relaxed);
+        self.last_ms.store(self.passed_ms(), Ordering::Relaxed);
     }
 
     /// Counts a request as open until the guard is dropped.
@@ -52,11 +61,18 @@ impl Activity {
         OpenRequest(Arc::clone(self))
     }
 
-    /// Returns when the connection was without a byte for `idle` with no request open, or for `stalled` with one.
+    /// Returns when the connection was without a byte for `stalled` with a request open; or for `idle` without one,
+    /// where bytes that come do not count and those that go (the end of an answer, to a client that reads slowly) do, for
+    /// `stalled` at most. So a head that comes a byte at a time has no longer than a silent connection.
     pub(crate) async fn quiet(&self, idle: Duration, stalled: Duration) {
+        let since = |mark: &AtomicU64| self.begun + Duration::from_millis(mark.load(Ordering::Relaxed));
         loop {
-            let limit = if self.open.load(Ordering::Relaxed) == 0 { idle } else { stalled };
-            let due = self.begun + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + limit;
+            let due = if self.open.load(Ordering::Relaxed) > 0 {
+                since(&self.last_ms) + stalled
+            } else {
+                let free = since(&self.free_ms);
+                (free.max(since(&self.wrote_ms)) + idle).min(free + stalled.max(idle))
+            };
             if due <= Instant::now() {
                 return;
             }
@@ -71,7 +87,9 @@ pub(crate) struct OpenRequest(Arc<Activity>);
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        self.0.touch();
+        let passed = self.0.passed_ms();
+        self.0.last_ms.store(passed, Ordering::Relaxed);
+        self.0.free_ms.store(passed, Ordering::Relaxed);
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -93,6 +111,14 @@ impl<S> Watched<S> {
         }
         poll
     }
+
+    fn wrote<T>(&self, poll: Poll<T>) -> Poll<T> {
+        if poll.is_ready() {
+            self.activity.touch();
+            self.activity.wrote_ms.store(self.activity.last_ms.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        poll
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -109,7 +135,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(cx, buffer);
-        self.noticed(poll)
+        self.wrote(poll)
     }
 
     fn poll_write_vectored(
@@ -118,7 +144,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
-        self.noticed(poll)
+        self.wrote(poll)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -144,6 +170,38 @@ mod tests {
     #[tokio::test]
     async fn a_connection_without_requests_is_quiet_after_the_idle_limit() {
         Activity::new().quiet(SHORT, LONG).await;
+    }
+
+    #[tokio::test]
+    async fn bytes_without_a_request_do_not_keep_a_connection() {
+        let activity = Activity::new();
+        let trickle = async {
+            loop {
+                activity.touch();
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = activity.quiet(SHORT, LONG) => {}
+            () = trickle => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_that_go_out_keep_a_connection_and_not_for_ever() {
+        let activity = Activity::new();
+        let trickle = async {
+            loop {
+                activity.wrote_ms.store(activity.passed_ms(), Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        };
+        let begun = Instant::now();
+        tokio::select! {
+            () = activity.quiet(SHORT, SHORT * 10) => {}
+            () = trickle => {}
+        }
+        assert!(begun.elapsed() >= SHORT * 10);
     }
 
     #[tokio::test]

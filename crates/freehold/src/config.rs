@@ -2,7 +2,11 @@
 //!
 //! Every value knows where it came from; a key that does not exist is an error wherever it stands.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use figment::{
     Figment, Profile,
@@ -11,7 +15,7 @@ use figment::{
 use serde::{Deserialize, Serialize};
 
 /// Variables of the environment that set configuration: `FREEHOLD_SERVER__LISTEN` is `server.listen`.
-const ENVIRONMENT_PREFIX: &str = "FREEHOLD_";
+pub const ENVIRONMENT_PREFIX: &str = "FREEHOLD_";
 
 /// How `config show` calls a flag.
 const FLAG: &str = "command-line flag";
@@ -33,6 +37,21 @@ pub struct Config {
     pub defaults: Defaults,
     /// Logging.
     pub log: Log,
+}
+
+impl Config {
+    /// A configuration in which no key is absent.
+    fn with_every_key() -> Self {
+        Self {
+            server: Server {
+                database_url: Some(String::new()),
+                public_url: Some(String::new()),
+                ..Server::default()
+            },
+            pod: Pod { root: Some(PathBuf::new()), ..Pod::default() },
+            ..Self::default()
+        }
+    }
 }
 
 /// The process itself.
@@ -115,6 +134,8 @@ pub struct Egress {
     pub hosts: BTreeMap<String, SocketAddr>,
     /// Files of certificates (PEM) that upstreams may be signed by, beside the system's.
     pub extra_roots: Vec<PathBuf>,
+    /// The name servers that allowed names are resolved by, as address and port; the machine's own when empty.
+    pub name_servers: Vec<SocketAddr>,
 }
 
 /// What roles and tasks get when they do not say.
@@ -221,11 +242,37 @@ pub fn load(flags: &Flags, home: &Home) -> anyhow::Result<Loaded> {
     figment = figment
         .merge(Env::prefixed(ENVIRONMENT_PREFIX).filter(|key| key.as_str().contains("__")).split("__"))
         .merge(flag_values(flags));
-    let config = figment.extract().map_err(|errors| {
+    let mut config = figment.extract().map_err(|errors| {
         let errors: Vec<String> = errors.into_iter().map(|error| explain(&error)).collect();
         anyhow::anyhow!("the configuration is not valid: {}", errors.join("; "))
     })?;
+    resolve_paths(&mut config, &figment);
     Ok(Loaded { config, figment })
+}
+
+/// Paths of a file are relative to the file's folder; those of the environment and of flags to the present one.
+fn resolve_paths(config: &mut Config, figment: &Figment) {
+    let folder = |key: &str| match figment.find_metadata(key)?.source.as_ref()? {
+        figment::Source::File(file) => file.parent().map(Path::to_owned),
+        _ => None,
+    };
+    let resolve = |key: &str, path: &mut PathBuf| {
+        if let Some(folder) = folder(key) {
+            *path = folder.join(&*path);
+        }
+    };
+    resolve("server.data_dir", &mut config.server.data_dir);
+    config.pod.root.iter_mut().for_each(|path| resolve("pod.root", path));
+    config.egress.extra_roots.iter_mut().for_each(|path| resolve("egress.extra_roots", path));
+}
+
+/// The variable of each setting.
+pub fn variables() -> Vec<String> {
+    let sections = toml::Table::try_from(Config::with_every_key()).unwrap_or_default();
+    let keys = sections.iter().flat_map(|(section, keys)| {
+        keys.as_table().into_iter().flatten().map(move |(key, _)| (section, key))
+    });
+    keys.map(|(section, key)| format!("{ENVIRONMENT_PREFIX}{section}__{key}").to_ascii_uppercase()).collect()
 }
 
 /// One error, with the key and the source as a person wrote them.

@@ -1,16 +1,19 @@
 //! The binary: configuration, wiring, signals.
 //!
-//! Two of its subcommands run before anything else of it: the holder, a pod's small parent, and the agent, a pod's first
-//! process. Both must stay small, so neither the command line's parser nor a runtime is built for them.
+//! Two of its subcommands run before anything else of it: the launcher, from which pods' small parents are forked, and the
+//! agent, a pod's first process. Both must stay small, so neither the command line's parser nor a runtime is built for them.
 
 mod config;
+mod control;
+mod environment;
 mod gate;
 mod member;
 mod ports;
 mod server;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
 /// An open control plane and runtime for AI agents.
@@ -82,12 +85,12 @@ enum ConfigCommand {
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next().as_deref().and_then(std::ffi::OsStr::to_str) {
-        Some("holder") => return freehold_driver_local::holder::main(arguments),
+        Some("launcher") => return freehold_driver_local::launcher::main(arguments),
         Some("agent") => return freehold_agent::main(arguments),
         _ => {}
     }
-    let cli = Cli::parse();
-    match run(cli.command) {
+    let cli = Cli::parse_from(freehold_cli::verb_first(&Cli::command(), std::env::args_os()));
+    match environment::check(std::env::vars_os()).and_then(|()| run(cli.command)) {
         Ok(code) => code,
         Err(error) => {
             report(&error);
@@ -111,12 +114,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Config { command: ConfigCommand::Show(flags) } => {
             let loaded = config::load(&flags, &config::Home::from_environment())?;
-            print(&loaded.show()?);
+            print(&loaded.show()?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Member(arguments) => {
             let output = runtime()?.block_on(member::run(arguments))?;
-            print(&output);
+            print(&output)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::SimModel { arguments, stop_with_stdin } => {
@@ -126,7 +129,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Client(verb) => {
             let scene = freehold_cli::Scene { task: freehold_sim_model::DEMO_TASK.to_owned() };
             let environment = freehold_cli::Environment::of_process(Cli::command(), scene);
-            Ok(runtime()?.block_on(freehold_cli::run(verb, environment)))
+            let runtime = runtime()?;
+            let code = runtime.block_on(freehold_cli::run(verb, environment));
+            // Whatever still waits for a line that nobody will type is left to the end of the process.
+            runtime.shutdown_background();
+            Ok(code)
         }
     }
 }
@@ -134,7 +141,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 /// Serves until the process is ended; the address goes to standard output, for programs that let it choose a port.
 async fn sim_model(arguments: &freehold_sim_model::Args, stop_with_stdin: bool) -> anyhow::Result<()> {
     let model = freehold_sim_model::run(arguments).await?;
-    print(&format!("{}\n", model.address()));
+    print(&format!("{}\n", model.address()))?;
     tokio::select! {
         () = model.wait() => {}
         () = freehold_cli::stdin_closed(), if stop_with_stdin => {}
@@ -146,9 +153,15 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
-#[expect(clippy::print_stdout, reason = "data of a command goes to standard output")]
-fn print(text: &str) {
-    print!("{text}");
+/// Writes a command's data to standard output. That its reader went away, as `head` does, is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "a command's error goes to standard error")]

@@ -1,6 +1,6 @@
 //! What the use cases need from other parts, wired: agents and pods, the vault, the object store.
 
-use std::{io, os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time::Duration};
+use std::{os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use freehold_model::{CredentialId, OrganizationId, PodId, workspace::Workspace};
 use freehold_reconcile::{AgentUnreachable, Handle};
 use freehold_vault::Vault;
 use futures::StreamExt;
+use rustix::io::Errno;
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -64,9 +65,10 @@ impl AgentPort for Agents {
         let spec =
             ExecSpec { argv: request.command, cwd: Some(request.working_directory), environment: Vec::new() };
         let program = spec.argv.first().cloned().unwrap_or_default();
+        let directory = spec.cwd.clone().unwrap_or_default();
         let exec = match self.driver.exec(pod, spec).await {
             Ok(exec) => exec,
-            Err(error) => return not_started(&program, error),
+            Err(error) => return not_started(&program, &directory, error),
         };
         let (events, receiver) = mpsc::channel(OUTPUT_EVENTS_MAX);
         tokio::spawn(stream_exec(exec, Duration::from_secs(request.timeout_seconds.into()), events));
@@ -76,16 +78,25 @@ impl AgentPort for Agents {
 
 /// What a shell says and exits with when a command is not there (127) or cannot be run (126). Anything else that keeps a
 /// command from starting is a failure of the pod.
-fn not_started(program: &str, error: freehold_driver::Error) -> Result<ExecStream, AgentError> {
-    let exit_code = match &error {
-        freehold_driver::Error::Exec(cause) if cause.kind() == io::ErrorKind::NotFound => 127,
-        freehold_driver::Error::Exec(cause) if cause.kind() == io::ErrorKind::PermissionDenied => 126,
+fn not_started(
+    program: &str,
+    directory: &str,
+    error: freehold_driver::Error,
+) -> Result<ExecStream, AgentError> {
+    let freehold_driver::Error::Exec(cause) = &error else { return Err(AgentError::Failed(Box::new(error))) };
+    let (exit_code, why) = match Errno::from_io_error(cause) {
+        Some(Errno::NOENT | Errno::NOTDIR) => {
+            (127, format!("there is no such program, or no directory `{directory}`"))
+        }
+        Some(Errno::ACCESS | Errno::PERM) => {
+            (126, format!("the program, or the directory `{directory}`, may not be used"))
+        }
+        Some(Errno::TOOBIG) => (126, "its arguments are too long".to_owned()),
+        Some(Errno::NOEXEC) => (126, "it is no program that this machine can execute".to_owned()),
+        Some(Errno::LOOP | Errno::NAMETOOLONG | Errno::ISDIR | Errno::TXTBSY | Errno::INVAL) => {
+            (126, cause.to_string())
+        }
         _ => return Err(AgentError::Failed(Box::new(error))),
-    };
-    let why = if exit_code == 127 {
-        "no such program, or no such working directory"
-    } else {
-        "the program or the working directory may not be used"
     };
     let data = Bytes::from(format!("cannot start `{program}`: {why}\n"));
     let events = [

@@ -13,16 +13,21 @@ use anyhow::Context;
 use freehold_app::{App, Ports, Secret, fleet, ports::UploadStore, uploads::ObjectUploads};
 use freehold_driver::{Enforcement, PodDriver};
 use freehold_driver_local::{LocalDriver, PodRoot};
+use freehold_model::UploadId;
 use freehold_reconcile as reconcile;
 use freehold_store::Store;
 use freehold_vault::Vault;
 use object_store::local::LocalFileSystem;
-use rustix::fs::FlockOperation;
+use rustix::{
+    fs::FlockOperation,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, LogFormat},
+    control,
     gate::{EgressGate, StoreSink},
     ports::{Agents, NoAgents, Sealer},
 };
@@ -45,10 +50,15 @@ pub enum Ended {
     Abandoned,
 }
 
+/// Files that the server may have open, if the system allows as many. Each connection of a pod to the outside takes two;
+/// with the usual 1,024 for all, two pods could leave nothing for the others.
+const OPEN_FILES: u64 = 65_536;
+
 /// Runs the server until it is told to stop: by a signal, which leaves the pods running, or by the end of its standard
 /// input where `stop_with_stdin` says so, which takes them away.
 pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended> {
     log(&config)?;
+    raise_open_files();
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
     let abandoned = CancellationToken::new();
@@ -66,8 +76,10 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
         format!("cannot listen on {}; choose another address with --listen", config.server.listen)
     })?;
     let address = listener.local_addr()?;
-    let store = open_store(&config, data.root())?;
+    let store = open_store(&config, data.root(), true)?;
+    let control = control::listen(&data)?;
     let vault = Arc::new(Vault::open(&data.path("master.key"))?);
+    sweep_uploads(&data)?;
     let uploads = open_uploads(data.root())?;
     let fleet = fleet::Fleet::new(store.clone(), uploads.clone(), settings(&config));
 
@@ -92,6 +104,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let app = App::new(store.clone(), ports, app_settings(&config, address));
     first_start(&app, &data).await?;
 
+    let control_task = tokio::spawn(control::serve(control, store.clone(), shutdown.child_token()));
     let stopped = shutdown.clone();
     let egress_task = tokio::spawn(egress_service.run(shutdown.child_token()));
     let reconcile_task = tokio::spawn(reconciler.run(async move { stopped.cancelled().await }));
@@ -103,6 +116,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     shutdown.cancel();
     reconcile_task.await?;
     egress_task.await?;
+    control_task.await?;
     store.close().await;
     if abandoned.is_cancelled() {
         for pod in driver.observe().await? {
@@ -170,7 +184,9 @@ impl DataDir {
             .mode(0o700)
             .create(path)
             .with_context(|| format!("cannot make the data directory {}", path.display()))?;
-        let path = path.canonicalize()?;
+        let path = path
+            .canonicalize()
+            .with_context(|| format!("cannot find the data directory {}", path.display()))?;
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -201,13 +217,14 @@ impl DataDir {
     }
 }
 
-/// Opens the store that the configuration names.
-pub fn open_store(config: &Config, data_dir: &Path) -> anyhow::Result<Store> {
+/// Opens the store that the configuration names; the server as its owner, whoever works beside it not.
+pub fn open_store(config: &Config, data_dir: &Path, owner: bool) -> anyhow::Result<Store> {
     let database = match &config.server.database_url {
         None => freehold_store::Database::Sqlite { path: data_dir.join("freehold.db") },
         Some(url) => freehold_store::Database::Postgres { url: url.clone() },
     };
-    Store::open(&freehold_store::Options::new(database)).context("cannot open the database")
+    let options = freehold_store::Options { owner, ..freehold_store::Options::new(database) };
+    Store::open(&options).context("cannot open the database")
 }
 
 fn open_uploads(data_dir: &Path) -> anyhow::Result<Arc<dyn UploadStore>> {
@@ -215,6 +232,32 @@ fn open_uploads(data_dir: &Path) -> anyhow::Result<Arc<dyn UploadStore>> {
     DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
     let objects = LocalFileSystem::new_with_prefix(path)?.with_automatic_cleanup(true);
     Ok(Arc::new(ObjectUploads::new(Arc::new(objects))))
+}
+
+/// Removes what uploads that a killed server was taking in have left: `<id>#<n>`, beside the files that are whole. The lock on
+/// the data directory says that no other server takes any in now.
+fn sweep_uploads(data: &DataDir) -> anyhow::Result<()> {
+    let folder = data.path("uploads").join(freehold_app::uploads::FOLDER);
+    let sweep = || -> std::io::Result<usize> {
+        let mut swept = 0;
+        for entry in fs::read_dir(&folder)? {
+            let name = entry?.file_name();
+            let staged = name.to_str().and_then(|name| name.split_once('#'));
+            // What else there may be is not ours.
+            if staged.is_some_and(|(id, n)| id.parse::<UploadId>().is_ok() && n.parse::<u64>().is_ok()) {
+                fs::remove_file(folder.join(&name))?;
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    };
+    match sweep() {
+        Ok(0) => {}
+        Ok(swept) => tracing::info!(uploads = swept, "removed uploads that were cut short"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot sweep {}", folder.display())),
+    }
+    Ok(())
 }
 
 /// The use cases for commands on the server's machine, which need no agents.
@@ -236,9 +279,20 @@ fn app_settings(config: &Config, address: SocketAddr) -> freehold_app::Settings 
     }
 }
 
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(OPEN_FILES, |maximum| maximum.min(OPEN_FILES));
+    if limit.current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit })
+    {
+        tracing::warn!(error = %error, "the limit of open files stays as it was");
+    }
+}
+
 fn egress_options(config: &Config, data: &DataDir) -> anyhow::Result<freehold_egress::Options> {
     let mut options = freehold_egress::Options::new(data.path("egress"));
     options.hosts = config.egress.hosts.iter().map(|(name, address)| (name.clone(), *address)).collect();
+    options.name_servers.clone_from(&config.egress.name_servers);
     for path in &config.egress.extra_roots {
         let pem = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         options.upstream_roots_pem.push(pem);

@@ -140,7 +140,16 @@ fn the_demo_stays_until_it_is_interrupted_and_its_server_answers_meanwhile() {
     assert!(listed.status.success(), "{listed:?}");
     assert!(String::from_utf8_lossy(&listed.stdout).contains("idle"), "{listed:?}");
     demo.signal(Signal::INT);
-    assert!(demo.ends().success(), "{}", demo.said());
+    assert_eq!(demo.ends().code(), Some(130), "{}", demo.said());
+    demo.leaves_nothing();
+}
+
+#[test]
+fn a_demo_that_is_interrupted_while_its_agent_works_exits_with_130_and_leaves_nothing() {
+    let mut demo = Demo::start(&[]);
+    demo.says("agent began");
+    demo.signal(Signal::INT);
+    assert_eq!(demo.ends().code(), Some(130), "{}", demo.said());
     demo.leaves_nothing();
 }
 

@@ -4,6 +4,10 @@
 #[path = "server/support.rs"]
 mod support;
 
+#[path = "server/attack.rs"]
+mod attack;
+#[path = "server/exec.rs"]
+mod exec;
 #[path = "server/hostile.rs"]
 mod hostile;
 #[path = "server/operators.rs"]

@@ -8,7 +8,7 @@ use std::{
 use axum::{body::Body, response::Response};
 use freehold_access::Actor;
 use freehold_api::{Operation, error::ErrorCode, limits::IDEMPOTENCY_KEY_CHARS_MAX, operation::Face};
-use freehold_app::{App, Once, Outcome};
+use freehold_app::{App, Once, Outcome, Standing};
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
@@ -48,6 +48,8 @@ pub(crate) struct Call {
     pub shared: Arc<Shared>,
     pub operation: &'static Operation,
     pub actor: Option<Arc<Actor>>,
+    /// Of a stream's caller: what ends the stream when the secret is revoked.
+    pub standing: Option<Standing>,
     pub request_id: String,
     pub path: String,
     /// Path parameters by name.
@@ -98,7 +100,11 @@ impl Call {
 
     /// As [`Self::once`], of a request whose body has this hash.
     pub fn once_for<T>(&self, body: [u8; 32], render: fn(&T) -> Vec<u8>) -> Result<Option<Once<T>>, Failure> {
-        let Some(key) = self.headers.get("idempotency-key") else { return Ok(None) };
+        let mut keys = self.headers.get_all("idempotency-key").iter();
+        let Some(key) = keys.next() else { return Ok(None) };
+        if keys.next().is_some() {
+            return Err(Failure::field("Idempotency-Key", "is given twice"));
+        }
         let key = key.to_str().ok().filter(|key| (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()));
         let Some(key) = key else {
             return Err(Failure::field("Idempotency-Key", "must be 1 to 255 visible ASCII characters"));

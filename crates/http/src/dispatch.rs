@@ -12,6 +12,7 @@ use freehold_access::Actor;
 use freehold_api::{
     Body as Shape, Guard, Operation, error::ErrorCode, limits::JSON_BODY_BYTES_MAX, operation::Face,
 };
+use freehold_app::Standing;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use http_body_util::BodyExt;
@@ -26,7 +27,7 @@ use crate::{
 };
 
 /// Time a JSON body may take to arrive.
-const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+pub(crate) const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 /// Bytes of a body that is too large which are read and dropped, so that the client gets to read the answer.
 const DRAIN_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Time that may take.
@@ -98,25 +99,41 @@ async fn serve(
     if admitted.is_err() {
         drain(&mut body).await;
     }
-    let (query, actor) = admitted?;
+    let Admitted { query, actor, standing } = admitted?;
     let payload = payload(&shared, operation, &head.headers, body).await?;
     let path = head.uri.path().to_owned();
     let params = params(operation.path, &path);
-    let call =
-        Call { shared, operation, actor, request_id, path, params, query, headers: head.headers, payload };
+    let call = Call {
+        shared,
+        operation,
+        actor,
+        standing,
+        request_id,
+        path,
+        params,
+        query,
+        headers: head.headers,
+        payload,
+    };
     (route.handler)(call).await
 }
 
 /// What is known of a request before its body is looked at.
+struct Admitted {
+    query: Value,
+    actor: Option<Arc<Actor>>,
+    standing: Option<Standing>,
+}
+
 async fn admit(
     shared: &Shared,
     operation: &Operation,
     uri: &Uri,
     headers: &HeaderMap,
-) -> Result<(Value, Option<Arc<Actor>>), Failure> {
+) -> Result<Admitted, Failure> {
     let query = query(shared, operation, uri)?;
-    let actor = authenticate(shared, operation, headers, &query).await?;
-    Ok((query, actor))
+    let (actor, standing) = authenticate(shared, operation, headers, &query).await?.unzip();
+    Ok(Admitted { query, actor, standing: standing.flatten() })
 }
 
 /// The path's segments that stand where the pattern has names. The pattern is matched from the end, since sessions routes
@@ -157,13 +174,16 @@ async fn authenticate(
     operation: &Operation,
     headers: &HeaderMap,
     query: &Value,
-) -> Result<Option<Arc<Actor>>, Failure> {
+) -> Result<Option<(Arc<Actor>, Option<Standing>)>, Failure> {
     let rights = match operation.guard {
         Guard::Public => return Ok(None),
         Guard::SignedIn => &[],
         Guard::Rights(rights) => rights,
     };
     let from_query = query["api_key"].as_str().filter(|_| operation.is_event_stream());
+    if headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+        return Err(Failure::new(ErrorCode::Unauthorized, "more than one credential was sent"));
+    }
     let secret = headers.get(header::AUTHORIZATION).map_or(Ok(from_query), |value| {
         value.to_str().map(|value| Some(credential(value))).map_err(|_| Failure::of(ErrorCode::Unauthorized))
     })?;
@@ -174,7 +194,7 @@ async fn authenticate(
     for right in rights {
         actor.reach(*right)?;
     }
-    Ok(Some(actor))
+    Ok(Some((actor, operation.is_event_stream().then(|| shared.app.standing(secret)))))
 }
 
 /// The secret of an `Authorization` header: after `Bearer`, or alone.
@@ -197,7 +217,7 @@ async fn payload(
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match (media_type.as_str(), operation.body) {
         ("application/json", _) => {
-            let bytes = collect(headers, body).await?;
+            let bytes = collect(headers, body, shared.options.body_time_max).await?;
             let mut fields = crate::json::parse(&bytes)?;
             shared.document.check(&schema, &fields)?;
             drop_read_only(&mut fields, operation);
@@ -228,7 +248,7 @@ pub(crate) fn drop_read_only(fields: &mut Value, operation: &Operation) {
 }
 
 /// A JSON body, as far as its limit.
-async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Failure> {
+async fn collect(headers: &HeaderMap, mut body: Body, limit: Duration) -> Result<Bytes, Failure> {
     let announced =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let read = async {
@@ -247,8 +267,11 @@ async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Failure> 
         }
         Ok(bytes.freeze())
     };
-    let late = |_| Failure::new(ErrorCode::InvalidJson, "the body did not arrive within 30 seconds");
-    tokio::time::timeout(BODY_TIME_MAX, read).await.map_err(late)?
+    let late = |_| {
+        let message = format!("the body did not arrive within {} seconds", limit.as_secs());
+        Failure::new(ErrorCode::InvalidJson, message)
+    };
+    tokio::time::timeout(limit, read).await.map_err(late)?
 }
 
 /// Reads on and drops what comes, for a client that reads no answer before it has sent all.

@@ -146,7 +146,7 @@ impl Failure {
     fn store(error: freehold_app::StoreError) -> Self {
         use freehold_app::StoreError as S;
         let mut failure = match &error {
-            S::Unavailable { .. } | S::Closed => Self::of(ErrorCode::Unavailable),
+            S::Unavailable { .. } | S::Owned | S::Closed => Self::of(ErrorCode::Unavailable),
             S::Uncertain { .. } => {
                 Self::new(ErrorCode::Unavailable, "the database was lost; the change may have been made")
             }
@@ -188,6 +188,6 @@ const fn missing(thing: Thing) -> ErrorCode {
         Thing::Session => ErrorCode::SessionNotFound,
         Thing::Credential => ErrorCode::CredentialNotFound,
         Thing::ApiKey => ErrorCode::ApiKeyNotFound,
-        Thing::Member | Thing::Organization => ErrorCode::NotFound,
+        Thing::Member | Thing::PersonalToken | Thing::Organization => ErrorCode::NotFound,
     }
 }

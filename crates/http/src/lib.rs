@@ -17,6 +17,7 @@ mod list;
 mod metrics;
 mod multipart;
 mod page;
+mod patient;
 mod route;
 mod server;
 mod sse;

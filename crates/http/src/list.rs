@@ -1,19 +1,20 @@
 //! Lists: a page where the caller names a limit, else everything, streamed page by page so that no list is ever whole in
 //! memory.
 
-use std::fmt::Display;
+use std::{borrow::Cow, fmt::Display};
 
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use freehold_app::{PAGE_MAX, Page};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::{call::Call, error::Failure};
 
 /// Rows read in one step where everything is answered.
 const STEP_ROWS: u32 = 256;
+/// Bytes made ready for each row of an answer: about what a small one takes.
+const ROW_BYTES: usize = 512;
 
 /// How a list is answered.
 pub(crate) struct Shape<T, C, W> {
@@ -71,13 +72,24 @@ pub(crate) fn page<T, W: Serialize>(
     let full = rows.len() > limit as usize || (limit == PAGE_MAX && rows.len() == limit as usize);
     rows.truncate(limit as usize);
     let cursor = rows.last().filter(|_| full).map(cursor);
-    let rows: Vec<W> = rows.into_iter().map(wire).collect();
-    let Some(field) = field else { return call.json(&rows) };
-    let mut body = serde_json::json!({ field: rows });
-    if let Some(cursor) = cursor {
-        body["cursor"] = Value::String(cursor);
+    let (open, mut close) = brackets(field);
+    if let Some(cursor) = cursor.filter(|_| field.is_some()) {
+        let cursor = serde_json::to_string(&cursor).map_err(Failure::internal)?;
+        close = format!("],\"cursor\":{cursor}}}").into();
     }
-    call.json(&body)
+    let mut text = Vec::with_capacity(open.len() + close.len() + rows.len() * ROW_BYTES);
+    text.extend_from_slice(open.as_bytes());
+    write(&mut text, rows, wire, true)?;
+    text.extend_from_slice(close.as_bytes());
+    Ok(call.bytes(text))
+}
+
+/// What stands before and after the entries of a list.
+fn brackets(field: Option<&'static str>) -> (Cow<'static, str>, Cow<'static, str>) {
+    match field {
+        Some(field) => (format!("{{\"{field}\":[").into(), "]}".into()),
+        None => ("[".into(), "]".into()),
+    }
 }
 
 async fn everything<T, W, C, F, R>(
@@ -93,15 +105,13 @@ where
     F: Fn(Page<C>) -> R + Send + 'static,
     R: Future<Output = Result<Vec<T>, freehold_app::Error>> + Send + 'static,
 {
-    let (open, close) = match shape.field {
-        Some(field) => (format!("{{\"{field}\":["), "]}"),
-        None => ("[".to_owned(), "]"),
-    };
+    let (open, close) = brackets(shape.field);
     // The first step is read before the answer begins, so that what is refused is refused properly.
     let first = fetch(Page { after, limit: STEP_ROWS }).await?;
     let next = next_after(&first, shape);
-    let mut text = open.into_bytes();
-    write(&mut text, first, shape, true)?;
+    let mut text = Vec::with_capacity(open.len() + close.len() + first.len() * ROW_BYTES);
+    text.extend_from_slice(open.as_bytes());
+    write(&mut text, first, shape.wire, true)?;
     if next.is_none() {
         text.extend_from_slice(close.as_bytes());
         return Ok(call.bytes(text));
@@ -110,13 +120,13 @@ where
         let Some(after) = next else { return Ok(None) };
         let rows = fetch(Page { after: Some(after), limit: STEP_ROWS }).await.map_err(Failure::from)?;
         let next = next_after(&rows, shape);
-        let mut text = Vec::new();
-        write(&mut text, rows, shape, false)?;
+        let mut text = Vec::with_capacity(rows.len() * ROW_BYTES);
+        write(&mut text, rows, shape.wire, false)?;
         Ok(Some((Bytes::from(text), (next, fetch))))
     });
     let whole = stream::once(async move { Ok(Bytes::from(text)) })
         .chain(rest)
-        .chain(stream::once(async move { Ok(Bytes::from_static(close.as_bytes())) }));
+        .chain(stream::once(async move { Ok(Bytes::from(close.into_owned())) }));
     // A list that breaks off is not JSON, which the client sees.
     Ok(call
         .bytes(Body::from_stream(whole.map_err(|failure: Failure| std::io::Error::other(failure.message)))))
@@ -126,17 +136,17 @@ fn next_after<T, C, W>(rows: &[T], shape: Shape<T, C, W>) -> Option<C> {
     rows.last().filter(|_| rows.len() >= STEP_ROWS as usize).map(shape.place)
 }
 
-fn write<T, C, W: Serialize>(
+fn write<T, W: Serialize>(
     text: &mut Vec<u8>,
     rows: Vec<T>,
-    shape: Shape<T, C, W>,
+    wire: fn(T) -> W,
     first: bool,
 ) -> Result<(), Failure> {
     for (index, row) in rows.into_iter().enumerate() {
         if index > 0 || !first {
             text.push(b',');
         }
-        serde_json::to_writer(&mut *text, &(shape.wire)(row)).map_err(Failure::internal)?;
+        serde_json::to_writer(&mut *text, &wire(row)).map_err(Failure::internal)?;
     }
     Ok(())
 }

@@ -6,7 +6,8 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    task::Poll,
+    task::{Poll, ready},
+    time::Duration,
 };
 
 use axum::body::Body;
@@ -24,6 +25,7 @@ use futures::Stream;
 use http_body::{Body as _, Frame};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{dispatch::drain, document::Document, error::Failure};
@@ -34,6 +36,9 @@ const FIELDS_MAX: usize = 32;
 /// Bytes that a form may bring before they become a part or a piece of one, as a part's head does. The parser looks
 /// through all it holds whenever something comes, so that the time it takes grows with the square of this.
 const UNREAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Time between two pieces of a form.
+pub(crate) const UPLOAD_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// What a form held.
 pub(crate) struct Form {
@@ -73,7 +78,7 @@ impl Files {
         }
         let name = field.file_name().unwrap_or_default().to_owned();
         if !is_safe_name(&name) {
-            let reason = "each file needs a name of one path component, at most 255 bytes";
+            let reason = "each file needs a name of one path component, at most 255 bytes, without control characters or overrides of direction";
             return Err(Failure::field("file", reason));
         }
         if self.kept.iter().any(|file| file.name == name) {
@@ -120,11 +125,12 @@ pub(crate) async fn read(
     schema: &str,
     boundary: String,
     body: Body,
+    silence_max: Duration,
     files: &mut Files,
 ) -> Result<Form, Failure> {
     let body = Arc::new(Mutex::new(body));
     let unread = Unread::default();
-    let parts = multer::Multipart::new(data(Arc::clone(&body), unread.clone()), boundary);
+    let parts = multer::Multipart::new(data(Arc::clone(&body), unread.clone(), silence_max), boundary);
     let read = form(document, schema, parts, &unread, files).await;
     if read.is_err() {
         // The reader of the form is gone, so the body is ours alone again.
@@ -145,8 +151,13 @@ impl Unread {
 }
 
 /// The body's data, which leaves the body itself where it can be drained.
-fn data(body: Arc<Mutex<Body>>, unread: Unread) -> impl Stream<Item = Result<Bytes, axum::Error>> + Send {
+fn data(
+    body: Arc<Mutex<Body>>,
+    unread: Unread,
+    silence_max: Duration,
+) -> impl Stream<Item = Result<Bytes, axum::Error>> + Send {
     let mut given = false;
+    let mut silence = Box::pin(tokio::time::sleep(silence_max));
     futures::stream::poll_fn(move |context| {
         // The parser would take all there is before it looks at any.
         if std::mem::take(&mut given) {
@@ -162,8 +173,13 @@ fn data(body: Arc<Mutex<Body>>, unread: Unread) -> impl Stream<Item = Result<Byt
             let frame = match Pin::new(&mut *body).poll_frame(context) {
                 Poll::Ready(Some(frame)) => frame,
                 Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    ready!(silence.as_mut().poll(context));
+                    let reason = format!("nothing came for {} seconds", silence_max.as_secs());
+                    return Poll::Ready(Some(Err(axum::Error::new(reason))));
+                }
             };
+            silence.as_mut().reset(Instant::now() + silence_max);
             match frame.map(Frame::into_data) {
                 Ok(Ok(data)) => {
                     unread.0.fetch_add(data.len(), Ordering::Relaxed);

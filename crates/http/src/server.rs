@@ -19,16 +19,25 @@ use tokio::{
 
 use crate::{
     call::Shared,
-    dispatch::{Route, dispatch, refuse},
+    dispatch::{BODY_TIME_MAX, Route, dispatch, refuse},
     document::{BadSchema, Document},
     metrics::Metrics,
-    page, route, sse,
+    multipart::UPLOAD_SILENCE_MAX,
+    page,
+    patient::Patient,
+    route, sse,
 };
 
 /// Connections served at once; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 8192;
-/// Time the head of a request may take to arrive.
+pub const CONNECTIONS_MAX: usize = 8192;
+/// Time the head of a request may take to arrive; a connection without requests is closed after it.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
+/// Time a client may read nothing of what it is sent.
+const STALL_TIME_MAX: Duration = Duration::from_secs(60);
+/// Time between two signs of life that a connection of HTTP/2 is asked for, and time each may take.
+const PING_TIME: Duration = Duration::from_secs(20);
+/// Requests at once on one connection of HTTP/2.
+const STREAMS_MAX: u32 = 128;
 /// Time between two attempts to accept when the system has no more to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Time requests may take to end once the server is asked to stop.
@@ -41,11 +50,29 @@ pub struct Options {
     pub sse_heartbeat: Duration,
     /// The longest life of one stream; clients connect again.
     pub sse_duration_max: Duration,
+    /// Connections served at once; more wait to be accepted.
+    pub connections_max: usize,
+    /// Time the head of a request may take to arrive.
+    pub head_time_max: Duration,
+    /// Time a JSON body may take to arrive.
+    pub body_time_max: Duration,
+    /// Time between two pieces of a form with files.
+    pub upload_silence_max: Duration,
+    /// Time a client may read nothing of what it is sent.
+    pub stall_time_max: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { sse_heartbeat: sse::HEARTBEAT, sse_duration_max: sse::DURATION_MAX }
+        Self {
+            sse_heartbeat: sse::HEARTBEAT,
+            sse_duration_max: sse::DURATION_MAX,
+            connections_max: CONNECTIONS_MAX,
+            head_time_max: HEAD_TIME_MAX,
+            body_time_max: BODY_TIME_MAX,
+            upload_silence_max: UPLOAD_SILENCE_MAX,
+            stall_time_max: STALL_TIME_MAX,
+        }
     }
 }
 
@@ -102,7 +129,8 @@ impl Server {
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), ServeError> {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let options = self.shared.options.clone();
+        let slots = Arc::new(Semaphore::new(options.connections_max));
         let mut connections = JoinSet::new();
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
@@ -114,8 +142,9 @@ impl Server {
             match accepted {
                 Ok((stream, slot)) => {
                     let (router, stopping) = (self.router.clone(), self.shared.stop.subscribe());
+                    let options = options.clone();
                     connections.spawn(async move {
-                        connection(stream, router, stopping).await;
+                        connection(stream, router, &options, stopping).await;
                         drop(slot);
                     });
                 }
@@ -152,15 +181,26 @@ fn is_fatal(error: &io::Error) -> bool {
 }
 
 /// Serves one connection.
-async fn connection(stream: TcpStream, router: Router, mut stopping: watch::Receiver<bool>) {
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    options: &Options,
+    mut stopping: watch::Receiver<bool>,
+) {
     // Answers are small: waiting to fill a packet would only delay them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = &error as &dyn std::error::Error, "a connection went away");
         return;
     }
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX);
-    builder.http2().timer(TokioTimer::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(options.head_time_max);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .keep_alive_interval(PING_TIME)
+        .keep_alive_timeout(PING_TIME);
+    let stream = Patient::new(stream, options.head_time_max, options.stall_time_max);
     let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use freehold_app::stream::{Activity, Listener};
-use futures::stream;
+use futures::{future::BoxFuture, stream};
 use http::{HeaderValue, header};
 use tokio::{
     sync::watch,
@@ -24,8 +24,13 @@ pub(crate) fn last_event_id(call: &Call) -> Result<Option<u64>, Failure> {
     read(value).map(Some).ok_or_else(|| Failure::field("Last-Event-ID", "must be an `id` of this stream"))
 }
 
-/// Answers with what the listener hears, until it is dropped, the stream's time is over or the server stops.
-pub(crate) fn respond(call: &Call, listener: Listener) -> Response {
+/// Answers with what the listener hears, until it is dropped, the stream's time is over, the caller's secret is revoked or
+/// the server stops.
+pub(crate) fn respond(call: &mut Call, listener: Listener) -> Response {
+    let revoked: BoxFuture<'static, ()> = match call.standing.take() {
+        Some(standing) => Box::pin(standing.ended()),
+        None => Box::pin(futures::future::pending()),
+    };
     let options = &call.shared.options;
     let mut heartbeat = interval_at(Instant::now() + options.sse_heartbeat, options.sse_heartbeat);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -34,6 +39,7 @@ pub(crate) fn respond(call: &Call, listener: Listener) -> Response {
         heartbeat,
         ends: Instant::now() + options.sse_duration_max,
         stopping: call.shared.stop.subscribe(),
+        revoked,
         begun: false,
     };
     let events = stream::unfold(state, |mut state| async move {
@@ -53,6 +59,8 @@ struct State {
     heartbeat: Interval,
     ends: Instant,
     stopping: watch::Receiver<bool>,
+    /// Resolves when the caller's secret is not in force any more.
+    revoked: BoxFuture<'static, ()>,
     begun: bool,
 }
 
@@ -67,6 +75,7 @@ impl State {
         tokio::select! {
             biased;
             () = stopped(&mut self.stopping) => None,
+            () = &mut self.revoked => None,
             () = tokio::time::sleep_until(self.ends) => None,
             activity = self.listener.next() => activity.and_then(|activity| event(&activity)),
             _ = self.heartbeat.tick() => Some(Bytes::from_static(b": heartbeat\n\n")),

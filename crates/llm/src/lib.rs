@@ -10,6 +10,8 @@ mod chat;
 mod classify;
 mod client;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod http;
 mod read;
 mod responses;

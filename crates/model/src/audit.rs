@@ -72,6 +72,8 @@ slugs! {
         MemberAdded => "member_added",
         /// A personal token was made.
         PersonalTokenCreated => "personal_token_created",
+        /// A personal token was revoked.
+        PersonalTokenRevoked => "personal_token_revoked",
         /// Somebody ran a command in a workspace.
         WorkspaceExec => "workspace_exec",
         /// A workspace was deleted for good.

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use uuid::Uuid;
+use uuid::{Uuid, fmt::Simple};
 
 /// Why a text is not an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +23,14 @@ fn parse(prefix: &'static str, text: &str) -> Result<Uuid, MalformedId> {
     }
 }
 
+/// Writes an id to where there is just room for it.
+fn write<'a>(start: &str, uuid: Uuid, text: &'a mut [u8]) -> &'a str {
+    let (before, digits) = text.split_at_mut(start.len());
+    before.copy_from_slice(start.as_bytes());
+    uuid.simple().encode_lower(digits);
+    std::str::from_utf8(text).unwrap_or_default()
+}
+
 macro_rules! ids {
     ($($(#[$meta:meta])* $name:ident => $prefix:literal;)+) => {$(
         $(#[$meta])*
@@ -39,7 +47,9 @@ macro_rules! ids {
         }
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!($prefix, "_{}"), self.0.simple())
+                const START: usize = $prefix.len() + 1;
+                let mut text = [0; START + Simple::LENGTH];
+                f.write_str(write(concat!($prefix, "_"), self.0, &mut text))
             }
         }
         impl fmt::Debug for $name {
@@ -51,7 +61,9 @@ macro_rules! ids {
         }
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                const START: usize = $prefix.len() + 1;
+                let mut text = [0; START + Simple::LENGTH];
+                serializer.serialize_str(write(concat!($prefix, "_"), self.0, &mut text))
             }
         }
         impl<'de> serde::Deserialize<'de> for $name {

@@ -18,13 +18,16 @@ pub struct Upload {
 /// The longest file name, in bytes.
 pub const NAME_MAX: usize = 255;
 
-/// Whether `name` is one harmless path component.
+/// Whether `name` is one harmless path component, and is read as it is written: marks that embed, override or isolate a
+/// direction of text make `exe.txt` of what ends in `txt.exe`.
 pub fn is_safe_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= NAME_MAX
         && name != "."
         && name != ".."
-        && !name.chars().any(|c| c == '/' || c == '\\' || c.is_control())
+        && !name.chars().any(|c| {
+            matches!(c, '/' | '\\' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') || c.is_control()
+        })
 }
 
 #[cfg(test)]
@@ -33,10 +36,23 @@ mod tests {
 
     #[test]
     fn a_name_that_could_leave_its_folder_is_not_safe() {
-        for bad in ["", ".", "..", "a/b", "/etc/passwd", "..\\x", "a\0b", "a\nb", &"x".repeat(256)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "/etc/passwd",
+            "..\\x",
+            "a\0b",
+            "a\nb",
+            "a\u{85}b",
+            "a\u{202e}b",
+            "\u{2067}b",
+            &"x".repeat(256),
+        ] {
             assert!(!is_safe_name(bad), "{bad:?}");
         }
-        for good in ["a.txt", "...", "ä ö.csv", ".hidden"] {
+        for good in ["a.txt", "...", "ä ö.csv", ".hidden", "\u{5e9}\u{5dc}.txt", "a\u{200f}b"] {
             assert!(is_safe_name(good), "{good:?}");
         }
     }

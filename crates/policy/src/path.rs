@@ -26,6 +26,9 @@ pub enum PathProblem {
     /// A `%` without two hexadecimal digits.
     #[error("has a malformed escape")]
     MalformedEscape,
+    /// Escapes that are no UTF-8, such as the overlong `%C0%AF` for a slash, or that are a control character of it.
+    #[error("has escapes that are no text in UTF-8")]
+    InvalidUtf8,
     /// A backslash, control character, space or a byte outside ASCII.
     #[error("has a character that must be escaped")]
     RawCharacter,
@@ -49,9 +52,17 @@ impl<'a> NormalPath<'a> {
             return Err(PathProblem::NotAbsolute);
         }
         let mut normal: Option<String> = None;
+        // The escaped bytes outside ASCII that stand together.
+        let mut foreign: Vec<u8> = Vec::new();
         let mut at = 0;
         while at < bytes.len() {
             let (taken, piece) = next_piece(bytes, at)?;
+            if piece.byte.is_ascii() {
+                check_text(&foreign)?;
+                foreign.clear();
+            } else {
+                foreign.push(piece.byte);
+            }
             if normal.is_none() && piece.differs {
                 normal = Some(path[..at].to_owned());
             }
@@ -60,7 +71,11 @@ impl<'a> NormalPath<'a> {
             }
             at += taken;
         }
+        check_text(&foreign)?;
         let text = normal.map_or(Cow::Borrowed(path), Cow::Owned);
+        if hides_an_escape(&text) {
+            return Err(PathProblem::AmbiguousEscape);
+        }
         check_segments(&text)?;
         Ok(Self(text))
     }
@@ -110,14 +125,29 @@ fn next_piece(bytes: &[u8], at: usize) -> Result<(usize, Piece), PathProblem> {
     let decoded = high << 4 | low;
     match decoded {
         b'/' | b'\\' | b'.' | 0..=0x1f | 0x7f => Err(PathProblem::AmbiguousEscape),
-        b'%' if matches!(bytes.get(at + 3..at + 5), Some([a, b]) if hex(*a).is_some() && hex(*b).is_some()) => {
-            Err(PathProblem::AmbiguousEscape)
-        }
         _ if is_unreserved(decoded) => Ok((3, Piece { byte: decoded, escaped: false, differs: true })),
         _ => {
             let differs = digits.iter().any(u8::is_ascii_lowercase);
             Ok((3, Piece { byte: decoded, escaped: true, differs }))
         }
+    }
+}
+
+/// Whether a reader that decodes twice would find an escape that this one does not: looked for in the normal form, since
+/// the digits of the hidden escape may be escaped too.
+fn hides_an_escape(normal: &str) -> bool {
+    normal.match_indices("%25").any(|(at, found)| {
+        let behind = &normal.as_bytes()[at + found.len()..];
+        matches!(behind, [high, low, ..] if hex(*high).is_some() && hex(*low).is_some())
+    })
+}
+
+/// Servers make different things of bytes that are no text: some drop them, some take the overlong form of a slash for
+/// a slash.
+fn check_text(bytes: &[u8]) -> Result<(), PathProblem> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(char::is_control) => Ok(()),
+        _ => Err(PathProblem::InvalidUtf8),
     }
 }
 
@@ -168,6 +198,7 @@ mod tests {
             ("/%41b%7e", "/Ab~"),
             ("/a%c3%a9", "/a%C3%A9"),
             ("/a%20b", "/a%20b"),
+            ("/%e2%82%ac%F0%9F%98%80x", "/%E2%82%AC%F0%9F%98%80x"),
             ("/models/x:generate", "/models/x:generate"),
             ("/a{b}", "/a%7Bb%7D"),
             ("/100%25", "/100%25"),
@@ -194,8 +225,19 @@ mod tests {
             ("/a%5cb", PathProblem::AmbiguousEscape),
             ("/a%00", PathProblem::AmbiguousEscape),
             ("/a%252fb", PathProblem::AmbiguousEscape),
+            ("/a%25%32fb", PathProblem::AmbiguousEscape),
             ("/a%2", PathProblem::MalformedEscape),
             ("/a%zz", PathProblem::MalformedEscape),
+            ("/..%C0%AFx", PathProblem::InvalidUtf8),
+            ("/%c0%ae%c0%ae/x", PathProblem::InvalidUtf8),
+            ("/%C1%9C", PathProblem::InvalidUtf8),
+            ("/%E0%80%AF", PathProblem::InvalidUtf8),
+            ("/%F0%80%80%AF", PathProblem::InvalidUtf8),
+            ("/%ED%A0%80", PathProblem::InvalidUtf8),
+            ("/a%C3/%A9", PathProblem::InvalidUtf8),
+            ("/a%FF", PathProblem::InvalidUtf8),
+            ("/a%C2%85", PathProblem::InvalidUtf8),
+            ("/a%c3", PathProblem::InvalidUtf8),
             ("/a\\b", PathProblem::RawCharacter),
             ("/a b", PathProblem::RawCharacter),
             ("/é", PathProblem::RawCharacter),
@@ -222,6 +264,14 @@ mod tests {
                 prop_assert!(!lower.contains("%2f") && !lower.contains("%2e") && !lower.contains("%5c"));
                 prop_assert!(!once.contains("//"));
                 prop_assert!(once.split('/').all(|segment| segment != "." && segment != ".."));
+            }
+        }
+
+        #[test]
+        fn a_normal_path_is_text_when_it_is_unescaped(bytes in proptest::collection::vec(any::<u8>(), 0..8)) {
+            let path: String = std::iter::once("/".to_owned()).chain(bytes.iter().map(|b| format!("%{b:02x}"))).collect();
+            if normal(&path).is_ok() {
+                prop_assert!(std::str::from_utf8(&bytes).is_ok_and(|text| !text.contains(['/', '\\', '.', '\0'])));
             }
         }
 

@@ -19,7 +19,7 @@ impl<T: Column> Column for Option<T> {
         self.as_ref().map_or(Value::Null, Column::write)
     }
 
-    fn read(value: Value<'static>) -> Option<Self> {
+    fn read(value: Value<'_>) -> Option<Self> {
         match value {
             Value::Null => Some(None),
             value => T::read(value).map(Some),
@@ -32,7 +32,7 @@ impl Column for String {
         text(self)
     }
 
-    fn read(value: Value<'static>) -> Option<Self> {
+    fn read(value: Value<'_>) -> Option<Self> {
         match value {
             Value::Text(text) => Some(text.into_owned()),
             Value::Null | Value::Int(_) | Value::Bytes(_) => None,
@@ -45,7 +45,7 @@ impl Column for Vec<u8> {
         Value::Bytes(Cow::Borrowed(self))
     }
 
-    fn read(value: Value<'static>) -> Option<Self> {
+    fn read(value: Value<'_>) -> Option<Self> {
         match value {
             Value::Bytes(bytes) => Some(bytes.into_owned()),
             Value::Null | Value::Int(_) | Value::Text(_) => None,
@@ -58,8 +58,11 @@ impl Column for [u8; 32] {
         Value::Bytes(Cow::Borrowed(self))
     }
 
-    fn read(value: Value<'static>) -> Option<Self> {
-        Vec::read(value)?.try_into().ok()
+    fn read(value: Value<'_>) -> Option<Self> {
+        match value {
+            Value::Bytes(bytes) => bytes.as_ref().try_into().ok(),
+            Value::Null | Value::Int(_) | Value::Text(_) => None,
+        }
     }
 }
 
@@ -68,7 +71,7 @@ impl Column for i64 {
         Value::Int(*self)
     }
 
-    fn read(value: Value<'static>) -> Option<Self> {
+    fn read(value: Value<'_>) -> Option<Self> {
         match value {
             Value::Int(number) => Some(number),
             Value::Null | Value::Text(_) | Value::Bytes(_) => None,
@@ -82,7 +85,7 @@ impl Column for u64 {
         Value::Int(i64::try_from(*self).unwrap_or(i64::MAX))
     }
 
-    fn read(value: Value<'static>) -> Option<Self> {
+    fn read(value: Value<'_>) -> Option<Self> {
         i64::read(value)?.try_into().ok()
     }
 }
@@ -92,7 +95,7 @@ impl Column for u32 {
         Value::Int(i64::from(*self))
     }
 
-    fn read(value: Value<'static>) -> Option<Self> {
+    fn read(value: Value<'_>) -> Option<Self> {
         i64::read(value)?.try_into().ok()
     }
 }
@@ -102,7 +105,7 @@ impl Column for bool {
         Value::Int(i64::from(*self))
     }
 
-    fn read(value: Value<'static>) -> Option<Self> {
+    fn read(value: Value<'_>) -> Option<Self> {
         match i64::read(value)? {
             0 => Some(false),
             1 => Some(true),
@@ -116,7 +119,7 @@ impl Column for Timestamp {
         Value::Int(self.as_microsecond())
     }
 
-    fn read(value: Value<'static>) -> Option<Self> {
+    fn read(value: Value<'_>) -> Option<Self> {
         Self::from_microsecond(i64::read(value)?).ok()
     }
 }
@@ -129,7 +132,7 @@ macro_rules! textual {
                 Value::Text(Cow::Owned(self.to_string()))
             }
 
-            fn read(value: Value<'static>) -> Option<Self> {
+            fn read(value: Value<'_>) -> Option<Self> {
                 match value {
                     Value::Text(text) => text.parse().ok(),
                     Value::Null | Value::Int(_) | Value::Bytes(_) => None,
@@ -178,7 +181,7 @@ macro_rules! json {
                 to_json(self)
             }
 
-            fn read(value: Value<'static>) -> Option<Self> {
+            fn read(value: Value<'_>) -> Option<Self> {
                 from_json(value)
             }
         }
@@ -204,7 +207,7 @@ impl Column for task::Overrides {
         })
     }
 
-    fn read(value: Value<'static>) -> Option<Self> {
+    fn read(value: Value<'_>) -> Option<Self> {
         let Overrides { thinking_effort, max_continuations, max_context_tokens } = from_json(value)?;
         Some(Self { thinking_effort, max_continuations, max_context_tokens })
     }
@@ -240,7 +243,7 @@ pub(crate) fn to_json(value: &impl Serialize) -> Value<'static> {
     serde_json::to_string(value).map_or(Value::Null, |text| Value::Text(Cow::Owned(text)))
 }
 
-pub(crate) fn from_json<T: for<'de> Deserialize<'de>>(value: Value<'static>) -> Option<T> {
+pub(crate) fn from_json<T: for<'de> Deserialize<'de>>(value: Value<'_>) -> Option<T> {
     match value {
         Value::Text(text) => serde_json::from_str(&text).ok(),
         Value::Null | Value::Int(_) | Value::Bytes(_) => None,

@@ -54,6 +54,13 @@ impl Purpose {
 pub(crate) fn connect(options: &Options, purpose: Purpose) -> Result<Box<dyn Connection>, Error> {
     Ok(match &options.database {
         Database::Sqlite { path } => Box::new(Sqlite::open(path, purpose, options.sqlite_bytes_max)?),
-        Database::Postgres { url } => Box::new(Postgres::open(url)?),
+        Database::Postgres { url } => {
+            let mut postgres = Postgres::open(url)?;
+            // By the connection that writes, so that whoever is not the owner any more cannot write either.
+            if options.owner && purpose == Purpose::Write {
+                postgres.own()?;
+            }
+            Box::new(postgres)
+        }
     })
 }

@@ -88,6 +88,9 @@ pub enum Error {
         /// The newest version this program knows.
         known: i64,
     },
+    /// Another process owns the database ([`Options::owner`](crate::Options::owner)).
+    #[error("another server works on this database; stop it, or give this one a database of its own")]
+    Owned,
     /// The database could not be opened or set up.
     #[error("failed to {what}")]
     Open {
@@ -114,6 +117,7 @@ impl Error {
     pub(crate) fn into_unavailable(self) -> Self {
         match self {
             Self::Open { source, .. } | Self::Statement { source } => Self::Unavailable { source },
+            owned @ Self::Owned => Self::Unavailable { source: Arc::new(owned) },
             other => other,
         }
     }

@@ -61,7 +61,8 @@ where
         let Some(work) = self.work.take() else { return false };
         let result = match catch_unwind(AssertUnwindSafe(|| work(session))) {
             Ok(Ok(_)) if session.has_failed() => Err(Error::Poisoned.into()),
-            Ok(result) => result,
+            Ok(Ok(done)) => session.settle().map(|()| done).map_err(E::from),
+            Ok(Err(error)) => Err(error),
             Err(_panic) => Err(Error::Panicked.into()),
         };
         self.result.insert(result).is_ok()

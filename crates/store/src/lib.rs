@@ -31,10 +31,10 @@ pub use error::{Cause, Error, Rule};
 pub use page::{PAGE_MAX, Page};
 pub use resource::{
     api_key::{Caller, SecretHash},
-    audit::{AuditFilter, AuditRow, CHAIN_START, ChainCheck, Order},
+    audit::{AUDIT_ID_KEY, AuditFilter, AuditRow, CHAIN_START, ChainCheck, Order},
     idempotency::IdempotencyRecord,
     organization::Organization,
-    role::RoleFilter,
+    role::{ROLE_NAME_KEY, RoleFilter},
     session::{CommittedEvent, SessionFilter},
     workspace::WorkspaceFilter,
 };

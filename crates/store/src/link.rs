@@ -22,19 +22,17 @@ impl Link {
     /// Begins a transaction. A connection that turns out to be lost is opened anew, once.
     pub(crate) fn begin(&mut self) -> Result<&mut Session, Error> {
         let mut session = match self.session.take().filter(|session| !session.connection.is_lost()) {
-            Some(mut session) => {
-                match session.connection.execute(self.purpose.begin(session.connection.dialect()), &[]) {
-                    Ok(_) => return Ok(self.session.insert(session)),
-                    Err(_) if session.connection.is_lost() => self.reopen()?,
-                    Err(error) => {
-                        self.session = Some(session);
-                        return Err(error);
-                    }
+            Some(mut session) => match session.connection.begin(self.purpose) {
+                Ok(()) => return Ok(self.session.insert(session)),
+                Err(_) if session.connection.is_lost() => self.reopen()?,
+                Err(error) => {
+                    self.session = Some(session);
+                    return Err(error);
                 }
-            }
+            },
             None => self.reopen()?,
         };
-        session.connection.execute(self.purpose.begin(session.connection.dialect()), &[])?;
+        session.connection.begin(self.purpose)?;
         Ok(self.session.insert(session))
     }
 
@@ -46,8 +44,10 @@ impl Link {
 
     /// Ends whatever transaction there is, taking its changes back.
     pub(crate) fn roll_back(&mut self) {
-        if let Some(session) = &mut self.session
-            && session.connection.in_transaction()
+        let Some(session) = &mut self.session else { return };
+        // What was sent and failed is taken back with the rest.
+        drop(session.connection.settle());
+        if session.connection.in_transaction()
             && let Err(error) = session.connection.execute("ROLLBACK", &[])
         {
             tracing::warn!(error = &error as &dyn std::error::Error, "failed to roll back; connecting again");

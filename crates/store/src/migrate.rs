@@ -49,12 +49,12 @@ pub(crate) fn run(link: &mut Link) -> Result<(), Error> {
 fn migrate(session: &mut Session) -> Result<(), Error> {
     let dialect = session.connection.dialect();
     if dialect == Dialect::Postgres {
-        session.query("SELECT 1::bigint FROM pg_advisory_xact_lock(?1)", &[Value::Int(LOCK)])?;
+        session.execute("SELECT 1::bigint FROM pg_advisory_xact_lock(?1)", &[Value::Int(LOCK)])?;
     }
     session.connection.batch(&translate(VERSIONS, dialect))?;
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    let found = session.query("SELECT COALESCE(MAX(version), 0) FROM schema_versions", &[])?.pop();
-    let found: i64 = found.map_or(Ok(0), |mut row| row.get("schema_versions"))?;
+    let found = "SELECT COALESCE(MAX(version), 0) FROM schema_versions";
+    let found: i64 = session.query(found, &[], |row| row.get("schema_versions"))?.pop().unwrap_or(0);
     if found > known {
         return Err(Error::NewerSchema { found, known });
     }
@@ -70,7 +70,10 @@ fn migrate(session: &mut Session) -> Result<(), Error> {
             "INSERT INTO schema_versions (version, name, applied_at) VALUES (?1, ?2, ?3)",
             &values,
         )?;
-        tracing::info!(store.version = version, store.migration = name, "applied a migration");
+        tracing::debug!(store.version = version, store.migration = name, "applied a migration");
+    }
+    if found < known {
+        tracing::info!(store.version = known, store.from_version = found, "brought the database up to date");
     }
     session.connection.execute("COMMIT", &[]).map(drop)
 }

@@ -18,7 +18,7 @@ pub(crate) trait Record: Sized {
     /// One value for each of `COLUMNS`.
     fn values(&self) -> Vec<Value<'_>>;
     /// Reads the columns from a row.
-    fn read(organization: OrganizationId, row: &mut Row) -> Result<Self, Error>;
+    fn read(organization: OrganizationId, row: &mut Row<'_>) -> Result<Self, Error>;
 }
 
 /// Declares a type of the model as a row: `record!(Type in "table" of organization_field; column, ...)`. Columns have
@@ -40,7 +40,7 @@ macro_rules! record {
 
             fn read(
                 _organization: freehold_model::OrganizationId,
-                row: &mut $crate::sql::Row,
+                row: &mut $crate::sql::Row<'_>,
             ) -> Result<Self, $crate::Error> {
                 Ok(Self { $($owner: _organization,)? id: row.get($table)?, $($field: row.get($table)?),* })
             }

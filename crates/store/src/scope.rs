@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     ops::{Deref, DerefMut},
+    sync::Arc,
 };
 
 use freehold_model::{OrganizationId, WorkspaceId};
@@ -30,6 +31,8 @@ pub(crate) struct Session {
     /// The ends of the chains of the audit log that this transaction has written to. Whoever writes holds the lock of the
     /// organization, so that nobody else moves them meanwhile.
     heads: HashMap<OrganizationId, Head>,
+    /// Statements that insert, by table and the number of columns that the record does not carry.
+    inserts: HashMap<(&'static str, usize), Arc<str>>,
 }
 
 /// The position and the hash of the last row of a chain.
@@ -43,6 +46,7 @@ impl Session {
             work: Work::default(),
             failed: false,
             heads: HashMap::new(),
+            inserts: HashMap::new(),
         }
     }
 
@@ -74,15 +78,34 @@ impl Session {
         self.connection.execute(sql, values).inspect_err(|_| self.failed = true)
     }
 
-    pub(crate) fn query(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Error> {
-        self.connection.query(sql, values).inspect_err(|_| self.failed = true)
+    /// Runs a statement that must change a row of `table`; that it did not may be answered by a later call, and at the
+    /// latest by [`Session::settle`].
+    pub(crate) fn send(&mut self, sql: &str, values: &[Value<'_>], table: &'static str) -> Result<(), Error> {
+        self.connection.send(sql, values, table).inspect_err(|_| self.failed = true)
+    }
+
+    /// Waits until every statement of the job has run.
+    pub(crate) fn settle(&mut self) -> Result<(), Error> {
+        self.connection.settle().inspect_err(|_| self.failed = true)
+    }
+
+    /// Runs a query and reads each of its rows.
+    pub(crate) fn query<T>(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+        mut read: impl FnMut(&mut Row<'_>) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        let mut answer = Vec::new();
+        let mut each = |row: &mut Row<'_>| read(row).map(|read| answer.push(read));
+        self.connection.query(sql, values, &mut each).inspect_err(|_| self.failed = true)?;
+        Ok(answer)
     }
 
     /// The records of any organization for which `rest` holds.
     fn select<R: Record>(&mut self, rest: &str, values: &[Value<'_>]) -> Result<Vec<R>, Error> {
         let sql = format!("SELECT organization_id, {} FROM {} {rest}", R::COLUMNS, R::TABLE);
-        let rows = self.query(&sql, values)?;
-        rows.into_iter().map(|mut row| R::read(row.get(R::TABLE)?, &mut row)).collect()
+        self.query(&sql, values, |row| R::read(row.get(R::TABLE)?, row))
     }
 }
 
@@ -102,15 +125,21 @@ impl<'a> OrgRead<'a> {
         self.organization
     }
 
-    /// Runs a query whose `?1` is the organization.
-    pub(crate) fn query(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Error> {
-        self.session.query(sql, &scoped(&self.organization, values))
+    /// Runs a query whose `?1` is the organization, and reads each of its rows.
+    pub(crate) fn query<T>(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+        read: impl FnMut(&mut Row<'_>) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        self.session.query(sql, &scoped(&self.organization, values), read)
     }
 
     /// The organization's records for which `rest` holds, which begins with ` AND`; its values begin at `?2`.
     pub(crate) fn select<R: Record>(&mut self, rest: &str, values: &[Value<'_>]) -> Result<Vec<R>, Error> {
-        let rest = format!("WHERE organization_id = ?1{rest}");
-        self.session.select(&rest, &scoped(&self.organization, values))
+        let sql = format!("SELECT {} FROM {} WHERE organization_id = ?1{rest}", R::COLUMNS, R::TABLE);
+        let organization = self.organization;
+        self.query(&sql, values, |row| R::read(organization, row))
     }
 
     /// The organization's only record for which `rest` holds.
@@ -147,6 +176,12 @@ impl<'a> OrgTx<'a> {
         self.0.session.execute(sql, &values)
     }
 
+    /// Runs a statement whose `?1` is the organization and which must change a row of `table`, as [`Session::send`] does.
+    pub(crate) fn send(&mut self, sql: &str, values: &[Value<'_>], table: &'static str) -> Result<(), Error> {
+        let values = scoped(&self.0.organization, values);
+        self.0.session.send(sql, &values, table)
+    }
+
     /// Wakes the subscribers of `topic` once this is committed.
     pub(crate) fn touch(&mut self, topic: Topic) {
         self.0.session.touched.add(topic);
@@ -180,40 +215,19 @@ impl<'a> OrgTx<'a> {
         record: &R,
         more: &[(&str, Value<'_>)],
     ) -> Result<(), Error> {
-        self.insert_rest(record, more, "").map(drop)
-    }
-
-    /// Inserts a record with columns that its type does not carry, unless its id is there. Answers whether it was not.
-    pub(crate) fn insert_new_with<R: Record>(
-        &mut self,
-        record: &R,
-        more: &[(&str, Value<'_>)],
-    ) -> Result<bool, Error> {
-        let rows = self.insert_rest(record, more, " ON CONFLICT (organization_id, id) DO NOTHING")?;
-        Ok(rows > 0)
-    }
-
-    fn insert_rest<R: Record>(
-        &mut self,
-        record: &R,
-        more: &[(&str, Value<'_>)],
-        rest: &str,
-    ) -> Result<u64, Error> {
         self.own(record)?;
-        let mut columns = R::COLUMNS.to_owned();
+        let organization = self.0.organization;
         let mut values = record.values();
-        for (column, value) in more {
-            columns.push_str(", ");
-            columns.push_str(column);
-            values.push(value.clone());
-        }
-        let marks: Vec<String> = (1..=values.len() + 1).map(|n| format!("?{n}")).collect();
-        let sql = format!(
-            "INSERT INTO {} (organization_id, {columns}) VALUES ({}){rest}",
-            R::TABLE,
-            marks.join(", ")
-        );
-        self.execute(&sql, &values)
+        values.insert(0, organization.write());
+        values.extend(more.iter().map(|(_, value)| value.borrowed()));
+        let session = &mut *self.0.session;
+        let sql = Arc::clone(session.inserts.entry((R::TABLE, more.len())).or_insert_with(|| {
+            let more: String = more.iter().map(|(column, _)| format!(", {column}")).collect();
+            let marks: Vec<String> = (1..=values.len()).map(|n| format!("?{n}")).collect();
+            let (table, columns, marks) = (R::TABLE, R::COLUMNS, marks.join(", "));
+            format!("INSERT INTO {table} (organization_id, {columns}{more}) VALUES ({marks})").into()
+        }));
+        session.send(&sql, &values, R::TABLE)
     }
 
     pub(crate) fn insert<R: Record>(&mut self, record: &R) -> Result<(), Error> {
@@ -227,7 +241,7 @@ impl<'a> OrgTx<'a> {
         let sets: Vec<String> = columns.map(|(n, column)| format!("{column} = ?{}", n + 2)).collect();
         let sql =
             format!("UPDATE {} SET {} WHERE organization_id = ?1 AND id = ?2", R::TABLE, sets.join(", "));
-        changed(self.execute(&sql, &record.values())?, R::TABLE)
+        self.send(&sql, &record.values(), R::TABLE)
     }
 
     /// Refuses a record that says it belongs to another organization.
@@ -254,8 +268,13 @@ impl<'a> SystemRead<'a> {
         OrgRead::new(self.0, organization)
     }
 
-    pub(crate) fn query(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Error> {
-        self.0.query(sql, values)
+    pub(crate) fn query<T>(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+        read: impl FnMut(&mut Row<'_>) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        self.0.query(sql, values, read)
     }
 
     pub(crate) fn select<R: Record>(&mut self, rest: &str, values: &[Value<'_>]) -> Result<Vec<R>, Error> {
@@ -306,7 +325,7 @@ pub(crate) fn lock(session: &mut Session, organization: OrganizationId) -> Resul
     match session.connection.dialect() {
         Dialect::Sqlite => Ok(()),
         Dialect::Postgres => session
-            .query("SELECT id FROM organizations WHERE id = ?1 FOR UPDATE", &[organization.write()])
+            .execute("SELECT id FROM organizations WHERE id = ?1 FOR UPDATE", &[organization.write()])
             .map(drop),
     }
 }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::Error;
+use crate::{Error, database::Purpose};
 
 /// A value that both databases can hold.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +17,16 @@ pub(crate) enum Value<'a> {
 }
 
 impl Value<'_> {
+    /// The same value, borrowing from this one.
+    pub(crate) fn borrowed(&self) -> Value<'_> {
+        match self {
+            Self::Null => Value::Null,
+            Self::Int(number) => Value::Int(*number),
+            Self::Text(text) => Value::Text(Cow::Borrowed(text)),
+            Self::Bytes(bytes) => Value::Bytes(Cow::Borrowed(bytes)),
+        }
+    }
+
     /// The same value, borrowing nothing.
     pub(crate) fn into_owned(self) -> Value<'static> {
         match self {
@@ -30,10 +40,19 @@ impl Value<'_> {
 
 /// A connection to either database.
 pub(crate) trait Connection: Send {
+    /// Begins a transaction.
+    fn begin(&mut self, purpose: Purpose) -> Result<(), Error>;
     /// Runs one statement and answers how many rows it changed.
     fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<u64, Error>;
-    /// Runs one query and answers its rows; queries that may find many say `LIMIT`.
-    fn query(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Error>;
+    /// Runs one statement that must change a row of `table`, without waiting for it where that saves a way to the database
+    /// and back: what goes wrong is then answered by the next call, at the latest by [`Connection::settle`].
+    fn send(&mut self, sql: &str, values: &[Value<'_>], table: &'static str) -> Result<(), Error>;
+    /// Runs statements without values; as [`Connection::send`], nothing is waited for.
+    fn send_batch(&mut self, sql: &'static str) -> Result<(), Error>;
+    /// Waits for all that was sent, and answers the first error.
+    fn settle(&mut self) -> Result<(), Error>;
+    /// Runs one query and gives its rows to `each`; queries that may find many say `LIMIT`.
+    fn query(&mut self, sql: &str, values: &[Value<'_>], each: Each<'_>) -> Result<(), Error>;
     /// Runs statements without values, for migrations.
     fn batch(&mut self, sql: &str) -> Result<(), Error>;
     /// Whether the connection is in a transaction and usable; after a disk error SQLite may have left it by itself.
@@ -51,29 +70,44 @@ pub(crate) enum Dialect {
     Postgres,
 }
 
+/// What takes the rows of an answer, one after the other.
+pub(crate) type Each<'e> = &'e mut dyn FnMut(&mut Row<'_>) -> Result<(), Error>;
+
+/// The columns of a row as the database's own library holds them, to be read where they are.
+pub(crate) trait Columns {
+    /// The value of a column; none when there is no such column or no value of ours in it.
+    fn value(&self, column: usize) -> Option<Value<'_>>;
+}
+
 /// One row of an answer, read column by column from the left.
-#[derive(Debug)]
-pub(crate) struct Row {
-    values: Vec<Value<'static>>,
+pub(crate) struct Row<'a> {
+    columns: &'a dyn Columns,
     next: usize,
 }
 
-impl Row {
-    pub(crate) const fn new(values: Vec<Value<'static>>) -> Self {
-        Self { values, next: 0 }
+impl<'a> Row<'a> {
+    pub(crate) const fn new(columns: &'a dyn Columns) -> Self {
+        Self { columns, next: 0 }
     }
 
     /// Reads the next column of a row of `table`.
     pub(crate) fn get<T: Column>(&mut self, table: &'static str) -> Result<T, Error> {
         let column = self.next;
         self.next += 1;
-        let value = self.values.get_mut(column).map(|value| std::mem::replace(value, Value::Null));
-        value.and_then(T::read).ok_or(Error::Corrupt { table, column, expected: std::any::type_name::<T>() })
+        let value = self.columns.value(column).and_then(T::read);
+        value.ok_or(Error::Corrupt { table, column, expected: std::any::type_name::<T>() })
+    }
+}
+
+/// Values that were written and not stored, to be read back.
+impl Columns for Vec<Value<'_>> {
+    fn value(&self, column: usize) -> Option<Value<'_>> {
+        self.get(column).map(Value::borrowed)
     }
 }
 
 /// What can be a column. `read` takes what `write` gave.
 pub(crate) trait Column: Sized {
     fn write(&self) -> Value<'_>;
-    fn read(value: Value<'static>) -> Option<Self>;
+    fn read(value: Value<'_>) -> Option<Self>;
 }

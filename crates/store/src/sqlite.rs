@@ -10,7 +10,8 @@ use rusqlite::{
 use crate::{
     Error, Rule,
     database::Purpose,
-    sql::{Connection, Dialect, Row, Value},
+    scope::changed,
+    sql::{Columns, Connection, Dialect, Each, Row, Value},
 };
 
 /// How long a statement waits for another process that writes, in milliseconds.
@@ -79,24 +80,34 @@ impl ToSql for Value<'_> {
 }
 
 impl Connection for Sqlite {
+    fn begin(&mut self, purpose: Purpose) -> Result<(), Error> {
+        self.execute(purpose.begin(Dialect::Sqlite), &[]).map(drop)
+    }
+
+    fn send(&mut self, sql: &str, values: &[Value<'_>], table: &'static str) -> Result<(), Error> {
+        changed(self.execute(sql, values)?, table)
+    }
+
+    fn send_batch(&mut self, sql: &'static str) -> Result<(), Error> {
+        self.batch(sql)
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<u64, Error> {
         let run = || self.0.prepare_cached(sql)?.execute(rusqlite::params_from_iter(values));
         run().map(|rows| rows as u64).map_err(error)
     }
 
-    fn query(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Error> {
-        let run = || {
-            let mut statement = self.0.prepare_cached(sql)?;
-            let columns = statement.column_count();
-            let mut rows = statement.query(rusqlite::params_from_iter(values))?;
-            let mut answer = Vec::new();
-            while let Some(row) = rows.next()? {
-                let values = (0..columns).map(|column| row.get_ref(column).and_then(value));
-                answer.push(Row::new(values.collect::<rusqlite::Result<_>>()?));
-            }
-            Ok(answer)
-        };
-        run().map_err(error)
+    fn query(&mut self, sql: &str, values: &[Value<'_>], each: Each<'_>) -> Result<(), Error> {
+        let mut statement = self.0.prepare_cached(sql).map_err(error)?;
+        let mut rows = statement.query(rusqlite::params_from_iter(values)).map_err(error)?;
+        while let Some(row) = rows.next().map_err(error)? {
+            each(&mut Row::new(row))?;
+        }
+        Ok(())
     }
 
     fn batch(&mut self, sql: &str) -> Result<(), Error> {
@@ -116,17 +127,17 @@ impl Connection for Sqlite {
     }
 }
 
-fn value(value: ValueRef<'_>) -> rusqlite::Result<Value<'static>> {
-    Ok(match value {
-        ValueRef::Null => Value::Null,
-        ValueRef::Integer(number) => Value::Int(number),
-        ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned().into()),
-        ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec().into()),
-        // No column holds floating-point numbers.
-        ValueRef::Real(_) => {
-            return Err(rusqlite::Error::InvalidColumnType(0, String::new(), rusqlite::types::Type::Real));
-        }
-    })
+impl Columns for rusqlite::Row<'_> {
+    fn value(&self, column: usize) -> Option<Value<'_>> {
+        Some(match self.get_ref(column).ok()? {
+            ValueRef::Null => Value::Null,
+            ValueRef::Integer(number) => Value::Int(number),
+            ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text)),
+            ValueRef::Blob(bytes) => Value::Bytes(bytes.into()),
+            // No column holds floating-point numbers.
+            ValueRef::Real(_) => return None,
+        })
+    }
 }
 
 /// Tells errors apart by what can be done about them.

@@ -17,7 +17,7 @@ use crate::{
     link::Link,
     migrate, postgresql, reader,
     resource::audit,
-    signal::Signals,
+    signal::{Signals, Topics},
     work::WorkChanges,
     writer,
 };
@@ -32,6 +32,10 @@ pub struct Options {
     pub database: Database,
     /// Threads, and connections, that read.
     pub readers: NonZeroUsize,
+    /// Whether this process is to own the database: at one time one process does, and another that wants to is refused
+    /// with [`Error::Owned`]. Whoever does not want to may work beside the owner. On SQLite, whose owner the caller tells
+    /// by the directory, nothing is done about it.
+    pub owner: bool,
     /// The most bytes that the file of SQLite may take; a change beyond fails as [`Error::Unavailable`], as on a full
     /// disk. `None`: as many as the disk has.
     pub sqlite_bytes_max: Option<u64>,
@@ -40,7 +44,7 @@ pub struct Options {
 impl Options {
     /// The options for a database that are good for most.
     pub const fn new(database: Database) -> Self {
-        Self { database, readers: reader::READERS, sqlite_bytes_max: None }
+        Self { database, readers: reader::READERS, owner: false, sqlite_bytes_max: None }
     }
 }
 
@@ -77,7 +81,7 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Open`] when the database cannot be reached or set up, [`Error::NewerSchema`] when it was written by a
-    /// newer version.
+    /// newer version, [`Error::Owned`] when this process is to own it and another does.
     pub fn open(options: &Options) -> Result<Self, Error> {
         // The client of PostgreSQL has a runtime of its own, which must not start on a thread of another runtime.
         thread::scope(|scope| scope.spawn(|| Self::start(options)).join()).unwrap_or(Err(Error::Panicked))
@@ -153,6 +157,13 @@ impl Store {
     /// be one change, and a change may be nothing of interest: look at the rows again.
     pub fn subscribe(&self, topic: Topic) -> watch::Receiver<u64> {
         self.shared.signals.subscribe(topic)
+    }
+
+    /// Marks a topic as changed, for what a process that cannot tell this one has committed.
+    pub fn wake(&self, topic: Topic) {
+        let mut topics = Topics::default();
+        topics.add(topic);
+        self.shared.signals.wake(topics);
     }
 
     /// What changed for whoever works on workspaces, by this or any other server. There is one such taker a store.

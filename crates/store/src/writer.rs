@@ -150,15 +150,17 @@ impl Savepoint {
     fn renew(&mut self, session: &mut Session) -> Result<(), Error> {
         const BEGIN: &str = "SAVEPOINT job";
         const RELEASE: &str = "RELEASE SAVEPOINT job";
+        const RENEW: &str = "RELEASE SAVEPOINT job; SAVEPOINT job";
         let done = match (*self, session.connection.dialect()) {
             (Self::Empty, _) => Ok(()),
-            (Self::None, _) => session.connection.execute(BEGIN, &[]).map(drop),
+            (Self::None, Dialect::Sqlite) => session.connection.execute(BEGIN, &[]).map(drop),
             (Self::Used, Dialect::Sqlite) => session
                 .connection
                 .execute(RELEASE, &[])
                 .and_then(|_| session.connection.execute(BEGIN, &[]).map(drop)),
-            // Both in one message: what a write waits for here is the way there and back.
-            (Self::Used, Dialect::Postgres) => session.connection.batch(&format!("{RELEASE}; {BEGIN}")),
+            // The job's first statement is waited for with it.
+            (Self::None, Dialect::Postgres) => session.connection.send_batch(BEGIN),
+            (Self::Used, Dialect::Postgres) => session.connection.send_batch(RENEW),
         };
         done.map_err(Error::into_unavailable)?;
         *self = Self::Empty;
@@ -179,6 +181,8 @@ fn in_savepoint(session: &mut Session, job: &mut dyn Job, savepoint: &mut Savepo
         *savepoint = Savepoint::Used;
     } else {
         session.forget_heads();
+        // What was sent and failed is taken back with the rest.
+        drop(session.connection.settle());
         session.connection.execute("ROLLBACK TO SAVEPOINT job", &[]).map_err(Error::into_unavailable)?;
     }
     Ok(stands)

@@ -6,7 +6,11 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    os::unix::{fs::chown, process::CommandExt},
+    net::TcpListener,
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{ChildStdin, Command, Stdio},
     sync::{
@@ -21,16 +25,19 @@ use rustix::process::geteuid;
 /// Where Debian puts the programs of each version of PostgreSQL.
 const VERSIONS: &str = "/usr/lib/postgresql";
 
+/// The port of servers that are on no network; their socket's name has it.
+const PORT: u16 = 5432;
+
 /// `nobody`: PostgreSQL refuses to run as root.
 const NOBODY: u32 = 65_534;
 
-/// `$1` is the folder, `$2` that of the programs, `$3` whether commits wait for the disk. Interrupts from the terminal are
-/// left to the test process.
+/// `$1` is the folder, `$2` that of the programs, `$3` whether commits wait for the disk, `$4` further options. Interrupts
+/// from the terminal are left to the test process.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
 "$2/initdb" -D "$1/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync >"$1/log" 2>&1 &&
 "$2/pg_ctl" -D "$1/data" -l "$1/log" -w -t 60 -s start -o \
-    "-k '$1' -c listen_addresses= -c fsync=$3 -c max_connections=400 -c shared_buffers=32MB" >>"$1/log" 2>&1 &&
+    "-k '$1' -c listen_addresses= -c fsync=$3 -c max_connections=400 -c shared_buffers=32MB $4" >>"$1/log" 2>&1 &&
 echo ready
 exec >&-
 cat >/dev/null
@@ -54,7 +61,20 @@ impl Database {
     /// When PostgreSQL is not installed, naming the package, or the server does not start, with its log.
     pub fn create() -> Result<Self> {
         static SERVER: OnceLock<Result<Server>> = OnceLock::new();
-        Self::create_on(SERVER.get_or_init(|| Server::start(false)))
+        Self::create_on(SERVER.get_or_init(|| Server::start(false, None)))
+    }
+
+    /// The same on a server of its own that is reached by TCP, under TLS with this certificate and key (PEM) or without TLS.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::create`].
+    pub fn create_on_network(tls: Option<(&str, &str)>) -> Result<Network> {
+        // Free until the server takes it: tests that take ports at the same moment are few.
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        // Lives as long as the process, like the others.
+        let server: &'static Result<Server> = Box::leak(Box::new(Server::start(false, Some((port, tls)))));
+        Ok(Network { database: Self::create_on(server)?, port })
     }
 
     /// The same on a server of its own whose commits are durable, as in production: for figures.
@@ -64,7 +84,7 @@ impl Database {
     /// As of [`Self::create`].
     pub fn create_durable() -> Result<Self> {
         static SERVER: OnceLock<Result<Server>> = OnceLock::new();
-        Self::create_on(SERVER.get_or_init(|| Server::start(true)))
+        Self::create_on(SERVER.get_or_init(|| Server::start(true, None)))
     }
 
     fn create_on(server: &'static Result<Server>) -> Result<Self> {
@@ -90,21 +110,55 @@ impl Database {
     }
 }
 
+/// A database on a server that is reached by TCP.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// The database itself.
+    pub database: Database,
+    port: u16,
+}
+
+impl Network {
+    /// The address of the database by this name of the host, with these parameters.
+    pub fn url(&self, host: &str, parameters: &str) -> String {
+        format!("postgres://postgres@{host}:{}/{}{parameters}", self.port, self.database.name)
+    }
+}
+
 #[derive(Debug)]
 struct Server {
     programs: PathBuf,
     folder: PathBuf,
+    port: u16,
     /// Open for as long as the server shall live.
     _keeper: ChildStdin,
 }
 
 impl Server {
-    fn start(durable: bool) -> Result<Self> {
+    /// Starts a server; on the network as well when there is a port, with TLS when there are a certificate and a key.
+    fn start(durable: bool, network: Option<(u16, Option<(&str, &str)>)>) -> Result<Self> {
         let programs = programs()?;
         let folder = tempfile::Builder::new().prefix("freehold-pg-").tempdir()?.keep();
+        let mut options = String::new();
+        if let Some((port, tls)) = network {
+            options = format!("-c listen_addresses=127.0.0.1 -p {port}");
+            if let Some((certificate, key)) = tls {
+                let (certificate_file, key_file) = (folder.join("server.pem"), folder.join("server.key"));
+                fs::write(&certificate_file, certificate)?;
+                fs::write(&key_file, key)?;
+                fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600))?;
+                if geteuid().is_root() {
+                    chown(&key_file, Some(NOBODY), Some(NOBODY))?;
+                }
+                let (certificate_file, key_file) = (certificate_file.display(), key_file.display());
+                let tls =
+                    format!(" -c ssl=on -c ssl_cert_file={certificate_file} -c ssl_key_file={key_file}");
+                options.push_str(&tls);
+            }
+        }
         let mut shell = Command::new("sh");
         shell.args(["-c", SCRIPT, "sh"]).arg(&folder).arg(&programs);
-        shell.arg(if durable { "on" } else { "off" }).current_dir("/");
+        shell.arg(if durable { "on" } else { "off" }).arg(options).current_dir("/");
         if geteuid().is_root() {
             chown(&folder, Some(NOBODY), Some(NOBODY))?;
             shell.uid(NOBODY).gid(NOBODY);
@@ -122,7 +176,8 @@ impl Server {
             let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
             bail!("the private PostgreSQL server did not start:\n{log}");
         }
-        Ok(Self { programs, folder, _keeper: keeper })
+        let port = network.map_or(PORT, |(port, _)| port);
+        Ok(Self { programs, folder, port, _keeper: keeper })
     }
 
     fn psql(&self, database: &str, sql: &str) -> Result<String> {
@@ -143,6 +198,7 @@ impl Server {
             ])
             .arg("-h")
             .arg(&self.folder)
+            .args(["-p", &self.port.to_string()])
             .output()
             .context("failed to run psql")?;
         ensure!(output.status.success(), "psql: {}", String::from_utf8_lossy(&output.stderr).trim());

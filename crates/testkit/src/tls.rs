@@ -29,6 +29,13 @@ impl Authority {
         &self.pem
     }
 
+    /// A certificate and its key (PEM) for a server with these names.
+    pub fn pair(&self, names: &[&str]) -> anyhow::Result<(String, String)> {
+        let key = KeyPair::generate()?;
+        let params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        Ok((params.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem()))
+    }
+
     /// TLS for a server with these names, HTTP/1.1 and HTTP/2.
     pub fn server(&self, names: &[&str]) -> anyhow::Result<Arc<rustls::ServerConfig>> {
         let key = KeyPair::generate()?;

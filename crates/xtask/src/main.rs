@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing here is needed to build or run Freehold, and no other crate depends on this one.
 
+mod fuzz;
 mod generate;
 mod needs;
 mod repository;
@@ -19,7 +20,8 @@ usage: cargo xtask COMMAND
 
   test [--skip-install]   install what the tests need (when root), then run every test
   tidy                    check the rules of the repository that no lint can check
-  gen [--check]           write the generated files, or fail when one is out of date";
+  gen [--check]           write the generated files, or fail when one is out of date
+  fuzz TARGET [SECONDS]   search for bytes that break a reader (needs a C++ compiler); the folders of fuzz/seeds are the targets";
 
 #[expect(clippy::print_stderr, reason = "a command for people: what went wrong goes to the terminal")]
 fn main() -> ExitCode {
@@ -41,6 +43,8 @@ fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
         ["tidy"] => tidy::run(root),
         ["gen"] => generate::write(root),
         ["gen", "--check"] => generate::check(root),
+        ["fuzz", target] => fuzz::run(root, target, None),
+        ["fuzz", target, seconds] => fuzz::run(root, target, Some(*seconds)),
         _ => bail!("unknown command\n\n{USAGE}"),
     }
 }

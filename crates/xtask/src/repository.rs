@@ -74,10 +74,7 @@ impl Repository {
         let versions = table(&root, "workspace").and_then(|workspace| table(workspace, "dependencies"));
         let mut crates = Vec::new();
         for (path, text) in &files {
-            // The fuzz targets are a workspace of their own, for they need another toolchain.
-            let Some(folder) = path.strip_suffix("/Cargo.toml").filter(|folder| *folder != "fuzz") else {
-                continue;
-            };
+            let Some(folder) = path.strip_suffix("/Cargo.toml") else { continue };
             let manifest: Table = text.parse().with_context(|| format!("failed to parse `{path}`"))?;
             let name =
                 table(&manifest, "package").and_then(|package| package.get("name")).and_then(Value::as_str);

@@ -114,7 +114,7 @@ fn append(
         if let Some((event_type, detail)) = activity::of_event(event) {
             let mut row = workspace_row(rows, &workspace, &cause, event_type, Some(detail), event.ts)?;
             row.task_id = event.context.turn_id.map(TaskId::from);
-            rows.audit_append(&row)?;
+            rows.audit_add(&row)?;
         }
         turn_ended |= ends_turn(&event.payload);
     }

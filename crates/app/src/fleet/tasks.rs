@@ -115,7 +115,7 @@ fn begin_session(
     if let Some((event_type, detail)) = activity::of_event(&event) {
         let mut row = workspace_row(rows, workspace, cause, event_type, Some(detail), event.ts)?;
         row.task_id = Some(task.id);
-        rows.audit_append(&row)?;
+        rows.audit_add(&row)?;
     }
     rows.session_events_append(task.session_id, &[event])?;
     Ok(())

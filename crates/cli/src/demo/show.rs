@@ -8,7 +8,8 @@ use super::took;
 use crate::{
     failure::Failure,
     follow::Followed,
-    output::{BOLD, DIM, GOOD, NOTE},
+    output::{BOLD, DIM, Format, GOOD, NOTE},
+    resolve::Names,
     text::{COLUMNS, cut, line, wrap},
     verbs::{session, task, workspace},
 };
@@ -42,7 +43,8 @@ pub(super) async fn records(client: &Client, followed: Followed) -> Result<Strin
     };
     let id = followed.workspace;
     let one = client.workspace_view(id).await?.into_value();
-    section(format!("workspaces/{id}"), workspace::rows(&[one]));
+    let names = Names::of_role(client, Format::Table, one.role_id).await;
+    section(format!("workspaces/{id}"), workspace::rows(&[one], &names));
     let tasks = client.task_list(id, &Default::default()).await?;
     section(format!("workspaces/{id}/tasks"), task::rows(&tasks));
     let query = SessionListQuery { workspace_id: Some(id), ..Default::default() };
@@ -50,7 +52,7 @@ pub(super) async fn records(client: &Client, followed: Followed) -> Result<Strin
     section("sessions".to_owned(), session::rows(&sessions.data));
     // Answered by the agent in the pod, so it depends on the pod being there: the demo goes on without.
     let view = match client.workspace_session_view(id).await {
-        Ok(view) => crate::output::fields(view.text()),
+        Ok(view) => crate::output::fields(view.text(), &names),
         Err(error) => format!("{error}\n"),
     };
     let view = head(&view, SESSION_LINES_MAX);

@@ -13,7 +13,7 @@ use super::Outcome;
 use crate::{
     failure::{Failure, exit},
     output::{self, Console, DIM, Format, or_dash, time},
-    progress,
+    progress, terminal,
 };
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -79,8 +79,13 @@ pub(crate) async fn follow(
     task: Option<TaskId>,
     console: &mut Console,
 ) -> Outcome {
-    while let Some(event) = stream.next().await {
-        let event = event?;
+    let mut interrupted = std::pin::pin!(terminal::interrupted());
+    loop {
+        let event = tokio::select! {
+            event = stream.next() => event,
+            () = &mut interrupted => return Ok(exit::INTERRUPTED),
+        };
+        let Some(event) = event.transpose()? else { return Ok(exit::OK) };
         let is_wanted = event
             .row
             .as_ref()
@@ -92,7 +97,6 @@ pub(crate) async fn follow(
             (Format::Table, None) => {}
         }
     }
-    Ok(exit::OK)
 }
 
 fn line(event: &AuditEvent) -> String {

@@ -107,7 +107,8 @@ pub(crate) async fn run(client: &Client, verb: Credential, console: &mut Console
             console.fields(&client.credential_view(id).await?)?;
         }
         Credential::Create { name, provider, kind, secret_file, config } => {
-            let secret = Some(input::secret(console, secret_file.as_deref(), "secret")?.expose().to_owned());
+            let secret =
+                Some(input::secret(console, secret_file.as_deref(), "secret").await?.expose().to_owned());
             let (kind, api_key, password) = match kind {
                 Kind::ApiKey => (CredentialKind::ApiKey, secret, None),
                 Kind::QueryApiKey => (CredentialKind::QueryApiKey, secret, None),

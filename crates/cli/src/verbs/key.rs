@@ -14,6 +14,7 @@ use crate::{
     failure::exit,
     input::Confirm,
     output::{Console, Format, table, time},
+    text,
 };
 
 /// Verbs on API keys.
@@ -64,7 +65,7 @@ pub(crate) async fn run(client: &Client, verb: ApiKey, console: &mut Console) ->
         }
         ApiKey::Create { label, permission_set } => {
             let created = client.api_key_create(&ApiKeyCreate { label, permission_set }).await?;
-            console.answer(&created, |created| format!("{}\n", created.value))?;
+            console.answer(&created, |created| format!("{}\n", text::harmless(&created.value)))?;
             if console.format == Format::Table {
                 console.note(&format!("This is the secret of {}; it is not shown again.\n", created.key.id));
             }

@@ -4,12 +4,17 @@ use freehold_client::{Client, Key};
 
 use super::{Nothing, Outcome};
 use crate::{
+    context::KEY_SEEN,
     credentials::{self, DEFAULT_URL},
     environment::Environment,
     failure::exit,
     input,
     output::{Console, table},
+    text,
 };
+
+/// The most characters shown of who signed in.
+const WHO_CHARS_MAX: usize = 100;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   freehold login < data/owner.key
@@ -34,14 +39,18 @@ pub struct Login {
 pub(crate) async fn run(login: Login, environment: &Environment, console: &mut Console) -> Outcome {
     let url = login.url.or_else(|| environment.url.clone()).unwrap_or_else(|| DEFAULT_URL.to_owned());
     let key = match login.key {
-        Some(key) => Key::new(key.trim()),
-        None => Key::new(input::secret(console, None, "key")?.expose().trim()),
+        Some(key) => {
+            console.note(KEY_SEEN);
+            Key::new(key.trim())
+        }
+        None => Key::new(input::secret(console, None, "key").await?.expose().trim()),
     };
     let client = Client::new(&url, key.clone())?;
     let me = client.me_session_view().await?;
     let path = credentials::save(environment, client.address(), &key)?;
     let who =
         if me.email.is_empty() { me.api_key_label.as_deref().unwrap_or("an API key") } else { &me.email };
+    let who = text::line(who, WHO_CHARS_MAX);
     console.note(&format!("Signed in to {} as {who}; the key is in {}\n", client.address(), path.display()));
     Ok(exit::OK)
 }

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use freehold_client::{
-    Client,
+    Answer, Client,
     api::{
-        role::{RoleCreate, RoleUpdate},
+        role::{Role as Row, RoleCreate, RoleUpdate},
         service::ArchivableListQuery,
     },
 };
@@ -16,7 +16,7 @@ use crate::{
     failure::{Failure, exit},
     input::{self, Confirm},
     output::{Console, or_dash, table, time},
-    resolve,
+    resolve::{self, Names},
 };
 
 /// Verbs on roles.
@@ -157,7 +157,7 @@ pub(crate) async fn run(client: &Client, verb: Role, console: &mut Console) -> O
         Role::List { include_archived, limit } => list(client, include_archived, limit, console).await?,
         Role::Get { role } => {
             let id = resolve::role(client, &role).await?;
-            console.fields(&client.role_view(id).await?)?;
+            show(client, &client.role_view(id).await?, console).await?;
         }
         Role::Create { name, provider, settings } => {
             let provider_id = resolve::provider(client, &provider).await?;
@@ -181,7 +181,7 @@ pub(crate) async fn run(client: &Client, verb: Role, console: &mut Console) -> O
                 pool_max_size: None,
                 pack_ids: Vec::new(),
             };
-            console.fields(&client.role_create(&body).await?)?;
+            show(client, &client.role_create(&body).await?, console).await?;
         }
         Role::Update { role, provider, settings, clear } => {
             let id = resolve::role(client, &role).await?;
@@ -193,7 +193,7 @@ pub(crate) async fn run(client: &Client, verb: Role, console: &mut Console) -> O
                 return Err(Failure::usage("nothing to change")
                     .hint("`freehold role update --help` lists what can be"));
             }
-            console.fields(&client.role_update(id, &change).await?)?;
+            show(client, &client.role_update(id, &change).await?, console).await?;
         }
         Role::Archive { role } => {
             let id = resolve::role(client, &role).await?;
@@ -212,6 +212,11 @@ pub(crate) async fn run(client: &Client, verb: Role, console: &mut Console) -> O
     Ok(exit::OK)
 }
 
+async fn show(client: &Client, role: &Answer<Row>, console: &mut Console) -> Result<(), Failure> {
+    let names = Names::of_provider(client, console.format, role.provider_id).await;
+    console.named_fields(role, &names)
+}
+
 async fn list(
     client: &Client,
     include_archived: bool,
@@ -220,18 +225,20 @@ async fn list(
 ) -> Result<(), Failure> {
     let include_archived = include_archived.then_some(true);
     let list = client.role_list(&ArchivableListQuery { include_archived, limit, cursor: None }).await?;
+    let names = Names::of_providers(client, console.format).await;
     console.answer(&list, |list| {
         let rows = list.agent_roles.iter().map(|role| {
             vec![
                 role.name.clone(),
                 role.id.to_string(),
+                names.or_id(role.provider_id),
                 or_dash(role.model.as_ref()),
                 role.environment.to_string(),
                 role.archived_at.map_or("active", |_| "archived").to_owned(),
                 time(role.created_at),
             ]
         });
-        table(&["name", "id", "model", "environment", "state", "created"], rows)
+        table(&["name", "id", "provider", "model", "environment", "state", "created"], rows)
     })
 }
 

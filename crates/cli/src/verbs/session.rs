@@ -10,7 +10,7 @@ use super::Outcome;
 use crate::{
     failure::exit,
     output::{Console, or_dash, table, time},
-    resolve,
+    resolve::{self, Names},
 };
 
 /// Verbs on sessions.
@@ -51,7 +51,11 @@ pub(crate) async fn run(client: &Client, verb: Session, console: &mut Console) -
             let list = client.session_list(&query).await?;
             console.answer(&list, |list| rows(&list.data))?;
         }
-        Session::Get { id } => console.fields(&client.session_view(id).await?)?,
+        Session::Get { id } => {
+            let session = client.session_view(id).await?;
+            let names = Names::of_role(client, console.format, session.agent_id).await;
+            console.named_fields(&session, &names)?;
+        }
     }
     Ok(exit::OK)
 }

@@ -1,6 +1,9 @@
 //! Tasks.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use freehold_client::{
     ActivityScope, Client,
@@ -17,7 +20,7 @@ use crate::{
     follow, input,
     output::{Console, or_dash, seconds, table, time},
     progress::Detail,
-    resolve,
+    resolve, terminal,
 };
 
 /// Verbs on tasks.
@@ -41,12 +44,16 @@ With --follow the exit code tells how it ended: 0 completed, 10 failed, 11 cance
         limit: Option<u32>,
     },
     /// Show one task
-    #[command(after_help = "Examples:\n  freehold task get ws_0199... task_0199...")]
+    #[command(
+        after_help = "Examples:\n  freehold task get ws_0199... task_0199...",
+        override_usage = "freehold task get [OPTIONS] <WORKSPACE> <TASK>"
+    )]
     Get {
         /// The workspace
+        #[arg(value_parser = workspace_of_task)]
         workspace: WorkspaceId,
-        /// The task
-        task: TaskId,
+        /// The task; `freehold task list WORKSPACE` shows them
+        task: Option<TaskId>,
     },
     /// Cancel the running task of a workspace
     #[command(after_help = "Examples:\n  freehold task cancel ws_0199...")]
@@ -98,7 +105,13 @@ pub(crate) async fn run(client: &Client, verb: Task, console: &mut Console) -> O
             let list = client.task_list(workspace, &ListQuery { limit, cursor: None }).await?;
             console.answer(&list, |list| rows(list))?;
         }
-        Task::Get { workspace, task } => console.fields(&client.task_view(workspace, task).await?)?,
+        Task::Get { workspace, task } => {
+            let task = task.ok_or_else(|| {
+                Failure::usage("which task? It is named after its workspace")
+                    .hint(format!("`freehold task list {workspace}` shows the tasks there are"))
+            })?;
+            console.fields(&client.task_view(workspace, task).await?)?;
+        }
         Task::Cancel { workspace } => {
             let answer = client.task_cancel(workspace).await?;
             console.json(answer.text())?;
@@ -106,6 +119,17 @@ pub(crate) async fn run(client: &Client, verb: Task, console: &mut Console) -> O
         }
     }
     Ok(exit::OK)
+}
+
+/// A workspace's id, where people give a task's alone.
+fn workspace_of_task(text: &str) -> Result<WorkspaceId, String> {
+    text.parse().map_err(|error: <WorkspaceId as FromStr>::Err| match text.parse::<TaskId>() {
+        Ok(task) => format!(
+            "this is a task, which is named after its workspace: `freehold task get WORKSPACE {task}`; \
+             `freehold workspace list` shows the workspaces"
+        ),
+        Err(_) => format!("{error}; `freehold workspace list` shows the workspaces"),
+    })
 }
 
 /// The rows of a list of tasks.
@@ -162,7 +186,17 @@ async fn submit(client: &Client, submit: Submit, console: &mut Console) -> Outco
         return Ok(exit::OK);
     };
     let followed = follow::Followed { workspace: submitted.workspace_id, task: submitted.task_id };
-    let task = follow::task(client, stream, followed, Detail::SHORT, &mut |text| console.note(text)).await?;
+    let mut show = |text: &str| console.note(text);
+    let interrupted = terminal::interrupted();
+    let task = tokio::select! {
+        task = follow::task(client, stream, followed, Detail::SHORT, &mut show) => task?,
+        () = interrupted => {
+            let follow::Followed { workspace, task } = followed;
+            return Err(terminal::interruption().hint(format!(
+                "the task goes on: `freehold task get {workspace} {task}` shows it, `freehold task cancel {workspace}` ends it"
+            )));
+        }
+    };
     console.fields(&task)?;
     Ok(code(task.status))
 }

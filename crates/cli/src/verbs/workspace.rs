@@ -16,7 +16,7 @@ use crate::{
     failure::{Failure, exit},
     input::Confirm,
     output::{Console, or_dash, table, time},
-    resolve,
+    resolve::{self, Names},
 };
 
 /// Verbs on workspaces.
@@ -141,13 +141,20 @@ pub(crate) async fn run(client: &Client, verb: Workspace, console: &mut Console)
             let include_archived = include_archived.then_some(true);
             let query = WorkspaceListQuery { include_archived, role_name: role, limit, cursor: None };
             let list = client.workspace_list(&query).await?;
-            console.answer(&list, |list| rows(&list.workspaces))?;
+            let names = Names::of_roles(client, console.format).await;
+            console.answer(&list, |list| rows(&list.workspaces, &names))?;
         }
-        Workspace::Get { id } => console.fields(&client.workspace_view(id).await?)?,
+        Workspace::Get { id } => {
+            let workspace = client.workspace_view(id).await?;
+            let names = Names::of_role(client, console.format, workspace.role_id).await;
+            console.named_fields(&workspace, &names)?;
+        }
         Workspace::Create { role, environment } => {
             let role_id = Some(resolve::role(client, &role).await?);
             let body = WorkspaceCreate { role_id, role_name: None, environment };
-            console.fields(&client.workspace_create(&body).await?)?;
+            let workspace = client.workspace_create(&body).await?;
+            let names = Names::of_role(client, console.format, workspace.role_id).await;
+            console.named_fields(&workspace, &names)?;
         }
         Workspace::Stop { id } => console.fields(&client.workspace_stop(id).await?)?,
         Workspace::StopAll(confirm) => {
@@ -187,13 +194,13 @@ pub(crate) async fn run(client: &Client, verb: Workspace, console: &mut Console)
 }
 
 /// The rows of a list of workspaces.
-pub(crate) fn rows(workspaces: &[Row]) -> String {
+pub(crate) fn rows(workspaces: &[Row], names: &Names) -> String {
     let row = |workspace: &Row| {
         let archived = workspace.archived_at.map_or("", |_| " (archived)");
         vec![
             workspace.id.to_string(),
             format!("{}{archived}", workspace.status),
-            workspace.role_id.to_string(),
+            names.or_id(workspace.role_id),
             or_dash(workspace.environment.as_ref()),
             time(workspace.created_at),
         ]

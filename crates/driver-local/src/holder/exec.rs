@@ -59,7 +59,7 @@ pub fn run(plan: &Plan, handles: &Handles, sandbox: &Sandbox, command: &Command)
     let failed = |failure: Failure| {
         // The driver sees the end of the connection in any case.
         let _gone =
-            sys::send_with_fds(command.control.as_fd(), &ExecEvent::Failed(failure.errno).encode(), &[]);
+            sys::send_with_fds(command.control.as_fd(), &ExecEvent::Broken(failure.errno).encode(), &[]);
     };
     // SAFETY: a holder never has a second thread.
     match unsafe { sys::clone(0) } {
@@ -88,7 +88,7 @@ fn entrance(plan: &Plan, handles: &Handles, sandbox: &Sandbox, command: &Command
     place(&command.stdout, 1)?;
     place(&command.stderr, 2)?;
     place(&command.control, CONTROL_FD)?;
-    sys::close_from(CONTROL_FD.cast_unsigned() + 1).map_err(Failure::at("close descriptors"))?;
+    sys::close_range(CONTROL_FD.cast_unsigned() + 1, u32::MAX).map_err(Failure::at("close descriptors"))?;
     privileges::become_tool(plan.make.users)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|e| Failure::at("hide from the pod")(e.into()))?;
@@ -107,7 +107,7 @@ fn tell(event: ExecEvent) {
 }
 
 fn supervise(plan: &Plan, command: &Command) -> ! {
-    let started = (|| -> Result<(Pid, OwnedFd), Failure> {
+    let started = (|| -> Result<Result<(Pid, OwnedFd), i32>, Failure> {
         let signals = sys::signal_descriptor(&[libc::SIGCHLD]).map_err(Failure::at("listen to signals"))?;
         set_child_subreaper(Some(getpid())).map_err(|e| Failure::at("become a reaper")(e.into()))?;
         // SAFETY: the descriptor was placed by `entrance` and stays open until the process ends.
@@ -126,13 +126,14 @@ fn supervise(plan: &Plan, command: &Command) -> ! {
         drop(told);
         let mut errno = [0; 4];
         match rustix::io::read(&heard, &mut errno) {
-            Ok(4) => Err(Failure { step: "execute".into(), errno: i32::from_le_bytes(errno) }),
-            _ => Ok((child, signals)),
+            Ok(4) => Ok(Err(i32::from_le_bytes(errno))),
+            _ => Ok(Ok((child, signals))),
         }
     })();
     match started {
-        Err(failure) => tell(ExecEvent::Failed(failure.errno)),
-        Ok((child, signals)) => {
+        Err(failure) => tell(ExecEvent::Broken(failure.errno)),
+        Ok(Err(errno)) => tell(ExecEvent::Failed(errno)),
+        Ok(Ok((child, signals))) => {
             prefer_to_kill(child);
             tell(ExecEvent::Started);
             // Whoever reads the output shall see its end when the command closed it.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags},
+    fs::{CWD, Mode},
     io::Errno,
     mount::{
         MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
@@ -70,10 +70,14 @@ fn copy(path: &Path) -> Result<OwnedFd, Failure> {
         .map_err(|e| Failure::at(format!("copy the mount of {}", path.display()))(e.into()))
 }
 
+/// What is mounted from now on is mounted here alone.
+pub fn leave_the_hosts() -> Result<(), Failure> {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    step("leave the host's mounts", mount_change("/", private))
+}
+
 /// Puts the root together and moves into it.
 pub fn build(plan: &Plan, trees: Option<Trees>) -> Result<(), Failure> {
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    step("leave the host's mounts", mount_change("/", private))?;
     // Still the host's user: the driver's directory is open to nobody else.
     let trees = match trees {
         Some(trees) => trees,
@@ -116,12 +120,6 @@ fn become_root(users: Users) -> Result<(), Failure> {
     let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
     step("become root", set_thread_res_gid(gid, gid, gid))?;
     step("become root", set_thread_res_uid(uid, uid, uid))
-}
-
-/// A handle of `/proc`, by which the holder sees the pod's processes.
-pub fn open_proc() -> Result<OwnedFd, Failure> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open("/proc", flags, Mode::empty()).map_err(|e| Failure::at("open /proc")(e.into()))
 }
 
 fn own_file_systems(plan: &Plan) -> Result<(), Failure> {

@@ -1,5 +1,5 @@
-//! A pod's network: no link to the host at all. Every address is local ("AnyIP"), an ordinary `eth0` whose other end is
-//! inside as well makes programs believe in a network, and TCP connections to anywhere land on listeners made here,
+//! A pod's network: no link to the host at all. Every address is local ("AnyIP"), an ordinary `eth0` that leads nowhere
+//! makes programs believe in a network, and TCP connections to anywhere land on listeners made here,
 //! which are served from outside.
 
 use std::{
@@ -15,7 +15,7 @@ use rustix::net::{
 
 use super::netlink::{Attributes, Batch, netlink_protocol::Protocol};
 use crate::{
-    plan::{Failure, Interception},
+    plan::{Failure, Interception, Link, Make},
     sys,
 };
 
@@ -43,10 +43,35 @@ pub struct Sockets {
     pub dns: Vec<OwnedFd>,
 }
 
+impl Sockets {
+    /// All of them, in the order in which they are handed over.
+    pub fn all(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.tcp.iter().chain(&self.dns)
+    }
+
+    /// How many of each kind.
+    pub fn counts(&self) -> [u8; 2] {
+        [self.tcp.len(), self.dns.len()].map(|count| u8::try_from(count).unwrap_or(u8::MAX))
+    }
+
+    /// Takes them from what was handed over; what follows them remains.
+    pub fn of(counts: &[u8], mut fds: Vec<OwnedFd>) -> Result<(Self, Vec<OwnedFd>), Failure> {
+        match *counts {
+            [tcp, dns] if usize::from(tcp) + usize::from(dns) <= fds.len() => {
+                let rest = fds.split_off(usize::from(tcp) + usize::from(dns));
+                let dns = fds.split_off(usize::from(tcp));
+                Ok((Self { tcp: fds, dns }, rest))
+            }
+            _ => Err(Failure { step: "receive the pod's listeners".into(), errno: libc::EPROTO }),
+        }
+    }
+}
+
 /// Sets up the network namespace that the caller is in, with all capabilities.
-pub fn set_up(interception: Interception) -> Result<Sockets, Failure> {
+pub fn set_up(make: Make) -> Result<Sockets, Failure> {
+    let Make { interception, link, .. } = make;
     let v6 = socket_with(AddressFamily::INET6, SocketType::DGRAM, SocketFlags::CLOEXEC, None).is_ok();
-    links(v6).map_err(Failure::at("make the pod's network links"))?;
+    links(v6, link).map_err(Failure::at("make the pod's network links"))?;
     match interception {
         Interception::Tproxy => {
             tproxy(v6).map_err(Failure::at("intercept connections by nftables tproxy"))?
@@ -80,20 +105,25 @@ fn link_header(index: u32, up: bool) -> Vec<u8> {
     header
 }
 
-fn links(v6: bool) -> io::Result<()> {
+fn links(v6: bool, link: Link) -> io::Result<()> {
     const VETH_INFO_PEER: u16 = 1;
     let make = libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
     let mut batch = Batch::default();
-    batch.message(libc::RTM_NEWLINK, make, &link_header(ETH_INDEX, false), |link| {
-        link.text(libc::IFLA_IFNAME, "eth0").nest(libc::IFLA_LINKINFO, |info| {
-            info.text(libc::IFLA_INFO_KIND, "veth").nest(libc::IFLA_INFO_DATA, |data| {
-                data.nest_after(VETH_INFO_PEER, &link_header(PEER_INDEX, false), |peer| {
-                    peer.text(libc::IFLA_IFNAME, "eth0-peer");
-                });
-            });
+    batch.message(libc::RTM_NEWLINK, make, &link_header(ETH_INDEX, false), |attributes| {
+        attributes.text(libc::IFLA_IFNAME, "eth0").nest(libc::IFLA_LINKINFO, |info| {
+            match link {
+                Link::Dummy => info.text(libc::IFLA_INFO_KIND, "dummy"),
+                Link::Ifb => info.text(libc::IFLA_INFO_KIND, "ifb"),
+                Link::Veth => info.text(libc::IFLA_INFO_KIND, "veth").nest(libc::IFLA_INFO_DATA, |data| {
+                    data.nest_after(VETH_INFO_PEER, &link_header(PEER_INDEX, false), |peer| {
+                        peer.text(libc::IFLA_IFNAME, "eth0-peer");
+                    });
+                }),
+            };
         });
     });
-    for index in [LOOPBACK_INDEX, ETH_INDEX, PEER_INDEX] {
+    let peer = (link == Link::Veth).then_some(PEER_INDEX);
+    for index in [LOOPBACK_INDEX, ETH_INDEX].into_iter().chain(peer) {
         batch.message(libc::RTM_NEWLINK, libc::NLM_F_ACK, &link_header(index, true), |_| {});
     }
     for address in addresses(v6) {

@@ -19,16 +19,16 @@ use rustix::{
 };
 
 use super::{
+    OWN_FDS_FROM,
     mounts::{self, Trees},
-    network, privileges, proc,
+    network::{self, Sockets},
+    privileges, proc,
 };
 use crate::{
-    plan::{Failure, Plan, Users},
+    plan::{Failure, Plan, Users, file},
     sys,
 };
 
-/// Descriptors below this number are for programs that are started.
-const OWN_FDS_FROM: i32 = 20;
 /// Bytes of what parent and child tell each other, at most.
 const NOTE_BYTES_MAX: usize = 1024;
 /// Namespaces that a restarted agent finds again, in the order in which they are entered.
@@ -49,25 +49,32 @@ pub struct Handles {
 }
 
 impl Handles {
-    /// Opens what the plan names; `pod_api` and `log` are paths in the pod's directory, the current one.
-    pub fn open(plan: &Plan, pod_api: &str, log: &str) -> Result<Self, Failure> {
-        let open = |path: &Path, flags: OFlags| -> Result<OwnedFd, Failure> {
-            let mode = Mode::from_raw_mode(0o600);
-            rustix::fs::open(path, flags | OFlags::CLOEXEC, mode)
-                .and_then(|fd| fcntl_dupfd_cloexec(fd, OWN_FDS_FROM))
-                .map_err(|e| Failure::at(format!("open {}", path.display()))(e.into()))
-        };
-        let groups = |file: fn(&crate::plan::Group) -> &Path| {
-            plan.groups.iter().map(|group| open(file(group), OFlags::WRONLY)).collect::<Result<Vec<_>, _>>()
-        };
+    /// Opens what lies in the pod's directory, which is relative to the current one. What the holder itself has to say to
+    /// people goes to the log from here on.
+    pub fn open(pod_dir: &Path) -> Result<Self, Failure> {
+        let log = open(&pod_dir.join(file::LOG), OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND)?;
+        sys::place(log.as_fd(), libc::STDERR_FILENO).map_err(Failure::at("place a descriptor"))?;
         Ok(Self {
-            pod_api: open(pod_api.as_ref(), OFlags::PATH)?,
-            log: open(log.as_ref(), OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND)?,
+            pod_api: open(&pod_dir.join(file::POD_API), OFlags::PATH)?,
+            log,
             null: open("/dev/null".as_ref(), OFlags::RDWR)?,
-            agent_groups: groups(|group| &group.agent)?,
-            tool_groups: groups(|group| &group.tools)?,
+            agent_groups: Vec::new(),
+            tool_groups: Vec::new(),
         })
     }
+
+    /// Opens the pod's control groups.
+    pub fn open_groups(&mut self, plan: &Plan) -> Result<(), Failure> {
+        for group in &plan.groups {
+            self.agent_groups.push(open(&group.agent, OFlags::WRONLY)?);
+            self.tool_groups.push(open(&group.tools, OFlags::WRONLY)?);
+        }
+        Ok(())
+    }
+}
+
+fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Failure> {
+    super::open(path, flags).map_err(|e| Failure::at(format!("open {}", path.display()))(e.into()))
 }
 
 /// A pod that stands.
@@ -82,62 +89,106 @@ pub struct Sandbox {
     pub proc: OwnedFd,
     /// Its namespaces but the one of processes.
     pub namespaces: Vec<OwnedFd>,
+    /// Ends when the agent's program runs; until then it may tell why it does not.
+    pub starting: Option<OwnedFd>,
 }
 
-/// Makes the pod. With `plan.trial` its first process ends when all is made.
-pub fn make(plan: &Plan, handles: &Handles) -> Result<Sandbox, Failure> {
+/// A pod that is being made by its first process. Dropped, it is gone.
+pub struct Begun {
+    init: Pid,
+    notes: OwnedFd,
+    trees: Vec<OwnedFd>,
+    stands: bool,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if !self.stands {
+            abandon(self.init);
+        }
+    }
+}
+
+/// Makes the pod's namespaces, and begins with what takes neither its files nor its control groups.
+pub fn begin(plan: &Plan) -> Result<Begun, Failure> {
     let (ours, theirs) = notes()?;
     let flags = libc::CLONE_NEWUSER
         | libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWIPC;
     // SAFETY: a holder never has a second thread.
     let child = unsafe { sys::clone(flags) }.map_err(Failure::at("make namespaces"))?;
     let Some(init) = child else {
         drop(ours);
-        run_child(&theirs, || first_start(plan, handles, &theirs));
+        run_child(&theirs, || first_start(plan, &theirs));
     };
     drop(theirs);
-    let finish = || -> Result<Sandbox, Failure> {
+    let mut begun = Begun { init, notes: ours, trees: Vec::new(), stands: false };
+    let mut make = || -> Result<(), Failure> {
         write_id_maps(init, plan.make.users)?;
-        let mut trees = Vec::new();
         if plan.make.users.base().is_some() {
             let user_namespace = match plan.make.users {
                 Users::Mapped { .. } => Some(namespace(init, "user")?),
                 Users::Shifted { .. } | Users::Single => None,
             };
             let Trees { layers, executable } = Trees::copy(plan, user_namespace.as_ref().map(AsFd::as_fd))?;
-            trees.extend(layers);
-            trees.push(executable);
+            begun.trees.extend(layers);
+            begun.trees.push(executable);
         }
-        let borrowed: Vec<BorrowedFd<'_>> = trees.iter().map(AsFd::as_fd).collect();
-        sys::send_with_fds(ours.as_fd(), b"mapped", &borrowed)
-            .map_err(Failure::at("speak to the pod's first process"))?;
-        drop(trees);
-        let (count, mut fds) = note(&ours)?;
-        // Numbers of listeners and DNS sockets; the pod's /proc and its namespaces come last.
-        let (tcp, dns) = count
-            .split_first()
-            .map_or((0, 0), |(tcp, dns)| (usize::from(*tcp), dns.first().map_or(0, |d| usize::from(*d))));
-        if fds.len() != tcp + dns + 1 + KEPT.len() {
-            return Err(Failure { step: "receive the pod's listeners".into(), errno: libc::EPROTO });
-        }
-        let namespaces = fds.split_off(tcp + dns + 1);
-        let proc = fds.remove(tcp + dns);
-        let dns = fds.split_off(tcp);
-        started(&ours)?;
-        Ok(Sandbox { init, tcp: fds, dns, proc, namespaces })
+        Ok(())
     };
-    finish().map_err(|failure| {
-        abandon(init);
-        // What failed there is the cause of what failed here.
-        match note(&ours) {
+    make().map_err(|failure| begun.cause(failure))?;
+    Ok(begun)
+}
+
+impl Begun {
+    /// The workspace's files are there, and what the agent is to be given.
+    pub fn files(&self, handles: &Handles) -> Result<(), Failure> {
+        let ours = [&handles.pod_api, &handles.log, &handles.null];
+        self.tell(ours.into_iter().chain(&self.trees))
+    }
+
+    /// The pod's control groups are there: all is. Waits until the pod stands; where agent and tools are one user, until
+    /// the agent's program runs, and in a trial until all is over.
+    pub fn groups(mut self, plan: &Plan, handles: &Handles) -> Result<Sandbox, Failure> {
+        self.trees.clear();
+        let finish = || -> Result<Sandbox, Failure> {
+            self.tell(handles.agent_groups.iter().chain(&handles.tool_groups))?;
+            let (counts, fds) = note(&self.notes)?;
+            // The pod's /proc and its namespaces follow.
+            let (Sockets { tcp, dns }, mut rest) = Sockets::of(&counts, fds)?;
+            if rest.len() != 1 + KEPT.len() {
+                return Err(Failure { step: "receive the pod's listeners".into(), errno: libc::EPROTO });
+            }
+            let namespaces = rest.split_off(1);
+            let proc = rest.remove(0);
+            if plan.trial || plan.make.users.base().is_none() {
+                started(&self.notes)?;
+            }
+            Ok(Sandbox { init: self.init, tcp, dns, proc, namespaces, starting: None })
+        };
+        let mut sandbox = finish().map_err(|failure| self.cause(failure))?;
+        self.stands = true;
+        sandbox.starting = fcntl_dupfd_cloexec(&self.notes, OWN_FDS_FROM).ok();
+        Ok(sandbox)
+    }
+
+    fn tell<'a>(&self, fds: impl Iterator<Item = &'a OwnedFd>) -> Result<(), Failure> {
+        let fds: Vec<BorrowedFd<'_>> = fds.map(AsFd::as_fd).collect();
+        sys::send_with_fds(self.notes.as_fd(), b"there", &fds)
+            .map_err(Failure::at("speak to the pod's first process"))
+    }
+
+    /// What failed there is the cause of what failed here.
+    fn cause(&mut self, failure: Failure) -> Failure {
+        abandon(self.init);
+        self.stands = true;
+        match note(&self.notes) {
             Err(cause) if cause.errno != libc::ESRCH => cause,
             _ => failure,
         }
-    })
+    }
 }
 
 /// Starts the agent again, in a new process namespace and all other namespaces of the pod.
@@ -184,31 +235,77 @@ pub fn restart(plan: &Plan, handles: &Handles, sandbox: &mut Sandbox) -> Result<
     Ok(())
 }
 
-/// The pod's first process, in its first life.
-fn first_start(plan: &Plan, handles: &Handles, parent: &OwnedFd) -> Result<(), Failure> {
+/// The pod's first process, in its first life. A helper makes the network meanwhile, which takes as long as all mounts.
+fn first_start(plan: &Plan, holder: &OwnedFd) -> Result<(), Failure> {
     die_with_the_holder()?;
-    let sockets = network::set_up(plan.make.interception)?;
-    let (_, mut fds) = note(parent)?;
-    let trees = fds.pop().map(|executable| Trees { layers: fds, executable });
+    let (net, its) = notes()?;
+    // SAFETY: this process has one thread.
+    let helper = unsafe { sys::clone(0) }.map_err(Failure::at("make a process"))?;
+    let Some(helper) = helper else { run_child(&its, || make_network(plan, &its)) };
+    drop(its);
+    mounts::leave_the_hosts()?;
+    let (_, fds) = note(holder)?;
+    let (mut handles, trees) = given(fds)?;
+    mounts::build(plan, trees)?;
+    rustix::system::sethostname(b"freehold").map_err(|e| Failure::at("set the host name")(e.into()))?;
+    let (_, fds) = note(holder)?;
+    handles.agent_groups = own(fds)?;
+    handles.tool_groups = handles.agent_groups.split_off(handles.agent_groups.len() / 2);
     join(&handles.agent_groups)?;
     // Only now, so that the group just joined is the root that the pod sees.
     sys::unshare(libc::CLONE_NEWCGROUP).map_err(Failure::at("make a cgroup namespace"))?;
-    mounts::build(plan, trees)?;
-    rustix::system::sethostname(b"freehold").map_err(|e| Failure::at("set the host name")(e.into()))?;
-    let proc = mounts::open_proc()?;
+    let (counts, fds) = note(&net)?;
+    let (sockets, network) = Sockets::of(&counts, own(fds)?)?;
+    enter(&network)?;
+    // Nobody else is here when the agent comes.
+    waitpid(Some(helper), WaitOptions::empty()).map_err(|e| Failure::at("end the helper")(e.into()))?;
+    drop((net, network));
+    let proc = open("/proc".as_ref(), OFlags::RDONLY | OFlags::DIRECTORY)?;
     // Opened here, since nobody else may once the program has changed.
-    let own = rustix::process::getpid();
-    let namespaces = KEPT.iter().map(|kind| namespace(own, kind)).collect::<Result<Vec<_>, _>>()?;
-    let ends = sockets.tcp.iter().chain(&sockets.dns).chain([&proc]).chain(&namespaces);
-    let fds: Vec<BorrowedFd<'_>> = ends.map(AsFd::as_fd).collect();
-    let counts = [sockets.tcp.len(), sockets.dns.len()].map(|count| u8::try_from(count).unwrap_or(u8::MAX));
-    sys::send_with_fds(parent.as_fd(), &counts, &fds).map_err(Failure::at("speak to the holder"))?;
-    drop((sockets, proc, namespaces));
+    let this = rustix::process::getpid();
+    let namespaces = KEPT.iter().map(|kind| namespace(this, kind)).collect::<Result<Vec<_>, _>>()?;
+    let stand = || {
+        let ends = sockets.all().chain([&proc]).chain(&namespaces);
+        let fds: Vec<BorrowedFd<'_>> = ends.map(AsFd::as_fd).collect();
+        sys::send_with_fds(holder.as_fd(), &sockets.counts(), &fds)
+            .map_err(Failure::at("speak to the holder"))
+    };
     if plan.trial {
         privileges::become_agent(plan.make.users)?;
+        stand()?;
         sys::exit(0);
     }
-    execute_agent(plan, handles)
+    execute_agent(plan, &handles, stand)
+}
+
+/// The helper: makes the network, in a namespace of its own until that is handed over with the network's ends.
+fn make_network(plan: &Plan, first: &OwnedFd) -> Result<(), Failure> {
+    sys::unshare(libc::CLONE_NEWNET).map_err(Failure::at("make a network namespace"))?;
+    let sockets = network::set_up(plan.make)?;
+    // By another name than its own, which is another one in the host's /proc.
+    let network = open("/proc/self/ns/net".as_ref(), OFlags::RDONLY)?;
+    let fds: Vec<BorrowedFd<'_>> = sockets.all().chain([&network]).map(AsFd::as_fd).collect();
+    sys::send_with_fds(first.as_fd(), &sockets.counts(), &fds)
+        .map_err(Failure::at("speak to the pod's first process"))?;
+    sys::exit(0)
+}
+
+/// What [`Begun::files`] handed over.
+fn given(fds: Vec<OwnedFd>) -> Result<(Handles, Option<Trees>), Failure> {
+    let mut fds = own(fds)?.into_iter();
+    let (Some(pod_api), Some(log), Some(null)) = (fds.next(), fds.next(), fds.next()) else {
+        return Err(Failure { step: "receive the agent's descriptors".into(), errno: libc::EPROTO });
+    };
+    let mut layers: Vec<OwnedFd> = fds.collect();
+    let trees = layers.pop().map(|executable| Trees { layers, executable });
+    Ok((Handles { pod_api, log, null, agent_groups: Vec::new(), tool_groups: Vec::new() }, trees))
+}
+
+/// Moves descriptors to where they are in nobody's way.
+fn own(fds: Vec<OwnedFd>) -> Result<Vec<OwnedFd>, Failure> {
+    let moved: rustix::io::Result<_> =
+        fds.into_iter().map(|fd| fcntl_dupfd_cloexec(fd, OWN_FDS_FROM)).collect();
+    moved.map_err(|e| Failure::at("place a descriptor")(e.into()))
 }
 
 /// The pod's first process, in a later life.
@@ -216,15 +313,21 @@ fn next_start(plan: &Plan, handles: &Handles, parent: &OwnedFd) -> Result<(), Fa
     die_with_the_holder()?;
     note(parent)?;
     proc::mount_at("/proc", None)?;
-    let proc = mounts::open_proc()?;
+    let proc = open("/proc".as_ref(), OFlags::RDONLY | OFlags::DIRECTORY)?;
     rustix::process::chdir("/workspace").map_err(|e| Failure::at("enter the workspace")(e.into()))?;
-    sys::send_with_fds(parent.as_fd(), b"proc", &[proc.as_fd()])
-        .map_err(Failure::at("speak to the holder"))?;
-    drop(proc);
-    execute_agent(plan, handles)
+    execute_agent(plan, handles, || {
+        sys::send_with_fds(parent.as_fd(), b"proc", &[proc.as_fd()])
+            .map_err(Failure::at("speak to the holder"))
+    })
 }
 
-fn execute_agent(plan: &Plan, handles: &Handles) -> Result<(), Failure> {
+/// Becomes the agent. `stand` is called as the agent's user with the agent's privileges, when nothing is left but to
+/// execute the program.
+fn execute_agent(
+    plan: &Plan,
+    handles: &Handles,
+    stand: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut environment = plan.environment.clone();
     if plan.make.users.base().is_some() {
         environment.push((AGENT_TOOL_UID_VARIABLE.into(), "0".into()));
@@ -256,6 +359,7 @@ fn execute_agent(plan: &Plan, handles: &Handles) -> Result<(), Failure> {
     privileges::become_agent(plan.make.users)?;
     // Becoming another user cleared it.
     die_with_the_holder()?;
+    stand()?;
     Err(Failure::at("start the agent")(sys::execute(&program, &arguments, &environment)))
 }
 
@@ -340,7 +444,7 @@ fn note(from: &OwnedFd) -> Result<(Vec<u8>, Vec<OwnedFd>), Failure> {
 }
 
 /// Waits until the child's program was replaced.
-fn started(child: &OwnedFd) -> Result<(), Failure> {
+pub fn started(child: &OwnedFd) -> Result<(), Failure> {
     match note(child) {
         Err(Failure { errno: libc::ESRCH, .. }) => Ok(()),
         Err(failure) => Err(failure),

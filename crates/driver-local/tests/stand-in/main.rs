@@ -30,7 +30,7 @@ use rustix::{
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next().as_ref().and_then(|name| name.to_str()) {
-        Some("holder") => freehold_driver_local::holder::main(arguments),
+        Some("launcher") => freehold_driver_local::launcher::main(arguments),
         Some("agent") => agent(arguments),
         Some("driver") => driver(arguments),
         Some("hog") => hog::hog(arguments),

@@ -317,6 +317,17 @@ impl Proxy {
 
     /// A TLS client inside the pod, which trusts the platform CA alone.
     pub fn tls_client(&self, alpn: &[u8]) -> TlsConnector {
+        TlsConnector::from(Arc::new(self.tls_config(alpn)))
+    }
+
+    /// The same that does not say which host it means.
+    pub fn tls_client_without_sni(&self) -> TlsConnector {
+        let mut config = self.tls_config(b"http/1.1");
+        config.enable_sni = false;
+        TlsConnector::from(Arc::new(config))
+    }
+
+    fn tls_config(&self, alpn: &[u8]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.handle.ca_pem().as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -326,7 +337,7 @@ impl Proxy {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![alpn.to_vec()];
-        TlsConnector::from(Arc::new(config))
+        config
     }
 
     pub async fn tls(&self, stream: TcpStream, sni: &str, alpn: &[u8]) -> TlsStream<TcpStream> {

@@ -2,12 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails by panicking")]
 
+mod attacks;
+mod attacks_http2;
 mod audit;
 mod credentials;
 mod curl;
 mod decisions;
 mod dns;
 mod harness;
+mod masking;
 mod namespace;
 mod pods;
 mod resolver;

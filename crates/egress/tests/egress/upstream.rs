@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
 use hyper::{
     body::{Frame, Incoming},
@@ -88,6 +88,38 @@ impl Upstream {
         Self { address, ca_pem, seen, connections, events }
     }
 
+    /// A server over TLS that answers each connection's first request with these bytes, whatever they are, and closes;
+    /// with `hold` it keeps the connection open instead, without another byte.
+    pub async fn scripted(answer: impl Into<Bytes>, hold: bool) -> Self {
+        let (ca_pem, tls) = certificates(Speaks::Http1);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (answer, connections) = (answer.into(), Arc::<AtomicUsize>::default());
+        let counter = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::SeqCst);
+                let (tls, answer) = (tls.clone(), answer.clone());
+                tokio::spawn(async move {
+                    let Ok(mut stream) = tls.accept(stream).await else { return };
+                    let mut head = Vec::new();
+                    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                        if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                            return;
+                        }
+                    }
+                    let _ = stream.write_all(&answer).await;
+                    let _ = stream.flush().await;
+                    if hold {
+                        let _ = stream.read_to_end(&mut head).await;
+                    }
+                    let _ = stream.shutdown().await;
+                });
+            }
+        });
+        Self { address, ca_pem, seen: Arc::default(), connections, events: mpsc::channel(1).0 }
+    }
+
     pub fn last(&self) -> Seen {
         self.seen.lock().unwrap().last().expect("no request came").clone()
     }
@@ -158,9 +190,14 @@ impl Server {
             body: body.to_bytes(),
         };
         let echoed = seen.body.clone();
+        let reflected = seen.headers.get("x-reflect").map(|size| size.to_str().unwrap().parse().unwrap());
+        let headers = seen.headers.clone();
         self.seen.lock().unwrap().push(seen);
         if let Some(upgrade) = upgrade {
             return echo_upgraded(upgrade);
+        }
+        if let Some(size) = reflected {
+            return reflect(&headers, &echoed, size);
         }
         match target.split('?').next().unwrap() {
             "/events" => {
@@ -187,6 +224,28 @@ impl Server {
             }
         }
     }
+}
+
+/// A refusal that repeats the request's headers and body, as some servers do: in the body in pieces of `size` bytes, in
+/// headers and in trailers.
+fn reflect(headers: &HeaderMap, body: &[u8], size: usize) -> Response<Body> {
+    let key = headers.get("x-api-key").or_else(|| headers.get(header::AUTHORIZATION)).unwrap();
+    let mut text = Vec::new();
+    for (name, value) in headers {
+        text.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\n"].concat());
+    }
+    text.extend(body);
+    let mut frames: Vec<_> =
+        text.chunks(size).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
+    frames
+        .push(Ok(Frame::trailers(HeaderMap::from_iter([(HeaderName::from_static("x-echo"), key.clone())]))));
+    Response::builder()
+        .status(StatusCode::UNAUTHORIZED)
+        .header(header::LOCATION, key)
+        .header(header::SET_COOKIE, key)
+        .header(header::TRAILER, "x-echo")
+        .body(BodyExt::boxed(StreamBody::new(tokio_stream::iter(frames))))
+        .unwrap()
 }
 
 fn echo_upgraded(upgrade: hyper::upgrade::OnUpgrade) -> Response<Body> {

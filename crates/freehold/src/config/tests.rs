@@ -28,6 +28,22 @@ fn a_flag_beats_the_file_and_each_value_tells_its_source() {
 }
 
 #[test]
+fn name_servers_are_addresses_with_ports_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |list: &str| {
+        let text = format!("[egress]\nname_servers = [{list}]\n");
+        std::fs::write(dir.path().join("server.toml"), text).unwrap();
+        load(&Flags::default(), &home(dir.path()))
+    };
+    let loaded = write("\"10.0.0.53:53\", \"[2001:db8::53]:5353\"").unwrap();
+    let expected = ["10.0.0.53:53", "[2001:db8::53]:5353"].map(|at| at.parse::<SocketAddr>().unwrap());
+    assert_eq!(loaded.config.egress.name_servers, expected);
+    let shown = loaded.show().unwrap();
+    assert!(shown.contains("egress.name_servers = [\"10.0.0.53:53\", \"[2001:db8::53]:5353\"]"), "{shown}");
+    assert!(format!("{:#}", write("\"10.0.0.53\"").unwrap_err()).contains("egress.name_servers"));
+}
+
+#[test]
 fn an_unknown_key_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("server.toml"), "[server]\nlisten_on = \"127.0.0.1:1\"\n").unwrap();
@@ -54,6 +70,19 @@ fn what_is_shown_is_toml_that_can_be_pasted() {
 }
 
 #[test]
+fn paths_of_a_file_begin_at_its_folder_and_those_of_a_flag_at_the_present_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "[server]\ndata_dir = \"data\"\n[pod]\nroot = \"root\"\n[egress]\nextra_roots = [\"ca.pem\", \"/etc/own.pem\"]\n";
+    std::fs::write(dir.path().join("server.toml"), text).unwrap();
+    let config = load(&Flags::default(), &home(dir.path())).unwrap().config;
+    assert_eq!(config.server.data_dir, dir.path().join("data"));
+    assert_eq!(config.pod.root, Some(dir.path().join("root")));
+    assert_eq!(config.egress.extra_roots, [dir.path().join("ca.pem"), "/etc/own.pem".into()]);
+    let flags = Flags { data_dir: Some("data".into()), ..Flags::default() };
+    assert_eq!(load(&flags, &home(dir.path())).unwrap().config.server.data_dir, Path::new("data"));
+}
+
+#[test]
 fn a_missing_file_that_was_named_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let flags = Flags { config: Some(dir.path().join("nowhere.toml")), ..Flags::default() };
@@ -70,16 +99,7 @@ fn the_database_password_is_not_shown() {
 #[test]
 fn every_key_is_described_in_the_document() {
     let document = include_str!("../../../../docs/configuration.md");
-    let config = Config {
-        server: Server {
-            database_url: Some(String::new()),
-            public_url: Some(String::new()),
-            ..Server::default()
-        },
-        pod: Pod { root: Some("/".into()), ..Pod::default() },
-        ..Config::default()
-    };
-    for (section, keys) in toml::Table::try_from(config).unwrap() {
+    for (section, keys) in toml::Table::try_from(Config::with_every_key()).unwrap() {
         for key in keys.as_table().unwrap().keys() {
             let row = format!("| `{section}.{key}` |");
             assert!(document.contains(&row), "docs/configuration.md has no line for `{section}.{key}`");

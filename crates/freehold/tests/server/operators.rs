@@ -5,16 +5,21 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     process::{Command, Output},
+    time::Duration,
 };
 
-use freehold_client::Client;
+use freehold_client::{ActivityScope, Client};
 use freehold_model::{task, workspace::Phase};
 use freehold_testkit::postgresql::Database;
+use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::support::{World, from};
 
 const SCENARIO: &str = include_str!("scenarios/errand.yaml");
+
+/// How long a stream may go on after its caller's token was revoked.
+const STREAM_ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Requests that are sent at once.
 const AT_ONCE: usize = 200;
@@ -56,11 +61,42 @@ async fn members_made_beside_a_running_server_reach_what_is_their_own() {
         assert_eq!(error.api().unwrap().code, "workspace_not_visible");
     }
     let listed = printed(&world.run(&["member", "list"]).await);
-    for email in ["owner@localhost", "ann@example.test", "bob@example.test"] {
+    assert!(listed.starts_with("ID  "), "{listed}");
+    let json = printed(&world.run(&["member", "list", "--output", "json"]).await);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    for (member, email) in
+        json.as_array().unwrap().iter().zip(["owner@localhost", "ann@example.test", "bob@example.test"])
+    {
         assert!(listed.contains(email), "{listed}");
+        assert_eq!(member["email"], email);
     }
     let twice = world.run(&["member", "add", "ann@example.test"]).await;
     assert!(!twice.status.success(), "nobody is a member twice");
+}
+
+#[tokio::test]
+async fn a_personal_token_that_is_revoked_beside_a_running_server_is_refused_at_once_and_its_streams_end() {
+    let world = World::start(SCENARIO).await;
+    let (ann, bob) = (member(&world, "ann@example.test").await, member(&world, "bob@example.test").await);
+    // Remembered by the server, and listening.
+    ann.me_session_view().await.unwrap();
+    let mut stream = ann.activity_stream(ActivityScope::Organization, None).await.unwrap();
+    let listed =
+        printed(&world.run(&["member", "token", "list", "ann@example.test", "--output", "json"]).await);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["label"]), (1, &json!("test")));
+    let id = listed[0]["id"].as_str().unwrap();
+    let revoked = printed(&world.run(&["member", "token", "revoke", id]).await);
+    assert!(revoked.contains(id), "{revoked}");
+    assert_eq!(ann.me_session_view().await.err().unwrap().api().unwrap().status, 401);
+    // The client opens the stream again when the server ends it, and is refused.
+    let ended = tokio::time::timeout(STREAM_ENDS_WITHIN, stream.next()).await.expect("the stream goes on");
+    assert_eq!(ended.unwrap().err().unwrap().api().unwrap().status, 401);
+    bob.me_session_view().await.unwrap();
+    let again = world.run(&["member", "token", "revoke", id]).await;
+    assert!(!again.status.success(), "it is revoked already");
+    let listed = printed(&world.run(&["member", "token", "list"]).await);
+    assert!(listed.contains("bob@example.test") && !listed.contains("ann@example.test"), "{listed}");
 }
 
 #[tokio::test]
@@ -78,6 +114,27 @@ async fn a_second_server_on_one_data_directory_is_refused() {
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(said.contains("another server uses"), "{said}");
     assert_eq!(world.client.health_view().await.unwrap().into_value().status, "ok");
+}
+
+#[tokio::test]
+async fn a_second_server_on_one_database_is_refused_until_the_first_is_gone() {
+    let database = Database::create().unwrap();
+    let setting = format!("database_url = \"{}\"", database.url());
+    let mut world = World::with(SCENARIO, &setting).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let elsewhere = elsewhere.path().join("data").display().to_string();
+    let second = world.run(&["server", "--data-dir", &elsewhere]).await;
+    assert!(!second.status.success());
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains("another server works on this database"), "{said}");
+    // It changed nothing under the first.
+    let role = world.role("").await;
+    let done = world.task(&role, "say hello").await;
+    world.task_phase(done.workspace_id, done.task_id, task::Phase::Completed).await;
+    world.kill_server();
+    world.start_server().await;
+    let next = world.next_task(done.workspace_id, "say hello").await;
+    world.task_phase(done.workspace_id, next.task_id, task::Phase::Completed).await;
 }
 
 #[tokio::test]
@@ -141,7 +198,7 @@ async fn two_hundred_cancels_at_once_cancel_the_task_once() {
 #[tokio::test]
 async fn a_server_on_postgresql_runs_an_errand_and_is_killed_in_a_task() {
     let database = Database::create().unwrap();
-    let mut world = World::with(SCENARIO, &format!("database_url = \"{}\"", database.url())).await;
+    let mut world = World::with(SCENARIO, &format!("server.database_url = \"{}\"", database.url())).await;
     let role = world.role("").await;
     let submitted = world.task(&role, "count to four").await;
     world

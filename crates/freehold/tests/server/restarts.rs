@@ -4,8 +4,10 @@ use std::{fs, time::Duration};
 
 use freehold_model::{task, workspace::Phase};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use crate::support::World;
+use crate::support::{World, from};
 
 const SCENARIO: &str = include_str!("scenarios/errand.yaml");
 
@@ -36,6 +38,48 @@ async fn a_server_killed_at_any_step_ends_the_task_once_when_it_is_back() {
         assert_eq!((of("task_started"), of("task_completed")), (1, 1), "killed after {kill_after_ms} ms");
         assert_eq!(of("tool_started"), of("tool_completed"));
     }
+}
+
+#[tokio::test]
+async fn an_upload_that_a_killed_server_was_taking_in_leaves_nothing_and_whole_ones_stay() {
+    let mut world = World::start(SCENARIO).await;
+    let role = world.role("").await;
+    let file = world.data().join("..").join("input.csv");
+    fs::write(&file, vec![b'x'; 100_000]).unwrap();
+    let body = from(json!({"role_id": role.id, "description": "say hello"}));
+    let submitted = world.client.task_create(&body, &[file]).await.unwrap().into_value();
+    let folder = world.data().join("uploads/uploads");
+    let names = || -> Vec<String> {
+        let entries = fs::read_dir(&folder).unwrap().flatten();
+        entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
+    };
+    let whole = names();
+    assert_eq!((whole.len(), whole[0].contains('#')), (1, false), "{whole:?}");
+    // Announces more than it sends.
+    let mut stream = TcpStream::connect(world.url.strip_prefix("http://").unwrap()).await.unwrap();
+    let key = fs::read_to_string(world.data().join("owner.key")).unwrap();
+    let head = format!(
+        "POST /v1/workspaces/{}/tasks HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: 50000000\r\n\
+         content-type: multipart/form-data; boundary=b\r\n\r\n--b\r\ncontent-disposition: form-data; name=\"file\"; \
+         filename=\"big\"\r\n\r\n",
+        submitted.workspace_id,
+        key.trim()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b'y'; 20_000_000]).await.unwrap();
+    let staged = async || names().iter().any(|name| name.contains('#')).then_some(());
+    world.until("the upload is staged", staged).await;
+    world.kill_server();
+    assert!(names().iter().any(|name| name.contains('#')), "{:?}", names());
+    // Not what an upload leaves, whoever put it there.
+    fs::write(folder.join("note#1"), "mine").unwrap();
+    world.start_server().await;
+    let mut left = names();
+    left.retain(|name| name != "note#1");
+    assert_eq!(left, whole);
+    world.task_phase(submitted.workspace_id, submitted.task_id, task::Phase::Completed).await;
+    let path = format!("wc -c < /data/uploads/{}/input.csv", submitted.task_id);
+    assert_eq!(world.sh(submitted.workspace_id, &path).await.1.trim(), "100000");
 }
 
 #[tokio::test]

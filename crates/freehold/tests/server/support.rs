@@ -10,7 +10,7 @@ use std::{
 };
 
 use freehold_client::{
-    Client, ExecEvent, Key,
+    Client, ExecEvent, ExecStream, Key,
     api::{
         credential::CredentialCreate,
         provider::ProviderCreate,
@@ -56,8 +56,17 @@ impl World {
         Self::with(scenario, "").await
     }
 
-    /// As [`Self::start`], with further lines of the configuration's section `[server]`.
-    pub async fn with(scenario: &str, server: &str) -> Self {
+    /// As [`Self::start`], with further lines of the configuration, such as `server.public_url = "..."`.
+    pub async fn with(scenario: &str, settings: &str) -> Self {
+        Self::configured(scenario, settings, "info,freehold_store=warn").await
+    }
+
+    /// As [`Self::start`], with another filter of the log.
+    pub async fn logging(scenario: &str, filter: &str) -> Self {
+        Self::configured(scenario, "", filter).await
+    }
+
+    async fn configured(scenario: &str, settings: &str, filter: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("freehold-e2e-").tempdir().unwrap();
         let authority = Authority::new().unwrap();
         fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
@@ -68,10 +77,11 @@ impl World {
         let address = model.address();
         let (facts, facts_address) = facts(&authority).await;
         let config = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\ndata_dir = \"{dir}/data\"\n{server}\n\
-             [egress]\nextra_roots = [\"{dir}/ca.pem\"]\n\
-             [egress.hosts]\n\"{MODEL_DOMAIN}\" = \"{address}\"\n\"facts.freehold.test\" = \"{facts_address}\"\n\
-             [log]\nfilter = \"info,freehold_store=warn\"\n",
+            "server.listen = \"127.0.0.1:0\"\nserver.data_dir = \"{dir}/data\"\n\
+             egress.extra_roots = [\"{dir}/ca.pem\"]\n\
+             egress.hosts.\"{MODEL_DOMAIN}\" = \"{address}\"\n\
+             egress.hosts.\"facts.freehold.test\" = \"{facts_address}\"\n\
+             log.filter = \"{filter}\"\n{settings}\n",
             dir = dir.path().display(),
         );
         fs::write(dir.path().join("server.toml"), config).unwrap();
@@ -152,7 +162,7 @@ impl World {
         self.dir.path().join("data")
     }
 
-    fn log(&self) -> PathBuf {
+    pub fn log(&self) -> PathBuf {
         self.dir.path().join("server.log")
     }
 
@@ -254,6 +264,20 @@ impl World {
                 ExecEvent::Ended { exit_code, .. } => {
                     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
                     return (exit_code, text(stdout), text(stderr));
+                }
+            }
+        }
+    }
+
+    /// How a command ended, and what it said on standard error.
+    pub async fn ended(mut stream: ExecStream) -> (i32, String) {
+        let mut stderr = Vec::new();
+        loop {
+            match stream.next().await.unwrap() {
+                ExecEvent::Stdout(_) => {}
+                ExecEvent::Stderr(data) => stderr.extend_from_slice(&data),
+                ExecEvent::Ended { exit_code, .. } => {
+                    return (exit_code, String::from_utf8_lossy(&stderr).into_owned());
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! A task from its submission to its end, as the public API shows it.
 
+use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::PathBuf};
+
 use freehold_client::ActivityScope;
 use freehold_model::{session, task, workspace::Phase};
 use futures::StreamExt;
@@ -116,13 +118,39 @@ async fn files_that_come_with_a_task_are_there_before_it_begins() {
     let world = World::start(SCENARIO).await;
     let role = world.role("").await;
     let file = world.data().join("..").join("input.csv");
-    std::fs::write(&file, vec![b'x'; 1_500_000]).unwrap();
+    fs::write(&file, vec![b'x'; 1_500_000]).unwrap();
     let body = from(json!({"role_id": role.id, "description": "say hello"}));
     let submitted = world.client.task_create(&body, &[file]).await.unwrap().into_value();
     world.task_phase(submitted.workspace_id, submitted.task_id, task::Phase::Completed).await;
     let path = format!("/data/uploads/{}/input.csv", submitted.task_id);
     let (code, stdout, stderr) = world.sh(submitted.workspace_id, &format!("wc -c < {path}")).await;
     assert_eq!((code, stdout.trim()), (0, "1500000"), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_file_keeps_its_name_or_is_refused() {
+    let world = World::start(SCENARIO).await;
+    let role = world.role("").await;
+    let dir = tempfile::tempdir().unwrap();
+    let body = from(json!({"role_id": role.id, "description": "say hello"}));
+    let odd: PathBuf = dir.path().join(OsStr::from_bytes(b"odd\xff.csv"));
+    for bad in [dir.path().join("gpj\u{202e}exe.sh"), dir.path().join("a\u{1b}[2Jb"), odd] {
+        fs::write(&bad, "x").unwrap();
+        let error = world.client.task_create(&body, std::slice::from_ref(&bad)).await.err().unwrap();
+        assert!(error.api().is_none_or(|api| api.status == 400), "{error}");
+    }
+    let names = ["ä ö.csv", "with \"quotes\" and %41.txt", "\u{5e9}\u{5dc}.txt"];
+    let files: Vec<PathBuf> = names.iter().map(|name| dir.path().join(name)).collect();
+    files.iter().for_each(|file| fs::write(file, "x").unwrap());
+    let submitted = world.client.task_create(&body, &files).await.unwrap().into_value();
+    world.task_phase(submitted.workspace_id, submitted.task_id, task::Phase::Completed).await;
+    let list = format!("cd /data/uploads/{} && for f in *; do echo \"$f\"; done", submitted.task_id);
+    let (_, listed, _) = world.sh(submitted.workspace_id, &list).await;
+    let mut listed: Vec<&str> = listed.lines().collect();
+    listed.sort_unstable();
+    let mut names = names;
+    names.sort_unstable();
+    assert_eq!(listed, names);
 }
 
 #[tokio::test]
@@ -183,8 +211,8 @@ async fn each_retry_of_the_model_is_a_row() {
     assert!(retries[2]["error"].as_str().unwrap().contains("not available"), "{retries:#?}");
 }
 
-fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+fn walk(dir: &std::path::Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     entries
         .flatten()
         .flat_map(|entry| {

@@ -58,6 +58,41 @@ async fn a_child_of_the_agent_reaches_neither_its_memory_nor_its_connection() {
 }
 
 #[tokio::test]
+async fn allowed_names_are_resolved_by_the_name_servers_of_the_configuration() {
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let settings = format!("egress.name_servers = [\"{}\"]", socket.local_addr().unwrap());
+    let world = World::with(SCENARIO, &settings).await;
+    let (asked, mut questions) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut packet = [0; 512];
+        while let Ok((length, peer)) = socket.recv_from(&mut packet).await {
+            let _ = asked.send(packet[..length].to_vec());
+            // The same packet as an answer: there is no such name.
+            packet[2..4].copy_from_slice(&[0x81, 0x83]);
+            socket.send_to(&packet[..length], peer).await.unwrap();
+        }
+    });
+    let caps = "
+- name: elsewhere
+  type: http
+  allow:
+    - { domains: [elsewhere.test], methods: [GET], allow_insecure: true }
+";
+    let role = world.role(caps).await;
+    let workspace = world.workspace(&role).await;
+    let script = r#"perl -MIO::Socket::INET -e '
+        my $s = IO::Socket::INET->new(PeerAddr => "elsewhere.test:80", Timeout => 10) or die "connect: $@";
+        print $s "GET / HTTP/1.1\r\nHost: elsewhere.test\r\nConnection: close\r\n\r\n"; print <$s>;'"#;
+    let (_, stdout, stderr) = world.sh(workspace.id, script).await;
+    assert!(
+        stdout.starts_with("HTTP/1.1 502") && stdout.contains("upstream_unresolved"),
+        "{stdout} {stderr}"
+    );
+    let question = questions.recv().await.unwrap();
+    assert!(question.windows(16).any(|name| name == b"\x09elsewhere\x04test\0"), "{question:?}");
+}
+
+#[tokio::test]
 async fn a_request_without_a_rule_is_refused_by_name_and_reason() {
     let world = World::start(SCENARIO).await;
     let role = world.role("").await;

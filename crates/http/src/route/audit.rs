@@ -55,16 +55,16 @@ async fn workspace_audit_list(mut call: Call) -> Result<Response, Failure> {
     respond(&call, limit, rows)
 }
 
-async fn workspace_activity_stream(call: Call) -> Result<Response, Failure> {
+async fn workspace_activity_stream(mut call: Call) -> Result<Response, Failure> {
     let after = sse::last_event_id(&call)?;
     let listener = call.app().activity_listen(call.actor()?, Some(id(&call)?), after).await?;
-    Ok(sse::respond(&call, listener))
+    Ok(sse::respond(&mut call, listener))
 }
 
-async fn activity_stream(call: Call) -> Result<Response, Failure> {
+async fn activity_stream(mut call: Call) -> Result<Response, Failure> {
     let after = sse::last_event_id(&call)?;
     let listener = call.app().activity_listen(call.actor()?, None, after).await?;
-    Ok(sse::respond(&call, listener))
+    Ok(sse::respond(&mut call, listener))
 }
 
 fn respond(call: &Call, limit: u32, rows: Vec<AuditRow>) -> Result<Response, Failure> {

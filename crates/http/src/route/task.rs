@@ -93,7 +93,9 @@ async fn read<T: DeserializeOwned>(
     let body = body.get_mut().unwrap_or_else(PoisonError::into_inner);
     let (boundary, body) = (std::mem::take(boundary), std::mem::replace(body, Body::empty()));
     let schema = body_schema(call.operation).unwrap_or_default();
-    let mut form = multipart::read(&call.shared.document, &schema, boundary, body, files).await?;
+    let silence_max = call.shared.options.upload_silence_max;
+    let mut form =
+        multipart::read(&call.shared.document, &schema, boundary, body, silence_max, files).await?;
     drop_read_only(&mut form.fields, call.operation);
     let once = call.once_for(form.hash, wire::task_submitted)?;
     Ok((typed(form.fields)?, once))

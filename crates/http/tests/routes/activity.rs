@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use freehold_api::error::ErrorCode;
+use freehold_app::stream::LISTENERS_PER_CALLER_MAX;
 use freehold_http::Options;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
@@ -183,8 +184,11 @@ async fn own_narrows_a_stream_to_workspaces_the_caller_created() {
 
 #[tokio::test]
 async fn a_stream_shows_that_it_lives_and_ends_by_itself() {
-    let options =
-        Options { sse_heartbeat: Duration::from_millis(20), sse_duration_max: Duration::from_millis(200) };
+    let options = Options {
+        sse_heartbeat: Duration::from_millis(20),
+        sse_duration_max: Duration::from_millis(200),
+        ..Options::default()
+    };
     let context = Context::with(options).await;
     let mut events = Events::open(&context, "/v1/activity/stream", &context.owner, None).await;
     assert_eq!(events.block().await, Some(Block::Comment(" heartbeat".into())));
@@ -266,4 +270,39 @@ async fn a_stopping_server_ends_its_streams_and_then_itself() {
     context.stop.notify_one();
     assert_eq!(events.block().await, None);
     tokio::time::timeout(EVENT_TIME_MAX, context.served).await.expect("it goes on").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_ends_at_once_when_its_key_is_revoked_and_no_other_does() {
+    let context = Context::new().await;
+    let (id, key) = context.key("read_only").await;
+    let (_, other) = context.key("read_only").await;
+    let mut revoked = Events::open(&context, "/v1/activity/stream", &key, None).await;
+    let mut goes_on = Events::open(&context, "/v1/activity/stream", &other, None).await;
+    context.delete(&format!("/v1/api-keys/{id}"), &context.owner).await.ok();
+    assert_eq!(revoked.block().await, None);
+    context.role().await;
+    context.workspace(&context.owner).await;
+    goes_on.event().await;
+}
+
+#[tokio::test]
+async fn one_caller_has_a_limit_of_streams_and_others_are_not_in_its_way() {
+    let context = Context::new().await;
+    let (_, greedy) = context.key("read_only").await;
+    let open = futures::future::join_all((0..LISTENERS_PER_CALLER_MAX).map(|_| {
+        let greedy = &greedy;
+        let context = &context;
+        async move { Events::open(context, "/v1/activity/stream", greedy, None).await }
+    }));
+    let mut open = open.await;
+    context.get("/v1/activity/stream", &greedy).await.refused(ErrorCode::TooManyRequests);
+    Events::open(&context, "/v1/activity/stream", &context.ann, None).await;
+    // A stream that is closed gives its place back.
+    open.pop();
+    let deadline = tokio::time::Instant::now() + EVENT_TIME_MAX;
+    while context.request(Method::GET, "/v1/activity/stream", &greedy).send().await.unwrap().status() != 200 {
+        assert!(tokio::time::Instant::now() < deadline, "no place came back");
+        tokio::task::yield_now().await;
+    }
 }

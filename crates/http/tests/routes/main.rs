@@ -6,6 +6,7 @@
 mod activity;
 mod auth;
 mod config;
+mod connections;
 mod context;
 mod credentials;
 mod errors;

@@ -41,7 +41,7 @@ impl OrgRead<'_> {
     /// The sealed secret of a credential, as it was inserted.
     pub fn credential_sealed(&mut self, id: CredentialId) -> Result<Option<Vec<u8>>, Error> {
         let sql = "SELECT sealed FROM credentials WHERE organization_id = ?1 AND id = ?2";
-        self.query(sql, &[id.write()])?.pop().map(|mut row| row.get("credentials")).transpose()
+        Ok(self.query(sql, &[id.write()], |row| row.get("credentials"))?.pop())
     }
 }
 

@@ -34,8 +34,8 @@ impl OrgRead<'_> {
     ) -> Result<Option<IdempotencyRecord>, Error> {
         let sql = "SELECT actor, key, request_hash, response, expires_at FROM idempotency_keys
             WHERE organization_id = ?1 AND actor = ?2 AND key = ?3 AND expires_at > ?4";
-        let row = self.query(sql, &[column::text(actor), column::text(key), now.write()])?.pop();
-        row.map(|mut row| {
+        let values = [column::text(actor), column::text(key), now.write()];
+        let found = self.query(sql, &values, |row| {
             Ok(IdempotencyRecord {
                 actor: row.get(TABLE)?,
                 key: row.get(TABLE)?,
@@ -43,8 +43,8 @@ impl OrgRead<'_> {
                 response: row.get(TABLE)?,
                 expires_at: row.get(TABLE)?,
             })
-        })
-        .transpose()
+        })?;
+        Ok(found.into_iter().next())
     }
 }
 

@@ -31,6 +31,11 @@ impl OrgRead<'_> {
         self.select(&conditions.sql, &conditions.values)
     }
 
+    /// The personal token with this id, if it is in force.
+    pub fn personal_token_view(&mut self, id: TokenId) -> Result<Option<PersonalToken>, Error> {
+        self.find(" AND id = ?2 AND revoked_at IS NULL", &[id.write()])
+    }
+
     /// Personal tokens in force, oldest first, of one member or of all.
     pub fn personal_token_list(
         &mut self,

@@ -20,7 +20,7 @@ pub struct Organization {
 
 const TABLE: &str = "organizations";
 
-fn read(mut row: Row) -> Result<Organization, Error> {
+fn read(row: &mut Row<'_>) -> Result<Organization, Error> {
     Ok(Organization { id: row.get(TABLE)?, name: row.get(TABLE)?, created_at: row.get(TABLE)? })
 }
 
@@ -28,14 +28,14 @@ impl SystemRead<'_> {
     /// The organization with this name.
     pub fn organization_by_name(&mut self, name: &str) -> Result<Option<Organization>, Error> {
         let sql = "SELECT id, name, created_at FROM organizations WHERE name = ?1";
-        self.query(sql, &[column::text(name)])?.pop().map(read).transpose()
+        Ok(self.query(sql, &[column::text(name)], read)?.pop())
     }
 
     /// Organizations, oldest first.
     pub fn organization_list(&mut self, page: &Page<OrganizationId>) -> Result<Vec<Organization>, Error> {
         let sql = "SELECT id, name, created_at FROM organizations WHERE id > ?1 ORDER BY id LIMIT ?2";
         let after = page.after.as_ref().map_or_else(|| column::text(""), Column::write);
-        self.query(sql, &[after, page.limit()])?.into_iter().map(read).collect()
+        self.query(sql, &[after, page.limit()], read)
     }
 }
 

@@ -9,6 +9,9 @@ record!(Role in "roles" of organization_id; id, name, display_name, description,
     max_continuations, max_context_tokens, pool_policy, pool_size, pool_max_size, pack_ids, created_at, updated_at,
     archived_at);
 
+/// The constraint that a name given twice breaks.
+pub const ROLE_NAME_KEY: &str = "roles_organization_id_name_key";
+
 /// Which roles a list shows.
 #[derive(Debug, Clone, Default)]
 pub struct RoleFilter {
@@ -40,7 +43,7 @@ impl OrgRead<'_> {
 }
 
 impl OrgTx<'_> {
-    /// Inserts a role; a name that exists breaks `roles_organization_id_name_key`.
+    /// Inserts a role; a name that exists breaks [`ROLE_NAME_KEY`].
     pub fn role_insert(&mut self, role: &Role) -> Result<(), Error> {
         self.touch_configuration();
         self.insert(role)

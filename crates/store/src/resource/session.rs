@@ -86,7 +86,7 @@ impl OrgRead<'_> {
     pub fn session_count(&mut self, filter: &SessionFilter) -> Result<u64, Error> {
         let conditions = filter.conditions();
         let sql = format!("SELECT count(*) FROM sessions WHERE organization_id = ?1{}", conditions.sql);
-        self.query(&sql, &conditions.values)?.pop().map_or(Ok(0), |mut row| row.get("sessions"))
+        Ok(self.query(&sql, &conditions.values, |row| row.get("sessions"))?.pop().unwrap_or(0))
     }
 
     /// Events of a session with a sequence greater than `after_sequence` (0: from the beginning), in order.
@@ -103,15 +103,14 @@ impl OrgRead<'_> {
             "SELECT id, sequence, ts, context, payload FROM session_events WHERE organization_id = ?1{}",
             conditions.sql
         );
-        let rows = self.query(&sql, &conditions.values)?;
-        rows.into_iter().map(|row| read_event(session, row)).collect()
+        self.query(&sql, &conditions.values, |row| read_event(session, row))
     }
 
     /// The sequence of the last event of a session; 0 when it has none.
     pub fn session_last_sequence(&mut self, session: SessionId) -> Result<u64, Error> {
         let sql = "SELECT sequence FROM session_events WHERE organization_id = ?1 AND session_id = ?2
             ORDER BY sequence DESC LIMIT 1";
-        self.query(sql, &[session.write()])?.pop().map_or(Ok(0), |mut row| row.get(EVENTS))
+        Ok(self.query(sql, &[session.write()], |row| row.get(EVENTS))?.pop().unwrap_or(0))
     }
 }
 
@@ -142,8 +141,9 @@ impl OrgTx<'_> {
         for event in events {
             let known = "SELECT sequence FROM session_events
                 WHERE organization_id = ?1 AND session_id = ?2 AND id = ?3";
-            if let Some(mut row) = self.query(known, &[id.write(), event.id.write()])?.pop() {
-                committed.push(CommittedEvent { id: event.id, sequence: row.get(EVENTS)?, is_new: false });
+            let known = self.query(known, &[id.write(), event.id.write()], |row| row.get(EVENTS))?.pop();
+            if let Some(sequence) = known {
+                committed.push(CommittedEvent { id: event.id, sequence, is_new: false });
                 continue;
             }
             last += 1;
@@ -176,11 +176,11 @@ impl OrgTx<'_> {
             event.context.write(),
             event.payload.write(),
         ];
-        self.execute(sql, &values).map(drop)
+        self.send(sql, &values, EVENTS)
     }
 }
 
-fn read_event(session_id: SessionId, mut row: Row) -> Result<SessionEvent, Error> {
+fn read_event(session_id: SessionId, row: &mut Row<'_>) -> Result<SessionEvent, Error> {
     Ok(SessionEvent {
         session_id,
         id: row.get(EVENTS)?,

@@ -48,7 +48,7 @@ impl OrgRead<'_> {
     pub fn task_waiting_count(&mut self, workspace: WorkspaceId) -> Result<u64, Error> {
         // Spelled as in the index `tasks_submitted`.
         let sql = "SELECT count(*) FROM tasks WHERE organization_id = ?1 AND workspace_id = ?2 AND phase = 'submitted'";
-        self.query(sql, &[workspace.write()])?.pop().map_or(Ok(0), |mut row| row.get("tasks"))
+        Ok(self.query(sql, &[workspace.write()], |row| row.get("tasks"))?.pop().unwrap_or(0))
     }
 }
 
@@ -58,8 +58,8 @@ impl OrgTx<'_> {
         self.touch_workspace(task.workspace_id);
         let last = "SELECT ordinal FROM tasks WHERE organization_id = ?1 AND workspace_id = ?2
             ORDER BY ordinal DESC LIMIT 1";
-        let last = self.query(last, &[task.workspace_id.write()])?.pop();
-        let last: i64 = last.map_or(Ok(0), |mut row| row.get("tasks"))?;
+        let last = self.query(last, &[task.workspace_id.write()], |row| row.get("tasks"))?.pop();
+        let last: i64 = last.unwrap_or(0);
         self.insert_with(task, &[("ordinal", (last + 1).write())])
     }
 

@@ -19,6 +19,8 @@ mod signals;
 #[cfg(test)]
 mod tasks;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod transactions;
 
 /// Runs each test on both databases. The tests get a [`fixture::Fixture`] with one organization.

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use freehold_model::audit::{Category, EventType};
-use freehold_store::{Database, Error, Options, Store};
+use freehold_store::{ChainCheck, Database, Error, Options, Store};
 
 use crate::{
     fixture::{Fixture, audit_event},
@@ -64,6 +64,50 @@ on_both_databases! {
         assert!(matches!(late, Err(Error::Closed)), "{late:?}");
         fixture.store.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_has_one_owner_until_it_ends() {
+    let fixture = Fixture::postgresql().await;
+    let options = Options { owner: true, ..fixture.options.clone() };
+    let first = Store::open(&options).unwrap();
+    let refused = Store::open(&options);
+    assert!(matches!(refused, Err(Error::Owned)), "{refused:?}");
+    // Whoever does not want to own it works beside the owner.
+    let row = audit_event(fixture.organization, EventType::RoleCreated, Category::Audit);
+    fixture.write(move |tx| tx.audit_append(&row)).await;
+    first.close().await;
+    let opened: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| Store::open(&options))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let refused = opened.iter().filter(|store| matches!(store, Err(Error::Owned))).count();
+    assert_eq!((opened.iter().filter(|store| store.is_ok()).count(), refused), (1, 3), "{opened:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_lost_its_connection_does_not_write_until_it_is_the_owner_again() {
+    let fixture = Fixture::postgresql().await;
+    let options = Options { owner: true, ..fixture.options.clone() };
+    let first = Store::open(&options).unwrap();
+    fixture.tamper(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    );
+    let second = Store::open(&options).unwrap();
+    let organization = fixture.organization;
+    let append = |store: &Store| {
+        let row = audit_event(organization, EventType::RoleCreated, Category::Audit);
+        let store = store.clone();
+        async move { store.write(organization, move |tx| tx.audit_append(&row)).await }
+    };
+    let refused = append(&first).await;
+    assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+    append(&second).await.unwrap();
+    second.close().await;
+    append(&first).await.unwrap();
+    let check = first.audit_verify(organization).await.unwrap();
+    assert!(matches!(check, ChainCheck::Intact { seq: 2, .. }), "{check:?}");
 }
 
 #[tokio::test]

@@ -46,6 +46,7 @@ const TIERS: &[(&str, Tier)] = &[
     ("freehold", Binary),
     ("freehold-testkit", Tool),
     ("freehold-bench", Tool),
+    ("freehold-fuzz", Tool),
     ("xtask", Tool),
 ];
 

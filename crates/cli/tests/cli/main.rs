@@ -2,10 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+mod hostile;
+mod support;
+
 use std::{
-    io::Write,
     path::Path,
-    process::ExitCode,
     sync::{Arc, Mutex},
 };
 
@@ -14,120 +15,13 @@ use axum::{
     body::Bytes,
     extract::Path as UrlPath,
     http::{HeaderMap, StatusCode},
-    response::{IntoResponse, Response},
+    response::IntoResponse,
     routing::{get, post},
 };
 use clap::{CommandFactory, Parser};
-use freehold_cli::{Environment, Scene, Verb, exit, run};
-use freehold_client::Key;
+use freehold_cli::exit;
 use serde_json::{Value, json};
-
-const ID: &str = "01933b5a000070008000000000000001";
-
-#[derive(Debug, Parser)]
-#[command(name = "freehold")]
-struct Freehold {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Captured {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// What a verb did.
-struct Ran {
-    code: u8,
-    out: String,
-    err: String,
-}
-
-struct Person {
-    url: Option<String>,
-    key: Option<&'static str>,
-    home: tempfile::TempDir,
-    stdin: Vec<u8>,
-    at_terminal: bool,
-    colour: bool,
-}
-
-impl Person {
-    fn new(url: &str) -> Self {
-        let home = tempfile::tempdir().unwrap();
-        Self {
-            url: Some(url.to_owned()),
-            key: Some("sk_test"),
-            home,
-            stdin: Vec::new(),
-            at_terminal: false,
-            colour: false,
-        }
-    }
-
-    async fn runs(&self, arguments: &[&str]) -> Ran {
-        let parsed = Freehold::try_parse_from(["freehold"].iter().chain(arguments)).unwrap();
-        let (out, err) = (Captured::default(), Captured::default());
-        let environment = Environment {
-            command: Freehold::command(),
-            scene: Scene { task: String::new() },
-            api_key: self.key.map(Key::new),
-            url: self.url.clone(),
-            anthropic_api_key: None,
-            openai_api_key: None,
-            config_dir: Some(self.home.path().to_owned()),
-            stdin_is_terminal: self.at_terminal,
-            stdout_colour: self.colour,
-            stderr_colour: self.colour,
-            streams: Mutex::new(Some(freehold_cli::Streams {
-                stdin: Box::new(std::io::Cursor::new(self.stdin.clone())),
-                stdout: Box::new(out.clone()),
-                stderr: Box::new(err.clone()),
-            })),
-        };
-        let code = run(parsed.verb, environment).await;
-        let code = (0..=u8::MAX).find(|number| ExitCode::from(*number) == code).unwrap();
-        Ran { code, out: out.text(), err: err.text() }
-    }
-}
-
-async fn serve(router: Router) -> Person {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    Person::new(&url)
-}
-
-fn error(status: u16, code: &str) -> Response {
-    let body = json!({"error": {"code": code, "message": "as scripted", "request_id": "7f"}});
-    (StatusCode::from_u16(status).unwrap(), Json(body)).into_response()
-}
-
-fn role() -> Value {
-    json!({
-        "id": format!("agent_{ID}"), "org_id": format!("org_{ID}"), "name": "coder", "provider_id": format!("provider_{ID}"),
-        "environment": "development", "pool_policy": "", "pack_ids": [], "created_at": "2026-01-01T00:00:00Z",
-        "updated_at": "2026-01-01T00:00:00Z", "capabilities": "- name: a\n  type: http\n",
-    })
-}
-
-fn me() -> Value {
-    json!({"user_id": format!("user_{ID}"), "org_id": format!("org_{ID}"), "email": "owner@example.com", "role": "owner",
-           "permissions": ["caps:write"], "memberships": []})
-}
+use support::{Freehold, ID, Person, error, me, role, serve};
 
 #[test]
 fn the_command_line_is_consistent_and_every_verb_shows_examples() {
@@ -189,10 +83,99 @@ async fn json_is_the_apis_answer_to_the_letter_and_a_table_is_for_people() {
     assert_eq!((ran.code, ran.out, ran.err.as_str()), (exit::OK, answer + "\n", ""));
     let ran = person.runs(&["role", "list"]).await;
     let expected = format!(
-        "NAME   ID                                      MODEL  ENVIRONMENT  STATE   CREATED\n\
-         coder  agent_{ID}  -      development  active  2026-01-01T00:00:00Z\n"
+        "NAME   ID                                      PROVIDER                                   MODEL  \
+         ENVIRONMENT  STATE   CREATED\n\
+         coder  agent_{ID}  provider_{ID}  -      development  active  2026-01-01T00:00:00Z\n"
     );
     assert_eq!((ran.code, ran.out), (exit::OK, expected));
+}
+
+#[tokio::test]
+async fn tables_name_what_ids_stand_for_and_json_does_not() {
+    let provider = json!({"id": format!("provider_{ID}"), "org_id": format!("org_{ID}"), "name": "claude", "kind": "anthropic",
+        "domain": "a.test", "config": {}, "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z"});
+    let workspace = json!({"id": format!("ws_{ID}"), "org_id": format!("org_{ID}"), "role_id": format!("agent_{ID}"),
+        "status": "idle", "pack_status": "current", "created_at": "2026-01-01T00:00:00Z",
+        "updated_at": "2026-01-01T00:00:00Z", "archived_at": null});
+    let (one, all) = (workspace.clone(), json!({"workspaces": [workspace]}));
+    let providers = json!({"providers": [provider.clone()]});
+    let router = Router::new()
+        .route("/v1/agent-roles", get(async || Json(json!({"agent_roles": [role()]}))))
+        .route("/v1/agent-roles/{id}", get(async || Json(role())))
+        .route("/v1/providers", get(async move || Json(providers)))
+        .route("/v1/providers/{id}", get(async move || Json(provider)))
+        .route("/v1/workspaces", get(async move || Json(all)))
+        .route("/v1/workspaces/{id}", get(async move || Json(one)));
+    let person = serve(router).await;
+    let listed = person.runs(&["workspace", "list"]).await.out;
+    assert!(listed.contains("idle    coder  "), "{listed}");
+    let listed = person.runs(&["role", "list"]).await.out;
+    assert!(listed.contains("  claude    -  "), "{listed}");
+    let shown = person.runs(&["workspace", "get", &format!("ws_{ID}")]).await.out;
+    assert!(shown.contains(&format!("role_id      agent_{ID} (coder)\n")), "{shown}");
+    let shown = person.runs(&["role", "get", "coder"]).await.out;
+    assert!(shown.contains(&format!("provider_id   provider_{ID} (claude)\n")), "{shown}");
+    let json = person.runs(&["workspace", "list", "--output", "json"]).await.out;
+    assert!(!json.contains("coder"), "{json}");
+}
+
+#[tokio::test]
+async fn without_the_right_to_see_roles_a_table_shows_their_ids() {
+    let workspace = json!({"id": format!("ws_{ID}"), "org_id": format!("org_{ID}"), "role_id": format!("agent_{ID}"),
+        "status": "idle", "pack_status": "current", "created_at": "2026-01-01T00:00:00Z",
+        "updated_at": "2026-01-01T00:00:00Z", "archived_at": null});
+    let router = Router::new()
+        .route("/v1/agent-roles", get(async || error(403, "permission_denied")))
+        .route("/v1/workspaces", get(async move || Json(json!({"workspaces": [workspace]}))));
+    let ran = serve(router).await.runs(&["workspace", "list"]).await;
+    assert_eq!((ran.code, ran.err.as_str()), (exit::OK, ""));
+    assert!(ran.out.contains(&format!("agent_{ID}")), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn flags_of_every_verb_stand_before_it_as_well_as_after() {
+    let mut person =
+        serve(Router::new().route("/v1/agent-roles", get(async || Json(json!({"agent_roles": []}))))).await;
+    let url = person.url.take().unwrap();
+    let joined = format!("--url={url}");
+    for arguments in [
+        vec!["--url", &url, "--output", "json", "role", "list"],
+        vec![&joined, "-o", "json", "role", "list"],
+        vec!["-ojson", "role", "--url", &url, "list"],
+        vec!["role", "list", "--url", &url, "--output=json"],
+    ] {
+        let ran = person.runs(&arguments).await;
+        assert_eq!(
+            (ran.code, ran.out.as_str()),
+            (exit::OK, "{\"agent_roles\":[]}\n"),
+            "{arguments:?} {}",
+            ran.err
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_key_on_the_command_line_is_warned_of_and_not_repeated() {
+    let mut person = serve(Router::new().route("/v1/me/session", get(async || Json(me())))).await;
+    person.key = None;
+    for verb in [["login"], ["whoami"]] {
+        let ran = person.runs(&[&["--key", "pt_on-the-line"], &verb[..]].concat()).await;
+        assert_eq!(ran.code, exit::OK, "{}", ran.err);
+        assert!(ran.err.contains("warning: other users"), "{}", ran.err);
+        assert!(!(ran.out + &ran.err).contains("pt_on-the-line"));
+    }
+}
+
+#[tokio::test]
+async fn a_task_named_without_its_workspace_is_told_how_to_be_found() {
+    let error = Freehold::try_parse_from(["freehold", "task", "get", &format!("task_{ID}")]).unwrap_err();
+    assert_eq!(error.exit_code(), i32::from(exit::USAGE));
+    let text = error.to_string();
+    assert!(text.contains(&format!("freehold task get WORKSPACE task_{ID}")), "{text}");
+    assert!(text.contains("freehold workspace list"), "{text}");
+    let ran = Person::new("http://127.0.0.1:1").runs(&["task", "get", &format!("ws_{ID}")]).await;
+    assert_eq!(ran.code, exit::USAGE);
+    assert!(ran.err.contains(&format!("hint: `freehold task list ws_{ID}`")), "{}", ran.err);
 }
 
 #[tokio::test]

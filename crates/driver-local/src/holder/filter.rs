@@ -1,0 +1,272 @@
+//! The filter of system calls for everything that runs in a pod.
+//!
+//! The kernel runs a new filter once for each of its 460 calls, to remember which are always allowed, and translates it to
+//! machine code; every program in a pod waits for that before it starts. So calls are looked up by halving (8 steps) and
+//! not along a list (60): 0.1 ms instead of 0.3.
+
+use std::{collections::BTreeMap, num::TryFromIntError};
+
+use libc::sock_filter;
+
+/// Calls that no program in a pod needs, and that reach into the kernel's depths.
+const DENIED: &[libc::c_long] = &[
+    libc::SYS_acct,
+    libc::SYS_add_key,
+    libc::SYS_bpf,
+    libc::SYS_clock_adjtime,
+    libc::SYS_clock_settime,
+    libc::SYS_delete_module,
+    libc::SYS_fanotify_init,
+    libc::SYS_finit_module,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_fspick,
+    libc::SYS_init_module,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
+    libc::SYS_kexec_file_load,
+    libc::SYS_kexec_load,
+    libc::SYS_keyctl,
+    libc::SYS_lookup_dcookie,
+    libc::SYS_mbind,
+    libc::SYS_migrate_pages,
+    libc::SYS_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_move_mount,
+    libc::SYS_move_pages,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_nfsservctl,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_open_tree,
+    libc::SYS_perf_event_open,
+    libc::SYS_pivot_root,
+    libc::SYS_process_madvise,
+    libc::SYS_quotactl,
+    libc::SYS_reboot,
+    libc::SYS_request_key,
+    libc::SYS_set_mempolicy,
+    libc::SYS_setns,
+    libc::SYS_settimeofday,
+    libc::SYS_swapoff,
+    libc::SYS_swapon,
+    libc::SYS_syslog,
+    libc::SYS_umount2,
+    libc::SYS_userfaultfd,
+    libc::SYS_vhangup,
+];
+
+/// Calls of x86 alone.
+#[cfg(target_arch = "x86_64")]
+const DENIED_HERE: &[libc::c_long] =
+    &[libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_modify_ldt, libc::SYS_uselib];
+#[cfg(not(target_arch = "x86_64"))]
+const DENIED_HERE: &[libc::c_long] = &[];
+
+/// Socket families that stay.
+const FAMILIES: &[i32] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+/// No new namespace of any kind.
+const NAMESPACES: i32 = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWCGROUP;
+/// Numbers from here on belong to x86's third ABI and would pass by the list above.
+const X32_CALLS: u32 = 0x4000_0000;
+
+/// The kernel's name for the way in which this architecture's calls are numbered.
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: u32 = 0xC000_003E;
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: u32 = 0xC000_00B7;
+#[cfg(target_arch = "riscv64")]
+const ARCHITECTURE: u32 = 0xC000_00F3;
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Allow,
+    /// Not permitted.
+    Refuse,
+    /// No such call: libraries then do without.
+    Absent,
+    /// Allowed unless the first argument, on all architectures we build for, has one of [`NAMESPACES`].
+    UnlessNamespace,
+    /// Allowed when the first argument is one of [`FAMILIES`].
+    IfFamily,
+}
+
+/// The program, for a little-endian machine.
+pub fn program() -> Result<Vec<sock_filter>, TryFromIntError> {
+    const NUMBER: u32 = 0;
+    const ARCHITECTURE_AT: u32 = 4;
+    let mut program = vec![
+        load(ARCHITECTURE_AT),
+        jump(libc::BPF_JEQ, ARCHITECTURE, 1, 0),
+        answer(libc::SECCOMP_RET_KILL_PROCESS),
+        load(NUMBER),
+    ];
+    program.extend(halve(&pieces()?)?);
+    Ok(program)
+}
+
+/// Answers by the number of the call: each holds from its number up to the next one's.
+fn pieces() -> Result<Vec<(u32, Answer)>, TryFromIntError> {
+    let mut answers = BTreeMap::new();
+    for call in DENIED.iter().chain(DENIED_HERE) {
+        answers.insert(u32::try_from(*call)?, Answer::Refuse);
+    }
+    // Its flags lie in memory, where no filter can read them.
+    answers.insert(u32::try_from(libc::SYS_clone3)?, Answer::Absent);
+    for (call, answer) in [
+        (libc::SYS_clone, Answer::UnlessNamespace),
+        (libc::SYS_unshare, Answer::UnlessNamespace),
+        (libc::SYS_socket, Answer::IfFamily),
+        (libc::SYS_socketpair, Answer::IfFamily),
+    ] {
+        answers.insert(u32::try_from(call)?, answer);
+    }
+    let mut pieces = vec![(0, Answer::Allow)];
+    for (call, answer) in answers {
+        // What came before may end where this begins.
+        pieces.pop_if(|(from, _)| *from == call);
+        pieces.extend([(call, answer), (call + 1, Answer::Allow)]);
+    }
+    pieces.push((X32_CALLS, Answer::Absent));
+    pieces.dedup_by_key(|(_, answer)| *answer);
+    Ok(pieces)
+}
+
+/// Instructions that find the piece of a number and answer.
+fn halve(pieces: &[(u32, Answer)]) -> Result<Vec<sock_filter>, TryFromIntError> {
+    let (lower, upper) = pieces.split_at(pieces.len() / 2);
+    match (lower, upper) {
+        ([], [(_, one), ..]) => Ok(leaf(*one)),
+        (_, [(from, _), ..]) => {
+            let (lower, upper) = (halve(lower)?, halve(upper)?);
+            let mut all = vec![jump(libc::BPF_JGE, *from, u8::try_from(lower.len())?, 0)];
+            all.extend(lower);
+            all.extend(upper);
+            Ok(all)
+        }
+        (_, []) => Ok(leaf(Answer::Refuse)),
+    }
+}
+
+fn leaf(what: Answer) -> Vec<sock_filter> {
+    /// The lower half of the first argument.
+    const ARGUMENT: u32 = 16;
+    let refuse = answer(libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned());
+    let allow = answer(libc::SECCOMP_RET_ALLOW);
+    match what {
+        Answer::Allow => vec![allow],
+        Answer::Refuse => vec![refuse],
+        Answer::Absent => vec![answer(libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned())],
+        Answer::UnlessNamespace => {
+            vec![load(ARGUMENT), jump(libc::BPF_JSET, NAMESPACES.cast_unsigned(), 1, 0), allow, refuse]
+        }
+        Answer::IfFamily => {
+            let mut all = vec![load(ARGUMENT)];
+            for family in FAMILIES {
+                all.extend([jump(libc::BPF_JEQ, family.cast_unsigned(), 0, 1), allow]);
+            }
+            all.push(refuse);
+            all
+        }
+    }
+}
+
+/// Loads a word of what the kernel tells of the call.
+fn load(at: u32) -> sock_filter {
+    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at, 0, 0)
+}
+
+/// Skips `yes` instructions when the loaded word compares to `with`, else `no`.
+fn jump(comparison: u32, with: u32, yes: u8, no: u8) -> sock_filter {
+    instruction(libc::BPF_JMP | comparison | libc::BPF_K, with, yes, no)
+}
+
+fn answer(value: u32) -> sock_filter {
+    instruction(libc::BPF_RET | libc::BPF_K, value, 0, 0)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the kernel's codes have eight bits")]
+fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code: code as u16, jt, jf, k }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+    const ABSENT: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
+
+    /// Runs the program as the kernel would.
+    fn run(program: &[sock_filter], architecture: u32, call: u32, argument: u32) -> u32 {
+        let (mut at, mut word) = (0, 0);
+        // Jumps go forward only.
+        for _ in 0..program.len() {
+            let sock_filter { code, jt, jf, k } = program[at];
+            let skip = |holds: bool| usize::from(if holds { jt } else { jf });
+            at += 1;
+            match code {
+                0x20 => word = [call, architecture, 0, 0, argument][usize::try_from(k).unwrap() / 4],
+                0x15 => at += skip(word == k),
+                0x35 => at += skip(word >= k),
+                0x45 => at += skip(word & k != 0),
+                0x06 => return k,
+                _ => panic!("{code:#x}"),
+            }
+        }
+        panic!("no answer");
+    }
+
+    fn number(call: libc::c_long) -> u32 {
+        u32::try_from(call).unwrap()
+    }
+
+    #[test]
+    fn every_call_is_answered_as_the_lists_say() {
+        let program = program().unwrap();
+        assert!(program.len() < 256, "{} instructions", program.len());
+        let conditional = [libc::SYS_clone, libc::SYS_unshare, libc::SYS_socket, libc::SYS_socketpair];
+        for call in (0..1024).filter(|call| !conditional.contains(call)) {
+            let expected = if DENIED.contains(&call) || DENIED_HERE.contains(&call) {
+                REFUSED
+            } else if call == libc::SYS_clone3 {
+                ABSENT
+            } else {
+                libc::SECCOMP_RET_ALLOW
+            };
+            assert_eq!(run(&program, ARCHITECTURE, number(call), 0), expected, "call {call}");
+        }
+        for call in [X32_CALLS, X32_CALLS + number(libc::SYS_mount), u32::MAX] {
+            assert_eq!(run(&program, ARCHITECTURE, call, 0), ABSENT, "call {call:#x}");
+        }
+        let other = ARCHITECTURE ^ 0x8000_0000;
+        assert_eq!(run(&program, other, 0, 0), libc::SECCOMP_RET_KILL_PROCESS);
+    }
+
+    #[test]
+    fn no_flag_of_a_namespace_and_no_other_family_passes() {
+        let program = program().unwrap();
+        for call in [libc::SYS_clone, libc::SYS_unshare].map(number) {
+            for bit in (0..32).map(|bit| 1 << bit) {
+                let expected =
+                    if NAMESPACES.cast_unsigned() & bit == 0 { libc::SECCOMP_RET_ALLOW } else { REFUSED };
+                assert_eq!(run(&program, ARCHITECTURE, call, bit), expected, "flag {bit:#x}");
+                assert_eq!(run(&program, ARCHITECTURE, call, u32::MAX ^ bit), REFUSED);
+            }
+        }
+        for call in [libc::SYS_socket, libc::SYS_socketpair].map(number) {
+            for family in 0..64 {
+                let expected = if FAMILIES.contains(&family) { libc::SECCOMP_RET_ALLOW } else { REFUSED };
+                assert_eq!(run(&program, ARCHITECTURE, call, family.cast_unsigned()), expected);
+            }
+        }
+    }
+}

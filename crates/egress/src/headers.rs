@@ -1,0 +1,182 @@
+//! Headers and trailers: what concerns one connection alone, or lets another request count than was decided on, stays
+//! behind.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, request::Parts};
+
+use crate::inject::KEY_HEADERS;
+
+/// Headers by which servers let another method, path or host count than those that were decided on.
+const OVERRIDES: &[&str] = &[
+    "forwarded",
+    "x-envoy-original-path",
+    "x-forwarded-host",
+    "x-forwarded-prefix",
+    "x-forwarded-server",
+    "x-forwarded-uri",
+    "x-host",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-uri",
+    "x-original-url",
+    "x-rewrite-url",
+];
+
+/// What no trailer may say, beside [`OVERRIDES`] and keys: a server that merges trailers into headers would take it for
+/// the head's, which was decided on without it.
+const HEAD_ONLY: &[&str] = &[
+    "cache-control",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "host",
+    "max-forwards",
+    "pragma",
+    "range",
+    "set-cookie",
+    "trailer",
+];
+
+/// Takes off what is for this hop alone. Returns whether the client asks for a WebSocket.
+pub(crate) fn prepare_headers(parts: &mut Parts) -> bool {
+    // With a body it is an ordinary request: the upgrade goes out without one, whatever length it would claim.
+    let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    let websocket = parts.version == Version::HTTP_11
+        && parts.method == Method::GET
+        && !framed.iter().any(|name| parts.headers.contains_key(name))
+        && parts
+            .headers
+            .get(header::UPGRADE)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    strip_hop_by_hop(&mut parts.headers);
+    // The host is written anew from the permit; the answer to an expectation was given when the body was asked for.
+    parts.headers.remove(header::HOST);
+    parts.headers.remove(header::EXPECT);
+    remove_where(&mut parts.headers, |name| OVERRIDES.contains(&name));
+    websocket
+}
+
+/// Removes the headers that concern one connection alone, those that `Connection` names included.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    const HOP_BY_HOP: [HeaderName; 7] = [
+        header::CONNECTION,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ];
+    let trailers = headers
+        .get_all(header::TE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")));
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in HOP_BY_HOP.iter().chain(&named).chain([&header::TE]) {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Takes off a request's trailers what could count in the place of its head.
+pub(crate) fn prepare_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    trailers.remove(header::TE);
+    remove_where(trailers, |name| {
+        OVERRIDES.contains(&name)
+            || HEAD_ONLY.contains(&name)
+            || name.starts_with("if-")
+            || name.starts_with("x-forwarded-")
+            || KEY_HEADERS.iter().any(|key| key == name)
+    });
+}
+
+/// Removes the headers of some names, given with `-` for `_`: gateways of the CGI kind take the one for the other.
+fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    let is_unwanted = |name: &&HeaderName| {
+        let name = name.as_str();
+        unwanted(&if name.contains('_') { Cow::from(name.replace('_', "-")) } else { name.into() })
+    };
+    let names: Vec<HeaderName> = headers.keys().filter(is_unwanted).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn parts(method: &str, headers: &[(&'static str, &'static str)]) -> Parts {
+        let mut request = Request::builder().method(method).uri("/a").version(Version::HTTP_11);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_request_with_a_body_is_no_upgrade() {
+        let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
+        let with = |more| [upgrade[0], upgrade[1], more];
+        assert!(prepare_headers(&mut parts("GET", &upgrade)));
+        assert!(!prepare_headers(&mut parts("POST", &upgrade)));
+        assert!(!prepare_headers(&mut parts("GET", &with(("content-length", "35")))));
+        assert!(!prepare_headers(&mut parts("GET", &with(("transfer-encoding", "chunked")))));
+    }
+
+    #[test]
+    fn headers_that_override_what_was_decided_on_stay_behind() {
+        let given = [
+            ("x-http-method-override", "DELETE"),
+            ("x_http_method_override", "DELETE"),
+            ("x-original-url", "/secret"),
+            ("accept", "*/*"),
+        ];
+        let mut parts = parts("GET", &given);
+        prepare_headers(&mut parts);
+        assert_eq!(parts.headers.len(), 1, "{:?}", parts.headers);
+    }
+
+    #[test]
+    fn trailers_say_nothing_that_belongs_in_the_head() {
+        let mut trailers = HeaderMap::new();
+        for name in [
+            "authorization",
+            "x-api-key",
+            "x_api_key",
+            "cookie",
+            "host",
+            "content-length",
+            "transfer-encoding",
+            "connection",
+            "te",
+            "if-match",
+            "x-forwarded-for",
+            "x-http-method-override",
+            "x-checksum",
+        ] {
+            trailers.append(name, HeaderValue::from_static("a"));
+        }
+        prepare_trailers(&mut trailers);
+        assert_eq!(trailers.keys().collect::<Vec<_>>(), ["x-checksum"]);
+    }
+}

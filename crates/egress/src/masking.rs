@@ -1,0 +1,184 @@
+//! One response of a request that carries a credential: the secret is struck out of its head, body, trailers or tunnel,
+//! and a row says so once.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use freehold_model::{EventId, Timestamp, audit::AuditEvent};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{
+    deny::Reason,
+    mask::{Mask, Stream},
+    pod::Pod,
+    spool::Settles,
+};
+
+/// Bytes read from a tunnel at once.
+const READ_BYTES: usize = 16 * 1024;
+
+/// What a client asks for by name that would keep a secret from being seen: a part of the response, to be put together
+/// with others, and compression of the messages in it.
+const UNWANTED: [HeaderName; 5] = [
+    header::RANGE,
+    header::IF_RANGE,
+    HeaderName::from_static("sec-websocket-extensions"),
+    HeaderName::from_static("grpc-accept-encoding"),
+    HeaderName::from_static("connect-accept-encoding"),
+];
+/// What says how a response is coded, and what it says of one that is not, but for the framing.
+const CODINGS: [(HeaderName, &[u8]); 4] = [
+    (header::CONTENT_ENCODING, b"identity"),
+    (header::TRANSFER_ENCODING, b"chunked"),
+    (HeaderName::from_static("grpc-encoding"), b"identity"),
+    (HeaderName::from_static("connect-content-encoding"), b"identity"),
+];
+
+/// Asks for a response in which a secret can be seen.
+pub(crate) fn prepare(headers: &mut HeaderMap) {
+    for name in &UNWANTED {
+        headers.remove(name);
+    }
+    headers.insert(header::ACCEPT_ENCODING, const { HeaderValue::from_static("identity") });
+}
+
+/// Whether a response is coded all the same. Such a body is not passed on.
+pub(crate) fn is_coded(headers: &HeaderMap) -> bool {
+    CODINGS.iter().any(|(name, plain)| {
+        headers.get_all(name).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(plain))
+    })
+}
+
+/// Strikes the secret out of one response.
+pub(crate) struct Masking {
+    stream: Stream,
+    /// Until it was written.
+    notice: Option<Notice>,
+}
+
+/// The row that says that a secret was struck out.
+struct Notice {
+    pod: Arc<Pod>,
+    row: AuditEvent,
+}
+
+impl Masking {
+    /// `row` is the request's own, complete.
+    pub(crate) fn new(mask: Arc<Mask>, pod: Arc<Pod>, row: AuditEvent) -> Self {
+        Self { stream: Stream::new(mask), notice: Some(Notice { pod, row }) }
+    }
+
+    /// A response's head.
+    pub(crate) fn head(&mut self, headers: &mut HeaderMap) {
+        if self.stream.mask().headers(headers) {
+            self.found("response_headers");
+        }
+    }
+
+    pub(crate) fn trailers(&mut self, trailers: &mut HeaderMap) {
+        if self.stream.mask().headers(trailers) {
+            self.found("response_body");
+        }
+    }
+
+    /// The next bytes of a body; gives those that may be passed on.
+    pub(crate) fn push(&mut self, bytes: Bytes) -> Bytes {
+        let (out, found) = self.stream.push(bytes);
+        if found {
+            self.found("response_body");
+        }
+        out
+    }
+
+    /// What was held back, at the end.
+    pub(crate) fn finish(&mut self) -> Bytes {
+        self.stream.finish()
+    }
+
+    /// How many bytes are held back.
+    pub(crate) const fn held(&self) -> usize {
+        self.stream.held()
+    }
+
+    /// Writes the row, once. It comes after the fact and nothing waits for it.
+    fn found(&mut self, phase: &str) {
+        let Some(Notice { pod, mut row }) = self.notice.take() else { return };
+        let decision = std::mem::replace(&mut row.id, EventId::from_uuid(uuid::Uuid::now_v7()));
+        row.timestamp = Timestamp::now();
+        row.phase = Some(phase.to_owned());
+        row.reason = Some(Reason::SecretMasked.as_str().to_owned());
+        row.detail = Some(json!({ "decision_id": decision.to_string() }));
+        tracing::warn!(
+            workspace.id = %pod.identity.workspace_id,
+            egress.destination = row.destination.as_deref(),
+            egress.reason = Reason::SecretMasked.as_str(),
+            "an upstream repeated a credential"
+        );
+        tokio::spawn(async move { pod.record(row, Settles::Now).await });
+    }
+}
+
+/// An upstream's side of a tunnel, with the secret struck out of what it sends.
+pub(crate) struct MaskedTunnel<S> {
+    stream: S,
+    masking: Option<Masking>,
+    /// May be passed on.
+    ready: Bytes,
+}
+
+impl<S> MaskedTunnel<S> {
+    pub(crate) const fn new(stream: S, masking: Option<Masking>) -> Self {
+        Self { stream, masking, ready: Bytes::new() }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for MaskedTunnel<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let Some(masking) = &mut this.masking else {
+            return Pin::new(&mut this.stream).poll_read(cx, buffer);
+        };
+        // Each turn reads, and holds back less than the longest spelling.
+        while this.ready.is_empty() {
+            let mut bytes = vec![0; READ_BYTES];
+            let mut space = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut space))?;
+            let length = space.filled().len();
+            bytes.truncate(length);
+            if length == 0 {
+                this.ready = masking.finish();
+                break;
+            }
+            this.ready = masking.push(bytes.into());
+        }
+        let count = this.ready.len().min(buffer.remaining());
+        buffer.put_slice(&this.ready[..count]);
+        this.ready.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for MaskedTunnel<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,177 @@
+//! Fuzz targets: each takes any bytes, and panics when what reads them breaks a promise.
+//!
+//! `cargo test` runs every target over its seeds and damaged copies of them; `cargo xtask fuzz TARGET` searches for as long
+//! as it is told to, guided by coverage. Seeds are files under `seeds/TARGET`; an input that once broke a target goes there.
+
+use freehold_client::sse;
+use freehold_model::provider::Kind;
+use freehold_pod_api::{Connection, FromAgent, ToAgent};
+use freehold_policy::{Destination, NormalPath, ProviderGrant, RequestHead, Scheme};
+use tokio::io::AsyncWriteExt;
+
+/// One reader of hostile bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// The name of the target and of the folder of its seeds.
+    pub name: &'static str,
+    /// Feeds it one input.
+    pub run: fn(&[u8]),
+}
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    Target { name: "http_framing", run: freehold_egress::fuzz::http_framing },
+    Target { name: "dns_packet", run: freehold_egress::fuzz::dns_packet },
+    Target { name: "masked_body", run: freehold_egress::fuzz::masked_body },
+    Target { name: "request_head", run: request_head },
+    Target { name: "capabilities", run: capabilities },
+    Target { name: "pod_api", run: pod_api },
+    Target { name: "model_answer", run: freehold_llm::fuzz::model_answer },
+    Target { name: "server_sent_events", run: server_sent_events },
+];
+
+/// A host line and a path line, as an agent's program writes them: a normal form is its own normal form, holds nothing that
+/// an upstream could read as another path, and is decided without a panic.
+fn request_head(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (host, path) = text.split_once('\n').unwrap_or(("", text));
+    let Ok(path) = NormalPath::parse(path) else { return };
+    let lower = path.as_str().to_ascii_lowercase();
+    let again = NormalPath::parse(path.as_str()).map(|again| again.as_str().to_owned());
+    assert_eq!(again.as_deref(), Ok(path.as_str()), "a normal form is its own");
+    for hidden in ["%2f", "%2e", "%5c", "%00", "//", "\\"] {
+        assert!(!lower.contains(hidden), "{lower:?} hides {hidden}");
+    }
+    assert!(lower.split('/').all(|segment| segment != "." && segment != ".."), "{lower:?} climbs");
+    let Ok(destination) = Destination::new(Scheme::Https, host, 443) else { return };
+    let again = Destination::new(Scheme::Https, destination.host(), 443).map(|again| again.host().to_owned());
+    assert_eq!(again.as_deref().ok(), Some(destination.host()), "a normal host is its own");
+    let capabilities =
+        "- name: all\n  type: http\n  allow:\n    - domains: ['*.a.test']\n      paths: ['/a/**', '/*/b']\n";
+    decide(capabilities, &destination, &path);
+}
+
+/// A policy document: problems, or a policy that decides.
+fn capabilities(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (Ok(destination), Ok(path)) =
+        (Destination::new(Scheme::Https, "api.a.test", 443), NormalPath::parse("/a/b"))
+    else {
+        return;
+    };
+    decide(text, &destination, &path);
+}
+
+fn decide(capabilities: &str, destination: &Destination, path: &NormalPath<'_>) {
+    let Ok(document) = freehold_policy::parse(capabilities) else { return };
+    let provider = ProviderGrant {
+        kind: Kind::Anthropic,
+        domain: "model.test".to_owned(),
+        credential: Some("key".to_owned()),
+    };
+    let Ok(policy) = freehold_policy::compile(&provider, &document, &document) else { return };
+    _ = policy.decide(&RequestHead { destination, method: "GET", path });
+    _ = policy.decide_dns(destination.host());
+}
+
+/// What an agent that somebody else has taken over sends, and what an agent may be sent.
+fn pod_api(bytes: &[u8]) {
+    block(async {
+        read_messages::<FromAgent>(bytes).await;
+        read_messages::<ToAgent>(bytes).await;
+    });
+}
+
+async fn read_messages<T: serde::de::DeserializeOwned>(bytes: &[u8]) {
+    let (mut raw, there) = tokio::io::duplex(4 * 1024);
+    let writing = async move {
+        // A reader that gave up closes the stream.
+        _ = raw.write_all(bytes).await;
+    };
+    let reading = async move {
+        let mut connection = Connection::new(there);
+        // A message takes a byte at least.
+        for _ in 0..=bytes.len() {
+            if !matches!(connection.receive::<T>().await, Ok(Some(_))) {
+                return;
+            }
+        }
+        panic!("more messages than bytes");
+    };
+    tokio::join!(writing, reading);
+}
+
+/// A stream of a server that is not one of ours: the events do not depend on how the bytes were cut.
+fn server_sent_events(bytes: &[u8]) {
+    let mut whole = sse::Parser::new(None);
+    let all = whole.push(bytes);
+    let mut cut = sse::Parser::new(None);
+    let mut one_by_one = Ok(Vec::new());
+    for byte in bytes {
+        one_by_one = one_by_one.and_then(|mut events| {
+            events.extend(cut.push(std::slice::from_ref(byte))?);
+            Ok(events)
+        });
+    }
+    assert_eq!(all, one_by_one, "the events depend on the cuts");
+}
+
+fn block<T>(future: impl Future<Output = T>) -> T {
+    match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        Ok(runtime) => runtime.block_on(future),
+        Err(error) => panic!("no runtime: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn seeds(target: &Target) -> Vec<Vec<u8>> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target.name);
+        fs::read_dir(folder).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect()
+    }
+
+    #[test]
+    fn every_target_holds_on_its_seeds_and_every_folder_of_seeds_has_a_target() {
+        for target in TARGETS {
+            let seeds = seeds(target);
+            assert!(!seeds.is_empty(), "{} has no seeds", target.name);
+            for seed in seeds {
+                (target.run)(&seed);
+            }
+        }
+        assert_eq!(
+            fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/seeds")).unwrap().count(),
+            TARGETS.len()
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn every_target_holds_on_damaged_seeds(
+            choice in any::<prop::sample::Index>(),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0_u8..3), 1..8),
+        ) {
+            for target in TARGETS {
+                let seeds = seeds(target);
+                let mut input = seeds[choice.index(seeds.len())].clone();
+                for (at, byte, what) in &damage {
+                    let at = at.index(input.len() + 1);
+                    match what {
+                        0 if at < input.len() => input[at] = *byte,
+                        1 => input.insert(at, *byte),
+                        _ => input.truncate(at),
+                    }
+                }
+                (target.run)(&input);
+            }
+        }
+    }
+}
