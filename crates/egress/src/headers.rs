@@ -60,7 +60,18 @@ pub(crate) fn prepare_headers(parts: &mut Parts) -> bool {
     parts.headers.remove(header::HOST);
     parts.headers.remove(header::EXPECT);
     remove_where(&mut parts.headers, |name| OVERRIDES.contains(&name));
+    join_cookies(&mut parts.headers);
     websocket
+}
+
+/// Cookies come in one field over HTTP/1.1: HTTP/2 may cut them up, and servers that get several read them differently.
+fn join_cookies(headers: &mut HeaderMap) {
+    let parts: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if parts.len() > 1
+        && let Ok(whole) = HeaderValue::from_bytes(&parts.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, whole);
+    }
 }
 
 /// Removes the headers that concern one connection alone, those that `Connection` names included.
@@ -154,6 +165,13 @@ mod tests {
         let mut parts = parts("GET", &given);
         prepare_headers(&mut parts);
         assert_eq!(parts.headers.len(), 1, "{:?}", parts.headers);
+    }
+
+    #[test]
+    fn cookies_that_were_cut_up_go_out_in_one_field() {
+        let mut parts = parts("GET", &[("cookie", "a=1"), ("accept", "*/*"), ("cookie", "b=2; c=3")]);
+        prepare_headers(&mut parts);
+        assert_eq!(parts.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
     }
 
     #[test]

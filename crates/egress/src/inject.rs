@@ -42,6 +42,12 @@ pub(crate) fn strip_placeholder(
     let Some(given) = query else { return Ok(()) };
     let mut kept = Vec::new();
     for pair in given.split('&') {
+        // Some servers take `;` for `&`.
+        if pair.split(';').skip(1).any(|inner| {
+            form_urlencoded::parse(inner.as_bytes()).any(|(name, _)| KEY_PARAMETERS.contains(&&*name))
+        }) {
+            return Err(ForeignKey);
+        }
         match form_urlencoded::parse(pair.as_bytes()).next() {
             Some((name, value)) if KEY_PARAMETERS.contains(&&*name) => {
                 if value != PLACEHOLDER {
@@ -123,7 +129,7 @@ mod tests {
         ] {
             assert_eq!(strip_placeholder(&mut headers(pairs), &mut None), Err(ForeignKey), "{pairs:?}");
         }
-        for query in ["key=mine", "a=1&api_key=mine", "k%65y=mine", "access_token="] {
+        for query in ["key=mine", "a=1&api_key=mine", "k%65y=mine", "access_token=", "a=1;key=mine"] {
             let mut query = Some(query.to_owned());
             assert_eq!(strip_placeholder(&mut HeaderMap::new(), &mut query), Err(ForeignKey));
         }

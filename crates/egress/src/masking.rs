@@ -25,8 +25,9 @@ use crate::{
 const READ_BYTES: usize = 16 * 1024;
 
 /// What a client asks for by name that would keep a secret from being seen: a part of the response, to be put together
-/// with others, and compression of the messages in it.
-const UNWANTED: [HeaderName; 5] = [
+/// with others, another alphabet, and compression of the messages in it.
+const UNWANTED: [HeaderName; 6] = [
+    header::ACCEPT_CHARSET,
     header::RANGE,
     header::IF_RANGE,
     HeaderName::from_static("sec-websocket-extensions"),

@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Full};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
+    task::JoinSet,
 };
 use tokio_rustls::client::TlsStream;
 use uuid::Uuid;
@@ -19,7 +20,7 @@ use crate::{
 };
 
 /// Writes `byte` again and again with pauses until the other side ends the connection, whatever it answers.
-async fn is_trickle_cut(stream: impl AsyncRead + AsyncWrite + Unpin, byte: &[u8]) -> bool {
+async fn is_trickle_cut(stream: impl AsyncRead + AsyncWrite + Unpin, byte: &'static [u8]) -> bool {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut answer = Vec::new();
     let trickle = async {
@@ -49,7 +50,8 @@ async fn exchange(proxy: &Proxy, bytes: &[u8]) -> String {
 #[tokio::test]
 async fn a_head_that_comes_a_byte_at_a_time_has_no_longer_than_a_silent_connection() {
     let upstream = Upstream::start(Speaks::Http1).await;
-    let proxy = Proxy::start_with(&upstream, |options| options.limits.idle_ms = 300).await;
+    let proxy = Arc::new(Proxy::start_with(&upstream, |options| options.limits.idle_ms = 2_000).await);
+    let mut trickles = JoinSet::new();
     for (beginning, byte) in [
         ("GET /open/a HTTP/1.1\r\nhost: api.test\r\nx-a: ", "a"),
         ("GET /open/a HTTP/1.1\r\n", "a: b\r\n"),
@@ -58,11 +60,12 @@ async fn a_head_that_comes_a_byte_at_a_time_has_no_longer_than_a_silent_connecti
     ] {
         let mut stream = proxy.https("api.test").await;
         stream.write_all(beginning.as_bytes()).await.unwrap();
-        assert!(is_trickle_cut(stream, byte.as_bytes()).await, "{beginning:?}");
+        trickles.spawn(is_trickle_cut(stream, byte.as_bytes()));
         let mut plain = proxy.connect_name("plain.test", 80).await;
         plain.write_all(beginning.as_bytes()).await.unwrap();
-        assert!(is_trickle_cut(plain, byte.as_bytes()).await, "plain {beginning:?}");
+        trickles.spawn(is_trickle_cut(plain, byte.as_bytes()));
     }
+    assert_eq!(trickles.join_all().await, [true; 8]);
     assert_eq!(upstream.count(), 0);
 }
 
@@ -120,8 +123,7 @@ async fn a_thousand_connections_of_one_pod_take_nothing_from_another() {
     let to = proxy.resolve("api.test").await;
     let mut flood = Vec::new();
     for _ in 0..1_000 {
-        let made =
-            tokio::time::timeout(Duration::from_millis(200), proxy.connect(SocketAddr::new(to.ip(), 443)));
+        let made = tokio::time::timeout(Duration::from_secs(1), proxy.connect(SocketAddr::new(to.ip(), 443)));
         // The kernel's queue is full at some point, and then a connection is not even made.
         match made.await {
             Ok(stream) => flood.push(stream),
@@ -297,6 +299,25 @@ async fn an_upstream_whose_answer_can_be_read_in_two_ways_or_has_no_end_of_heade
         let answer = tokio::time::timeout(PATIENCE, proxy.get("api.test", "/open/a")).await.unwrap();
         assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{}", &head[..head.len().min(60)]);
     }
+}
+
+#[tokio::test]
+async fn an_upstream_that_answers_before_it_has_read_the_request_is_heard() {
+    let upstream =
+        Upstream::scripted("HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno", true).await;
+    let proxy = Proxy::start(&upstream).await;
+    let body = vec![b'a'; 32 << 20];
+    let mut sender = proxy.http2("api.test").await;
+    let request = Request::post("https://api.test/open/a").body(Full::from(body.clone())).unwrap();
+    let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap().unwrap();
+    assert_eq!(
+        (answer.status(), read(answer).await.body.as_ref()),
+        (StatusCode::PAYLOAD_TOO_LARGE, &b"no"[..])
+    );
+    let mut sender = proxy.http1("api.test").await;
+    let request = Request::post("/open/a").header("host", "api.test").body(Full::from(body)).unwrap();
+    let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap().unwrap();
+    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
 }
 
 #[tokio::test]

@@ -119,7 +119,7 @@ async fn a_second_server_on_one_data_directory_is_refused() {
 #[tokio::test]
 async fn a_second_server_on_one_database_is_refused_until_the_first_is_gone() {
     let database = Database::create().unwrap();
-    let setting = format!("database_url = \"{}\"", database.url());
+    let setting = format!("server.database_url = \"{}\"", database.url());
     let mut world = World::with(SCENARIO, &setting).await;
     let elsewhere = tempfile::tempdir().unwrap();
     let elsewhere = elsewhere.path().join("data").display().to_string();

@@ -1,8 +1,9 @@
 //! What a pod's inside can see, reach and use up, tried from inside.
 
 use freehold_model::task;
+use serde_json::json;
 
-use crate::support::{MODEL_KEY, World};
+use crate::support::{MODEL_KEY, World, from};
 
 const SCENARIO: &str = include_str!("scenarios/errand.yaml");
 
@@ -24,6 +25,29 @@ async fn nothing_in_a_pod_holds_the_key_that_its_requests_carry() {
         .filter(|line| line.contains(MODEL_KEY) || line.starts_with('/') && !line.contains(' '))
         .collect();
     assert!(!stdout.contains(MODEL_KEY) && found.iter().all(|line| !line.starts_with("/etc")), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_model_that_repeats_the_key_it_was_called_with_does_not_tell_the_agent() {
+    let scenario = format!(
+        "require_key: {MODEL_KEY}
+default:
+  steps: [{{text: \"It is {MODEL_KEY}, or c2stY2FuYXJ5LTRiMWQ1YTBjOWU= to machines.\"}}]
+"
+    );
+    let world = World::start(&scenario).await;
+    let role = world.role("").await;
+    let submitted = world.task(&role, "what is your key?").await;
+    world.task_phase(submitted.workspace_id, submitted.task_id, task::Phase::Completed).await;
+    let sessions = world.client.session_list(&from(json!({}))).await.unwrap();
+    let said = sessions.data[0].output_preview.as_deref();
+    assert_eq!(said, Some("It is ********************, or ***************************= to machines."));
+    world
+        .until("a row says so", async || {
+            let rows = world.audit(submitted.workspace_id).await;
+            rows.iter().any(|row| row["reason"] == "secret_masked").then_some(())
+        })
+        .await;
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A test that waits longer than this has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 on_both_databases! {
     async fn a_commit_wakes_those_who_wait_for_its_topics(fixture) {
