@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use freehold_llm::{Client, Error, Item, NoWire, Options, Request, Timeouts, ToolSpec, Wire};
+use freehold_llm::{Client, Error, Item, NoWire, Options, Request, Timeouts, ToolSpec, Wire, Written};
 use freehold_model::{
     MessageId,
     event::{ContentPart, Message, MessageRole, ToolStatus, TurnErrorCode},
@@ -10,6 +10,7 @@ use freehold_model::{
 };
 use freehold_pod_api::ModelBackend;
 use freehold_turn::{self as turn, Answer, Failure, FailureKind, Input, ModelRequest, RequestKind};
+use tokio::sync::Mutex;
 use url::Url;
 use uuid::Uuid;
 
@@ -45,6 +46,35 @@ pub(crate) struct Model {
     pub(crate) tools: Arc<[ToolSpec]>,
     pub(crate) thinking_effort: Option<ThinkingEffort>,
     pub(crate) output_tokens_max: u32,
+    pub(crate) sent: Arc<Mutex<Sent>>,
+}
+
+/// The last request's conversation, so that the next one writes only what came since.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    items: Vec<turn::Item>,
+    written: Written,
+}
+
+impl Sent {
+    /// Takes the next request's items; answers how many of them are written already.
+    fn follow(&mut self, items: &[turn::Item]) -> usize {
+        let same = self.items.iter().zip(items).take_while(|(before, now)| is_same(before, now)).count();
+        let kept = self.written.keep(same);
+        self.items.truncate(same);
+        self.items.extend_from_slice(&items[same..]);
+        kept
+    }
+}
+
+/// Whether two pieces are the same for sure: shared ones are never changed, and notes are short.
+fn is_same(one: &turn::Item, other: &turn::Item) -> bool {
+    match (one, other) {
+        (turn::Item::Message(one), turn::Item::Message(other)) => Arc::ptr_eq(one, other),
+        (turn::Item::Result(one), turn::Item::Result(other)) => Arc::ptr_eq(one, other),
+        (turn::Item::Note(one), turn::Item::Note(other)) => one == other,
+        (turn::Item::Message(_) | turn::Item::Result(_) | turn::Item::Note(_), _) => false,
+    }
 }
 
 /// The client of a backend. `url` stands in for the provider's domain.
@@ -87,8 +117,11 @@ impl Model {
     /// Calls the model once.
     pub(crate) async fn ask(self, request: ModelRequest) -> Input {
         let begun = Instant::now();
-        let notes: Vec<[ContentPart; 1]> = request
-            .items
+        // One call at a time: the lock is free.
+        let mut sent = self.sent.lock().await;
+        let kept = sent.follow(&request.items);
+        let news = &request.items[kept..];
+        let notes: Vec<[ContentPart; 1]> = news
             .iter()
             .filter_map(|item| match item {
                 turn::Item::Note(text) => Some([ContentPart::Text { text: text.to_string() }]),
@@ -96,8 +129,7 @@ impl Model {
             })
             .collect();
         let mut next_note = notes.iter();
-        let items: Vec<Item<'_>> = request
-            .items
+        let items: Vec<Item<'_>> = news
             .iter()
             .map(|item| match item {
                 turn::Item::Message(message) => match message.role {
@@ -122,7 +154,7 @@ impl Model {
             thinking_effort: if is_reason { self.thinking_effort } else { None },
             max_output_tokens: self.output_tokens_max,
         };
-        let answer = self.client.ask(&asked, &mut |_| {}).await;
+        let answer = self.client.ask_after(&asked, &mut sent.written, &mut |_| {}).await;
         let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         match answer {
             Ok(answer) => Input::ModelAnswered(Answer {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::classify::in_stream_error;
 use crate::read::{Decode, garbage, tool_call};
-use crate::{Answer, Delta, Error, Item, Request};
+use crate::{Answer, Delta, Error, Item, Request, Written};
 
 /// The key under which this wire's replay state is kept.
 const REPLAY: &str = "anthropic";
@@ -23,6 +23,7 @@ const BUDGET_HIGH: u32 = 24_576;
 /// The least budget the provider takes.
 const BUDGET_MIN: u32 = 1_024;
 
+/// The fields of the body but `messages`, which are written apart.
 #[derive(Serialize)]
 struct Body<'a> {
     model: &'a str,
@@ -30,7 +31,6 @@ struct Body<'a> {
     stream: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     system: Vec<Block<'a>>,
-    messages: Vec<Message<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<Tool<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,41 +94,50 @@ impl<'a> From<BlockKind<'a>> for Block<'a> {
     }
 }
 
-/// The body of `POST /v1/messages`.
-pub(crate) fn body(request: &Request<'_>) -> Result<Vec<u8>, serde_json::Error> {
-    let mut messages: Vec<Message<'_>> = Vec::new();
-    for item in request.items {
+/// The body of `POST /v1/messages`; the request's items follow those that are written.
+pub(crate) fn body(request: &Request<'_>, written: &mut Written) -> Result<Vec<u8>, serde_json::Error> {
+    let mut messages: Vec<(Message<'_>, usize)> = Vec::new();
+    for (number, item) in (written.items() + 1..).zip(request.items) {
         let (role, blocks) = blocks(item);
         match messages.last_mut() {
             // Roles alternate on this wire, and tool results come before what the user says after them.
-            Some(last) if last.role == role => last.content.extend(blocks),
-            _ => messages.push(Message { role, content: blocks }),
+            Some((last, end)) if last.role == role => {
+                last.content.extend(blocks);
+                *end = number;
+            }
+            _ => messages.push((Message { role, content: blocks }, number)),
         }
     }
-    messages.retain(|message| !message.content.is_empty());
     let mut system: Vec<Block<'_>> = text(request.system).into_iter().collect();
     // Two cache marks: tools and system prompt, which are the same in every step, and the conversation so far.
     let cached = || Some(CacheControl { kind: "ephemeral" });
     if let Some(block) = system.last_mut() {
         block.cache_control = cached();
     }
-    if let Some(block) = messages.last_mut().and_then(|message| message.content.last_mut()) {
+    let last = messages.iter_mut().rfind(|(message, _)| !message.content.is_empty());
+    if let Some((message, end)) = last
+        && let Some(block) = message.content.last_mut()
+    {
         block.cache_control = cached();
+        written.mark(*end);
+    }
+    for (message, end) in &messages {
+        written.add(Some(message).filter(|message| !message.content.is_empty()), *end)?;
     }
     let (thinking, output_config) = thinking(request);
     let tools = request.tools.iter();
-    serde_json::to_vec(&Body {
+    let rest = Body {
         model: request.model,
         max_tokens: request.max_output_tokens,
         stream: true,
         system,
-        messages,
         tools: tools
             .map(|t| Tool { name: &t.name, description: &t.description, input_schema: &t.input_schema })
             .collect(),
         thinking,
         output_config,
-    })
+    };
+    written.body("messages", None::<&()>, &rest)
 }
 
 /// A text block; none for a blank text, which the provider refuses.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::classify::in_stream_error;
 use crate::read::{Decode, arguments_text, garbage, tool_call};
 use crate::responses::effort;
-use crate::{Answer, Delta, Error, Item, Request};
+use crate::{Answer, Delta, Error, Item, Request, Written};
 
 /// The key under which this wire's replay state is kept: the name of the field the reasoning came in.
 const REPLAY: &str = "openai_chat";
@@ -20,7 +20,6 @@ const DONE: &str = "[DONE]";
 #[derive(Serialize)]
 struct Body<'a> {
     model: &'a str,
-    messages: Vec<Message<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<Value>,
     max_completion_tokens: u32,
@@ -68,22 +67,25 @@ struct Function<'a> {
 }
 
 /// The body of `POST /v1/chat/completions`.
-pub(crate) fn body(request: &Request<'_>) -> Result<Vec<u8>, serde_json::Error> {
+pub(crate) fn body(request: &Request<'_>, written: &mut Written) -> Result<Vec<u8>, serde_json::Error> {
+    for (number, item) in (written.items() + 1..).zip(request.items) {
+        written.add([message(item)], number)?;
+    }
     let system = (!request.system.is_empty()).then_some(Message::System { content: request.system });
     let tools = request.tools.iter().map(|t| {
         json!({ "type": "function", "function": {
             "name": t.name, "description": t.description, "parameters": t.input_schema,
         }})
     });
-    serde_json::to_vec(&Body {
+    let rest = Body {
         model: request.model,
-        messages: system.into_iter().chain(request.items.iter().map(message)).collect(),
         tools: tools.collect(),
         max_completion_tokens: request.max_output_tokens,
         stream: true,
         stream_options: json!({ "include_usage": true }),
         reasoning_effort: effort(request.model, request.thinking_effort),
-    })
+    };
+    written.body("messages", system.as_ref(), &rest)
 }
 
 fn message<'a>(item: &Item<'a>) -> Message<'a> {

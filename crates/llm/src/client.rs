@@ -10,7 +10,7 @@ use reqwest::redirect;
 use url::Url;
 
 use crate::read::{self, Decode, garbage};
-use crate::{Answer, Delta, Error, Request, Wire, anthropic, chat, classify, http, responses};
+use crate::{Answer, Delta, Error, Request, Wire, Written, anthropic, chat, classify, http, responses};
 
 /// The most bytes of a refusal that are read.
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;
@@ -92,7 +92,20 @@ impl Client {
         request: &Request<'_>,
         tell: &mut (dyn FnMut(Delta<'_>) + Send),
     ) -> Result<Answer, Error> {
-        let response = self.send(request).await?;
+        self.ask_after(request, &mut Written::default(), tell).await
+    }
+
+    /// As [`Self::ask`], for a request whose items follow those that `written` kept of the last one.
+    ///
+    /// # Errors
+    /// Whenever there is no finished answer.
+    pub async fn ask_after(
+        &self,
+        request: &Request<'_>,
+        written: &mut Written,
+        tell: &mut (dyn FnMut(Delta<'_>) + Send),
+    ) -> Result<Answer, Error> {
+        let response = self.send(request, written).await?;
         let status = response.status();
         if !status.is_success() {
             return Err(refusal(response).await);
@@ -109,12 +122,12 @@ impl Client {
         read::answer(read::pieces(response, self.options.timeouts.between_chunks), &mut *decoder, tell).await
     }
 
-    async fn send(&self, request: &Request<'_>) -> Result<reqwest::Response, Error> {
+    async fn send(&self, request: &Request<'_>, written: &mut Written) -> Result<reqwest::Response, Error> {
         let Options { wire, base_url, api_key, timeouts, .. } = &self.options;
         let (path, body) = match wire {
-            Wire::AnthropicMessages => ("v1/messages", anthropic::body(request)),
-            Wire::OpenAiResponses => ("v1/responses", responses::body(request)),
-            Wire::OpenAiChat => ("v1/chat/completions", chat::body(request)),
+            Wire::AnthropicMessages => ("v1/messages", anthropic::body(request, written)),
+            Wire::OpenAiResponses => ("v1/responses", responses::body(request, written)),
+            Wire::OpenAiChat => ("v1/chat/completions", chat::body(request, written)),
         };
         let body = body.map_err(Error::Request)?;
         let url = format!("{}/{path}", base_url.as_str().trim_end_matches('/'));

@@ -17,6 +17,7 @@ mod read;
 mod responses;
 #[cfg(test)]
 mod transcripts;
+mod written;
 
 use std::collections::BTreeMap;
 
@@ -30,6 +31,7 @@ pub use error::{
     Error, GARBAGE_RETRIES_MAX, MISLED_RETRIES_MAX, PAUSE_FIRST, PAUSE_MAX, RETRIES_MAX, RETRY_AFTER_MAX,
 };
 pub use read::ANSWER_BYTES_MAX;
+pub use written::Written;
 
 /// How to talk to a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::classify::in_stream_error;
 use crate::read::{Decode, arguments_text, garbage, tool_call};
-use crate::{Answer, Delta, Error, Item, Request};
+use crate::{Answer, Delta, Error, Item, Request, Written};
 
 /// The key under which this wire's replay state is kept.
 const REPLAY: &str = "openai_responses";
@@ -21,7 +21,6 @@ struct Body<'a> {
     model: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     instructions: &'a str,
-    input: Vec<Input<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<Tool<'a>>,
     max_output_tokens: u32,
@@ -71,7 +70,10 @@ struct Text<'a> {
 }
 
 /// The body of `POST /v1/responses`.
-pub(crate) fn body(request: &Request<'_>) -> Result<Vec<u8>, serde_json::Error> {
+pub(crate) fn body(request: &Request<'_>, written: &mut Written) -> Result<Vec<u8>, serde_json::Error> {
+    for (number, item) in (written.items() + 1..).zip(request.items) {
+        written.add(inputs(item), number)?;
+    }
     let reasons = reasons(request);
     let tools = request.tools.iter().map(|t| Tool {
         kind: "function",
@@ -80,10 +82,9 @@ pub(crate) fn body(request: &Request<'_>) -> Result<Vec<u8>, serde_json::Error> 
         parameters: &t.input_schema,
         strict: false,
     });
-    serde_json::to_vec(&Body {
+    let rest = Body {
         model: request.model,
         instructions: request.system,
-        input: request.items.iter().flat_map(inputs).collect(),
         tools: tools.collect(),
         max_output_tokens: request.max_output_tokens,
         stream: true,
@@ -96,7 +97,8 @@ pub(crate) fn body(request: &Request<'_>) -> Result<Vec<u8>, serde_json::Error> 
                 None => json!({ "summary": "auto" }),
             })
             .filter(|_| request.thinking_effort.is_some()),
-    })
+    };
+    written.body("input", None::<&()>, &rest)
 }
 
 fn inputs<'a>(item: &Item<'a>) -> Vec<Input<'a>> {

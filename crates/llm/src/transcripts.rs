@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::read::{self, Decode};
-use crate::{Answer, Delta, Error, Item, Request, anthropic, chat, responses};
+use crate::{Answer, Delta, Error, Item, Request, Written, anthropic, chat, responses};
 
 const ANTHROPIC: &str = include_str!("../fixtures/anthropic.sse");
 const RESPONSES: &str = include_str!("../fixtures/responses.sse");
@@ -255,9 +255,9 @@ fn an_answer_goes_back_as_it_came() {
             max_output_tokens: 1_000,
         };
         let body = match wire {
-            Wire::Anthropic => anthropic::body(&request),
-            Wire::Responses => responses::body(&request),
-            Wire::Chat => chat::body(&request),
+            Wire::Anthropic => anthropic::body(&request, &mut Written::default()),
+            Wire::Responses => responses::body(&request, &mut Written::default()),
+            Wire::Chat => chat::body(&request, &mut Written::default()),
         };
         let body: Value = serde_json::from_slice(&body.unwrap()).unwrap();
         insta::assert_json_snapshot!(format!("{wire:?}"), body);
@@ -275,6 +275,7 @@ fn reasoning_of_another_wire_is_left_out() {
         thinking_effort: None,
         max_output_tokens: 1_000,
     };
-    let body: Value = serde_json::from_slice(&responses::body(&request).unwrap()).unwrap();
+    let body: Value =
+        serde_json::from_slice(&responses::body(&request, &mut Written::default()).unwrap()).unwrap();
     assert_eq!(body["input"], json!([]));
 }

@@ -1,8 +1,9 @@
 //! A request of any wire as one conversation, with what the vendors themselves check of it.
 
-use serde_json::Value;
-
-use crate::wire::{Wire, signature};
+use crate::{
+    request::{Body, Field, Part},
+    wire::{Wire, signature},
+};
 
 /// One entry of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,27 +35,28 @@ impl Conversation {
     /// # Errors
     /// With the text of the vendor's refusal.
     pub(crate) fn parse(wire: Wire, body: &[u8]) -> Result<Self, String> {
-        let body: Value =
+        let body: Body<'_> =
             serde_json::from_slice(body).map_err(|error| format!("the body is not JSON: {error}"))?;
-        let model = body.get("model").and_then(Value::as_str).ok_or("model: Field required")?.to_owned();
-        let flag = |value: Option<&Value>| value.and_then(Value::as_bool).unwrap_or(false);
         let mut conversation = Self {
-            model,
-            stream: flag(body.get("stream")),
-            include_usage: flag(body.pointer("/stream_options/include_usage")),
+            model: body.model.str().ok_or("model: Field required")?.to_owned(),
+            stream: body.stream.is_true(),
+            include_usage: body.stream_options.is_some_and(|options| options.include_usage.is_true()),
             entries: Vec::new(),
         };
         match wire {
             Wire::AnthropicMessages => {
-                body.get("max_tokens").and_then(Value::as_u64).ok_or("max_tokens: Field required")?;
-                list(&body, "messages")?.iter().try_for_each(|message| conversation.anthropic(message))?;
+                let Field::Number = body.max_tokens else {
+                    return Err("max_tokens: Field required".into());
+                };
+                let messages = list(&body.messages, "messages")?;
+                messages.iter().try_for_each(|message| conversation.anthropic(message))?;
             }
             Wire::OpenAiChat => {
-                list(&body, "messages")?.iter().for_each(|message| conversation.chat(message));
+                list(&body.messages, "messages")?.iter().for_each(|message| conversation.chat(message));
             }
-            Wire::OpenAiResponses => match body.get("input") {
-                Some(Value::String(said)) => conversation.entries.push(Entry::User(said.clone())),
-                _ => list(&body, "input")?.iter().try_for_each(|item| conversation.responses(item))?,
+            Wire::OpenAiResponses => match &body.input {
+                Field::Text(said) => conversation.entries.push(Entry::User(said.clone().into_owned())),
+                input => list(input, "input")?.iter().try_for_each(|item| conversation.responses(item))?,
             },
         }
         conversation.check_tool_results()?;
@@ -94,55 +96,53 @@ impl Conversation {
         &self.entries[at.map_or(0, |at| at + 1)..]
     }
 
-    fn anthropic(&mut self, message: &Value) -> Result<(), String> {
-        let content = &message["content"];
-        let blocks = content.as_array().map(Vec::as_slice).unwrap_or_default();
-        if message["role"] == "assistant" {
-            let calls = blocks.iter().filter(|block| block["type"] == "tool_use");
-            self.assistant(calls.map(|call| text(&call["id"])).collect());
-            let changed = |block: &&Value| {
-                block["type"] == "thinking"
-                    && text(&block["signature"]) != signature(&text(&block["thinking"]))
+    fn anthropic(&mut self, message: &Part<'_>) -> Result<(), String> {
+        let blocks = message.content.parts();
+        let is = |block: &Part<'_>, kind: &str| block.kind.str() == Some(kind);
+        if message.role.str() == Some("assistant") {
+            let calls = blocks.iter().filter(|block| is(block, "tool_use"));
+            self.assistant(calls.map(|call| call.id.text()).collect());
+            let changed = |block: &&Part<'_>| {
+                is(block, "thinking") && block.signature.text() != signature(&block.thinking.text())
             };
             return match blocks.iter().find(changed) {
                 Some(_) => Err("Invalid `signature` in `thinking` block".to_owned()),
                 None => Ok(()),
             };
         }
-        for result in blocks.iter().filter(|block| block["type"] == "tool_result") {
-            self.tool_result(&result["tool_use_id"], &result["content"]);
+        for result in blocks.iter().filter(|block| is(block, "tool_result")) {
+            self.tool_result(&result.tool_use_id, &result.content);
         }
-        let said = text(content);
+        let said = message.content.text();
         if !said.is_empty() {
             self.entries.push(Entry::User(said));
         }
         Ok(())
     }
 
-    fn chat(&mut self, message: &Value) {
-        match message["role"].as_str().unwrap_or_default() {
-            "user" => self.entries.push(Entry::User(text(&message["content"]))),
+    fn chat(&mut self, message: &Part<'_>) {
+        match message.role.str().unwrap_or_default() {
+            "user" => self.entries.push(Entry::User(message.content.text())),
             "assistant" => {
-                let calls = message["tool_calls"].as_array().map(Vec::as_slice).unwrap_or_default();
-                self.assistant(calls.iter().map(|call| text(&call["id"])).collect());
+                self.assistant(message.tool_calls.parts().iter().map(|call| call.id.text()).collect());
             }
-            "tool" => self.tool_result(&message["tool_call_id"], &message["content"]),
+            "tool" => self.tool_result(&message.tool_call_id, &message.content),
             _ => {}
         }
     }
 
-    fn responses(&mut self, item: &Value) -> Result<(), String> {
-        match (item["type"].as_str().unwrap_or("message"), item["role"].as_str()) {
-            ("message", Some("user")) => self.entries.push(Entry::User(text(&item["content"]))),
+    fn responses(&mut self, item: &Part<'_>) -> Result<(), String> {
+        match (item.kind.str().unwrap_or("message"), item.role.str()) {
+            ("message", Some("user")) => self.entries.push(Entry::User(item.content.text())),
             ("message", Some("assistant")) => self.assistant(Vec::new()),
             ("reasoning", _) => {
                 self.assistant(Vec::new());
-                if text(&item["encrypted_content"]) != signature(&text(&item["summary"])) {
+                if item.encrypted_content.text() != signature(&item.summary.text()) {
                     return Err("The encrypted content could not be verified.".to_owned());
                 }
             }
-            ("function_call", _) => self.assistant(vec![text(&item["call_id"])]),
-            ("function_call_output", _) => self.tool_result(&item["call_id"], &item["output"]),
+            ("function_call", _) => self.assistant(vec![item.call_id.text()]),
+            ("function_call_output", _) => self.tool_result(&item.call_id, &item.output),
             _ => {}
         }
         Ok(())
@@ -156,8 +156,8 @@ impl Conversation {
         }
     }
 
-    fn tool_result(&mut self, id: &Value, content: &Value) {
-        self.entries.push(Entry::ToolResult { id: text(id), text: text(content) });
+    fn tool_result(&mut self, id: &Field<'_>, content: &Field<'_>) {
+        self.entries.push(Entry::ToolResult { id: id.text(), text: content.text() });
     }
 
     /// Each tool call is answered before anything else is said, and nothing else is answered.
@@ -187,27 +187,18 @@ fn answers(entries: &[Entry]) -> usize {
     entries.iter().filter(|entry| matches!(entry, Entry::Assistant(_))).count()
 }
 
-fn list<'a>(body: &'a Value, name: &str) -> Result<&'a Vec<Value>, String> {
-    let list = body.get(name).and_then(Value::as_array).filter(|list| !list.is_empty());
-    list.ok_or_else(|| format!("{name}: at least one message is required"))
-}
-
-/// A text, or the texts of a list of parts.
-fn text(content: &Value) -> String {
-    match content {
-        Value::String(text) => text.clone(),
-        Value::Array(parts) => {
-            let texts = parts.iter().filter_map(|part| part["text"].as_str());
-            texts.collect::<Vec<_>>().join("\n")
-        }
-        _ => String::new(),
+fn list<'b, 'a>(field: &'b Field<'a>, name: &str) -> Result<&'b [Part<'a>], String> {
+    match field.parts() {
+        [] => Err(format!("{name}: at least one message is required")),
+        list => Ok(list),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
-    use serde_json::json;
 
     fn parse(wire: Wire, body: &Value) -> Result<Conversation, String> {
         Conversation::parse(wire, body.to_string().as_bytes())

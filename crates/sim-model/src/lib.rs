@@ -8,6 +8,7 @@ mod anthropic;
 mod chat;
 mod conversation;
 mod play;
+mod request;
 mod responses;
 mod run;
 mod scenario;

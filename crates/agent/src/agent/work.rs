@@ -138,6 +138,7 @@ impl Agent {
                     tools: tools::specs().into(),
                     thinking_effort: None,
                     output_tokens_max: model::output_tokens_max(&config.model)?,
+                    sent: Arc::default(),
                 })
             }
         };
