@@ -104,11 +104,12 @@ impl Conversation {
         })
     }
 
-    /// Puts `summary` in the place of everything before `first_kept`.
+    /// Puts `summary` in the place of everything before `first_kept`, or of everything. Where reading began behind that
+    /// message, all that is here comes after it.
     pub(crate) fn compact(&mut self, summary: &str, first_kept: Option<MessageId>) {
-        let kept = first_kept
-            .and_then(|id| self.entries.iter().position(|entry| entry.message.id == id))
-            .unwrap_or(self.entries.len());
+        let kept = first_kept.map_or(self.entries.len(), |id| {
+            self.entries.iter().position(|entry| entry.message.id == id).unwrap_or(0)
+        });
         self.entries.drain(..kept);
         self.summary = Some(summary.into());
         self.tokens = tokens_of(summary.len()) + self.entries.iter().map(Entry::tokens).sum::<u64>();
