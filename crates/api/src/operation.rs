@@ -188,6 +188,11 @@ impl Operation {
         codes
     }
 
+    /// Whether its answer goes on, so that it must end when its caller's secret is revoked.
+    pub const fn is_stream(&self) -> bool {
+        matches!(self.answer, Answer::Events(_) | Answer::Lines(_))
+    }
+
     /// Whether it answers with a stream of server-sent events, where alone `?api_key=` is accepted.
     pub const fn is_event_stream(&self) -> bool {
         matches!(self.answer, Answer::Events(_))

@@ -322,7 +322,7 @@ pub const OPERATIONS: &[Operation] = &[
         tag: TAG,
         summary: "Run a command in a workspace",
         description: "For people who debug. Answers with one JSON object a line while the command runs. Closing the \
-                      connection kills it.",
+                      connection kills it, as does revoking the caller's credential.",
         guard: WRITE,
         body: Body::Json(schema::<WorkspaceExec>()),
         answer: Answer::Lines(schema::<ExecLine>()),
@@ -332,6 +332,7 @@ pub const OPERATIONS: &[Operation] = &[
             ErrorCode::WorkspaceStopped,
             ErrorCode::WorkspaceFailed,
             ErrorCode::WorkspaceProvisioning,
+            ErrorCode::TooManyRequests,
             ErrorCode::AgentUnreachable,
         ],
         ..Operation::BASE

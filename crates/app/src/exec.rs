@@ -2,6 +2,7 @@
 
 use freehold_access::Actor;
 use freehold_model::{WorkspaceId, audit::EventType, workspace::agent_expected};
+use futures::StreamExt;
 use serde_json::json;
 
 use crate::{
@@ -13,6 +14,8 @@ use crate::{
     workspace::writable,
 };
 
+/// Commands of one caller that run at a time. Each may hold about 1 MiB of output that its caller does not read.
+pub const EXECS_PER_CALLER_MAX: usize = 64;
 /// Characters of a command that its audit row keeps.
 const COMMAND_CHARS_KEPT: usize = 1000;
 
@@ -20,7 +23,8 @@ impl App {
     /// Runs a command in a workspace. That it was asked for is in the audit log before it runs.
     ///
     /// # Errors
-    /// When there is no such workspace, the caller may not, it is not running, or its agent does not answer.
+    /// When there is no such workspace, the caller may not, too many of its commands run already, the workspace is not
+    /// running, or its agent does not answer.
     pub async fn workspace_exec(
         &self,
         actor: &Actor,
@@ -28,6 +32,7 @@ impl App {
         request: ExecRequest,
     ) -> Result<ExecStream, Error> {
         check(&request)?;
+        let seat = self.inner.execs.take(actor)?;
         let caller = actor.clone();
         let command: String = request.command.join(" ").chars().take(COMMAND_CHARS_KEPT).collect();
         let directory = request.working_directory.clone();
@@ -44,7 +49,9 @@ impl App {
                 Ok::<_, Error>(workspace)
             })
             .await?;
-        Ok(self.ports().agent.exec(&workspace, request).await?)
+        let events = self.ports().agent.exec(&workspace, request).await?;
+        // The place is given back with the stream.
+        Ok(events.inspect(move |_| _ = &seat).boxed())
     }
 }
 

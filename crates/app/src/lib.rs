@@ -20,6 +20,7 @@ pub mod policy;
 pub mod ports;
 pub mod provider;
 pub mod role;
+mod seats;
 pub mod session;
 pub mod stream;
 pub mod task;
@@ -61,6 +62,7 @@ struct Inner {
     settings: Settings,
     callers: auth::Cache,
     tails: stream::Tails,
+    execs: Arc<seats::Seats>,
 }
 
 impl std::fmt::Debug for App {
@@ -73,7 +75,9 @@ impl App {
     /// Puts the use cases together.
     pub fn new(store: Store, ports: Ports, settings: Settings) -> Self {
         let callers = auth::Cache::new(store.subscribe(freehold_store::Topic::Callers));
-        Self { inner: Arc::new(Inner { callers, tails: stream::Tails::default(), store, ports, settings }) }
+        let execs = seats::Seats::new(exec::EXECS_PER_CALLER_MAX, "commands");
+        let tails = stream::Tails::default();
+        Self { inner: Arc::new(Inner { store, ports, settings, callers, tails, execs }) }
     }
 
     /// What holds where a role says nothing.

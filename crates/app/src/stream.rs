@@ -8,18 +8,22 @@
 //! listener that falls [`ROWS_BEHIND_MAX`] rows behind is dropped, and no buffer grows for it.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
+    collections::{HashMap, VecDeque},
     num::NonZeroUsize,
-    sync::{Arc, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
-use freehold_access::{Actor, Kind, Reach, Right};
+use freehold_access::{Actor, Reach, Right};
 use freehold_model::{MemberId, OrganizationId, WorkspaceId, audit::AuditEvent};
 use freehold_store::{AuditRow, OrgRead, Store, Topic};
 use lru::LruCache;
 use tokio::sync::{Mutex, broadcast, watch};
 
-use crate::{App, Error, workspace::find};
+use crate::{
+    App, Error,
+    seats::{Seat, Seats},
+    workspace::find,
+};
 
 /// Rows a listener may fall behind before it is dropped.
 pub const ROWS_BEHIND_MAX: usize = 1024;
@@ -44,51 +48,14 @@ pub struct Activity {
 }
 
 /// Tails that run, one for each organization with listeners.
-#[derive(Default)]
 pub(crate) struct Tails {
     running: Mutex<HashMap<OrganizationId, broadcast::Sender<Arc<Activity>>>>,
     seats: Arc<Seats>,
 }
 
-/// Listeners of each caller that has any.
-#[derive(Default)]
-struct Seats(std::sync::Mutex<HashMap<String, usize>>);
-
-/// One listener among those of its caller.
-struct Seat {
-    seats: Arc<Seats>,
-    caller: String,
-}
-
-impl Seats {
-    fn count(&self) -> MutexGuard<'_, HashMap<String, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(self: &Arc<Self>, actor: &Actor) -> Result<Seat, Error> {
-        let caller = match actor.kind() {
-            Kind::Member { id, .. } => id.to_string(),
-            Kind::ApiKey { id, .. } => id.to_string(),
-        };
-        let mut counts = self.count();
-        let count = counts.entry(caller.clone()).or_default();
-        if *count >= LISTENERS_PER_CALLER_MAX {
-            let limit = format!("this caller has {LISTENERS_PER_CALLER_MAX} event streams open already");
-            return Err(Error::TooMany(limit));
-        }
-        *count += 1;
-        Ok(Seat { seats: Arc::clone(self), caller })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        if let Entry::Occupied(mut entry) = self.seats.count().entry(std::mem::take(&mut self.caller)) {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
-            }
-        }
+impl Default for Tails {
+    fn default() -> Self {
+        Self { running: Mutex::default(), seats: Seats::new(LISTENERS_PER_CALLER_MAX, "event streams") }
     }
 }
 

@@ -130,10 +130,11 @@ fn words_that_are_no_utf8_are_refused_or_taken_as_names_of_files() {
 fn what_is_typed_at_a_terminal_is_not_shown_and_ctrl_c_leaves_the_terminal_as_it_was() {
     let home = tempfile::tempdir().unwrap();
     let (url, heard) = answers(ME);
-    // `script` gives the program a terminal; what that shows comes out of its own standard output.
+    // `script` gives the program a terminal; what that shows comes out of its own standard output. Not every shell outlives
+    // a Ctrl-C that ended its command.
     let start = || {
         let line = format!(
-            "{} login --url {url}; echo code=$?; stty -a | grep -o -- '-\\?\\becho\\b'",
+            "trap : INT; {} login --url {url}; echo code=$?; stty -a | grep -o -- '-\\?\\becho\\b'",
             env!("CARGO_BIN_EXE_freehold")
         );
         Command::new("script")

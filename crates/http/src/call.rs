@@ -61,6 +61,14 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// Resolves when a stream's caller is not who may have it any more, because the secret was revoked.
+    pub fn revoked(&mut self) -> BoxFuture<'static, ()> {
+        match self.standing.take() {
+            Some(standing) => Box::pin(standing.ended()),
+            None => Box::pin(futures::future::pending()),
+        }
+    }
+
     pub fn app(&self) -> &App {
         &self.shared.app
     }

@@ -194,7 +194,7 @@ async fn authenticate(
     for right in rights {
         actor.reach(*right)?;
     }
-    Ok(Some((actor, operation.is_event_stream().then(|| shared.app.standing(secret)))))
+    Ok(Some((actor, operation.is_stream().then(|| shared.app.standing(secret)))))
 }
 
 /// The secret of an `Authorization` header: after `Bearer`, or alone.

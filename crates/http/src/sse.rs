@@ -27,10 +27,7 @@ pub(crate) fn last_event_id(call: &Call) -> Result<Option<u64>, Failure> {
 /// Answers with what the listener hears, until it is dropped, the stream's time is over, the caller's secret is revoked or
 /// the server stops.
 pub(crate) fn respond(call: &mut Call, listener: Listener) -> Response {
-    let revoked: BoxFuture<'static, ()> = match call.standing.take() {
-        Some(standing) => Box::pin(standing.ended()),
-        None => Box::pin(futures::future::pending()),
-    };
+    let revoked = call.revoked();
     let options = &call.shared.options;
     let mut heartbeat = interval_at(Instant::now() + options.sse_heartbeat, options.sse_heartbeat);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);

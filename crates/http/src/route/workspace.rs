@@ -15,7 +15,7 @@ use freehold_app::{
     workspace::WorkspaceNew,
 };
 use freehold_model::{WorkspaceId, workspace::Workspace};
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 
 use crate::{
     call::{Call, Handler},
@@ -125,12 +125,26 @@ async fn workspace_exec(mut call: Call) -> Result<Response, Failure> {
     };
     let events = call.app().workspace_exec(call.actor()?, id(&call)?, request).await?;
     let request_id = call.request_id.clone();
-    let lines = events.map(move |event| {
-        let mut line = wire::bytes(&exec_line(event, &request_id));
-        line.push(b'\n');
-        Ok::<_, std::convert::Infallible>(Bytes::from(line))
+    let lines = stream::unfold(Some((events, call.revoked())), move |state| {
+        let request_id = request_id.clone();
+        async move {
+            let (mut events, mut revoked) = state?;
+            let (line, rest) = tokio::select! {
+                biased;
+                () = &mut revoked => (ExecLine::Failed { error: revocation().body(&request_id).error }, None),
+                event = events.next() => (exec_line(event?, &request_id), Some((events, revoked))),
+            };
+            let mut line = wire::bytes(&line);
+            line.push(b'\n');
+            Some((Ok::<_, std::convert::Infallible>(Bytes::from(line)), rest))
+        }
     });
     Ok(call.answer("application/x-ndjson", Body::from_stream(lines)))
+}
+
+/// Why a command ends whose caller's secret was revoked.
+fn revocation() -> Failure {
+    Failure::new(ErrorCode::Unauthorized, "the credential was revoked while the command ran")
 }
 
 fn exec_line(event: Result<ExecEvent, AgentError>, request_id: &str) -> ExecLine {

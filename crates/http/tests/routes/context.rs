@@ -67,8 +67,12 @@ impl AgentPort for SimAgent {
             stream: OutputStream::Stdout,
             data: Bytes::from(format!("simulated: {}\n", request.command.join(" "))),
         };
-        Ok(futures::stream::iter([Ok(output), Ok(ExecEvent::Ended { exit_code: 3, timed_out: false })])
-            .boxed())
+        let output = futures::stream::iter([Ok(output)]);
+        if request.command[0] == "sleep" {
+            return Ok(output.chain(futures::stream::pending()).boxed());
+        }
+        let ended = Ok(ExecEvent::Ended { exit_code: 3, timed_out: false });
+        Ok(output.chain(futures::stream::iter([ended])).boxed())
     }
 }
 

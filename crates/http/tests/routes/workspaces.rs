@@ -1,7 +1,9 @@
 //! `/v1/workspaces`.
 
 use freehold_api::error::ErrorCode;
+use freehold_app::exec::EXECS_PER_CALLER_MAX;
 use freehold_model::workspace::Event;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::context::{Context, names};
@@ -215,6 +217,38 @@ async fn exec_streams_lines_and_leaves_an_audit_row() {
     assert_eq!(audit["events"][0]["agent_role"], "worker");
     assert_eq!(audit["events"][0]["agent_provider"], "models");
     context.post(&path, &context.ann, json!({ "command": [] })).await.refused_fields(&["command"]);
+}
+
+#[tokio::test]
+async fn a_command_ends_at_once_when_its_key_is_revoked() {
+    let context = Context::new().await;
+    context.role().await;
+    let workspace = context.ready(&context.ann).await;
+    let (id, key) = context.key("full_access").await;
+    let request = context.request(Method::POST, &format!("/v1/workspaces/{workspace}/exec"), &key);
+    let mut answer = request.json(&json!({ "command": ["sleep"] })).send().await.unwrap();
+    let first = answer.chunk().await.unwrap().unwrap();
+    assert!(first.starts_with(b"{\"stream\""), "{first:?}");
+    context.delete(&format!("/v1/api-keys/{id}"), &context.owner).await.ok();
+    let last: Value = serde_json::from_slice(&answer.chunk().await.unwrap().unwrap()).unwrap();
+    assert_eq!(last["error"]["code"], "unauthorized");
+    assert_eq!(answer.chunk().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn one_caller_has_a_limit_of_commands_at_a_time_and_others_are_not_in_its_way() {
+    let context = Context::new().await;
+    context.role().await;
+    let workspace = context.ready(&context.ann).await;
+    let path = format!("/v1/workspaces/{workspace}/exec");
+    let body = json!({ "command": ["sleep"] });
+    let mut open = Vec::new();
+    for _ in 0..EXECS_PER_CALLER_MAX {
+        open.push(context.request(Method::POST, &path, &context.ann).json(&body).send().await.unwrap());
+    }
+    context.post(&path, &context.ann, body.clone()).await.refused(ErrorCode::TooManyRequests);
+    let other = context.request(Method::POST, &path, &context.owner).json(&body).send().await.unwrap();
+    assert_eq!(other.status(), 200);
 }
 
 #[tokio::test]
