@@ -103,13 +103,14 @@ impl Progress {
         let began = self.iteration_began.take();
         let mut out = if began.is_none() { self.step(row) } else { String::new() };
         let model = text_of(row, "model").map_or_else(|| "the model".to_owned(), |model| line(&model, 40));
+        let failed = row.detail.as_ref().and_then(|detail| detail.get("success")?.as_bool()) == Some(false);
         let took = began.map(|began| row.timestamp.duration_since(began).as_secs_f64());
-        if let Some(took) = took.filter(|took| *took >= 0.0) {
-            out.push_str(&indented(&format!("{DIM}{model} answered in {}{DIM:#}", seconds(took))));
-        }
-        if row.detail.as_ref().and_then(|detail| detail.get("success")?.as_bool()) == Some(false) {
+        if failed {
             let why = text_of(row, "error").or_else(|| row.reason.clone()).unwrap_or_default();
-            out.push_str(&indented(&format!("{BAD}the model could not answer{BAD:#} {}", line(&why, 70))));
+            out.push_str(&indented(&format!("{BAD}the model could not answer:{BAD:#}")));
+            out.extend(wrap(&why, COLUMNS - GUTTER).iter().map(|part| indented(part)));
+        } else if let Some(took) = took.filter(|took| *took >= 0.0) {
+            out.push_str(&indented(&format!("{DIM}{model} answered in {}{DIM:#}", seconds(took))));
         }
         for text in text_of(row, "text").iter().flat_map(|text| wrap(text, COLUMNS - GUTTER)) {
             out.push_str(&indented(&text));

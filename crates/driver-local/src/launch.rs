@@ -140,7 +140,7 @@ pub async fn try_out(
         match try_one(launcher, options, groups, make).await {
             Ok(()) => return Ok(make),
             Err(Error::Step { step, source }) => {
-                tracing::info!(?make, step, error = %source, "this kind of pod cannot be made here");
+                tracing::debug!(?make, step, error = %source, "this kind of pod cannot be made here; trying the next");
                 if step.starts_with("intercept") {
                     interceptions.next();
                 } else if step.starts_with("make the pod's network links") {

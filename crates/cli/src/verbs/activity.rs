@@ -35,6 +35,9 @@ pub struct Activity {
 
 pub(crate) async fn run(client: &Client, args: Activity, console: &mut Console) -> Outcome {
     let stream = client.activity_stream(ActivityScope::Organization, args.after).await?;
+    console.note(
+        "showing activity from now on, until Ctrl-C; `freehold workspace activity ID` shows what was\n",
+    );
     follow(stream, &HashSet::new(), None, console).await
 }
 

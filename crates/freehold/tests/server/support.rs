@@ -4,6 +4,7 @@ use std::{
     fs,
     future::Future,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
@@ -344,6 +345,13 @@ fn end_pods(data: &Path) {
             if let Some(pid) = pid {
                 let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
+        }
+    }
+    // The kernel gives a work directory of an overlay no rights at all, and an ordinary user then cannot remove what is in it.
+    for workspace in fs::read_dir(Path::new(&data).join("pods/workspaces")).into_iter().flatten().flatten() {
+        for overlay in ["root", "usr"] {
+            let work = workspace.path().join("files/work").join(overlay).join("work");
+            let _absent = fs::set_permissions(work, fs::Permissions::from_mode(0o700));
         }
     }
 }
