@@ -113,6 +113,34 @@ impl Default for Pod {
 }
 
 impl Pod {
+    /// What a pod needs to come up and run a shell; with less it would fail in ways that name no setting.
+    const LEAST: [(&str, u64); 5] = [
+        ("pod.memory_bytes", 64 * 1024 * 1024),
+        ("pod.processes", 16),
+        ("pod.cpu_millis", 10),
+        ("pod.disk_bytes", 16 * 1024 * 1024),
+        ("pod.tmp_bytes", 1024 * 1024),
+    ];
+
+    /// # Errors
+    /// When a limit is below the least.
+    fn check(&self) -> anyhow::Result<()> {
+        let given = [
+            self.memory_bytes,
+            self.processes.into(),
+            self.cpu_millis.into(),
+            self.disk_bytes,
+            self.tmp_bytes,
+        ];
+        for ((key, least), given) in Self::LEAST.into_iter().zip(given) {
+            anyhow::ensure!(
+                given >= least,
+                "the configuration is not valid: `{key}` is {given}, and the least is {least}"
+            );
+        }
+        Ok(())
+    }
+
     /// The limits of every pod.
     pub const fn limits(&self) -> freehold_driver::Limits {
         freehold_driver::Limits {
@@ -242,10 +270,11 @@ pub fn load(flags: &Flags, home: &Home) -> anyhow::Result<Loaded> {
     figment = figment
         .merge(Env::prefixed(ENVIRONMENT_PREFIX).filter(|key| key.as_str().contains("__")).split("__"))
         .merge(flag_values(flags));
-    let mut config = figment.extract().map_err(|errors| {
+    let mut config: Config = figment.extract().map_err(|errors| {
         let errors: Vec<String> = errors.into_iter().map(|error| explain(&error)).collect();
         anyhow::anyhow!("the configuration is not valid: {}", errors.join("; "))
     })?;
+    config.pod.check()?;
     resolve_paths(&mut config, &figment);
     Ok(Loaded { config, figment })
 }

@@ -28,7 +28,9 @@ pub enum ApiKey {
         limit: Option<u32>,
     },
     /// Create an API key; its secret is on stdout, this once
-    #[command(after_help = "Examples:\n  freehold key create ci --permission-set submit_observe > ci.key")]
+    #[command(
+        after_help = "Examples:\n  umask 077; freehold key create ci --permission-set submit_observe > ci.key"
+    )]
     Create {
         /// What it is for
         label: String,

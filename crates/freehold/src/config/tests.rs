@@ -61,6 +61,14 @@ fn a_value_of_the_wrong_form_is_named_with_its_key_and_its_file() {
 }
 
 #[test]
+fn a_limit_of_pods_that_no_pod_can_live_with_is_refused_with_the_least() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("server.toml"), "[pod]\nmemory_bytes = 10\n").unwrap();
+    let error = format!("{:#}", load(&Flags::default(), &home(dir.path())).unwrap_err());
+    assert!(error.contains("`pod.memory_bytes` is 10, and the least is 67108864"), "{error}");
+}
+
+#[test]
 fn what_is_shown_is_toml_that_can_be_pasted() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("server.toml"), "[egress.hosts]\n\"api.test\" = \"127.0.0.1:2\"\n")
