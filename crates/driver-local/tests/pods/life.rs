@@ -73,6 +73,65 @@ async fn nothing_is_left_of_a_deleted_pod() {
     until("an empty directory", || traces(&machine).is_empty()).await;
 }
 
+/// Makes directories in each other, some of which nobody may write in or enter.
+fn chain(dir: &std::path::Path, depth: u32) {
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+    let open = |at: std::os::fd::BorrowedFd<'_>, name: &str| {
+        openat(at, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+    };
+    let mut at = openat(CWD, dir, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    for level in 0..depth {
+        mkdirat(&at, "d", Mode::from_raw_mode(0o700)).unwrap();
+        let next = open(std::os::fd::AsFd::as_fd(&at), "d");
+        if level % 100 == 0 {
+            mkdirat(&next, "beside", Mode::from_raw_mode(0)).unwrap();
+            rustix::fs::symlinkat("/", &next, "link").unwrap();
+            let mode = if level % 200 == 0 { 0 } else { 0o500 };
+            mkdirat(&next, "d", Mode::from_raw_mode(0o700)).unwrap();
+            let deeper = open(std::os::fd::AsFd::as_fd(&next), "d");
+            rustix::fs::fchmod(&next, Mode::from_raw_mode(mode)).unwrap();
+            at = deeper;
+        } else {
+            at = next;
+        }
+    }
+}
+
+/// Deeper than any stack of a thread and longer than any path.
+const DEEP: u32 = 60_000;
+
+#[test]
+fn a_workspace_of_any_depth_is_removed_on_a_small_stack() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_stack_size(512 * 1024)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let machine = machine().await;
+        let workspace = spec().workspace_id;
+        let dir = machine.options.state_dir.join("workspaces").join(workspace.to_string());
+        std::fs::create_dir(&dir).unwrap();
+        chain(&dir, DEEP);
+        machine.driver.purge(workspace).await.unwrap();
+        until("an empty directory", || traces(&machine).is_empty()).await;
+    });
+}
+
+#[tokio::test]
+async fn a_start_removes_a_tree_of_any_depth_that_an_earlier_one_left_in_the_trash() {
+    let mut machine = machine().await;
+    let trash = machine.options.state_dir.join("trash");
+    until("an empty directory", || traces(&machine).is_empty()).await;
+    for name in ["one", "two"] {
+        std::fs::create_dir(trash.join(name)).unwrap();
+        chain(&trash.join(name), DEEP / 2);
+    }
+    machine.restart().await;
+    until("an empty directory", || traces(&machine).is_empty()).await;
+}
+
 #[tokio::test]
 async fn a_start_after_a_crash_sweeps_what_is_left() {
     let machine = machine().await;
