@@ -241,7 +241,7 @@ impl LocalDriver {
             [one] if *one == spec.pod_id => return Ok(()),
             _ => return Err(Error::InUse),
         }
-        let pod = spec.pod_id.to_string();
+        let (pod, workspace) = (spec.pod_id.to_string(), spec.workspace_id);
         // It takes its time to be there, so it is called first.
         let holder = launch::call(&inner.launcher)?;
         let starting = {
@@ -258,7 +258,7 @@ impl LocalDriver {
                 let make_groups = || inner.groups.create(&pod, &spec.limits);
                 let started = launch::start(holder, options, plan, make_groups);
                 if started.is_err() {
-                    launch::undo(&inner.options.state_dir, &inner.groups, &pod);
+                    launch::undo(&inner.options.state_dir, &inner.groups, &pod, workspace);
                 }
                 started
             })
@@ -268,7 +268,7 @@ impl LocalDriver {
         match starting.ready(&inner.launcher).await {
             Ok(launched) => self.adopt(launched).map_err(step("follow the holder")),
             Err(error) => {
-                launch::undo(&inner.options.state_dir, &inner.groups, &pod);
+                launch::undo(&inner.options.state_dir, &inner.groups, &pod, workspace);
                 Err(error)
             }
         }
