@@ -126,7 +126,7 @@ async fn a_start_removes_a_tree_of_any_depth_that_an_earlier_one_left_in_the_tra
     until("an empty directory", || traces(&machine).is_empty()).await;
     for name in ["one", "two"] {
         std::fs::create_dir(trash.join(name)).unwrap();
-        chain(&trash.join(name), DEEP / 2);
+        chain(&trash.join(name), DEEP / 4);
     }
     machine.restart().await;
     until("an empty directory", || traces(&machine).is_empty()).await;
@@ -290,4 +290,83 @@ async fn many_pods_are_made_at_once() {
     }
     deleted.join_all().await;
     assert_eq!(machine.driver.observe().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_note_of_the_generation_that_a_crash_emptied_does_not_keep_the_workspace_down() {
+    let machine = machine().await;
+    let (mut spec, _agent) = machine.pod().await;
+    let workspace = machine.options.state_dir.join("workspaces").join(spec.workspace_id.to_string());
+    for debris in ["", "\0\0"] {
+        machine.driver.delete(spec.pod_id).await.unwrap();
+        std::fs::write(workspace.join("generation"), debris).unwrap();
+        spec = PodSpec {
+            pod_id: PodId::from_uuid(uuid::Uuid::now_v7()),
+            generation: spec.generation + 1,
+            ..spec
+        };
+        machine.driver.ensure(&spec).await.unwrap();
+        assert_eq!(
+            std::fs::read_to_string(workspace.join("generation")).unwrap(),
+            spec.generation.to_string()
+        );
+    }
+    machine.driver.delete(spec.pod_id).await.unwrap();
+    let old = PodSpec { generation: spec.generation - 1, ..spec };
+    let refused = machine.driver.ensure(&old).await;
+    assert!(matches!(refused, Err(freehold_driver::Error::OldGeneration { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_start_that_failed_after_its_overlay_was_mounted_does_not_fail_the_next() {
+    let machine = machine().await;
+    let mut spec = spec();
+    let workspace = machine.options.state_dir.join("workspaces").join(spec.workspace_id.to_string());
+    machine.driver.ensure(&spec).await.unwrap();
+    machine.driver.delete(spec.pod_id).await.unwrap();
+    // What a volatile overlay leaves of a pod that was not taken away by the driver.
+    for part in ["root", "usr"] {
+        std::fs::create_dir_all(workspace.join("files/work").join(part).join("work/incompat/volatile"))
+            .unwrap();
+    }
+    let again = |spec: &PodSpec| PodSpec { pod_id: PodId::from_uuid(uuid::Uuid::now_v7()), ..spec.clone() };
+    spec = again(&spec);
+    machine.driver.ensure(&spec).await.unwrap_err();
+    spec = again(&spec);
+    machine.driver.ensure(&spec).await.unwrap();
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pod_whose_mount_points_were_taken_away_starts_again() {
+    let machine = machine().await;
+    let (mut spec, _agent) = machine.pod().await;
+    for damage in [
+        "cd /; rm -rf /workspace",
+        "cd /; rm -rf /workspace; echo text > /workspace",
+        "cd /; rm -rf /workspace; ln -s /proc /workspace",
+        "cd /; mv /opt /elsewhere; ln -s /tmp /opt",
+    ] {
+        let (code, out) = machine.sh(&spec, damage).await;
+        assert_eq!(code, Some(0), "{damage}: {out}");
+        kill_process(machine.holder(spec.pod_id), Signal::KILL).unwrap();
+        machine.driver.delete(spec.pod_id).await.unwrap();
+        spec = PodSpec { pod_id: PodId::from_uuid(uuid::Uuid::now_v7()), ..spec };
+        machine.driver.ensure(&spec).await.unwrap_or_else(|error| panic!("{damage}: {error:?}"));
+        let check = "pwd -P; touch note && echo > /dev/null && test -c /dev/null && ls /opt/freehold";
+        assert_eq!(machine.sh(&spec, check).await, (Some(0), "/workspace\nfreehold\n".into()), "{damage}");
+    }
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_is_started_again_where_its_workspace_was_taken_away() {
+    let machine = machine().await;
+    let (spec, mut agent) = machine.pod().await;
+    machine.sh(&spec, "cd /; rm -rf /workspace; ln -s /proc /workspace").await;
+    agent.tell("exit 3");
+    let agent = machine.agent(spec.pod_id).await;
+    assert!(agent.hello.starts_with("agent 1 "), "{}", agent.hello);
+    assert_eq!(machine.sh(&spec, "pwd -P; touch note").await, (Some(0), "/workspace\n".into()));
+    machine.driver.delete(spec.pod_id).await.unwrap();
 }
