@@ -370,3 +370,49 @@ async fn an_agent_is_started_again_where_its_workspace_was_taken_away() {
     assert_eq!(machine.sh(&spec, "pwd -P; touch note").await, (Some(0), "/workspace\n".into()));
     machine.driver.delete(spec.pod_id).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_holder_that_does_not_answer_is_killed_and_keeps_no_start() {
+    let mut machine = machine().await;
+    let (stuck, _agent) = machine.pod().await;
+    let (alive, _other) = machine.pod().await;
+    machine.sh(&stuck, "echo kept > note; sleep 1000 >/dev/null 2>&1 &").await;
+    let holder = machine.holder(stuck.pod_id);
+    kill_process(holder, Signal::STOP).unwrap();
+    machine.restart().await;
+    let seen = machine.driver.observe().await.unwrap();
+    assert_eq!(seen.iter().map(|one| one.pod_id).collect::<Vec<_>>(), [alive.pod_id]);
+    assert!(processes().all(|(_, command)| !command.contains(&stuck.pod_id.to_string())));
+    assert_eq!(groups_of(stuck.pod_id), Vec::<String>::new());
+    let next = PodSpec { pod_id: PodId::from_uuid(uuid::Uuid::now_v7()), ..stuck };
+    machine.driver.ensure(&next).await.unwrap();
+    assert_eq!(machine.sh(&next, "cat note").await, (Some(0), "kept\n".into()));
+    for spec in [next, alive] {
+        machine.driver.delete(spec.pod_id).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_cannot_be_removed_keeps_its_own_workspace_alone() {
+    let mut machine = machine().await;
+    let (mut spec, _agent) = machine.pod().await;
+    kill_process(machine.holder(spec.pod_id), Signal::KILL).unwrap();
+    let plan = machine.options.state_dir.join("pods").join(spec.pod_id.to_string()).join("plan.json");
+    let plan = std::fs::File::open(plan).unwrap();
+    // What holds this lock is no process that may be killed: the driver's own.
+    until("the end of the holder", || {
+        rustix::fs::flock(&plan, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok()
+    })
+    .await;
+    // The file looks like a living holder's that does not speak.
+    machine.restart().await;
+    let (other, _agent) = machine.pod().await;
+    spec = PodSpec { pod_id: PodId::from_uuid(uuid::Uuid::now_v7()), ..spec };
+    machine.driver.ensure(&spec).await.unwrap_err();
+    machine.driver.purge(spec.workspace_id).await.unwrap_err();
+    drop(plan);
+    machine.driver.ensure(&spec).await.unwrap();
+    for spec in [spec, other] {
+        machine.driver.delete(spec.pod_id).await.unwrap();
+    }
+}
