@@ -99,9 +99,8 @@ async fn look(state_dir: PathBuf, pod_dir: PathBuf) -> Result<Option<Launched>, 
 /// Kills a holder, whether it answers or not, and removes what is left of its pod. Blocks.
 pub fn end(state_dir: &Path, pod_dir: &Path) -> io::Result<()> {
     let deadline = Instant::now() + GONE_WITHIN;
+    kill(pod_dir);
     loop {
-        // Again each time: a command that just began has the plan open as well.
-        kill(pod_dir);
         match bury(state_dir, pod_dir) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
                 std::thread::sleep(TRY_AGAIN_AFTER);
@@ -111,13 +110,20 @@ pub fn end(state_dir: &Path, pod_dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Kills all that have a pod's plan open, which are its holder and those that it forked.
+/// Kills the process that has locked a pod's plan, which is its holder; all others of the pod end with it. To have the
+/// plan open proves nothing: whatever this process starts has that for a moment.
 fn kill(pod_dir: &Path) {
     let Ok(plan) = fs::metadata(pod_dir.join(file::PLAN)) else { return };
     let has_it = |pid: Pid| {
-        let open = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()));
-        open.into_iter().flatten().flatten().any(|entry| {
+        let number = pid.as_raw_nonzero();
+        let open = fs::read_dir(format!("/proc/{number}/fd")).into_iter().flatten().flatten();
+        let mut same = open.filter(|entry| {
             fs::metadata(entry.path()).is_ok_and(|one| one.ino() == plan.ino() && one.dev() == plan.dev())
+        });
+        same.any(|entry| {
+            let name = entry.file_name().display().to_string();
+            let about = fs::read_to_string(format!("/proc/{number}/fdinfo/{name}")).unwrap_or_default();
+            about.lines().any(|line| locker(line) == Some(pid))
         })
     };
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -130,6 +136,13 @@ fn kill(pod_dir: &Path) {
             let _gone = pidfd_send_signal(&process, Signal::KILL);
         }
     }
+}
+
+/// Who took the lock that a line about a descriptor names: `lock: 1: FLOCK ADVISORY WRITE 359 00:13:11691 0 EOF`.
+fn locker(line: &str) -> Option<Pid> {
+    let mut words = line.strip_prefix("lock:")?.split_whitespace().skip(1);
+    (words.next()? == "FLOCK").then_some(())?;
+    Pid::from_raw(words.nth(2)?.parse().ok()?)
 }
 
 fn read(pod_dir: &Path) -> io::Result<Plan> {
