@@ -24,6 +24,7 @@ use crate::{
     launcher::Launcher,
     layers, oci,
     plan::{Event, ExecEvent, Interception, Links, Make, Plan, Request, dir},
+    sweep::{self, Left},
     trash,
 };
 
@@ -76,6 +77,8 @@ pub(crate) struct Inner {
     pods: Mutex<HashMap<PodId, Arc<Pod>>>,
     workspaces: Mutex<HashMap<WorkspaceId, Arc<tokio::sync::Mutex<()>>>>,
     changes: watch::Sender<u64>,
+    /// What the sweep could not remove.
+    left: Mutex<Vec<Left>>,
     /// Held while lower layers are made, so that pods that start together make them once.
     layers: Mutex<()>,
 }
@@ -139,6 +142,7 @@ impl LocalDriver {
             pods: Mutex::default(),
             workspaces: Mutex::default(),
             changes: watch::Sender::new(0),
+            left: Mutex::default(),
             layers: Mutex::default(),
         };
         let driver = Self { inner: Arc::new(inner) };
@@ -149,14 +153,18 @@ impl LocalDriver {
     /// Finds living pods and removes dead ones.
     async fn sweep(&self) -> Result<(), Error> {
         let inner = &self.inner;
-        let found = crate::sweep::pods(&inner.options.state_dir).await.map_err(step("look for pods"))?;
-        for launched in found {
+        let found = sweep::pods(&inner.options.state_dir).await.map_err(step("look for pods"))?;
+        *lock(&inner.left) = found.left;
+        for launched in found.living {
             self.adopt(launched).map_err(step("find a pod again"))?;
         }
         let living: Vec<String> = lock(&inner.pods).keys().map(ToString::to_string).collect();
         for group in inner.groups.pods() {
             if !group.file_name().is_some_and(|name| living.iter().any(|pod| name == pod.as_str())) {
-                groups::remove(&group).map_err(step("remove a control group"))?;
+                // It must not keep the others. The next sweep comes across it again.
+                if let Err(error) = groups::remove(&group) {
+                    tracing::error!(group = %group.display(), error = %error, "failed to remove a control group");
+                }
             }
         }
         self.empty_trash();
@@ -211,6 +219,20 @@ impl LocalDriver {
         Ok(())
     }
 
+    /// Removes what an earlier sweep could not. Nothing else may happen to a workspace that a pod may still write to.
+    async fn clear(&self, workspace: WorkspaceId) -> Result<(), Error> {
+        let of_it = |left: &&Left| left.workspace == Some(workspace);
+        let all: Vec<Left> = lock(&self.inner.left).iter().filter(of_it).cloned().collect();
+        for one in all {
+            let (state_dir, dir) = (self.inner.options.state_dir.clone(), one.dir.clone());
+            let ended = tokio::task::spawn_blocking(move || sweep::end(&state_dir, &dir)).await;
+            let ended = ended.map_err(io::Error::other).flatten();
+            ended.map_err(step("remove what is left of an earlier pod"))?;
+            lock(&self.inner.left).retain(|left| left.dir != one.dir);
+        }
+        Ok(())
+    }
+
     fn pod(&self, pod: PodId) -> Option<Arc<Pod>> {
         lock(&self.inner.pods).get(&pod).cloned()
     }
@@ -230,6 +252,7 @@ impl LocalDriver {
         let _one = self.exclusive(spec.workspace_id).await;
         let inner = &self.inner;
         let workspace_dir = inner.options.state_dir.join(dir::WORKSPACES).join(spec.workspace_id.to_string());
+        self.clear(spec.workspace_id).await?;
         launch::check_generation(&workspace_dir, spec.generation)?;
         let others = || {
             let pods = lock(&inner.pods);
@@ -241,7 +264,7 @@ impl LocalDriver {
             [one] if *one == spec.pod_id => return Ok(()),
             _ => return Err(Error::InUse),
         }
-        let pod = spec.pod_id.to_string();
+        let (pod, workspace) = (spec.pod_id.to_string(), spec.workspace_id);
         // It takes its time to be there, so it is called first.
         let holder = launch::call(&inner.launcher)?;
         let starting = {
@@ -258,7 +281,7 @@ impl LocalDriver {
                 let make_groups = || inner.groups.create(&pod, &spec.limits);
                 let started = launch::start(holder, options, plan, make_groups);
                 if started.is_err() {
-                    launch::undo(&inner.options.state_dir, &inner.groups, &pod);
+                    launch::undo(&inner.options.state_dir, &inner.groups, &pod, workspace);
                 }
                 started
             })
@@ -268,7 +291,7 @@ impl LocalDriver {
         match starting.ready(&inner.launcher).await {
             Ok(launched) => self.adopt(launched).map_err(step("follow the holder")),
             Err(error) => {
-                launch::undo(&inner.options.state_dir, &inner.groups, &pod);
+                launch::undo(&inner.options.state_dir, &inner.groups, &pod, workspace);
                 Err(error)
             }
         }
@@ -459,6 +482,7 @@ impl PodDriver for LocalDriver {
         if lock(&self.inner.pods).values().any(|pod| pod.plan.workspace_id == workspace) {
             return Err(Error::InUse);
         }
+        self.clear(workspace).await?;
         let state_dir: &Path = &self.inner.options.state_dir;
         trash::discard(state_dir, &state_dir.join(dir::WORKSPACES).join(workspace.to_string()))
             .map_err(step("remove the workspace's files"))?;

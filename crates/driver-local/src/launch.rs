@@ -197,7 +197,7 @@ async fn try_one(launcher: &Launcher, options: &Options, groups: &Groups, make: 
         let holder = holder.try_clone().and_then(Process::new).map_err(step("follow the holder"))?;
         holder.gone().await;
     }
-    undo(&options.state_dir, groups, &spec.pod_id.to_string());
+    undo(&options.state_dir, groups, &spec.pod_id.to_string(), spec.workspace_id);
     let files = options.state_dir.join(dir::WORKSPACES).join(spec.workspace_id.to_string());
     trash::discard(&options.state_dir, &files).map_err(step("remove a trial's files"))?;
     outcome.map(drop)
@@ -276,7 +276,7 @@ pub fn start(
     let Birth { pod_dir, plan } = birth;
     let write = || -> io::Result<()> {
         layers::workspace_files(&workspace.join(dir::FILES), plan.make.users)?;
-        fs::write(workspace.join(file::GENERATION), plan.generation.to_string())?;
+        write_generation(&workspace, plan.generation)?;
         fs::create_dir(&pod_dir)?;
         fs::set_permissions(&pod_dir, fs::Permissions::from_mode(0o700))?;
         fs::write(pod_dir.join(file::PLAN), serde_json::to_vec(&plan)?)
@@ -328,23 +328,44 @@ impl Starting {
     }
 }
 
-/// Removes what a pod that does not stand left behind.
-pub fn undo(state_dir: &Path, groups: &Groups, pod: &str) {
+/// Removes what a pod that does not stand left behind, so also what its overlays worked in: they refuse to begin where
+/// others did not come to an end.
+pub fn undo(state_dir: &Path, groups: &Groups, pod: &str, workspace: WorkspaceId) {
     let ours = groups.pods().into_iter().filter(|group| group.file_name().is_some_and(|name| name == pod));
     let removed = ours.map(|group| groups::remove(&group));
-    let discarded = trash::discard(state_dir, &state_dir.join(dir::PODS).join(pod));
-    if let Err(error) = removed.chain([discarded]).collect::<io::Result<()>>() {
+    let workspace = state_dir.join(dir::WORKSPACES).join(workspace.to_string());
+    let left = [state_dir.join(dir::PODS).join(pod), workspace.join(dir::FILES).join("work")];
+    let discarded = left.iter().map(|path| trash::discard(state_dir, path));
+    if let Err(error) = removed.chain(discarded).collect::<io::Result<()>>() {
         tracing::warn!(pod.id = pod, error = %error, "failed to remove what a failed start left; the next start sweeps it");
     }
 }
 
+/// Notes the newest generation seen. Whoever is killed meanwhile leaves the old note or the new one, as a whole.
+///
+/// It is not synchronized: a start does not wait for the disk, and what an outage of the machine may leave is understood.
+fn write_generation(workspace: &Path, generation: u64) -> io::Result<()> {
+    let new = workspace.join(file::GENERATION).with_extension("new");
+    fs::write(&new, generation.to_string())?;
+    fs::rename(new, workspace.join(file::GENERATION))
+}
+
 /// Refuses a generation older than the newest seen of the workspace.
+///
+/// The note is the second guard against a late caller, after the rows of the one that calls. So one that an outage emptied
+/// (or filled with zeros, as some file systems do) refuses nothing: the start that follows writes it again, while refusing
+/// would keep the workspace down for ever. Anything else that is no number is not ours, and refused.
 pub fn check_generation(workspace: &Path, asked: u64) -> Result<(), Error> {
     let seen = match fs::read_to_string(workspace.join(file::GENERATION)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(step("read the workspace's generation"))?,
     };
-    match seen.trim().parse() {
+    let seen = seen.trim_matches(|letter: char| letter.is_whitespace() || letter == '\0');
+    if seen.is_empty() {
+        tracing::warn!(path = %workspace.display(), "the workspace's generation was lost; it is noted again");
+        return Ok(());
+    }
+    match seen.parse() {
         Ok(seen) if asked < seen => Err(Error::OldGeneration { asked, seen }),
         Ok(_) => Ok(()),
         Err(_) => Err(step("understand the workspace's generation")(io::ErrorKind::InvalidData.into())),

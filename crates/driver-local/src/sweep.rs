@@ -2,15 +2,17 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use freehold_model::WorkspaceId;
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
     net::sockopt::socket_peercred,
-    process::{PidfdFlags, pidfd_open},
+    process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal},
 };
 
 use crate::{
@@ -21,29 +23,126 @@ use crate::{
     trash,
 };
 
-/// How long a holder that is still starting may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// How long a holder may take to answer, also one that is still starting. All are asked at once.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long a killed holder may take to let go of its pod.
+const GONE_WITHIN: Duration = Duration::from_secs(3);
 /// Between two tries.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
-/// Living pods. The dead ones are removed on the way.
-pub async fn pods(state_dir: &Path) -> io::Result<Vec<Launched>> {
-    let mut living = Vec::new();
+/// What there was.
+#[derive(Default)]
+pub struct Found {
+    /// Living pods.
+    pub living: Vec<Launched>,
+    /// What could be neither asked nor removed; in its workspaces no pod may be made before it is.
+    pub left: Vec<Left>,
+}
+
+/// What is left of a pod.
+#[derive(Clone)]
+pub struct Left {
+    /// The pod's directory.
+    pub dir: PathBuf,
+    /// Whose files it may still write to.
+    pub workspace: Option<WorkspaceId>,
+}
+
+/// Looks at all pods. The dead ones are removed on the way, and those that do not answer are killed: one that cannot be
+/// asked is no use, and must not keep the others.
+pub async fn pods(state_dir: &Path) -> io::Result<Found> {
+    let mut looks = tokio::task::JoinSet::new();
     for entry in fs::read_dir(state_dir.join(dir::PODS))? {
-        let pod_dir = entry?.path();
-        match lives(&pod_dir) {
-            Ok(Some(plan)) => match tokio::time::timeout(ANSWER_WITHIN, find(&pod_dir, plan)).await {
-                Ok(Ok(launched)) => {
-                    tracing::info!(pod.id = %launched.plan.pod_id, "found a pod again");
-                    living.push(launched);
-                }
-                // It ended meanwhile, or failed to start: nobody has its lock now.
-                Ok(Err(_)) | Err(_) => bury(state_dir, &pod_dir)?,
-            },
-            Ok(None) | Err(_) => bury(state_dir, &pod_dir)?,
+        let (state_dir, pod_dir) = (state_dir.to_owned(), entry?.path());
+        looks.spawn(async move { look(state_dir, pod_dir).await });
+    }
+    let mut found = Found::default();
+    for outcome in looks.join_all().await {
+        match outcome {
+            Ok(Some(launched)) => found.living.push(launched),
+            Ok(None) => {}
+            Err(left) => found.left.push(left),
         }
     }
-    Ok(living)
+    Ok(found)
+}
+
+async fn look(state_dir: PathBuf, pod_dir: PathBuf) -> Result<Option<Launched>, Left> {
+    let mut silent = false;
+    if let Ok(Some(plan)) = lives(&pod_dir) {
+        match tokio::time::timeout(ANSWER_WITHIN, find(&pod_dir, plan)).await {
+            Ok(Ok(launched)) => {
+                tracing::info!(pod.id = %launched.plan.pod_id, "found a pod again");
+                return Ok(Some(launched));
+            }
+            // It ended meanwhile, or failed to start: nobody has its lock now.
+            Ok(Err(_)) => {}
+            Err(_) => silent = true,
+        }
+    }
+    let left = Left { workspace: read(&pod_dir).ok().map(|plan| plan.workspace_id), dir: pod_dir };
+    if silent {
+        tracing::warn!(pod.dir = %left.dir.display(), "a pod's holder does not answer; it is killed");
+    }
+    let (state, dir) = (state_dir, left.dir.clone());
+    let removed =
+        tokio::task::spawn_blocking(move || if silent { end(&state, &dir) } else { bury(&state, &dir) });
+    match removed.await.map_err(io::Error::other).flatten() {
+        Ok(()) => Ok(None),
+        Err(error) => {
+            tracing::error!(pod.dir = %left.dir.display(), error = %error, "failed to remove what is left of a pod; its workspace waits for that");
+            Err(left)
+        }
+    }
+}
+
+/// Kills a holder, whether it answers or not, and removes what is left of its pod. Blocks.
+pub fn end(state_dir: &Path, pod_dir: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + GONE_WITHIN;
+    kill(pod_dir);
+    loop {
+        match bury(state_dir, pod_dir) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                std::thread::sleep(TRY_AGAIN_AFTER);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Kills the process that has locked a pod's plan, which is its holder; all others of the pod end with it. To have the
+/// plan open proves nothing: whatever this process starts has that for a moment.
+fn kill(pod_dir: &Path) {
+    let Ok(plan) = fs::metadata(pod_dir.join(file::PLAN)) else { return };
+    let has_it = |pid: Pid| {
+        let number = pid.as_raw_nonzero();
+        let open = fs::read_dir(format!("/proc/{number}/fd")).into_iter().flatten().flatten();
+        let mut same = open.filter(|entry| {
+            fs::metadata(entry.path()).is_ok_and(|one| one.ino() == plan.ino() && one.dev() == plan.dev())
+        });
+        same.any(|entry| {
+            let name = entry.file_name().display().to_string();
+            let about = fs::read_to_string(format!("/proc/{number}/fdinfo/{name}")).unwrap_or_default();
+            about.lines().any(|line| locker(line) == Some(pid))
+        })
+    };
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| Pid::from_raw(name.parse().ok()?));
+        // The second look is at the process that the descriptor is of, since that still lives.
+        if let Some(pid) = pid.filter(|pid| *pid != getpid() && has_it(*pid))
+            && let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
+            && has_it(pid)
+        {
+            let _gone = pidfd_send_signal(&process, Signal::KILL);
+        }
+    }
+}
+
+/// Who took the lock that a line about a descriptor names: `lock: 1: FLOCK ADVISORY WRITE 359 00:13:11691 0 EOF`.
+fn locker(line: &str) -> Option<Pid> {
+    let mut words = line.strip_prefix("lock:")?.split_whitespace().skip(1);
+    (words.next()? == "FLOCK").then_some(())?;
+    Pid::from_raw(words.nth(2)?.parse().ok()?)
 }
 
 fn read(pod_dir: &Path) -> io::Result<Plan> {
@@ -80,11 +179,16 @@ async fn find(pod_dir: &Path, plan: Plan) -> io::Result<Launched> {
 
 /// Removes what is left of a pod. Whoever starts late finds its plan gone.
 fn bury(state_dir: &Path, pod_dir: &Path) -> io::Result<()> {
-    let lock = fs::File::open(pod_dir.join(file::PLAN));
-    if let Ok(lock) = &lock {
-        // Held until the directory was moved.
-        flock(lock, FlockOperation::NonBlockingLockExclusive)?;
-    }
+    let _lock = match fs::File::open(pod_dir.join(file::PLAN)) {
+        Ok(lock) => {
+            // Held until the directory was moved.
+            flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+            Some(lock)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        // Whether it lives is not known.
+        Err(error) => return Err(error),
+    };
     let plan = read(pod_dir);
     if let Ok(plan) = &plan {
         for group in &plan.groups {

@@ -9,13 +9,13 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, mkdirat, openat, renameat, unlinkat},
     io::Errno,
     mount::{
         MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
         mount_change, move_mount, open_tree, unmount,
     },
-    process::{chdir, pivot_root},
+    process::{chdir, fchdir, pivot_root},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
@@ -28,7 +28,9 @@ use crate::{
 /// Device nodes of the host that a pod has too.
 const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 /// Where the program lies in a pod.
-const PROGRAM_DIR: &str = "opt/freehold";
+const PROGRAM: &str = "opt/freehold/freehold";
+/// Where a pod works.
+const WORKSPACE: &str = "workspace";
 
 /// Copies of mounts that are not attached anywhere yet.
 pub struct Trees {
@@ -105,15 +107,69 @@ pub fn build(plan: &Plan, trees: Option<Trees>) -> Result<(), Failure> {
         overlay("usr", of_root..trees.layers.len(), "root/usr")?;
     }
     step("enter the root", chdir("root"))?;
-    attach(trees.executable.as_fd(), &Path::new(PROGRAM_DIR).join("freehold"))?;
+    place(PROGRAM, Kind::File)?;
+    attach(trees.executable.as_fd(), PROGRAM.as_ref())?;
     own_file_systems(plan)?;
     step("change the root", pivot_root(".", "."))?;
     step("let go of the host's root", unmount(".", UnmountFlags::DETACH))?;
-    step("enter the workspace", chdir("/workspace"))
+    enter_workspace()
 }
 
-/// Becomes the root user of the pod.
-fn become_root(users: Users) -> Result<(), Failure> {
+/// Enters the workspace of the pod whose root is this process's.
+pub fn enter_workspace() -> Result<(), Failure> {
+    step("enter the root", chdir("/"))?;
+    let workspace = place(WORKSPACE, Kind::Directory)?;
+    step("enter the workspace", fchdir(workspace))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Directory,
+    File,
+}
+
+/// Makes a mount point below the current directory, unless it is there, and opens it. What an earlier pod put in its way
+/// goes: programs in pods own the root and may take anything away or plant links in its place, none of which is followed.
+fn place(path: &str, kind: Kind) -> Result<OwnedFd, Failure> {
+    let make = || -> Result<OwnedFd, Errno> {
+        let mut at = openat(CWD, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut names = path.split('/').peekable();
+        while let Some(name) = names.next() {
+            let kind = if names.peek().is_some() { Kind::Directory } else { kind };
+            at = place_one(&at, name, kind)?;
+        }
+        Ok(at)
+    };
+    make().map_err(|errno| Failure::at(format!("make the mount point {path}"))(errno.into()))
+}
+
+fn place_one(at: &OwnedFd, name: &str, kind: Kind) -> Result<OwnedFd, Errno> {
+    let open = || openat(at, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+    match open() {
+        Ok(found) => match (FileType::from_raw_mode(fstat(&found)?.st_mode), kind) {
+            (FileType::Directory, Kind::Directory) => return Ok(found),
+            // Somebody's files may be in it.
+            (FileType::Directory, Kind::File) => {
+                renameat(at, name, at, format!("{name}.{}", uuid::Uuid::now_v7().simple()))?;
+            }
+            (FileType::Symlink, _) | (_, Kind::Directory) => unlinkat(at, name, AtFlags::empty())?,
+            (_, Kind::File) => return Ok(found),
+        },
+        Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    match kind {
+        Kind::Directory => mkdirat(at, name, Mode::from_raw_mode(0o755))?,
+        Kind::File => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            drop(openat(at, name, flags, Mode::from_raw_mode(0o644))?);
+        }
+    }
+    open()
+}
+
+/// Becomes the root user of the pod, who alone may make anything in its root.
+pub fn become_root(users: Users) -> Result<(), Failure> {
     if users.base().is_some() {
         step("become root", set_thread_groups(&[]))?;
     }
@@ -124,7 +180,11 @@ fn become_root(users: Users) -> Result<(), Failure> {
 
 fn own_file_systems(plan: &Plan) -> Result<(), Failure> {
     for name in DEVICES {
+        place(&format!("dev/{name}"), Kind::File)?;
         step("mount a device", mount_bind(format!("/dev/{name}"), format!("dev/{name}")))?;
+    }
+    for path in ["dev/pts", "dev/shm", "tmp", "proc"] {
+        place(path, Kind::Directory)?;
     }
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
     step(

@@ -305,11 +305,12 @@ fn own(fds: Vec<OwnedFd>) -> Result<Vec<OwnedFd>, Failure> {
 
 /// The pod's first process, in a later life.
 fn next_start(plan: &Plan, handles: &Handles, parent: &OwnedFd) -> Result<(), Failure> {
+    mounts::become_root(plan.make.users)?;
     die_with_the_holder()?;
     note(parent)?;
     proc::mount_at("/proc", None)?;
     let proc = open("/proc".as_ref(), OFlags::RDONLY | OFlags::DIRECTORY)?;
-    rustix::process::chdir("/workspace").map_err(|e| Failure::at("enter the workspace")(e.into()))?;
+    mounts::enter_workspace()?;
     let program = Program::of_agent(plan, handles)?;
     privileges::prepare_agent(plan.make.users)?;
     program.execute(plan, || {

@@ -73,6 +73,65 @@ async fn nothing_is_left_of_a_deleted_pod() {
     until("an empty directory", || traces(&machine).is_empty()).await;
 }
 
+/// Makes directories in each other, some of which nobody may write in or enter.
+fn chain(dir: &std::path::Path, depth: u32) {
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+    let open = |at: std::os::fd::BorrowedFd<'_>, name: &str| {
+        openat(at, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+    };
+    let mut at = openat(CWD, dir, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    for level in 0..depth {
+        mkdirat(&at, "d", Mode::from_raw_mode(0o700)).unwrap();
+        let next = open(std::os::fd::AsFd::as_fd(&at), "d");
+        if level % 100 == 0 {
+            mkdirat(&next, "beside", Mode::from_raw_mode(0)).unwrap();
+            rustix::fs::symlinkat("/", &next, "link").unwrap();
+            let mode = if level % 200 == 0 { 0 } else { 0o500 };
+            mkdirat(&next, "d", Mode::from_raw_mode(0o700)).unwrap();
+            let deeper = open(std::os::fd::AsFd::as_fd(&next), "d");
+            rustix::fs::fchmod(&next, Mode::from_raw_mode(mode)).unwrap();
+            at = deeper;
+        } else {
+            at = next;
+        }
+    }
+}
+
+/// Deeper than any stack of a thread and longer than any path.
+const DEEP: u32 = 60_000;
+
+#[test]
+fn a_workspace_of_any_depth_is_removed_on_a_small_stack() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_stack_size(512 * 1024)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let machine = machine().await;
+        let workspace = spec().workspace_id;
+        let dir = machine.options.state_dir.join("workspaces").join(workspace.to_string());
+        std::fs::create_dir(&dir).unwrap();
+        chain(&dir, DEEP);
+        machine.driver.purge(workspace).await.unwrap();
+        until("an empty directory", || traces(&machine).is_empty()).await;
+    });
+}
+
+#[tokio::test]
+async fn a_start_removes_a_tree_of_any_depth_that_an_earlier_one_left_in_the_trash() {
+    let mut machine = machine().await;
+    let trash = machine.options.state_dir.join("trash");
+    until("an empty directory", || traces(&machine).is_empty()).await;
+    for name in ["one", "two"] {
+        std::fs::create_dir(trash.join(name)).unwrap();
+        chain(&trash.join(name), DEEP / 4);
+    }
+    machine.restart().await;
+    until("an empty directory", || traces(&machine).is_empty()).await;
+}
+
 #[tokio::test]
 async fn a_start_after_a_crash_sweeps_what_is_left() {
     let machine = machine().await;
@@ -231,4 +290,129 @@ async fn many_pods_are_made_at_once() {
     }
     deleted.join_all().await;
     assert_eq!(machine.driver.observe().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_note_of_the_generation_that_a_crash_emptied_does_not_keep_the_workspace_down() {
+    let machine = machine().await;
+    let (mut spec, _agent) = machine.pod().await;
+    let workspace = machine.options.state_dir.join("workspaces").join(spec.workspace_id.to_string());
+    for debris in ["", "\0\0"] {
+        machine.driver.delete(spec.pod_id).await.unwrap();
+        std::fs::write(workspace.join("generation"), debris).unwrap();
+        spec = PodSpec {
+            pod_id: PodId::from_uuid(uuid::Uuid::now_v7()),
+            generation: spec.generation + 1,
+            ..spec
+        };
+        machine.driver.ensure(&spec).await.unwrap();
+        assert_eq!(
+            std::fs::read_to_string(workspace.join("generation")).unwrap(),
+            spec.generation.to_string()
+        );
+    }
+    machine.driver.delete(spec.pod_id).await.unwrap();
+    let old = PodSpec { generation: spec.generation - 1, ..spec };
+    let refused = machine.driver.ensure(&old).await;
+    assert!(matches!(refused, Err(freehold_driver::Error::OldGeneration { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_start_that_failed_after_its_overlay_was_mounted_does_not_fail_the_next() {
+    let machine = machine().await;
+    let mut spec = spec();
+    let workspace = machine.options.state_dir.join("workspaces").join(spec.workspace_id.to_string());
+    machine.driver.ensure(&spec).await.unwrap();
+    machine.driver.delete(spec.pod_id).await.unwrap();
+    // What a volatile overlay leaves of a pod that was not taken away by the driver.
+    for part in ["root", "usr"] {
+        std::fs::create_dir_all(workspace.join("files/work").join(part).join("work/incompat/volatile"))
+            .unwrap();
+    }
+    let again = |spec: &PodSpec| PodSpec { pod_id: PodId::from_uuid(uuid::Uuid::now_v7()), ..spec.clone() };
+    spec = again(&spec);
+    machine.driver.ensure(&spec).await.unwrap_err();
+    spec = again(&spec);
+    machine.driver.ensure(&spec).await.unwrap();
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pod_whose_mount_points_were_taken_away_starts_again() {
+    let machine = machine().await;
+    let (mut spec, _agent) = machine.pod().await;
+    for damage in [
+        "cd /; rm -rf /workspace",
+        "cd /; rm -rf /workspace; echo text > /workspace",
+        "cd /; rm -rf /workspace; ln -s /proc /workspace",
+        "cd /; mv /opt /elsewhere; ln -s /tmp /opt",
+    ] {
+        let (code, out) = machine.sh(&spec, damage).await;
+        assert_eq!(code, Some(0), "{damage}: {out}");
+        kill_process(machine.holder(spec.pod_id), Signal::KILL).unwrap();
+        machine.driver.delete(spec.pod_id).await.unwrap();
+        spec = PodSpec { pod_id: PodId::from_uuid(uuid::Uuid::now_v7()), ..spec };
+        machine.driver.ensure(&spec).await.unwrap_or_else(|error| panic!("{damage}: {error:?}"));
+        let check = "pwd -P; touch note && echo > /dev/null && test -c /dev/null && ls /opt/freehold";
+        assert_eq!(machine.sh(&spec, check).await, (Some(0), "/workspace\nfreehold\n".into()), "{damage}");
+    }
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_is_started_again_where_its_workspace_was_taken_away() {
+    let machine = machine().await;
+    let (spec, mut agent) = machine.pod().await;
+    machine.sh(&spec, "cd /; rm -rf /workspace; ln -s /proc /workspace").await;
+    agent.tell("exit 3");
+    let agent = machine.agent(spec.pod_id).await;
+    assert!(agent.hello.starts_with("agent 1 "), "{}", agent.hello);
+    assert_eq!(machine.sh(&spec, "pwd -P; touch note").await, (Some(0), "/workspace\n".into()));
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_holder_that_does_not_answer_is_killed_and_keeps_no_start() {
+    let mut machine = machine().await;
+    let (stuck, _agent) = machine.pod().await;
+    let (alive, _other) = machine.pod().await;
+    machine.sh(&stuck, "echo kept > note; sleep 1000 >/dev/null 2>&1 &").await;
+    let holder = machine.holder(stuck.pod_id);
+    kill_process(holder, Signal::STOP).unwrap();
+    machine.restart().await;
+    let seen = machine.driver.observe().await.unwrap();
+    assert_eq!(seen.iter().map(|one| one.pod_id).collect::<Vec<_>>(), [alive.pod_id]);
+    assert!(processes().all(|(_, command)| !command.contains(&stuck.pod_id.to_string())));
+    assert_eq!(groups_of(stuck.pod_id), Vec::<String>::new());
+    let next = PodSpec { pod_id: PodId::from_uuid(uuid::Uuid::now_v7()), ..stuck };
+    machine.driver.ensure(&next).await.unwrap();
+    assert_eq!(machine.sh(&next, "cat note").await, (Some(0), "kept\n".into()));
+    for spec in [next, alive] {
+        machine.driver.delete(spec.pod_id).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_cannot_be_removed_keeps_its_own_workspace_alone() {
+    let mut machine = machine().await;
+    let (mut spec, _agent) = machine.pod().await;
+    kill_process(machine.holder(spec.pod_id), Signal::KILL).unwrap();
+    let plan = machine.options.state_dir.join("pods").join(spec.pod_id.to_string()).join("plan.json");
+    let plan = std::fs::File::open(plan).unwrap();
+    // What holds this lock is no process that may be killed: the driver's own.
+    until("the end of the holder", || {
+        rustix::fs::flock(&plan, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok()
+    })
+    .await;
+    // The file looks like a living holder's that does not speak.
+    machine.restart().await;
+    let (other, _agent) = machine.pod().await;
+    spec = PodSpec { pod_id: PodId::from_uuid(uuid::Uuid::now_v7()), ..spec };
+    machine.driver.ensure(&spec).await.unwrap_err();
+    machine.driver.purge(spec.workspace_id).await.unwrap_err();
+    drop(plan);
+    machine.driver.ensure(&spec).await.unwrap();
+    for spec in [spec, other] {
+        machine.driver.delete(spec.pod_id).await.unwrap();
+    }
 }
