@@ -1,7 +1,7 @@
 //! Sums up a workspace's files: bytes, and how many there are.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -9,7 +9,10 @@ use std::{
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, openat, statat, statvfs};
 
-use super::{ENTRY_BYTES, for_each_tool, nameless};
+use super::{
+    ENTRY_BYTES,
+    tools::{self, Budget},
+};
 
 /// A walk over the files waits at least this many times as long as the last one took.
 const WALK_SHARE: u32 = 20;
@@ -36,6 +39,8 @@ pub struct Disk {
     bytes_max: u64,
     files_max: u64,
     place: PathBuf,
+    /// The device that files in memory are on.
+    memory: Option<u64>,
     free_at_walk: Used,
     used: Used,
     next_walk: Instant,
@@ -43,12 +48,13 @@ pub struct Disk {
 }
 
 impl Disk {
-    pub fn new(bytes_max: u64, place: &Path) -> Self {
+    pub fn new(bytes_max: u64, place: &Path, memory: Option<u64>) -> Self {
         let now = Instant::now();
         Self {
             bytes_max,
             files_max: (bytes_max / BYTES_PER_FILE).max(FILES_MIN),
             place: place.to_owned(),
+            memory,
             free_at_walk: Used::default(),
             used: Used::default(),
             next_walk: now,
@@ -75,7 +81,7 @@ impl Disk {
             walk.all(directory);
         }
         self.used = walk.used;
-        self.used.bytes = self.used.bytes.saturating_add(unlinked(proc));
+        self.used.bytes = self.used.bytes.saturating_add(unlinked(proc, self.memory));
         self.free_at_walk = free;
         self.earliest_walk = Instant::now() + now.elapsed() * WALK_SHARE;
         self.next_walk = now + WALK_INTERVAL_MAX;
@@ -137,18 +143,24 @@ impl Walk {
     }
 }
 
-/// Bytes of files that tools hold open and that no directory names any more, files in memory included.
-fn unlinked(proc: &OwnedFd) -> u64 {
-    let mut seen = BTreeSet::new();
-    let mut bytes = 0_u64;
-    for_each_tool(proc, |process, _| {
-        nameless(&process, |stat| {
-            if seen.insert((stat.st_dev, stat.st_ino)) {
-                bytes = bytes.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512));
-            }
-        });
+/// Bytes of files that tools hold open or map and that no directory names any more, files in memory included where they
+/// are open. Kills tools of which that cannot be told.
+fn unlinked(proc: &OwnedFd, memory: Option<u64>) -> u64 {
+    let mut budget = Budget::new();
+    let mut files = BTreeMap::new();
+    tools::for_each(proc, |tool, _| {
+        let mut visit = |file, bytes: u64| {
+            let most = files.entry(file).or_insert(0);
+            *most = bytes.max(*most);
+        };
+        let known = tool
+            .open_files(&mut budget, &mut visit)
+            .and_then(|()| tool.mapped_files(&mut budget, |device| Some(device) != memory, &mut visit));
+        if known.is_err() || tool.is_hidden() {
+            tool.kill_unless_supervisor();
+        }
     });
-    bytes
+    files.into_values().fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]
