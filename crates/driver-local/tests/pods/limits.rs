@@ -167,3 +167,13 @@ async fn hidden_files_of_a_process_without_a_first_thread_and_mapped_ones_count(
         machine.driver.delete(spec.pod_id).await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_writer_in_a_directory_that_it_closed_is_stopped() {
+    let (machine, spec, mut agent) = limited(Limits { disk_bytes: 16 << 20, ..spec().limits }).await;
+    let write = "mkdir h; exec 3> h/f; chmod 0 h; i=0; while [ $i -lt 400 ]; do head -c 4000000 /dev/zero >&3 || exit 1; i=$((i+1)); sleep 0.05; done";
+    let (code, out) = machine.sh(&spec, write).await;
+    assert_ne!(code, Some(0), "{out}");
+    assert!(agent.ask("environment").contains("GREETING"), "the agent still answers");
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
