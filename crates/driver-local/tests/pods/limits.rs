@@ -171,7 +171,10 @@ async fn hidden_files_of_a_process_without_a_first_thread_and_mapped_ones_count(
 #[tokio::test]
 async fn a_writer_in_a_directory_that_it_closed_is_stopped() {
     let (machine, spec, mut agent) = limited(Limits { disk_bytes: 16 << 20, ..spec().limits }).await;
-    let write = "mkdir h; exec 3> h/f; chmod 0 h; i=0; while [ $i -lt 400 ]; do head -c 4000000 /dev/zero >&3 || exit 1; i=$((i+1)); sleep 0.05; done";
+    // No file alone is above the limit of one file's size.
+    let write = r#"mkdir h; exec 3>h/3 4>h/4 5>h/5 6>h/6 7>h/7 8>h/8 9>h/9; chmod 0 h; i=0
+        while [ $i -lt 60 ]; do for to in 3 4 5 6 7 8 9; do head -c 200000 /dev/zero >&$to || exit 1; done; i=$((i+1)); sleep 0.05; done
+        sleep 10"#;
     let (code, out) = machine.sh(&spec, write).await;
     assert_ne!(code, Some(0), "{out}");
     assert!(agent.ask("environment").contains("GREETING"), "the agent still answers");

@@ -21,14 +21,21 @@ pub fn hog(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some("shared") => shared(bytes),
         Some("sysv") => segments(bytes),
         Some("mapped") => mapped(rustix::fs::memfd_create("hog", rustix::fs::MemfdFlags::CLOEXEC), bytes),
-        Some("mapped-on-disk") => mapped(hidden(), bytes),
+        Some("mapped-on-disk") => (0..bytes / PIECE).try_for_each(|_| mapped(hidden(), PIECE)),
         Some("descriptors") => descriptors().and_then(|()| memfd(bytes)),
         Some("leaderless") => leaderless(move || shared(bytes)),
         Some("leaderless-private") => leaderless(move || {
             std::mem::forget(vec![1_u8; bytes]);
             Ok(())
         }),
-        Some("leaderless-on-disk") => leaderless(move || fill(&hidden()?, bytes)),
+        Some("leaderless-on-disk") => leaderless(move || {
+            let files: Vec<OwnedFd> = (0..bytes / PIECE).map(|_| hidden()).collect::<Result<_, _>>()?;
+            files.into_iter().try_for_each(|file| {
+                fill(&file, PIECE)?;
+                std::mem::forget(file);
+                Ok(())
+            })
+        }),
         _ => return ExitCode::from(2),
     };
     if taken.is_err() {
