@@ -1,9 +1,9 @@
 //! Stands in for limits that the kernel does not enforce for this user: sums up memory and disk use now and then, and
 //! kills tools that go too far. Best effort, and reported as such.
 //!
-//! Memory is what processes have to themselves, what they share with each other, files in memory that have no name, and what
-//! the pod's file systems in memory hold. Pages of a shared mapping that no process maps any more, and files in memory on
-//! their way through a socket, are not seen.
+//! Memory is what processes have to themselves, what they share with each other, files in memory that have no name and are
+//! open or mapped, and what the pod's file systems in memory hold. Not seen are pages of a shared mapping that no process
+//! maps any more, files in memory on their way through a socket, and the buffers of sockets and pipes.
 
 mod disk;
 mod tools;
