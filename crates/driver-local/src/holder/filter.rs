@@ -44,9 +44,11 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_pivot_root,
     libc::SYS_process_madvise,
     libc::SYS_quotactl,
+    QUOTACTL_FD,
     libc::SYS_reboot,
     libc::SYS_request_key,
     libc::SYS_set_mempolicy,
+    SET_MEMPOLICY_HOME_NODE,
     libc::SYS_setns,
     libc::SYS_settimeofday,
     libc::SYS_swapoff,
@@ -55,7 +57,26 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_umount2,
     libc::SYS_userfaultfd,
     libc::SYS_vhangup,
+    // Pages that nobody maps and that lie in a pipe are seen by nobody who sums up memory; splice and write do as well.
+    libc::SYS_vmsplice,
 ];
+
+/// Calls that libraries do without, and that older kernels do not have.
+const ABSENT: &[libc::c_long] = &[
+    // Its flags lie in memory, where no filter can read them.
+    libc::SYS_clone3,
+    // Memory that no one can see who sums it up.
+    MEMFD_SECRET,
+    STATMOUNT,
+    LISTMOUNT,
+];
+const QUOTACTL_FD: libc::c_long = 443;
+const MEMFD_SECRET: libc::c_long = 447;
+const SET_MEMPOLICY_HOME_NODE: libc::c_long = 450;
+const STATMOUNT: libc::c_long = 457;
+const LISTMOUNT: libc::c_long = 458;
+/// Calls from here on (Linux 6.13) are not known here, on any architecture, and absent until they are.
+const UNKNOWN_CALLS: u32 = 463;
 
 /// Calls of x86 alone.
 #[cfg(target_arch = "x86_64")]
@@ -74,8 +95,9 @@ const NAMESPACES: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWCGROUP;
-/// Numbers from here on belong to x86's third ABI and would pass by the list above.
-const X32_CALLS: u32 = 0x4000_0000;
+/// What a process may not do apart from others: a thread with files of its own would hide them from who looks at the
+/// process's. In the flags of a new process, `CLONE_NEWTIME` is no flag.
+const APART: i32 = NAMESPACES | libc::CLONE_NEWTIME | libc::CLONE_FILES;
 
 /// The kernel's name for the way in which this architecture's calls are numbered.
 #[cfg(target_arch = "x86_64")]
@@ -93,11 +115,28 @@ enum Answer {
     Refuse,
     /// No such call: libraries then do without.
     Absent,
-    /// Allowed unless the first argument, on all architectures we build for, has one of [`NAMESPACES`].
-    UnlessNamespace,
+    /// Allowed unless the first argument, on all architectures we build for, has one of [`NAMESPACES`], or is for a thread
+    /// with files of its own.
+    IfClone,
+    /// Allowed unless the first argument has one of [`APART`].
+    IfTogether,
+    /// Allowed unless the third argument asks for files of the thread's own.
+    IfFilesStay,
     /// Allowed when the first argument is one of [`FAMILIES`].
     IfFamily,
+    /// Allowed when the first argument is 0, the caller: an agent of the same user has limits too.
+    IfOwn,
 }
+
+/// Calls whose arguments decide.
+const CONDITIONAL: &[(libc::c_long, Answer)] = &[
+    (libc::SYS_clone, Answer::IfClone),
+    (libc::SYS_unshare, Answer::IfTogether),
+    (libc::SYS_close_range, Answer::IfFilesStay),
+    (libc::SYS_socket, Answer::IfFamily),
+    (libc::SYS_socketpair, Answer::IfFamily),
+    (libc::SYS_prlimit64, Answer::IfOwn),
+];
 
 /// The program, for a little-endian machine.
 pub fn program() -> Result<Vec<sock_filter>, TryFromIntError> {
@@ -119,15 +158,11 @@ fn pieces() -> Result<Vec<(u32, Answer)>, TryFromIntError> {
     for call in DENIED.iter().chain(DENIED_HERE) {
         answers.insert(u32::try_from(*call)?, Answer::Refuse);
     }
-    // Its flags lie in memory, where no filter can read them.
-    answers.insert(u32::try_from(libc::SYS_clone3)?, Answer::Absent);
-    for (call, answer) in [
-        (libc::SYS_clone, Answer::UnlessNamespace),
-        (libc::SYS_unshare, Answer::UnlessNamespace),
-        (libc::SYS_socket, Answer::IfFamily),
-        (libc::SYS_socketpair, Answer::IfFamily),
-    ] {
-        answers.insert(u32::try_from(call)?, answer);
+    for call in ABSENT {
+        answers.insert(u32::try_from(*call)?, Answer::Absent);
+    }
+    for (call, answer) in CONDITIONAL {
+        answers.insert(u32::try_from(*call)?, *answer);
     }
     let mut pieces = vec![(0, Answer::Allow)];
     for (call, answer) in answers {
@@ -135,7 +170,8 @@ fn pieces() -> Result<Vec<(u32, Answer)>, TryFromIntError> {
         pieces.pop_if(|(from, _)| *from == call);
         pieces.extend([(call, answer), (call + 1, Answer::Allow)]);
     }
-    pieces.push((X32_CALLS, Answer::Absent));
+    // Those of x86's third ABI, from 0x4000_0000 on, would pass by the lists above.
+    pieces.push((UNKNOWN_CALLS, Answer::Absent));
     pieces.dedup_by_key(|(_, answer)| *answer);
     Ok(pieces)
 }
@@ -157,19 +193,30 @@ fn halve(pieces: &[(u32, Answer)]) -> Result<Vec<sock_filter>, TryFromIntError> 
 }
 
 fn leaf(what: Answer) -> Vec<sock_filter> {
-    /// The lower half of the first argument.
-    const ARGUMENT: u32 = 16;
+    /// The lower halves of the first argument and of the third.
+    const FIRST: u32 = 16;
+    const THIRD: u32 = 32;
     let refuse = answer(libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned());
     let allow = answer(libc::SECCOMP_RET_ALLOW);
+    let unless =
+        |argument, flags: u32| vec![load(argument), jump(libc::BPF_JSET, flags, 1, 0), allow, refuse];
     match what {
         Answer::Allow => vec![allow],
         Answer::Refuse => vec![refuse],
         Answer::Absent => vec![answer(libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned())],
-        Answer::UnlessNamespace => {
-            vec![load(ARGUMENT), jump(libc::BPF_JSET, NAMESPACES.cast_unsigned(), 1, 0), allow, refuse]
-        }
+        Answer::IfClone => vec![
+            load(FIRST),
+            jump(libc::BPF_JSET, NAMESPACES.cast_unsigned(), 3, 0),
+            jump(libc::BPF_JSET, libc::CLONE_THREAD.cast_unsigned(), 0, 1),
+            jump(libc::BPF_JSET, libc::CLONE_FILES.cast_unsigned(), 0, 1),
+            allow,
+            refuse,
+        ],
+        Answer::IfTogether => unless(FIRST, APART.cast_unsigned()),
+        Answer::IfFilesStay => unless(THIRD, libc::CLOSE_RANGE_UNSHARE),
+        Answer::IfOwn => vec![load(FIRST), jump(libc::BPF_JEQ, 0, 0, 1), allow, refuse],
         Answer::IfFamily => {
-            let mut all = vec![load(ARGUMENT)];
+            let mut all = vec![load(FIRST)];
             for family in FAMILIES {
                 all.extend([jump(libc::BPF_JEQ, family.cast_unsigned(), 0, 1), allow]);
             }
@@ -203,18 +250,20 @@ mod tests {
     use super::*;
 
     const REFUSED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
-    const ABSENT: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
+    const MISSING: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
 
-    /// Runs the program as the kernel would.
-    fn run(program: &[sock_filter], architecture: u32, call: u32, argument: u32) -> u32 {
+    /// Runs the program as the kernel would, with the first three arguments.
+    fn run(program: &[sock_filter], architecture: u32, call: u32, arguments: [u32; 3]) -> u32 {
         let (mut at, mut word) = (0, 0);
+        let [first, second, third] = arguments;
+        let words = [call, architecture, 0, 0, first, 0, second, 0, third];
         // Jumps go forward only.
         for _ in 0..program.len() {
             let sock_filter { code, jt, jf, k } = program[at];
             let skip = |holds: bool| usize::from(if holds { jt } else { jf });
             at += 1;
             match code {
-                0x20 => word = [call, architecture, 0, 0, argument][usize::try_from(k).unwrap() / 4],
+                0x20 => word = words[usize::try_from(k).unwrap() / 4],
                 0x15 => at += skip(word == k),
                 0x35 => at += skip(word >= k),
                 0x45 => at += skip(word & k != 0),
@@ -225,6 +274,11 @@ mod tests {
         panic!("no answer");
     }
 
+    /// What becomes of a call of this architecture.
+    fn answered(call: libc::c_long, arguments: [u32; 3]) -> u32 {
+        run(&program().unwrap(), ARCHITECTURE, number(call), arguments)
+    }
+
     fn number(call: libc::c_long) -> u32 {
         u32::try_from(call).unwrap()
     }
@@ -233,40 +287,56 @@ mod tests {
     fn every_call_is_answered_as_the_lists_say() {
         let program = program().unwrap();
         assert!(program.len() < 256, "{} instructions", program.len());
-        let conditional = [libc::SYS_clone, libc::SYS_unshare, libc::SYS_socket, libc::SYS_socketpair];
-        for call in (0..1024).filter(|call| !conditional.contains(call)) {
+        let unknown = i64::from(UNKNOWN_CALLS);
+        let is_conditional = |call: &libc::c_long| CONDITIONAL.iter().any(|(other, _)| other == call);
+        for call in (0..1024).filter(|call| !is_conditional(call)) {
             let expected = if DENIED.contains(&call) || DENIED_HERE.contains(&call) {
                 REFUSED
-            } else if call == libc::SYS_clone3 {
-                ABSENT
+            } else if ABSENT.contains(&call) || call >= unknown {
+                MISSING
             } else {
                 libc::SECCOMP_RET_ALLOW
             };
-            assert_eq!(run(&program, ARCHITECTURE, number(call), 0), expected, "call {call}");
+            assert_eq!(run(&program, ARCHITECTURE, number(call), [0; 3]), expected, "call {call}");
         }
+        const X32_CALLS: u32 = 0x4000_0000;
         for call in [X32_CALLS, X32_CALLS + number(libc::SYS_mount), u32::MAX] {
-            assert_eq!(run(&program, ARCHITECTURE, call, 0), ABSENT, "call {call:#x}");
+            assert_eq!(run(&program, ARCHITECTURE, call, [0; 3]), MISSING, "call {call:#x}");
         }
         let other = ARCHITECTURE ^ 0x8000_0000;
-        assert_eq!(run(&program, other, 0, 0), libc::SECCOMP_RET_KILL_PROCESS);
+        assert_eq!(run(&program, other, 0, [0; 3]), libc::SECCOMP_RET_KILL_PROCESS);
     }
 
     #[test]
     fn no_flag_of_a_namespace_and_no_other_family_passes() {
-        let program = program().unwrap();
-        for call in [libc::SYS_clone, libc::SYS_unshare].map(number) {
+        for (call, flags) in [(libc::SYS_clone, NAMESPACES), (libc::SYS_unshare, APART)] {
             for bit in (0..32).map(|bit| 1 << bit) {
-                let expected =
-                    if NAMESPACES.cast_unsigned() & bit == 0 { libc::SECCOMP_RET_ALLOW } else { REFUSED };
-                assert_eq!(run(&program, ARCHITECTURE, call, bit), expected, "flag {bit:#x}");
-                assert_eq!(run(&program, ARCHITECTURE, call, u32::MAX ^ bit), REFUSED);
+                let is_thread = call == libc::SYS_clone && bit == libc::CLONE_THREAD.cast_unsigned();
+                let passes = flags.cast_unsigned() & bit == 0 && !is_thread;
+                let expected = if passes { libc::SECCOMP_RET_ALLOW } else { REFUSED };
+                assert_eq!(answered(call, [bit, 0, 0]), expected, "flag {bit:#x}");
+                assert_eq!(answered(call, [u32::MAX ^ bit, 0, 0]), REFUSED);
             }
         }
-        for call in [libc::SYS_socket, libc::SYS_socketpair].map(number) {
+        for call in [libc::SYS_socket, libc::SYS_socketpair] {
             for family in 0..64 {
                 let expected = if FAMILIES.contains(&family) { libc::SECCOMP_RET_ALLOW } else { REFUSED };
-                assert_eq!(run(&program, ARCHITECTURE, call, family.cast_unsigned()), expected);
+                assert_eq!(answered(call, [family.cast_unsigned(), 0, 0]), expected);
             }
         }
+    }
+
+    #[test]
+    fn threads_have_the_files_of_their_process_and_limits_are_set_for_the_caller_alone() {
+        let thread = (libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD).cast_unsigned();
+        assert_eq!(answered(libc::SYS_clone, [thread, 0, 0]), REFUSED);
+        let with_files = thread | libc::CLONE_FILES.cast_unsigned();
+        assert_eq!(answered(libc::SYS_clone, [with_files, 0, 0]), libc::SECCOMP_RET_ALLOW);
+        let cloexec = libc::CLOSE_RANGE_CLOEXEC;
+        assert_eq!(answered(libc::SYS_close_range, [3, u32::MAX, cloexec]), libc::SECCOMP_RET_ALLOW);
+        let unshare = cloexec | libc::CLOSE_RANGE_UNSHARE;
+        assert_eq!(answered(libc::SYS_close_range, [3, u32::MAX, unshare]), REFUSED);
+        assert_eq!(answered(libc::SYS_prlimit64, [0, 7, 0]), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(answered(libc::SYS_prlimit64, [1, 7, 0]), REFUSED);
     }
 }

@@ -73,6 +73,22 @@ async fn a_hog_of_system_v_segments_is_contained() {
 }
 
 #[tokio::test]
+async fn hogs_without_a_first_thread_are_contained() {
+    is_contained("/opt/freehold/freehold hog leaderless 400").await;
+    is_contained("/opt/freehold/freehold hog leaderless-private 400").await;
+}
+
+#[tokio::test]
+async fn a_hog_of_files_in_memory_that_are_mapped_and_not_open_is_contained() {
+    is_contained("/opt/freehold/freehold hog mapped 400").await;
+}
+
+#[tokio::test]
+async fn a_hog_behind_many_descriptors_is_contained() {
+    is_contained("ulimit -n 5000 && exec /opt/freehold/freehold hog descriptors 400").await;
+}
+
+#[tokio::test]
 async fn a_hog_of_files_on_file_systems_in_memory_is_contained() {
     // It pauses, so that a watch that looks now and then sees it.
     is_contained("i=0; while [ $i -lt 100 ]; do head -c 4194304 /dev/zero > /dev/shm/$i || exit 1; i=$((i+1)); sleep 0.05; done").await;
@@ -137,6 +153,30 @@ async fn a_writer_that_fills_the_disk_is_stopped() {
     assert_ne!(code, Some(0), "{out}");
     let (code, out) = machine.sh(&spec, "rm file*").await;
     assert_eq!(code, Some(0), "one may still remove files: {out}");
+    assert!(agent.ask("environment").contains("GREETING"), "the agent still answers");
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn hidden_files_of_a_process_without_a_first_thread_and_mapped_ones_count() {
+    for hog in ["mapped-on-disk", "leaderless-on-disk"] {
+        let (machine, spec, mut agent) = limited(Limits { disk_bytes: 16 << 20, ..spec().limits }).await;
+        let (code, out) = machine.sh(&spec, &format!("exec /opt/freehold/freehold hog {hog} 100")).await;
+        assert_eq!(code, None, "it was killed: {hog} {out}");
+        assert!(agent.ask("environment").contains("GREETING"), "the agent still answers");
+        machine.driver.delete(spec.pod_id).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_writer_in_a_directory_that_it_closed_is_stopped() {
+    let (machine, spec, mut agent) = limited(Limits { disk_bytes: 16 << 20, ..spec().limits }).await;
+    // No file alone is above the limit of one file's size.
+    let write = r#"mkdir h; exec 3>h/3 4>h/4 5>h/5 6>h/6 7>h/7 8>h/8 9>h/9; chmod 0 h; i=0
+        while [ $i -lt 60 ]; do for to in 3 4 5 6 7 8 9; do head -c 200000 /dev/zero >&$to || exit 1; done; i=$((i+1)); sleep 0.05; done
+        sleep 10"#;
+    let (code, out) = machine.sh(&spec, write).await;
+    assert_ne!(code, Some(0), "{out}");
     assert!(agent.ask("environment").contains("GREETING"), "the agent still answers");
     machine.driver.delete(spec.pod_id).await.unwrap();
 }

@@ -1,18 +1,30 @@
 //! Sums up a workspace's files: bytes, and how many there are.
 
 use std::{
-    collections::BTreeSet,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    collections::BTreeMap,
+    ffi::CStr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, openat, statat, statvfs};
+use rustix::{
+    fs::{
+        Access, AtFlags, FileType, Mode, OFlags, RawDir, accessat, chmod, fchmod, fstat, openat, statat,
+        statvfs,
+    },
+    io::Errno,
+};
 
-use super::{ENTRY_BYTES, for_each_tool, nameless};
+use super::{
+    ENTRY_BYTES,
+    tools::{self, Budget},
+};
 
 /// A walk over the files waits at least this many times as long as the last one took.
 const WALK_SHARE: u32 = 20;
+/// But at most so long when what is free fell, so that nobody gains time by making walks take long.
+const WALK_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Walks over the files are at most this far apart.
 const WALK_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// Of the limit in bytes, what stands for one file, as file systems reckon when they are made.
@@ -36,6 +48,8 @@ pub struct Disk {
     bytes_max: u64,
     files_max: u64,
     place: PathBuf,
+    /// The device that files in memory are on.
+    memory: Option<u64>,
     free_at_walk: Used,
     used: Used,
     next_walk: Instant,
@@ -43,12 +57,13 @@ pub struct Disk {
 }
 
 impl Disk {
-    pub fn new(bytes_max: u64, place: &Path) -> Self {
+    pub fn new(bytes_max: u64, place: &Path, memory: Option<u64>) -> Self {
         let now = Instant::now();
         Self {
             bytes_max,
             files_max: (bytes_max / BYTES_PER_FILE).max(FILES_MIN),
             place: place.to_owned(),
+            memory,
             free_at_walk: Used::default(),
             used: Used::default(),
             next_walk: now,
@@ -75,9 +90,9 @@ impl Disk {
             walk.all(directory);
         }
         self.used = walk.used;
-        self.used.bytes = self.used.bytes.saturating_add(unlinked(proc));
+        self.used.bytes = self.used.bytes.saturating_add(unlinked(proc, self.memory));
         self.free_at_walk = free;
-        self.earliest_walk = Instant::now() + now.elapsed() * WALK_SHARE;
+        self.earliest_walk = Instant::now() + (now.elapsed() * WALK_SHARE).min(WALK_WAIT_MAX);
         self.next_walk = now + WALK_INTERVAL_MAX;
         // At the limit, one may still remove files. A walk ends at the limit of files, and so cannot tell how many more
         // there are than before: then what is free must not have fallen.
@@ -92,16 +107,16 @@ struct Walk {
     used: Used,
     files_max: u64,
     /// Directories that are too deep to be entered from where they were found.
-    deep: Vec<OwnedFd>,
+    deep: Vec<Opened>,
     /// Not everything could be counted.
     is_lost: bool,
 }
 
 impl Walk {
     fn all(&mut self, directory: OwnedFd) {
-        self.deep.push(directory);
+        self.deep.push(Opened { directory, was: None });
         while let Some(directory) = self.deep.pop() {
-            self.below(directory.as_fd(), OPEN_DEPTH_MAX);
+            self.below(directory.directory.as_fd(), OPEN_DEPTH_MAX);
         }
     }
 
@@ -110,7 +125,12 @@ impl Walk {
         let mut entries = RawDir::new(directory, &mut buffer);
         while self.used.files <= self.files_max {
             let (name, is_directory) = match entries.next() {
-                None | Some(Err(_)) => return,
+                // A directory that was removed meanwhile has nothing.
+                None | Some(Err(Errno::NOENT)) => return,
+                Some(Err(_)) => {
+                    self.is_lost = true;
+                    return;
+                }
                 Some(Ok(entry)) => (entry.file_name().to_owned(), entry.file_type() == FileType::Directory),
             };
             if matches!(name.to_bytes(), b"." | b"..") {
@@ -124,31 +144,78 @@ impl Walk {
             if !is_directory {
                 continue;
             }
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let Ok(inner) = openat(directory, &name, flags, Mode::empty()) else { continue };
-            if depth > 0 {
-                self.below(inner.as_fd(), depth - 1);
-            } else if self.deep.len() < DEEP_DIRECTORIES_MAX {
-                self.deep.push(inner);
-            } else {
-                self.is_lost = true;
+            match Opened::at(directory, &name) {
+                Ok(inner) if depth > 0 => self.below(inner.directory.as_fd(), depth - 1),
+                Ok(inner) if self.deep.len() < DEEP_DIRECTORIES_MAX => self.deep.push(inner),
+                // It went, or became something else.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Ok(_) | Err(_) => self.is_lost = true,
             }
         }
     }
 }
 
-/// Bytes of files that tools hold open and that no directory names any more, files in memory included.
-fn unlinked(proc: &OwnedFd) -> u64 {
-    let mut seen = BTreeSet::new();
-    let mut bytes = 0_u64;
-    for_each_tool(proc, |process, _| {
-        nameless(&process, |stat| {
-            if seen.insert((stat.st_dev, stat.st_ino)) {
-                bytes = bytes.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512));
-            }
-        });
+/// A directory that is open to this user while this lives. A tool that is the same user may have closed it, and may
+/// still write to files in it.
+struct Opened {
+    directory: OwnedFd,
+    /// The mode it had, where it was closed, and the one it has.
+    was: Option<(Mode, Mode)>,
+}
+
+impl Opened {
+    fn at(parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<Self> {
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let opened = openat(parent, name, flags | OFlags::RDONLY, Mode::empty());
+        let may_search = |directory: &OwnedFd| accessat(directory, ".", Access::EXEC_OK, AtFlags::EACCESS);
+        match opened.and_then(|directory| may_search(&directory).map(|()| directory)) {
+            Ok(directory) => return Ok(Self { directory, was: None }),
+            Err(Errno::ACCESS) => {}
+            Err(errno) => return Err(errno),
+        }
+        // By what was found, and not by the name, which may lead elsewhere by now.
+        let found = openat(parent, name, flags | OFlags::PATH, Mode::empty())?;
+        let was = Mode::from_raw_mode(fstat(&found)?.st_mode);
+        let is = was | Mode::RUSR | Mode::XUSR;
+        let place = format!("/proc/self/fd/{}", found.as_raw_fd());
+        chmod(&place, is)?;
+        let directory =
+            rustix::fs::open(&place, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty());
+        if directory.is_err() {
+            let _as_before = chmod(&place, was);
+        }
+        Ok(Self { directory: directory?, was: Some((was, is)) })
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some((was, is)) = self.was
+            && fstat(&self.directory).is_ok_and(|stat| Mode::from_raw_mode(stat.st_mode) == is)
+        {
+            let _gone = fchmod(&self.directory, was);
+        }
+    }
+}
+
+/// Bytes of files that tools hold open or map and that no directory names any more, files in memory included where they
+/// are open. Kills tools of which that cannot be told.
+fn unlinked(proc: &OwnedFd, memory: Option<u64>) -> u64 {
+    let mut budget = Budget::new();
+    let mut files = BTreeMap::new();
+    tools::for_each(proc, |tool, _| {
+        let mut visit = |file, bytes: u64| {
+            let most = files.entry(file).or_insert(0);
+            *most = bytes.max(*most);
+        };
+        let known = tool
+            .open_files(&mut budget, &mut visit)
+            .and_then(|()| tool.mapped_files(&mut budget, |device| Some(device) != memory, &mut visit));
+        if known.is_err() || tool.is_hidden() {
+            tool.kill_unless_supervisor();
+        }
     });
-    bytes
+    files.into_values().fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]
@@ -177,5 +244,21 @@ mod tests {
         let (used, is_lost) = walked(dir.path(), 10_000);
         assert!(!is_lost && used.files == DEPTH + 1 && used.bytes >= 300_000, "{used:?}");
         assert_eq!(walked(dir.path(), 100).0.files, 101);
+    }
+    #[test]
+    fn what_lies_in_a_closed_directory_counts_and_it_is_closed_again() {
+        for mode in [0o000, 0o400, 0o100] {
+            let dir = tempfile::tempdir().unwrap();
+            let closed = dir.path().join("closed");
+            std::fs::create_dir(&closed).unwrap();
+            std::fs::write(closed.join("file"), [1; 300_000]).unwrap();
+            std::fs::File::open(closed.join("file")).unwrap().sync_all().unwrap();
+            chmod(&closed, Mode::from_raw_mode(mode)).unwrap();
+            let (used, is_lost) = walked(dir.path(), 100);
+            assert!(!is_lost && used.files == 2 && used.bytes >= 300_000, "{mode:o} {used:?}");
+            let is = Mode::from_raw_mode(rustix::fs::stat(&closed).unwrap().st_mode);
+            assert_eq!(is, Mode::from_raw_mode(mode));
+            chmod(&closed, Mode::RWXU).unwrap();
+        }
     }
 }
