@@ -22,8 +22,9 @@ use crate::{Error, ports::UploadStore};
 pub use journal::Appended;
 pub use sweep::Swept;
 
-/// How often a pod may fail to start in a row before its workspace fails.
-pub const FAILED_STARTS_MAX: u32 = 5;
+/// How often a pod may fail to start in a row before its workspace fails. With the pauses between, a quarter of a minute: what
+/// a machine lacks for a moment, such as processes, shall not end a workspace for good.
+pub const FAILED_STARTS_MAX: u32 = 7;
 
 /// The most bytes of a page of history with more than one event.
 pub const HISTORY_BYTES_MAX: usize = 1024 * 1024;
