@@ -380,8 +380,8 @@ async fn sent_until_held(mut stream: impl AsyncWrite + Unpin) -> usize {
     sent
 }
 
-#[tokio::test]
-async fn a_client_that_stops_reading_holds_its_upstream_up() {
+/// A client's connection to an upstream that the test plays itself.
+async fn plain_by_hand() -> (Proxy, tokio::net::TcpListener, TcpStream) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let upstream = Upstream::start(Speaks::Plain).await;
@@ -389,7 +389,13 @@ async fn a_client_that_stops_reading_holds_its_upstream_up() {
         options.hosts.insert("plain.test".to_owned(), address);
     })
     .await;
-    let mut client = proxy.connect_name("plain.test", 80).await;
+    let client = proxy.connect_name("plain.test", 80).await;
+    (proxy, listener, client)
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_holds_its_upstream_up() {
+    let (_proxy, listener, mut client) = plain_by_hand().await;
     client.write_all(b"GET /a HTTP/1.1\r\nhost: plain.test\r\n\r\n").await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();
     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\n").await.unwrap();
@@ -401,14 +407,7 @@ async fn a_client_that_stops_reading_holds_its_upstream_up() {
 
 #[tokio::test]
 async fn an_upstream_that_stops_reading_holds_its_client_up() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let upstream = Upstream::start(Speaks::Plain).await;
-    let proxy = Proxy::start_with(&upstream, |options| {
-        options.hosts.insert("plain.test".to_owned(), address);
-    })
-    .await;
-    let mut client = proxy.connect_name("plain.test", 80).await;
+    let (_proxy, listener, mut client) = plain_by_hand().await;
     client
         .write_all(b"GET /a HTTP/1.1\r\nhost: plain.test\r\ncontent-length: 1073741824\r\n\r\n")
         .await

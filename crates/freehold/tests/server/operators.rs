@@ -215,12 +215,7 @@ async fn a_server_on_postgresql_runs_an_errand_and_is_killed_in_a_task() {
     let mut world = World::with(SCENARIO, &format!("server.database_url = \"{}\"", database.url())).await;
     let role = world.role("").await;
     let submitted = world.task(&role, "count to four").await;
-    world
-        .until("the first step ran", async || {
-            let rows = world.audit(submitted.workspace_id).await;
-            rows.iter().any(|row| row["event_type"] == "tool_completed").then_some(())
-        })
-        .await;
+    world.first_step_of(submitted.workspace_id).await;
     world.kill_server();
     world.start_server().await;
     world.task_phase(submitted.workspace_id, submitted.task_id, task::Phase::Completed).await;

@@ -112,12 +112,7 @@ async fn kill_after_the_first_step(part: &str) {
     let world = World::start(SCENARIO).await;
     let role = world.role("").await;
     let submitted = world.task(&role, "count to four").await;
-    world
-        .until("the first step ran", async || {
-            let rows = world.audit(submitted.workspace_id).await;
-            rows.iter().any(|row| row["event_type"] == "tool_completed").then_some(())
-        })
-        .await;
+    world.first_step_of(submitted.workspace_id).await;
     for pid in processes(&world, part) {
         kill_process(pid, Signal::KILL).unwrap();
     }

@@ -116,6 +116,15 @@ impl World {
         self.client = self.client_of(key.trim());
     }
 
+    /// Waits until a tool of the workspace's task has ended.
+    pub async fn first_step_of(&self, workspace: WorkspaceId) {
+        self.until("the first step ran", async || {
+            let rows = self.audit(workspace).await;
+            rows.iter().any(|row| row["event_type"] == "tool_completed").then_some(())
+        })
+        .await;
+    }
+
     /// A client with this key.
     pub fn client_of(&self, key: &str) -> Client {
         Client::new(&self.url, Key::new(key)).unwrap()
