@@ -36,6 +36,7 @@ struct State {
     generations: HashMap<WorkspaceId, u64>,
     failing_starts: u32,
     start_takes: Duration,
+    look_takes: Duration,
     ensured: u64,
 }
 
@@ -73,6 +74,11 @@ impl SimDriver {
     /// Lets the next `count` starts of a pod fail.
     pub fn fail_starts(&self, count: u32) {
         self.state().failing_starts = count;
+    }
+
+    /// Lets every look at all pods take this long from what it saw to its answer.
+    pub fn slow_looks(&self, each: Duration) {
+        self.state().look_takes = each;
     }
 
     /// Lets every start of a pod take this long.
@@ -174,7 +180,12 @@ impl PodDriver for SimDriver {
             state: pod.state.clone(),
             seen_at,
         };
-        Ok(self.state().pods.values().map(observation).collect())
+        let (seen, look_takes) = {
+            let state = self.state();
+            (state.pods.values().map(observation).collect(), state.look_takes)
+        };
+        tokio::time::sleep(look_takes).await;
+        Ok(seen)
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -144,6 +144,8 @@ struct State {
     working: HashMap<WorkspaceId, bool>,
     /// What the driver saw last.
     pods: HashMap<WorkspaceId, Vec<PodObservation>>,
+    /// Workspaces whose pods this process made or removed since the present scan began, which may have looked before.
+    outdated: HashSet<WorkspaceId>,
     /// Pods whose connections this process serves, and what ends that.
     links: HashMap<WorkspaceId, (PodId, CancellationToken)>,
     /// Tasks that were handed over, and when this process first saw that.
@@ -179,8 +181,18 @@ impl Service {
         let changed_rows = inner.fleet.changes();
         let mut changes = inner.driver.changes();
         let mut timer = tokio::time::interval(inner.options.interval);
-        inner.tasks.spawn(Arc::clone(&inner).sweep());
         tokio::pin!(shutdown);
+        // Nothing is concluded about pods before the first look at them: a living one would be taken for lost.
+        while let Err(error) = inner.scan().await {
+            scan_failed(&error);
+            tokio::select! {
+                () = &mut shutdown => return,
+                _ = timer.tick() => {}
+            }
+        }
+        timer.reset();
+        inner.wake.notify_one();
+        inner.tasks.spawn(Arc::clone(&inner).sweep());
         loop {
             // Everything is looked at on a timer and when the driver saw a change; a single workspace when somebody
             // changed its rows, so that the cost of a task does not grow with the number of workspaces.
@@ -195,10 +207,7 @@ impl Service {
                 () = inner.wake.notified() => false,
             };
             if scan && let Err(error) = inner.scan().await {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the scan of workspaces failed; it will be repeated"
-                );
+                scan_failed(&error);
             }
             let dirty: Vec<_> = inner.state().dirty.drain().collect();
             for workspace in dirty {
@@ -236,12 +245,20 @@ impl Inner {
 
     /// Takes in what the driver sees, and marks every workspace that has a pod or wants one.
     async fn scan(&self) -> Result<(), Error> {
+        self.state().outdated.clear();
         let mut pods: HashMap<WorkspaceId, Vec<PodObservation>> = HashMap::new();
         for pod in self.driver.observe().await? {
             pods.entry(pod.workspace_id).or_default().push(pod);
         }
         let wanting = self.fleet.workspaces_needing_work().await?;
         let mut state = self.state();
+        let state = &mut *state;
+        for workspace in state.outdated.drain() {
+            match state.pods.remove(&workspace) {
+                Some(known) => pods.insert(workspace, known),
+                None => pods.remove(&workspace),
+            };
+        }
         state.dirty.extend(wanting);
         state.dirty.extend(pods.keys());
         let linked: Vec<_> = state.links.keys().copied().collect();
@@ -421,7 +438,9 @@ impl Inner {
             state: freehold_driver::PodState::Running,
             seen_at: Timestamp::now(),
         };
-        self.state().pods.entry(look.workspace.id).or_default().push(seen);
+        let mut state = self.state();
+        state.outdated.insert(look.workspace.id);
+        state.pods.entry(look.workspace.id).or_default().push(seen);
         Ok(())
     }
 
@@ -507,7 +526,9 @@ impl Inner {
     async fn delete(&self, workspace: WorkspaceId, pod: PodId) -> Result<(), Error> {
         self.unlink(workspace, pod).await;
         self.driver.delete(pod).await?;
-        if let Some(pods) = self.state().pods.get_mut(&workspace) {
+        let mut state = self.state();
+        state.outdated.insert(workspace);
+        if let Some(pods) = state.pods.get_mut(&workspace) {
             pods.retain(|seen| seen.pod_id != pod);
         }
         Ok(())
@@ -534,6 +555,13 @@ impl Inner {
         let _reconnects = self.agents.send(workspace, deliver).await;
         Ok(())
     }
+}
+
+fn scan_failed(error: &Error) {
+    tracing::warn!(
+        error = error as &dyn std::error::Error,
+        "the scan of workspaces failed; it will be repeated"
+    );
 }
 
 /// What the rows want of a pod; of a workspace that is gone, nothing.

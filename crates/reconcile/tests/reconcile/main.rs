@@ -179,6 +179,34 @@ async fn a_lost_pod_is_replaced_and_its_task_goes_on_in_the_next() {
 }
 
 #[tokio::test]
+async fn a_reconciler_that_begins_takes_no_pod_for_lost_before_it_has_looked() {
+    let mut world = World::start().await;
+    let task = world.task().await;
+    let (mut agent, _) = world.agent(task.workspace_id).await;
+    world.driver.slow_looks(Duration::from_millis(50));
+    // What comes first at a start is left to chance.
+    for _ in 0..10 {
+        world.stop().await;
+        world.go_on();
+        drop(agent);
+        (agent, _) = world.agent(task.workspace_id).await;
+    }
+    assert_eq!(world.workspace(task.workspace_id).await.generation, 1);
+}
+
+#[tokio::test]
+async fn a_pod_made_while_a_look_was_under_way_is_not_taken_for_lost() {
+    let driver = SimDriver::new().unwrap();
+    driver.slow_starts(Duration::from_millis(50));
+    driver.slow_looks(Duration::from_millis(200));
+    let world = World::with(driver).await;
+    let task = world.task().await;
+    let (mut agent, _) = world.agent(task.workspace_id).await;
+    assert_eq!(agent.order().await.task_id, task.id);
+    assert_eq!(world.workspace(task.workspace_id).await.generation, 1);
+}
+
+#[tokio::test]
 async fn a_stop_ends_every_task_at_once_and_refuses_what_the_agent_says_after() {
     let world = World::start().await;
     let task = world.task().await;

@@ -122,11 +122,13 @@ impl World {
         let owner = app.authenticate(&token.recv().unwrap()).await.unwrap().unwrap();
         let role = role(&app, &owner).await;
         let driver = Arc::new(driver);
-        let options = Options { interval: Duration::from_millis(100), ..Options::default() };
-        let service = Service::new(options, fleet.clone(), driver.clone(), Arc::new(NoGate));
-        let stop = CancellationToken::new();
-        let running = tokio::spawn(service.run(stop.clone().cancelled_owned()));
+        let (stop, running) = run(&fleet, &driver);
         Self { app, fleet, driver, owner, role, dir, stop, running }
+    }
+
+    /// Goes on with a new reconciler after a [stop](Self::stop).
+    pub fn go_on(&mut self) {
+        (self.stop, self.running) = run(&self.fleet, &self.driver);
     }
 
     /// Ends the reconciler; what it has under way is finished.
@@ -194,6 +196,14 @@ impl World {
     pub fn place(&self, workspace: WorkspaceId) -> Place {
         Place { organization_id: self.owner.organization(), workspace_id: workspace }
     }
+}
+
+fn run(fleet: &Fleet, driver: &Arc<SimDriver>) -> (CancellationToken, JoinHandle<()>) {
+    let options = Options { interval: Duration::from_millis(100), ..Options::default() };
+    let service = Service::new(options, fleet.clone(), driver.clone(), Arc::new(NoGate));
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(service.run(stop.clone().cancelled_owned()));
+    (stop, running)
 }
 
 impl Drop for World {
