@@ -21,10 +21,13 @@ use super::{
     tools::{self, Budget},
 };
 
-/// A walk over the files waits at least this many times as long as the last one took.
+/// When what is free on the file system fell, a walk over the files waits this many times as long as the last one took.
 const WALK_SHARE: u32 = 20;
-/// But at most so long when what is free fell, so that nobody gains time by making walks take long.
+/// But at most so long, so that nobody gains time by making walks take long.
 const WALK_WAIT_MAX: Duration = Duration::from_secs(5);
+/// When nothing tells that there is more, a walk waits this many times as long as the last one took: what is free need not
+/// have fallen, since others may remove files meanwhile.
+const CALM_WALK_SHARE: u32 = 1000;
 /// Walks over the files are at most this far apart.
 const WALK_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// Of the limit in bytes, what stands for one file, as file systems reckon when they are made.
@@ -92,8 +95,9 @@ impl Disk {
         self.used = walk.used;
         self.used.bytes = self.used.bytes.saturating_add(unlinked(proc, self.memory));
         self.free_at_walk = free;
-        self.earliest_walk = Instant::now() + (now.elapsed() * WALK_SHARE).min(WALK_WAIT_MAX);
-        self.next_walk = now + WALK_INTERVAL_MAX;
+        let took = now.elapsed();
+        self.earliest_walk = Instant::now() + (took * WALK_SHARE).min(WALK_WAIT_MAX);
+        self.next_walk = Instant::now() + (took * CALM_WALK_SHARE).min(WALK_INTERVAL_MAX);
         // At the limit, one may still remove files. A walk ends at the limit of files, and so cannot tell how many more
         // there are than before: then what is free must not have fallen.
         let grew = self.used.bytes > before.bytes || self.used.files > before.files || fell;
