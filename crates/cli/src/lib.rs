@@ -20,7 +20,7 @@ mod text;
 mod verbs;
 
 pub use arguments::verb_first;
-pub use demo::{Scene, remove_dir};
+pub use demo::{Egress, Scene, remove_dir};
 pub use environment::{Environment, Streams, stdin_closed};
 pub use failure::exit;
 pub use output::{Format, plain_table};

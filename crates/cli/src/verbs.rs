@@ -88,6 +88,16 @@ pub enum Verb {
     Demo(demo::Demo),
 }
 
+impl Verb {
+    /// For a demo with a real model: the configuration file it names, whose `[egress]` holds for its server.
+    pub fn live_config(&self) -> Option<Option<&std::path::Path>> {
+        match self {
+            Self::Demo(demo) => demo.live_config(),
+            _ => None,
+        }
+    }
+}
+
 /// Runs one.
 pub(crate) async fn run(verb: Verb, environment: &Environment, console: &mut Console) -> Outcome {
     macro_rules! call {

@@ -7,6 +7,7 @@ mod config;
 mod control;
 mod environment;
 mod gate;
+mod machine;
 mod member;
 mod ports;
 mod server;
@@ -108,7 +109,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Server { flags, stop_with_stdin, throw_away } => {
             let loaded = config::load(&flags, &config::Home::from_environment())?;
             let data_dir = loaded.config.server.data_dir.clone();
-            let ended = runtime()?.block_on(server::run(loaded.config, stop_with_stdin))?;
+            let runtime = runtime()?;
+            let ended = runtime.block_on(server::run(loaded.config, stop_with_stdin));
+            // The thread that waits for the end of standard input must not keep a server that failed.
+            runtime.shutdown_background();
+            let ended = ended?;
             if let Some(dir) =
                 throw_away.filter(|dir| ended == server::Ended::Abandoned && data_dir.starts_with(dir))
             {
@@ -132,7 +137,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Client(verb) => {
-            let scene = freehold_cli::Scene { task: freehold_sim_model::DEMO_TASK.to_owned() };
+            let scene = freehold_cli::Scene {
+                task: freehold_sim_model::DEMO_TASK.to_owned(),
+                egress: verb.live_config().map_or_else(|| Ok(Default::default()), live_egress)?,
+            };
             let environment = freehold_cli::Environment::of_process(Cli::command(), scene);
             let runtime = runtime()?;
             let code = runtime.block_on(freehold_cli::run(verb, environment));
@@ -141,6 +149,18 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(code)
         }
     }
+}
+
+/// How the server of a live demo finds the model: as `freehold server` here would, by `[egress]` of its configuration.
+fn live_egress(file: Option<&std::path::Path>) -> anyhow::Result<freehold_cli::Egress> {
+    let flags = config::Flags { config: file.map(Into::into), ..config::Flags::default() };
+    let egress = config::load(&flags, &config::Home::from_environment())?.config.egress;
+    let absolute = |path: &PathBuf| std::path::absolute(path);
+    Ok(freehold_cli::Egress {
+        hosts: egress.hosts,
+        extra_roots: egress.extra_roots.iter().map(absolute).collect::<Result<_, _>>()?,
+        name_servers: egress.name_servers,
+    })
 }
 
 /// Serves until the process is ended; the address goes to standard output, for programs that let it choose a port.
