@@ -26,15 +26,19 @@ pub struct Confirm {
 }
 
 impl Confirm {
+    /// Whether it was said on the command line, so that nobody is asked.
+    pub(crate) const fn is_given(&self) -> bool {
+        self.yes
+    }
+
     /// Goes on only when it was said, or is said now, that this is wanted.
     pub(crate) fn ask(&self, console: &mut Console, what: &str) -> Result<(), Failure> {
         if self.yes {
             return Ok(());
         }
         if !console.stdin_is_terminal {
-            return Err(
-                Failure::usage(format!("refusing to {what} without a confirmation")).hint("pass --yes")
-            );
+            return Err(Failure::usage(format!("refusing to {what} without a confirmation"))
+                .hint("pass --yes: nobody can be asked here, for standard input is no terminal"));
         }
         console.note(&format!("About to {}. Go on? [y/N] ", text::harmless(what)));
         // A terminal gives a line at a time; a longer one is no yes.

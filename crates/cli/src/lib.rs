@@ -4,6 +4,7 @@
 //! and everything else to stderr; a secret is never read from the command line (a login's key apart, on request) and never
 //! printed, except once when it is made.
 
+mod answer;
 mod arguments;
 mod context;
 mod credentials;

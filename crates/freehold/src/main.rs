@@ -83,6 +83,9 @@ enum ConfigCommand {
     Show(config::Flags),
 }
 
+#[cfg(test)]
+mod tests;
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next().as_deref().and_then(std::ffi::OsStr::to_str) {
@@ -90,7 +93,10 @@ fn main() -> ExitCode {
         Some("agent") => return freehold_agent::main(arguments),
         _ => {}
     }
-    let cli = Cli::parse_from(freehold_cli::verb_first(&Cli::command(), std::env::args_os()));
+    let cli = match Cli::try_parse_from(freehold_cli::verb_first(&Cli::command(), std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error),
+    };
     match environment::check(std::env::vars_os()).and_then(|()| run(cli.command)) {
         Ok(code) => code,
         Err(error) => {
@@ -98,6 +104,23 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Shows what the command line's parser has to say: help, or what is wrong.
+#[expect(clippy::print_stderr, reason = "a command's error goes to standard error")]
+fn refused(error: &clap::Error) -> ExitCode {
+    // That nobody reads it changes nothing.
+    let _unread = error.print();
+    let surplus = match error.get(clap::error::ContextKind::InvalidArg) {
+        Some(clap::error::ContextValue::String(word)) if !word.starts_with('-') => Some(word),
+        _ => None,
+    };
+    if error.kind() == clap::error::ErrorKind::UnknownArgument && surplus.is_some() {
+        eprintln!(
+            "\nhint: a text of several words, and a pattern such as *.yaml that the shell shall leave alone, stand in quotes"
+        );
+    }
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {

@@ -15,7 +15,7 @@ use crate::{
     failure::exit,
     input::{self, Confirm},
     output::{Console, or_dash, table, time},
-    resolve,
+    resolve, text,
 };
 
 /// Verbs on credentials.
@@ -57,8 +57,10 @@ pub enum Credential {
         #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
         config: Vec<(String, String)>,
     },
-    /// Delete a credential and its secret
-    #[command(after_help = "Examples:\n  freehold credential delete anthropic-key --yes")]
+    /// Delete a credential and its secret; says which providers and roles use it
+    #[command(
+        after_help = "Examples:\n  freehold credential delete anthropic-key\n  freehold credential delete anthropic-key --yes"
+    )]
     Delete {
         /// The credential, by name or id
         credential: String,
@@ -129,11 +131,43 @@ pub(crate) async fn run(client: &Client, verb: Credential, console: &mut Console
         }
         Credential::Delete { credential, confirm } => {
             let id = resolve::credential(client, &credential).await?;
-            confirm.ask(console, &format!("delete the credential {credential} and its secret"))?;
+            let name = client.credential_view(id).await?.into_value().name;
+            let used =
+                used_by(client, &name).await.map(|by| format!("; it is used by {by}")).unwrap_or_default();
+            let what = format!("delete the credential {name} and its secret{used}");
+            confirm.ask(console, &what)?;
+            if confirm.is_given() && !used.is_empty() {
+                console.note(&format!(
+                    "warning: deleting {}{}: requests of these are denied until they have another credential\n",
+                    text::harmless(&name),
+                    text::harmless(&used)
+                ));
+            }
             console.fields(&client.credential_delete(id).await?)?;
         }
     }
     Ok(exit::OK)
+}
+
+/// The providers that name the credential and the roles that use these, archived ones apart.
+/// None too where the caller may not see them.
+async fn used_by(client: &Client, name: &str) -> Option<String> {
+    let providers = client.provider_list(&Default::default()).await.ok()?.into_value().providers;
+    let users: Vec<_> =
+        providers.iter().filter(|provider| provider.credential_name.as_deref() == Some(name)).collect();
+    if users.is_empty() {
+        return None;
+    }
+    let roles = client.role_list(&Default::default()).await.ok()?.into_value().agent_roles;
+    let roles = roles.iter().filter(|role| users.iter().any(|provider| provider.id == role.provider_id));
+    let names = |what: &str, names: Vec<&str>| match names.as_slice() {
+        [] => format!("no {what}"),
+        [one] => format!("the {what} {one}"),
+        more => format!("the {what}s {}", more.join(", ")),
+    };
+    let providers = names("provider", users.iter().map(|provider| provider.name.as_str()).collect());
+    let roles = names("role", roles.map(|role| role.name.as_str()).collect());
+    Some(format!("{providers} and {roles}"))
 }
 
 /// The kind as the API spells it.
