@@ -43,6 +43,13 @@ Settings come from defaults, then /etc/freehold/server.toml (for others than roo
 ~/.config/freehold/server.toml) or the file named by --config, then variables such as FREEHOLD_SERVER__LISTEN, then flags.
 `freehold config show` lists them all. Ctrl-C stops the server; pods go on, and the next start finds them.";
 
+const SIM_MODEL_HELP: &str = "\
+Examples:
+  freehold sim-model --scenario scenario.yaml
+  freehold sim-model --listen 127.0.0.1:8787 --demo --self-signed model.test --ca-out ca.pem
+
+docs/sim-model.md tells the format of scenarios. The address is on stdout, for programs that let it choose a port.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start the control plane and, with it, pods on this machine
@@ -65,6 +72,7 @@ enum Command {
     /// Members of the organization, on the server's machine
     Member(member::Args),
     /// A scripted model server that speaks the real wires, for tests
+    #[command(after_help = SIM_MODEL_HELP)]
     SimModel {
         #[command(flatten)]
         arguments: freehold_sim_model::Args,
