@@ -127,32 +127,26 @@ const VENDORS: [Vendor; 2] = [
     },
 ];
 
-/// The vendor whose model is named, or else the first one whose key is set; and that key.
+/// The vendor whose model is named, or else the first one whose key is set; and that key. `keys` are in the order of
+/// [`VENDORS`].
 fn vendor<'a>(
     model: Option<&str>,
-    environment: &'a Environment,
+    keys: [Option<&'a Key>; 2],
 ) -> Result<(&'static Vendor, &'a Key), Failure> {
-    let keys = [environment.anthropic_api_key.as_ref(), environment.openai_api_key.as_ref()];
     let mut vendors = VENDORS.iter().zip(keys);
-    let is_of =
-        |vendor: &Vendor| model.is_some_and(|model| vendor.names.iter().any(|name| model.starts_with(name)));
-    let named = vendors.clone().find(|(vendor, _)| is_of(vendor));
-    match named {
-        Some((vendor, Some(key))) => return Ok((vendor, key)),
-        Some((vendor, None)) => {
-            let Vendor { variable, domain, .. } = vendor;
-            return Err(Failure::usage(format!(
-                "the model {} needs a key of its vendor",
-                model.unwrap_or_default()
-            ))
-            .hint(format!("set {variable} to a key for {domain}")));
+    let model = model.unwrap_or_default();
+    let is_of = |vendor: &Vendor| vendor.names.iter().any(|name| model.starts_with(name));
+    match vendors.clone().find(|(vendor, _)| is_of(vendor)) {
+        Some((vendor, Some(key))) => Ok((vendor, key)),
+        Some((Vendor { variable, domain, .. }, None)) => {
+            Err(Failure::usage(format!("the model {model} needs a key of its vendor"))
+                .hint(format!("set {variable} to a key for {domain}")))
         }
-        None => {}
+        None => vendors.find_map(|(vendor, key)| Some((vendor, key?))).ok_or_else(|| {
+            Failure::usage("--live needs a model's key")
+                .hint("set ANTHROPIC_API_KEY or OPENAI_API_KEY; without --live the demo needs none")
+        }),
     }
-    vendors.find_map(|(vendor, key)| Some((vendor, key?))).ok_or_else(|| {
-        Failure::usage("--live needs a model's key")
-            .hint("set ANTHROPIC_API_KEY or OPENAI_API_KEY; without --live the demo needs none")
-    })
 }
 
 /// What is told of the model's side.
@@ -192,7 +186,8 @@ fn plan(demo: &Demo, environment: &Environment) -> Result<Plan, Failure> {
             variable: None,
         });
     };
-    let (vendor, key) = vendor(demo.model.as_deref(), environment)?;
+    let keys = [environment.anthropic_api_key.as_ref(), environment.openai_api_key.as_ref()];
+    let (vendor, key) = vendor(demo.model.as_deref(), keys)?;
     Ok(Plan {
         task: task.clone(),
         backend: Backend::Real { egress: environment.scene.egress.clone() },
@@ -367,4 +362,38 @@ async fn set_up(plan: &Plan, client: &Client, console: &mut Console) -> Result<(
 /// Milliseconds of a step, for people.
 fn took(duration: Duration) -> String {
     crate::output::seconds(duration.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_that_is_set_chooses_the_vendor_and_of_two_the_model_that_is_named() {
+        let (one, other) = (Key::new("sk-ant"), Key::new("sk-oai"));
+        let (one, other) = (Some(&one), Some(&other));
+        for (model, keys, expected) in [
+            (None, [one, None], Some("ANTHROPIC_API_KEY")),
+            (None, [None, other], Some("OPENAI_API_KEY")),
+            (None, [one, other], Some("ANTHROPIC_API_KEY")),
+            (Some("gpt-5.4"), [one, other], Some("OPENAI_API_KEY")),
+            (Some("claude-opus-4-6"), [one, other], Some("ANTHROPIC_API_KEY")),
+            (Some("a-model-of-tomorrow"), [None, other], Some("OPENAI_API_KEY")),
+            (Some("gpt-5.4"), [one, None], None),
+            (Some("claude-opus-4-6"), [None, other], None),
+            (None, [None, None], None),
+        ] {
+            let chosen = vendor(model, keys).map(|(vendor, key)| (vendor.variable, key));
+            assert_eq!(chosen.as_ref().ok().map(|(variable, _)| *variable), expected, "{model:?}");
+            match chosen {
+                Ok((variable, key)) => {
+                    assert_eq!(Some(key), if variable.starts_with('A') { one } else { other })
+                }
+                Err(failure) => {
+                    assert_eq!(failure.code, exit::USAGE);
+                    assert!(failure.hint.is_some_and(|hint| hint.contains("_API_KEY")), "{model:?}");
+                }
+            }
+        }
+    }
 }

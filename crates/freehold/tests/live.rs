@@ -28,10 +28,15 @@ const ANTHROPIC: &str = "api.anthropic.com";
 const OPENAI: &str = "api.openai.com";
 const KEY: &str = "sk-made-up-7f3c91d2";
 
+#[expect(clippy::disallowed_methods, reason = "how a test tells itself where it runs")]
+fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
 /// Runs a test again in a network of its own: once more this program, for this test alone. Where no such network can be
 /// made (no `ip`), the test runs in this one, and the configuration's hosts take the place of the name server.
 fn in_a_network_of_its_own(test: &str, body: impl AsyncFnOnce()) {
-    if std::env::var_os(INSIDE).is_none() {
+    if !is_inside() {
         let set_up = format!("ip link set lo up && ip address add {VENDOR}/32 dev lo");
         let mut unshare = Command::new("unshare");
         if !rustix::process::geteuid().is_root() {
@@ -73,7 +78,7 @@ impl World {
         fs::create_dir(dir.path().join("tmp")).unwrap();
         let authority = Authority::new().unwrap();
         fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
-        let is_inside = std::env::var_os(INSIDE).is_some();
+        let is_inside = is_inside();
         let at = if is_inside { SocketAddr::from((VENDOR, 443)) } else { ([127, 0, 0, 1], 0).into() };
         let listener = TcpListener::bind(at).await.unwrap();
         let scenario = format!("strict: true\nrequire_key: {KEY}\n{scenario}");

@@ -132,16 +132,14 @@ pub(crate) async fn run(client: &Client, verb: Credential, console: &mut Console
         Credential::Delete { credential, confirm } => {
             let id = resolve::credential(client, &credential).await?;
             let name = client.credential_view(id).await?.into_value().name;
-            let used =
-                used_by(client, &name).await.map(|by| format!("; it is used by {by}")).unwrap_or_default();
-            let what = format!("delete the credential {name} and its secret{used}");
-            confirm.ask(console, &what)?;
-            if confirm.is_given() && !used.is_empty() {
-                console.note(&format!(
-                    "warning: deleting {}{}: requests of these are denied until they have another credential\n",
-                    text::harmless(&name),
-                    text::harmless(&used)
-                ));
+            let used = used_by(client, &name).await;
+            let means = used.map(|by| {
+                format!("It is used by {by}: their requests to models are denied until they have another.")
+            });
+            let means = means.unwrap_or_default();
+            confirm.ask_telling(console, &format!("delete the credential {name} and its secret"), &means)?;
+            if confirm.is_given() && !means.is_empty() {
+                console.note(&format!("warning: {}\n", text::harmless(&means)));
             }
             console.fields(&client.credential_delete(id).await?)?;
         }

@@ -206,8 +206,8 @@ pub(crate) async fn run(client: &Client, verb: Role, console: &mut Console) -> O
         }
         Role::StopWorkspaces { role, confirm } => {
             let id = resolve::role(client, &role).await?;
-            let means = super::workspace::STOP_MEANS;
-            confirm.ask(console, &format!("stop every workspace under the role {role} ({means})"))?;
+            let what = format!("stop every workspace under the role {role}");
+            confirm.ask_telling(console, &what, super::workspace::STOP_MEANS)?;
             console.fields(&client.role_stop_workspaces(id).await?)?;
         }
     }

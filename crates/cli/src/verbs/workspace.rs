@@ -35,8 +35,8 @@ Examples:
 What it means for each of them is told by `freehold workspace stop --help`.";
 
 /// What a stop means, said before it is done.
-pub(crate) const STOP_MEANS: &str = "running tasks are cancelled and files are kept; this version cannot start a stopped \
-    workspace again, so it takes no more tasks";
+pub(crate) const STOP_MEANS: &str = "Running tasks are cancelled; files and conversations are kept. This version cannot start a \
+    stopped workspace again, so it takes no more tasks.";
 
 /// The role of a new workspace, as a word or as a flag.
 #[derive(Debug, Clone, clap::Args)]
@@ -194,12 +194,11 @@ pub(crate) async fn run(client: &Client, verb: Workspace, console: &mut Console)
             console.named_fields(&workspace, &names)?;
         }
         Workspace::Stop { id, confirm } => {
-            confirm.ask(console, &format!("stop {id} ({STOP_MEANS})"))?;
+            confirm.ask_telling(console, &format!("stop {id}"), STOP_MEANS)?;
             console.fields(&client.workspace_stop(id).await?)?;
         }
         Workspace::StopAll(confirm) => {
-            confirm
-                .ask(console, &format!("stop every running workspace of the organization ({STOP_MEANS})"))?;
+            confirm.ask_telling(console, "stop every running workspace of the organization", STOP_MEANS)?;
             console.fields(&client.workspace_stop_all().await?)?;
         }
         Workspace::Archive { id } => console.fields(&client.workspace_archive(id).await?)?,

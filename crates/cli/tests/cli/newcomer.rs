@@ -44,7 +44,7 @@ async fn a_stop_asks_first_says_what_it_means_and_needs_yes_where_nobody_answers
         person.stdin = b"n\n".to_vec();
         let ran = person.runs(verb).await;
         assert_eq!(ran.code, exit::OTHER);
-        for means in ["files are kept", "cannot start a stopped workspace again", "no more tasks"] {
+        for means in ["conversations are kept", "cannot start a stopped workspace again", "no more tasks"] {
             assert!(ran.err.contains(means), "{}", ran.err);
         }
     }
@@ -224,10 +224,28 @@ async fn deleting_a_credential_names_who_uses_it() {
     let person = serve(router).await;
     let ran = person.runs(&["credential", "delete", &id]).await;
     assert_eq!((ran.code, *deleted.lock().unwrap()), (exit::USAGE, 0), "{}", ran.err);
-    assert!(ran.err.contains("it is used by the provider claude and the role coder"), "{}", ran.err);
+    assert!(ran.err.contains("It is used by the provider claude and the role coder"), "{}", ran.err);
     let ran = person.runs(&["credential", "delete", &id, "--yes"]).await;
     assert_eq!((ran.code, *deleted.lock().unwrap()), (exit::OK, 1), "{}", ran.err);
     assert!(ran.err.contains("warning: ") && ran.err.contains("the provider claude"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_star_without_quotes_in_a_policy_is_answered_with_a_hint() {
+    let why = "4:27: alias references unknown anchor at line 4, column 27";
+    let body = json!({"error": {"code": "validation_error", "message": "not acceptable: capabilities", "request_id": "7f",
+        "details": {"fields": {"capabilities": why}}}});
+    let refuse = async move || (axum::http::StatusCode::BAD_REQUEST, Json(body)).into_response();
+    let person = serve(Router::new().route("/v1/agent-roles", axum::routing::post(refuse))).await;
+    let file = person.home.path().join("caps.yaml");
+    std::fs::write(&file, "- domains: [*.example.com]\n").unwrap();
+    let (provider, file) = (format!("provider_{ID}"), file.to_str().unwrap());
+    let ran =
+        person.runs(&["role", "create", "coder", "--provider", &provider, "--capabilities", file]).await;
+    assert!(ran.err.contains("hint: names with a star stand in quotes"), "{}", ran.err);
+    let ran =
+        person.runs(&["role", "create", "coder", "--provider", &provider, "--capabilities", "[]"]).await;
+    assert!(ran.err.contains("hint: a file is named here"), "{}", ran.err);
 }
 
 #[tokio::test]
