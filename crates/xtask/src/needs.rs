@@ -32,6 +32,11 @@ const NEEDS: &[Need] = &[
     // Tests start private servers of their own, never the system's.
     Need { program: "initdb", package: "postgresql", without: Without::Fails },
     Need { program: "curl", package: "curl", without: Without::Fails },
+    Need {
+        program: "ip",
+        package: "iproute2",
+        without: Without::Less("the live demo finds the vendors by configuration, not by a name server"),
+    },
     Need { program: "perl", package: "perl", without: Without::Less(TRUST) },
     Need { program: "git", package: "git", without: Without::Less(TRUST) },
     Need { program: "python3", package: "python3", without: Without::Less(TRUST) },
