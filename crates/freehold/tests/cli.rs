@@ -176,6 +176,11 @@ fn a_completion_script_is_one_that_its_shell_reads() {
     std::fs::write(&file, script).unwrap();
     let read = Command::new("bash").arg("-n").arg(&file).output().unwrap();
     assert!(read.status.success(), "{}", said(&read));
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        let made = freehold(&home).args(["completions", shell]).output().unwrap();
+        assert!(made.status.success(), "{}", said(&made));
+        assert!(String::from_utf8_lossy(&made.stdout).contains("stop-workspaces"), "{shell}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::responses::has_phases;
 use crate::wire::Wire;
 
 type Checked = Result<(), String>;
@@ -291,7 +292,14 @@ fn responses(body: &Value) -> Checked {
     let is_stored = fields.get("store").and_then(Value::as_bool).unwrap_or(true);
     let items = list(fields, "input")?;
     for (index, item) in items.iter().enumerate() {
-        input(item, items.get(index + 1), &format!("input[{index}]"), is_stored)?;
+        let path = format!("input[{index}]");
+        input(item, items.get(index + 1), &path, is_stored)?;
+        let is_assistants = item.get("role").and_then(Value::as_str) == Some("assistant");
+        if is_assistants && has_phases(model) && item.get("phase").is_none_or(|phase| !phase.is_string()) {
+            return Err(format!(
+                "{path}.phase: the message of the assistant came with one, and comes back without"
+            ));
+        }
     }
     Ok(())
 }
