@@ -44,9 +44,9 @@ pub(crate) const EXAMPLES: &str = "Examples:
   ANTHROPIC_API_KEY=... freehold demo --live \"Write a haiku generator in Perl and run it\"
   OPENAI_API_KEY=... freehold demo --exit --model gpt-5.4 --live \"What is in /usr/share?\"
 
-Needs no root, Docker or configuration, and no key without --live. Everything it makes is removed at the end, unless --keep
-is given. With --live the model is the real one of the key that is set; with both keys --model chooses, or else it is
-Anthropic's. The name servers, hosts and certificates in `[egress]` of the server's configuration hold for it.";
+Needs no root, Docker or configuration, and no key without --live. Everything it makes is removed at the end, unless \
+--keep is given. With --live the model is the real one of the key that is set; with both keys --model chooses, or else it \
+is Anthropic's. The name servers, hosts and certificates in `[egress]` of the server's configuration hold for it.";
 
 /// What the demo plays, and where.
 #[derive(Debug, Clone)]

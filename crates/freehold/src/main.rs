@@ -39,8 +39,8 @@ Examples:
 The first start makes the organization and its owner, and writes the owner's key to owner.key in the data directory:
   freehold login --key-stdin < ./data/owner.key
 
-Settings come from defaults, then /etc/freehold/server.toml (for others than root also
-~/.config/freehold/server.toml) or the file named by --config, then variables such as FREEHOLD_SERVER__LISTEN, then flags.
+Settings come from defaults, then /etc/freehold/server.toml (for others than root also \
+~/.config/freehold/server.toml) or the file named by --config, then variables such as FREEHOLD_SERVER__LISTEN, then flags. \
 `freehold config show` lists them all. Ctrl-C stops the server; pods go on, and the next start finds them.";
 
 const SIM_MODEL_HELP: &str = "\

@@ -24,9 +24,9 @@ pub(crate) const EXAMPLES: &str = "Examples:
   freehold activity --no-follow
   freehold activity --output json | jq .event_type
 
-Follows until it is interrupted; `freehold workspace activity ID --follow` does the same for one workspace. With
---no-follow it shows what happened last, workspace by workspace, and ends; --limit is for each. With --output json each row
-is a line.";
+Follows until it is interrupted; `freehold workspace activity ID --follow` does the same for one workspace. With \
+--no-follow it shows the last rows of the newest workspaces and ends; --limit is for each of them. With --output json each \
+row is a line.";
 
 /// Whether to go on with what happens from now.
 #[derive(Debug, Clone, Copy, clap::Args)]

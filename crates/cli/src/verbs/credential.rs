@@ -37,10 +37,10 @@ pub enum Credential {
     /// Create a credential; its secret comes from stdin or a file
     #[command(after_help = "Examples:
   freehold credential create anthropic-key --provider anthropic --secret-file key.txt
-  printenv TOKEN | freehold credential create registry --provider npm \\
-    --config header=authorization --config scheme=Bearer
-  freehold credential create wiki --provider wiki --kind basic_auth \\
-    --config username=bot --secret-file password.txt")]
+  printenv OPENAI_API_KEY | freehold credential create openai-key --provider openai
+
+A model provider's credential is an api_key whose --provider is that provider's kind. Settings: `username` of basic_auth, \
+`parameter` of query_api_key.")]
     Create {
         /// Its name, which providers and policies refer to
         name: String,

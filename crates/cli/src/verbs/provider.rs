@@ -40,7 +40,7 @@ pub enum Provider {
     },
     /// Create a provider
     #[command(
-        after_help = "Examples:\n  freehold provider create claude --kind anthropic --domain api.anthropic.com \\\n    --credential anthropic-key --default-model claude-sonnet-4-6"
+        after_help = "Examples:\n  freehold provider create claude --kind anthropic --domain api.anthropic.com \\\n    --credential anthropic-key --default-model claude-sonnet-4-6\n  freehold provider create own --kind openai --domain llm.example.com --config wire=chat_completions"
     )]
     Create {
         /// Its name, unique in the organization: lowercase letters, digits and hyphens

@@ -24,8 +24,8 @@ Examples:
   freehold workspace stop ws_0199...
   freehold workspace stop ws_0199... --yes
 
-The running task is cancelled and the pod ends; files and conversation are kept. This version cannot start a stopped
-workspace again, and it takes no more tasks: `freehold task submit --role NAME` begins a new one. At a terminal it asks
+The running task is cancelled and the pod ends; files and conversation are kept. This version cannot start a stopped \
+workspace again, and it takes no more tasks: `freehold task submit --role NAME` begins a new one. At a terminal it asks \
 first; elsewhere it needs --yes.";
 
 const STOP_ALL_HELP: &str = "\
@@ -122,7 +122,7 @@ pub enum Workspace {
         /// The workspace
         id: WorkspaceId,
     },
-    /// Show what happened in a workspace, and follow it
+    /// Show what happened in a workspace; --follow goes on with what happens
     #[command(
         after_help = "Examples:\n  freehold workspace activity ws_0199...\n  freehold workspace activity ws_0199... --follow"
     )]
@@ -154,7 +154,7 @@ pub enum Workspace {
   freehold workspace exec ws_0199... -- ls -l
   freehold workspace exec ws_0199... --cwd /tmp -- sh -c 'echo $PWD'
 
-The command gets no stdin. A program that cannot be started gives 127 when it is not there and 126 when it may not be used;
+The command gets no stdin. A program that cannot be started gives 127 when it is not there and 126 when it may not be used; \
 one that a signal ended gives 128 and the signal's number. What the command leaves running in the background goes on.")]
     Exec {
         /// The workspace
