@@ -181,7 +181,7 @@ impl Progress {
 }
 
 /// What the operator can do about a denial whose reason does not say it.
-fn advice(reason: &str) -> Option<&'static str> {
+pub(crate) fn advice(reason: &str) -> Option<&'static str> {
     (reason == "address_forbidden")
         .then_some("the address is an inside one, allow it by the server's egress.hosts")
 }

@@ -4,7 +4,7 @@ use freehold_client::api::audit::AuditEvent;
 use freehold_model::audit::SYSTEM_USER;
 
 use crate::{
-    output::{self, or_dash, time},
+    output::{self, NOTE, or_dash, time},
     progress,
 };
 
@@ -21,6 +21,15 @@ pub(super) fn table(events: &[AuditEvent]) -> String {
         ]
     };
     output::table(&["time", "event", "rule", "by", "what", "id"], events.iter().map(row))
+}
+
+/// What the operator can do about denials among these rows; nothing where each reason says it.
+pub(super) fn hint(events: &[AuditEvent]) -> String {
+    let found = events.iter().find_map(|event| {
+        let reason = event.reason.as_deref()?;
+        Some(format!("{NOTE}hint:{NOTE:#} {reason}: {}\n", progress::advice(reason)?))
+    });
+    found.unwrap_or_default()
 }
 
 /// The member who caused it, or the part that wrote it.

@@ -15,7 +15,7 @@ use super::{Outcome, activity, audit};
 use crate::{
     failure::{Failure, exit},
     input::Confirm,
-    output::{Console, or_dash, table, time},
+    output::{Console, Format, or_dash, table, time},
     resolve::{self, Names},
 };
 
@@ -225,6 +225,9 @@ pub(crate) async fn run(client: &Client, verb: Workspace, console: &mut Console)
             let query = AuditListQuery { limit, ..Default::default() };
             let list = client.workspace_audit_list(id, &query).await?;
             console.answer(&list, |list| audit::table(&list.events))?;
+            if console.format == Format::Table {
+                console.note(&audit::hint(&list.events));
+            }
         }
         Workspace::Exec { id, timeout, cwd, command } => {
             let body = WorkspaceExec { command, timeout_seconds: timeout, working_directory: cwd };

@@ -256,11 +256,22 @@ async fn audit_rows_show_their_rule_who_caused_them_and_their_id() {
         "method": "GET", "destination": "a.test", "path": "/x", "capability_name": "package-index"}),
     );
     let user = format!("user_{ID}");
+    let denied = row(
+        3,
+        &json!({"event_type": "policy_decision", "actor": "policy-engine", "decision": "deny",
+        "method": "GET", "destination": "wiki.test", "path": "/", "reason": "address_forbidden"}),
+    );
     let changed =
         row(2, &json!({"event_type": "workspace_created", "actor": "control-plane", "user_id": user}));
-    let rows = json!({"events": [decided, changed]});
+    let rows = json!({"events": [decided, changed, denied]});
     let person = serve(Router::new().route("/v1/workspaces/{id}/audit", get(async move || Json(rows)))).await;
-    let out = person.runs(&["workspace", "audit", &format!("ws_{ID}")]).await.out;
+    let ran = person.runs(&["workspace", "audit", &format!("ws_{ID}")]).await;
+    assert!(
+        ran.err.starts_with("hint: address_forbidden: ") && ran.err.contains("egress.hosts"),
+        "{}",
+        ran.err
+    );
+    let out = ran.out;
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(
         lines[0].split_whitespace().collect::<Vec<_>>(),
