@@ -98,7 +98,11 @@ fn has(program: &str) -> bool {
         return true;
     }
     let mut command = Command::new(program);
-    command.arg(if program == "ip" { "-Version" } else { "--version" }).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .arg(if program == "ip" { "-Version" } else { "--version" })
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
