@@ -29,6 +29,7 @@ use crate::{
     config::{Config, LogFormat},
     control,
     gate::{EgressGate, StoreSink},
+    machine,
     ports::{Agents, NoAgents, Sealer},
 };
 
@@ -317,7 +318,11 @@ async fn open_driver(config: &Config, data: &DataDir) -> anyhow::Result<LocalDri
         executable: std::env::current_exe()?,
         root,
     };
-    LocalDriver::open(options).await.context("this machine cannot run pods")
+    LocalDriver::open(options).await.map_err(|error| {
+        let error = anyhow::Error::new(error).context("this machine cannot run pods");
+        let hint = machine::hint(Path::new("/proc/sys"), rustix::process::geteuid().is_root());
+        anyhow::anyhow!("{error:#}\nhint: {hint}")
+    })
 }
 
 /// Says at start what this machine enforces, and what not.
