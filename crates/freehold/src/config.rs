@@ -96,11 +96,16 @@ pub struct Pod {
     pub disk_bytes: u64,
     /// Bytes of `/tmp`.
     pub tmp_bytes: u64,
+    /// Bytes that the agent may have written down of one task.
+    pub task_journal_bytes: u64,
+    /// Bytes that the agent may have written down of one session.
+    pub session_journal_bytes: u64,
 }
 
 impl Default for Pod {
     fn default() -> Self {
         let limits = freehold_driver::Limits::default();
+        let journal = freehold_app::fleet::JournalLimits::default();
         Self {
             root: None,
             memory_bytes: limits.memory_bytes,
@@ -108,18 +113,22 @@ impl Default for Pod {
             cpu_millis: limits.cpu_millis,
             disk_bytes: limits.disk_bytes,
             tmp_bytes: limits.tmp_bytes,
+            task_journal_bytes: journal.task_bytes,
+            session_journal_bytes: journal.session_bytes,
         }
     }
 }
 
 impl Pod {
     /// What a pod needs to come up and run a shell; with less it would fail in ways that name no setting.
-    const LEAST: [(&str, u64); 5] = [
+    const LEAST: [(&str, u64); 7] = [
         ("pod.memory_bytes", 64 * 1024 * 1024),
         ("pod.processes", 16),
         ("pod.cpu_millis", 10),
         ("pod.disk_bytes", 16 * 1024 * 1024),
         ("pod.tmp_bytes", 1024 * 1024),
+        ("pod.task_journal_bytes", 16 * 1024 * 1024),
+        ("pod.session_journal_bytes", 16 * 1024 * 1024),
     ];
 
     /// # Errors
@@ -131,6 +140,8 @@ impl Pod {
             self.cpu_millis.into(),
             self.disk_bytes,
             self.tmp_bytes,
+            self.task_journal_bytes,
+            self.session_journal_bytes,
         ];
         for ((key, least), given) in Self::LEAST.into_iter().zip(given) {
             anyhow::ensure!(

@@ -135,6 +135,11 @@ fn settings(config: &Config) -> fleet::Settings {
         idle_timeout_seconds: config.defaults.idle_timeout_seconds,
         max_continuations: config.defaults.max_continuations,
         max_context_tokens: config.defaults.max_context_tokens,
+        journal: fleet::JournalLimits {
+            task_bytes: config.pod.task_journal_bytes,
+            session_bytes: config.pod.session_journal_bytes,
+            ..fleet::JournalLimits::default()
+        },
     }
 }
 
