@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
@@ -46,6 +47,7 @@ impl Config {
             server: Server {
                 database_url: Some(String::new()),
                 public_url: Some(String::new()),
+                connections_per_peer: Some(NonZeroU32::MIN),
                 ..Server::default()
             },
             pod: Pod { root: Some(PathBuf::new()), ..Pod::default() },
@@ -67,6 +69,8 @@ pub struct Server {
     /// The server's address for people and programs elsewhere, such as `https://freehold.example.com`; by default
     /// `http://` and the address it listens on.
     pub public_url: Option<String>,
+    /// Connections to the API of one address, or of one /64 of IPv6; half of all when absent.
+    pub connections_per_peer: Option<NonZeroU32>,
 }
 
 impl Default for Server {
@@ -76,6 +80,7 @@ impl Default for Server {
             data_dir: PathBuf::from("data"),
             database_url: None,
             public_url: None,
+            connections_per_peer: None,
         }
     }
 }
