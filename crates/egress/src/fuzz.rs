@@ -1,4 +1,4 @@
-//! Entrances for the fuzz targets (`fuzz/`); no part of the API.
+//! Entrances for the fuzz targets (`fuzz/`) and for what measures; no part of the API.
 
 use std::{
     collections::BTreeSet,
@@ -54,6 +54,14 @@ pub fn masked_body(bytes: &[u8]) {
     }
     out.extend(stream.finish().0);
     assert_eq!(out, struck_out(&[secret], text), "what passes is not the plain reading's");
+}
+
+/// Passes a response's body in pieces, and answers how many bytes come out. A secret that is too short is not looked for.
+pub fn mask(secret: &[u8], pieces: impl Iterator<Item = Bytes>) -> usize {
+    let Some(mask) = Mask::new([secret]).map(Arc::new) else { return pieces.map(|piece| piece.len()).sum() };
+    let mut stream = Stream::new(mask);
+    let passed: usize = pieces.map(|piece| stream.push(piece).0.len()).sum();
+    passed + stream.finish().0.len()
 }
 
 /// The plain reading of masking: every byte of every occurrence is struck out, and no other.

@@ -374,28 +374,6 @@ mod tests {
         }
     }
 
-    /// `cargo test --release -p freehold-egress speed_of_masking -- --ignored --nocapture`
-    #[test]
-    #[ignore = "a measurement"]
-    fn speed_of_masking() {
-        let event = "data: {\"type\":\"delta\",\"text\":\"the secret of a skill\\n is to \\\"ask\\\" 50% of R&D\"}\n\n";
-        let page = "<a href=\"/q?a=%20b&amp;c=%2Fd%41%73k\">it&#39;s &lt;ok&gt; &#115;k-an</a> \\u0073k\\n";
-        let mask = mask(&[
-            "sk-ant-api03-0123456789abcdefghijABCDEFGHIJ_-klmnopqrstuvwxyz0123456789QWERTYUIOPasd-AA",
-        ]);
-        for (what, text) in [("events", event), ("escapes", page)] {
-            let text = Bytes::from(text.repeat(100_000));
-            for piece in [16 * 1024, 100] {
-                let (mut stream, begin) = (Stream::new(Arc::clone(&mask)), std::time::Instant::now());
-                let pieces =
-                    (0..text.len()).step_by(piece).map(|at| text.slice(at..text.len().min(at + piece)));
-                let out: usize = pieces.map(|piece| stream.push(piece).0.len()).sum();
-                let seconds = begin.elapsed().as_secs_f64();
-                println!("{what} in pieces of {piece} bytes: {:.2} GB/s", out as f64 / seconds / 1e9);
-            }
-        }
-    }
-
     #[test]
     fn a_secret_is_found_in_base64_whatever_stands_before_it() {
         let secret = "sk-ant-api03-qW3r+tz/=";
