@@ -10,6 +10,7 @@
 //! clock. What a later version of the language brings (deny rules, transforms, budgets, expressions) is a
 //! [`Problem`] today and never silently dropped.
 
+pub mod cel;
 mod decide;
 mod destination;
 mod document;
