@@ -21,6 +21,7 @@ mod deny;
 mod dns;
 mod error;
 mod exchange;
+mod facts;
 mod forms;
 mod frame;
 #[doc(hidden)]

@@ -125,8 +125,6 @@ pub enum Attribute {
     ResponseBody,
     /// The workspace's id.
     WorkspaceId,
-    /// The role's id.
-    RoleId,
     /// The role's name.
     RoleName,
     /// The running task's id; absent for traffic without one.
@@ -162,7 +160,6 @@ const ATTRIBUTES: &[(&str, Attribute)] = &[
     ("response.headers", Attribute::ResponseHeaders),
     ("response.body", Attribute::ResponseBody),
     ("workspace.id", Attribute::WorkspaceId),
-    ("role.id", Attribute::RoleId),
     ("role.name", Attribute::RoleName),
     ("task.id", Attribute::TaskId),
     ("user.id", Attribute::UserId),

@@ -70,7 +70,8 @@ impl<'a> Value<'a> {
         Self::Text(Text::Borrowed(text))
     }
 
-    pub(super) fn made(text: &str) -> Self {
+    /// A text that is kept with the value.
+    pub fn made(text: &str) -> Self {
         Self::Text(Text::Made(text.into()))
     }
 
