@@ -6,7 +6,10 @@
 use freehold_client::sse;
 use freehold_model::provider::Kind;
 use freehold_pod_api::{Connection, FromAgent, ToAgent};
-use freehold_policy::{Destination, NormalPath, ProviderGrant, RequestHead, Scheme};
+use freehold_policy::{
+    Destination, NormalPath, ProviderGrant, RequestHead, Scheme,
+    cel::{Attribute, Expression, Place, Scope, Type, Value},
+};
 use tokio::io::AsyncWriteExt;
 
 /// One reader of hostile bytes.
@@ -25,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "masked_body", run: freehold_egress::fuzz::masked_body },
     Target { name: "request_head", run: request_head },
     Target { name: "capabilities", run: capabilities },
+    Target { name: "expression", run: expression },
     Target { name: "pod_api", run: pod_api },
     Target { name: "model_answer", run: freehold_llm::fuzz::model_answer },
     Target { name: "server_sent_events", run: server_sent_events },
@@ -46,8 +50,8 @@ fn request_head(bytes: &[u8]) {
     let Ok(destination) = Destination::new(Scheme::Https, host, 443) else { return };
     let again = Destination::new(Scheme::Https, destination.host(), 443).map(|again| again.host().to_owned());
     assert_eq!(again.as_deref().ok(), Some(destination.host()), "a normal host is its own");
-    let capabilities =
-        "- name: all\n  type: http\n  allow:\n    - domains: ['*.a.test']\n      paths: ['/a/**', '/*/b']\n";
+    let capabilities = "- name: all\n  type: http\n  allow:\n    - domains: ['*.a.test']\n      methods: [GET]\n      \
+         paths: ['/a/**', '/*/b']\n";
     decide(capabilities, &destination, &path);
 }
 
@@ -70,8 +74,51 @@ fn decide(capabilities: &str, destination: &Destination, path: &NormalPath<'_>) 
         credential: Some("key".to_owned()),
     };
     let Ok(policy) = freehold_policy::compile(&provider, &document, &document) else { return };
-    _ = policy.decide(&RequestHead { destination, method: "GET", path });
+    _ = policy.decide(&RequestHead {
+        destination,
+        method: "GET",
+        path,
+        scope: &Known(serde_json::Value::Null),
+    });
     _ = policy.decide_dns(destination.host());
+}
+
+/// What conditions see: a body, and no more than the rest needs.
+struct Known(serde_json::Value);
+
+impl Scope for Known {
+    fn get(&self, attribute: Attribute) -> Option<Value<'_>> {
+        Some(match attribute {
+            Attribute::RequestMethod => Value::text("GET"),
+            Attribute::RequestPort => Value::Int(443),
+            Attribute::RequestBody | Attribute::RequestHeaders | Attribute::RequestQuery => {
+                Value::json(&self.0)
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// An expression on the first line, and the body that it is asked about: a problem, or a value of the type it was said to
+/// have, or a fault.
+fn expression(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (source, body) = text.split_once('\n').unwrap_or((text, "null"));
+    let Ok(body) = serde_json::from_str(body) else { return };
+    let Ok(expression) = Expression::compile(source, Place::Transform, &Type::Dyn) else { return };
+    let known = Known(body);
+    let Ok(value) = expression.evaluate(&known) else { return };
+    let fits = match expression.result() {
+        Type::Bool => matches!(value, Value::Bool(_)),
+        Type::Int => matches!(value, Value::Int(_)),
+        Type::Double => matches!(value, Value::Double(_)),
+        Type::Timestamp => matches!(value, Value::Timestamp(_)),
+        Type::Duration => matches!(value, Value::Duration(_)),
+        Type::List(_) => matches!(value, Value::List(_)),
+        // What is looked up stands in a body here, and may be anything.
+        Type::Null | Type::Text | Type::Map(_) | Type::Dyn => true,
+    };
+    assert!(fits, "{source}: {value:?} is no {}", expression.result());
 }
 
 /// What an agent that somebody else has taken over sends, and what an agent may be sent.

@@ -6,6 +6,8 @@ use freehold_model::{
     audit::{Actor, AuditEvent, Category, Decision, EventType, SYSTEM_USER},
 };
 
+use freehold_policy::RuleName;
+
 use crate::{Grant, PodIdentity, deny::Reason, token::Verified};
 
 /// Why a sink did not take rows. They are offered again.
@@ -38,6 +40,18 @@ impl Attribution {
             task_id: token.and_then(|token| token.subject.task_id),
             user_id: token.map_or_else(|| SYSTEM_USER.to_owned(), |token| token.subject.user_id.clone()),
         }
+    }
+
+    pub(crate) const fn workspace_id(&self) -> WorkspaceId {
+        self.workspace_id
+    }
+
+    pub(crate) const fn task_id(&self) -> Option<TaskId> {
+        self.task_id
+    }
+
+    pub(crate) fn user_id(&self) -> &str {
+        &self.user_id
     }
 
     /// A row about HTTP, or about a connection that did not get as far.
@@ -82,4 +96,10 @@ pub(crate) fn allowed(row: &mut AuditEvent, capability: &str) {
     row.decision = Some(Decision::Allow);
     row.reason = Some(freehold_policy::Reason::RuleMatched.as_str().to_owned());
     row.capability_name = Some(capability.to_owned());
+}
+
+/// Names the rule that decided, or would have.
+pub(crate) fn by_rule(row: &mut AuditEvent, name: &RuleName) {
+    row.capability_name = Some(name.capability.to_string());
+    row.detail = Some(serde_json::json!({ "rule": &*name.rule }));
 }

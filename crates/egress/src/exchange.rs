@@ -11,7 +11,7 @@ use freehold_model::{
     EventId, Timestamp,
     audit::{AuditEvent, Decision as Outcome},
 };
-use freehold_policy::{Decision, Destination, NormalPath, Permit, RequestHead};
+use freehold_policy::{Decision, Destination, NormalPath, Permit, RequestHead, RuleName};
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header, request::Parts};
 use http_body_util::Empty;
 use hyper::{
@@ -27,6 +27,7 @@ use crate::{
     audit::{self, Attribution},
     body::ReplyBody,
     deny::{self, Reason},
+    facts::Facts,
     headers::{prepare_headers, strip_hop_by_hop},
     inject,
     mask::Mask,
@@ -77,13 +78,22 @@ struct Injected {
 /// A request that may not.
 struct Refusal {
     reason: Reason,
-    /// The rule that would have allowed it, where it was something else that did not.
-    permit: Option<Permit>,
+    /// The rule that denies it, or that would have allowed it where it was something else that did not.
+    rule: Option<RuleName>,
+    /// The credential that would have been put on.
+    credential: Option<String>,
 }
 
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
-        Self { reason, permit: None }
+        Self { reason, rule: None, credential: None }
+    }
+}
+
+impl Refusal {
+    fn of_permitted(reason: Reason, permit: &Permit) -> Self {
+        let credential = permit.credential().map(str::to_owned);
+        Self { reason, rule: Some(permit.rule().clone()), credential }
     }
 }
 
@@ -123,25 +133,35 @@ impl Connection {
         }
         let grant = grant.ok_or(Reason::NoGrant)?;
         agree::check(&self.destination, self.sni.as_deref(), parts).map_err(|_| Reason::AuthorityMismatch)?;
-        let path = NormalPath::parse(parts.uri.path()).map_err(|_| Reason::PathAmbiguous)?;
-        let head = RequestHead { destination: &self.destination, method: parts.method.as_str(), path: &path };
-        let permit = match grant.policy.decide(&head) {
-            Decision::Allow(permit) => permit,
-            Decision::Deny(denial) => return Err(Reason::Policy(denial.reason).into()),
-        };
-        let path = path.as_str().to_owned();
-        let upgrade = prepare_headers(parts);
+        let (permit, path, upgrade) = self.decide(grant, parts)?;
         let mut query = parts.uri.query().map(str::to_owned);
         let injected = match put_credential(grant, &permit, &mut parts.headers, &mut query) {
             Ok(injected) => injected,
-            Err(reason) => return Err(Refusal { reason, permit: Some(permit) }),
+            Err(reason) => return Err(Refusal::of_permitted(reason, &permit)),
         };
         parts.uri = target(path, query)?;
         let resolved = match self.pod.workspace.upstream.resolve(&permit).await {
-            Err(reason) if !reason.is_upstream() => return Err(Refusal { reason, permit: Some(permit) }),
+            Err(reason) if !reason.is_upstream() => return Err(Refusal::of_permitted(reason, &permit)),
             resolved => resolved,
         };
         Ok(Admitted { permit, injected, upgrade, resolved })
+    }
+
+    /// The policy's decision on the head as it goes out, with the path in normal form, and whether it asks for a WebSocket.
+    fn decide(&self, grant: &Grant, parts: &mut Parts) -> Result<(Permit, String, bool), Refusal> {
+        // What stays behind, no condition sees.
+        let upgrade = prepare_headers(parts);
+        let path = NormalPath::parse(parts.uri.path()).map_err(|_| Reason::PathAmbiguous)?;
+        let facts = Facts::new(&self.destination, &path, parts, upgrade, grant, &self.attribution);
+        let method = parts.method.as_str();
+        let head = RequestHead { destination: &self.destination, method, path: &path, scope: &facts };
+        match grant.policy.decide(&head) {
+            Decision::Allow(permit) => Ok((permit, path.as_str().to_owned(), upgrade)),
+            Decision::Deny(denial) => {
+                let reason = Reason::Policy(denial.reason);
+                Err(Refusal { rule: denial.rule, ..reason.into() })
+            }
+        }
     }
 
     /// The connection's own token, or a renewed one for the same traffic.
@@ -164,14 +184,13 @@ impl Connection {
     }
 
     async fn refuse(&self, refusal: Refusal, mut row: AuditEvent) -> Reason {
-        let Refusal { reason, permit } = refusal;
+        let Refusal { reason, rule, credential } = refusal;
         audit::denied(&mut row, reason);
-        if let Some(permit) = permit {
-            row.capability_name = Some(permit.capability().to_owned());
-            row.detail = Some(json!({ "rule": permit.rule() }));
-            if let (Reason::AuthUnavailable, Some(credential)) = (reason, permit.credential()) {
-                row.auth_failures.insert(credential.to_owned(), reason.as_str().to_owned());
-            }
+        if let Some(rule) = rule {
+            audit::by_rule(&mut row, &rule);
+        }
+        if let (Reason::AuthUnavailable, Some(credential)) = (reason, credential) {
+            row.auth_failures.insert(credential, reason.as_str().to_owned());
         }
         tracing::debug!(
             workspace.id = %self.pod.identity.workspace_id,
@@ -192,9 +211,9 @@ impl Connection {
     ) -> Result<(Response<Incoming>, Option<Masking>), Reason> {
         let Admitted { permit, injected, upgrade, resolved } = admitted;
         let id = row.id;
-        audit::allowed(&mut row, permit.capability());
+        audit::allowed(&mut row, &permit.rule().capability);
         row.path = Some(parts.uri.path().to_owned());
-        row.detail = Some(json!({ "rule": permit.rule() }));
+        audit::by_rule(&mut row, permit.rule());
         row.transforms_applied = Some(u32::from(injected.is_some()));
         let (name, mask) = injected.map(|injected| (injected.name, injected.mask)).unzip();
         row.auth_applied = name.into_iter().collect();
@@ -247,11 +266,11 @@ impl Connection {
         let settlement = match outcome {
             Ok(response) => Settlement {
                 latency: Some(took),
-                detail: Some(json!({ "rule": permit.rule(), "status": response.status().as_u16() })),
+                detail: Some(json!({ "rule": &*permit.rule().rule, "status": response.status().as_u16() })),
             },
             Err(reason) => Settlement {
                 latency: None,
-                detail: Some(json!({ "rule": permit.rule(), "upstream_error": reason.as_str() })),
+                detail: Some(json!({ "rule": &*permit.rule().rule, "upstream_error": reason.as_str() })),
             },
         };
         self.pod.state.settle(id, settlement);

@@ -22,6 +22,7 @@ mod dns;
 mod error;
 mod escapes;
 mod exchange;
+mod facts;
 mod forms;
 mod frame;
 #[doc(hidden)]

@@ -165,7 +165,12 @@ async fn decide(pod: &Pod, question: Question) -> Answer {
         (Err(reason), ..) => audit::denied(&mut row, *reason),
         (_, false, _) => audit::denied(&mut row, Reason::NoToken),
         (_, _, None) => audit::denied(&mut row, Reason::NoGrant),
-        (_, _, Some(DnsDecision::Deny(denial))) => audit::denied(&mut row, Reason::Policy(denial.reason)),
+        (_, _, Some(DnsDecision::Deny(denial))) => {
+            audit::denied(&mut row, Reason::Policy(denial.reason));
+            if let Some(rule) = &denial.rule {
+                audit::by_rule(&mut row, rule);
+            }
+        }
         (_, _, Some(DnsDecision::Allow { capability })) => audit::allowed(&mut row, &capability),
     }
     debug_assert!(row.decision.is_some_and(|decision| decision == Decision::Allow || row.reason.is_some()));

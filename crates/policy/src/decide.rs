@@ -6,8 +6,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
+    cel::Scope,
     destination::{Destination, Scheme, normal_host},
-    document::{AllowRule, Capability, DomainPattern, Method},
+    document::{Capability, DomainPattern, Method, Rule},
     path::NormalPath,
     provider::PROVIDER_CAPABILITY,
 };
@@ -25,6 +26,10 @@ pub enum Reason {
     PathNotAllowed,
     /// It would be allowed over HTTPS.
     InsecureNotAllowed,
+    /// Rules name all of it, and their conditions do not hold.
+    ConditionNotMet,
+    /// A rule denies it.
+    DeniedByRule,
     /// The name is no host name.
     HostInvalid,
 }
@@ -38,13 +43,15 @@ impl Reason {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::PathNotAllowed => "path_not_allowed",
             Self::InsecureNotAllowed => "insecure_not_allowed",
+            Self::ConditionNotMet => "condition_not_met",
+            Self::DeniedByRule => "denied_by_rule",
             Self::HostInvalid => "host_invalid",
         }
     }
 }
 
 /// What of a request is decided on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct RequestHead<'a> {
     /// Where it goes.
     pub destination: &'a Destination,
@@ -52,6 +59,8 @@ pub struct RequestHead<'a> {
     pub method: &'a str,
     /// The path, in normal form.
     pub path: &'a NormalPath<'a>,
+    /// What conditions see of it.
+    pub scope: &'a dyn Scope,
 }
 
 /// The answer to a request.
@@ -77,13 +86,8 @@ impl Permit {
         &self.destination
     }
 
-    /// The capability that allowed it.
-    pub fn capability(&self) -> &str {
-        &self.rule.capability
-    }
-
-    /// The rule that allowed it: its name, or its place in the capability (`allow[2]`).
-    pub fn rule(&self) -> &str {
+    /// The rule that allowed it.
+    pub fn rule(&self) -> &RuleName {
         &self.rule.name
     }
 
@@ -94,10 +98,27 @@ impl Permit {
 }
 
 /// Why a request may not go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
-    /// The reason. A denied request met no rule, so there is none to name.
+    /// The reason.
     pub reason: Reason,
+    /// The rule that denies it; absent when no rule allows it.
+    pub rule: Option<RuleName>,
+}
+
+impl From<Reason> for Denial {
+    fn from(reason: Reason) -> Self {
+        Self { reason, rule: None }
+    }
+}
+
+/// Which rule decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleName {
+    /// Its capability.
+    pub capability: Arc<str>,
+    /// Its name, or its place in the capability, such as `allow[2]`.
+    pub rule: Arc<str>,
 }
 
 /// The answer to a question for a name.
@@ -114,24 +135,30 @@ pub enum DnsDecision {
 
 #[derive(Debug)]
 struct CompiledRule {
-    capability: Arc<str>,
-    name: Box<str>,
+    name: RuleName,
     /// The rule's place in the whole policy: of several that match, the first is named.
     order: usize,
-    rule: AllowRule,
+    rule: Rule,
 }
 
 /// A compiled policy. Immutable; share it behind an `Arc`.
 #[derive(Debug)]
 pub struct Policy {
-    /// By host, or by the literal tail of a wildcard.
-    exact: HashMap<Box<str>, Vec<Arc<CompiledRule>>>,
-    tails: HashMap<Box<str>, Vec<Arc<CompiledRule>>>,
-    /// Patterns whose last label has a wildcard.
-    general: Vec<Arc<CompiledRule>>,
+    allow: Index,
+    deny: Index,
     provider_host: Box<str>,
     provider_port: u16,
     credential: Option<Arc<str>>,
+}
+
+/// Rules by host.
+#[derive(Debug, Default)]
+struct Index {
+    exact: HashMap<Box<str>, Vec<Arc<CompiledRule>>>,
+    /// By the literal tail of a wildcard.
+    tails: HashMap<Box<str>, Vec<Arc<CompiledRule>>>,
+    /// Patterns whose last label has a wildcard.
+    general: Vec<Arc<CompiledRule>>,
 }
 
 impl Policy {
@@ -140,27 +167,102 @@ impl Policy {
         provider: &DomainPattern,
         credential: Option<&str>,
     ) -> Self {
-        let mut policy = Self {
-            exact: HashMap::new(),
-            tails: HashMap::new(),
-            general: Vec::new(),
-            provider_host: provider.host().into(),
-            provider_port: provider.port.unwrap_or(Scheme::Https.default_port()),
-            credential: credential.map(Into::into),
-        };
+        let (mut allow, mut deny) = (Index::default(), Index::default());
         let mut order = 0;
         for capability in capabilities {
             let capability_name: Arc<str> = capability.name.as_str().into();
-            for (index, rule) in capability.allow.iter().enumerate() {
-                order += 1;
-                let name = rule.name.clone().unwrap_or_else(|| format!("allow[{index}]")).into();
-                let capability = Arc::clone(&capability_name);
-                policy.add(&Arc::new(CompiledRule { capability, name, order, rule: rule.clone() }));
+            for (index, rules, list) in
+                [(&mut deny, &capability.deny, "deny"), (&mut allow, &capability.allow, "allow")]
+            {
+                for (at, rule) in rules.iter().enumerate() {
+                    order += 1;
+                    let given = rule.name.as_deref().map(Into::into);
+                    let name = RuleName {
+                        capability: Arc::clone(&capability_name),
+                        rule: given.unwrap_or_else(|| format!("{list}[{at}]").into()),
+                    };
+                    index.add(&Arc::new(CompiledRule { name, order, rule: rule.clone() }));
+                }
             }
         }
-        policy
+        Self {
+            allow,
+            deny,
+            provider_host: provider.host().into(),
+            provider_port: provider.port.unwrap_or(Scheme::Https.default_port()),
+            credential: credential.map(Into::into),
+        }
     }
 
+    /// Decides a request. A rule that denies it beats every one that allows it, also when its condition has no value; of
+    /// several that allow it, the first of the merged document is named.
+    pub fn decide(&self, request: &RequestHead<'_>) -> Decision {
+        let host = request.destination.host();
+        let denies = |rule: &&Arc<CompiledRule>| rule.denies(request);
+        if let Some(rule) = self.deny.candidates(host).filter(denies).min_by_key(|rule| rule.order) {
+            let (reason, rule) = (Reason::DeniedByRule, Some(rule.name.clone()));
+            return Decision::Deny(Denial { reason, rule });
+        }
+        let method = Method::parse(request.method);
+        let mut best: Option<&Arc<CompiledRule>> = None;
+        // The nearest miss explains a denial best.
+        let mut reason = Reason::DomainNotAllowed;
+        for rule in self.allow.candidates(host) {
+            if best.is_some_and(|other| other.order < rule.order) {
+                continue;
+            }
+            match rule.check(request, method) {
+                Ok(()) => best = Some(rule),
+                Err(miss) if miss.nearness() > reason.nearness() => reason = miss,
+                Err(_) => {}
+            }
+        }
+        match best {
+            Some(rule) => Decision::Allow(Permit {
+                destination: request.destination.clone(),
+                rule: Arc::clone(rule),
+                credential: self.credential.clone().filter(|_| self.takes_credential(request.destination)),
+            }),
+            None => Decision::Deny(reason.into()),
+        }
+    }
+
+    /// Decides a question for a name: whether any rule names it, whatever port, method or path, and none denies all of it.
+    pub fn decide_dns(&self, name: &str) -> DnsDecision {
+        let Ok(host) = normal_host(name) else { return DnsDecision::Deny(Reason::HostInvalid.into()) };
+        let first = |index: &Index, counts: fn(&Rule) -> bool| {
+            let names = |rule: &&Arc<CompiledRule>| {
+                counts(&rule.rule) && rule.rule.domains.iter().any(|domain| domain.glob.matches(&host, '.'))
+            };
+            index.candidates(&host).filter(names).min_by_key(|rule| rule.order).map(|rule| rule.name.clone())
+        };
+        let whole = |rule: &Rule| {
+            let any_port = rule.domains.iter().all(|domain| domain.port.is_none());
+            any_port && rule.methods.is_empty() && rule.paths.is_empty() && rule.when.is_empty()
+        };
+        if let Some(rule) = first(&self.deny, whole) {
+            return DnsDecision::Deny(Denial { reason: Reason::DeniedByRule, rule: Some(rule) });
+        }
+        match first(&self.allow, |_| true) {
+            Some(rule) => DnsDecision::Allow { capability: rule.capability },
+            None => DnsDecision::Deny(Reason::DomainNotAllowed.into()),
+        }
+    }
+
+    /// Whether this is the provider's host, at any port, where no key but its credential may be used.
+    pub fn is_provider(&self, destination: &Destination) -> bool {
+        *self.provider_host == *destination.host()
+    }
+
+    /// The credential goes to the provider's own port alone, and never in the clear.
+    fn takes_credential(&self, destination: &Destination) -> bool {
+        self.is_provider(destination)
+            && self.provider_port == destination.port()
+            && destination.scheme() == Scheme::Https
+    }
+}
+
+impl Index {
     fn add(&mut self, rule: &Arc<CompiledRule>) {
         for domain in &rule.rule.domains {
             let host = domain.host();
@@ -179,58 +281,6 @@ impl Policy {
         }
     }
 
-    /// Decides a request. Of several rules that allow it, the first of the merged document is named.
-    pub fn decide(&self, request: &RequestHead<'_>) -> Decision {
-        let destination = request.destination;
-        let method = Method::parse(request.method);
-        let mut best: Option<&Arc<CompiledRule>> = None;
-        // The nearest miss explains a denial best.
-        let mut reason = Reason::DomainNotAllowed;
-        for rule in self.candidates(destination.host()) {
-            match rule.check(destination, method, request.path) {
-                Ok(()) if best.is_none_or(|other| rule.order < other.order) => best = Some(rule),
-                Ok(()) => {}
-                Err(miss) if miss.nearness() > reason.nearness() => reason = miss,
-                Err(_) => {}
-            }
-        }
-        match best {
-            Some(rule) => Decision::Allow(Permit {
-                destination: destination.clone(),
-                rule: Arc::clone(rule),
-                credential: self.credential.clone().filter(|_| self.takes_credential(destination)),
-            }),
-            None => Decision::Deny(Denial { reason }),
-        }
-    }
-
-    /// Decides a question for a name: whether any rule names it, whatever port, method or path.
-    pub fn decide_dns(&self, name: &str) -> DnsDecision {
-        let Ok(host) = normal_host(name) else {
-            return DnsDecision::Deny(Denial { reason: Reason::HostInvalid });
-        };
-        let named = self
-            .candidates(&host)
-            .filter(|rule| rule.rule.domains.iter().any(|domain| domain.glob.matches(&host, '.')))
-            .min_by_key(|rule| rule.order);
-        match named {
-            Some(rule) => DnsDecision::Allow { capability: Arc::clone(&rule.capability) },
-            None => DnsDecision::Deny(Denial { reason: Reason::DomainNotAllowed }),
-        }
-    }
-
-    /// Whether this is the provider's host, at any port, where no key but its credential may be used.
-    pub fn is_provider(&self, destination: &Destination) -> bool {
-        *self.provider_host == *destination.host()
-    }
-
-    /// The credential goes to the provider's own port alone, and never in the clear.
-    fn takes_credential(&self, destination: &Destination) -> bool {
-        self.is_provider(destination)
-            && self.provider_port == destination.port()
-            && destination.scheme() == Scheme::Https
-    }
-
     /// The rules that can concern a host: its own, and those of each tail it ends in.
     fn candidates<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Arc<CompiledRule>> {
         let tails = host
@@ -246,27 +296,39 @@ impl Policy {
 
 impl CompiledRule {
     /// `Ok` when it allows the request, or how near it came.
-    fn check(
-        &self,
-        destination: &Destination,
-        method: Option<Method>,
-        path: &NormalPath<'_>,
-    ) -> Result<(), Reason> {
-        let rule = &self.rule;
+    fn check(&self, request: &RequestHead<'_>, method: Option<Method>) -> Result<(), Reason> {
+        let (rule, destination) = (&self.rule, request.destination);
         if !rule.domains.iter().any(|domain| covers(domain, destination)) {
             return Err(Reason::DomainNotAllowed);
         }
         if !method.is_some_and(|method| rule.methods.contains(&method)) {
             return Err(Reason::MethodNotAllowed);
         }
-        if !rule.paths.is_empty() && !rule.paths.iter().any(|pattern| pattern.matches(path)) {
+        if !rule.paths.is_empty() && !rule.paths.iter().any(|pattern| pattern.matches(request.path)) {
             return Err(Reason::PathNotAllowed);
         }
         if destination.scheme() == Scheme::Http && !rule.allow_insecure {
             return Err(Reason::InsecureNotAllowed);
         }
-        debug_assert!(*self.capability != *PROVIDER_CAPABILITY || destination.scheme() == Scheme::Https);
+        if !rule.when.iter().all(|one| one.expression().holds(request.scope) == Ok(true)) {
+            return Err(Reason::ConditionNotMet);
+        }
+        debug_assert!(*self.name.capability != *PROVIDER_CAPABILITY || destination.scheme() == Scheme::Https);
         Ok(())
+    }
+
+    /// Whether it denies the request. A domain without a port is denied at every port, and what cannot be told is denied.
+    fn denies(&self, request: &RequestHead<'_>) -> bool {
+        let (rule, destination) = (&self.rule, request.destination);
+        let names_host = rule.domains.iter().any(|domain| {
+            domain.port.is_none_or(|port| port == destination.port())
+                && domain.glob.matches(destination.host(), '.')
+        });
+        names_host
+            && (rule.methods.is_empty()
+                || rule.methods.iter().any(|method| method.as_str() == request.method))
+            && (rule.paths.is_empty() || rule.paths.iter().any(|pattern| pattern.matches(request.path)))
+            && rule.when.iter().all(|one| one.expression().holds(request.scope) != Ok(false))
     }
 }
 
@@ -282,7 +344,8 @@ impl Reason {
             Self::MethodNotAllowed => 1,
             Self::PathNotAllowed => 2,
             Self::InsecureNotAllowed => 3,
-            Self::RuleMatched => 4,
+            Self::ConditionNotMet => 4,
+            Self::RuleMatched | Self::DeniedByRule => 5,
         }
     }
 }

@@ -1,8 +1,12 @@
 //! A checked document: the values that [`crate::parse`] makes and [`crate::compile`] takes.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use crate::{glob::Glob, path::NormalPath};
+use crate::{
+    cel::{CelProblem, Expression, Place, Type},
+    glob::Glob,
+    path::NormalPath,
+};
 
 /// A checked `caps.yaml`: capabilities in the order written, names unique.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,24 +20,59 @@ pub struct Document {
 pub struct Capability {
     /// Its name.
     pub name: String,
-    /// What it allows; never empty.
-    pub allow: Vec<AllowRule>,
+    /// What it allows.
+    pub allow: Vec<Rule>,
+    /// What it denies, whatever any rule allows.
+    pub deny: Vec<Rule>,
 }
 
-/// One kind of request that is allowed.
+/// One kind of request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AllowRule {
+pub struct Rule {
     /// Its name, when it has one.
     pub name: Option<String>,
     /// The hosts; never empty.
     pub domains: Vec<DomainPattern>,
-    /// The methods; never empty.
+    /// The methods; empty in a rule that denies every method.
     pub methods: Vec<Method>,
-    /// The paths; empty allows any.
+    /// The paths; empty for any.
     pub paths: Vec<PathPattern>,
-    /// Whether plain HTTP is allowed beside HTTPS.
+    /// Whether plain HTTP is allowed beside HTTPS. A rule that denies has it.
     pub allow_insecure: bool,
+    /// What must hold besides.
+    pub when: Vec<Condition>,
 }
+
+/// An expression that must hold. Two are equal when they are written alike.
+#[derive(Debug, Clone)]
+pub struct Condition {
+    source: Box<str>,
+    expression: Arc<Expression>,
+}
+
+impl Condition {
+    /// Parses and checks a condition of a rule.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn parse(source: &str) -> Result<Self, CelProblem> {
+        let expression = Expression::compile(source, Place::Request, &Type::Bool)?;
+        Ok(Self { source: source.into(), expression: Arc::new(expression) })
+    }
+
+    /// The expression.
+    pub fn expression(&self) -> &Expression {
+        &self.expression
+    }
+}
+
+impl PartialEq for Condition {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Eq for Condition {}
 
 /// The methods a rule can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,6 +10,7 @@
 //! clock. What a later version of the language brings (deny rules, transforms, budgets, expressions) is a
 //! [`Problem`] today and never silently dropped.
 
+pub mod cel;
 mod decide;
 mod destination;
 mod document;
@@ -19,9 +20,9 @@ mod path;
 mod provider;
 mod yaml;
 
-pub use decide::{Decision, Denial, DnsDecision, Permit, Policy, Reason, RequestHead};
+pub use decide::{Decision, Denial, DnsDecision, Permit, Policy, Reason, RequestHead, RuleName};
 pub use destination::{Destination, InvalidHost, Scheme, normal_host};
-pub use document::{AllowRule, Capability, Document, DomainPattern, Method, PathPattern};
+pub use document::{Capability, Condition, Document, DomainPattern, Method, PathPattern, Rule};
 pub use parse::{CAPABILITIES_MAX, DOCUMENT_BYTES_MAX, PATTERNS_MAX, Problem, RULES_MAX, parse};
 pub use path::{NormalPath, PATH_BYTES_MAX, PathProblem};
 pub use provider::{PROVIDER_CAPABILITY, ProviderGrant, compile};

@@ -1,7 +1,8 @@
 //! From text to a checked [`Document`]. Every problem is found in one pass, each with its place.
 
 use crate::{
-    document::{AllowRule, Capability, Document, DomainPattern, Method, PathPattern},
+    cel::{Attribute, CelProblem},
+    document::{Capability, Condition, Document, DomainPattern, Method, PathPattern, Rule},
     yaml::{self, Node, Value},
 };
 
@@ -13,6 +14,8 @@ pub const CAPABILITIES_MAX: usize = 1_000;
 pub const RULES_MAX: usize = 10_000;
 /// The most domains, or paths, of one rule.
 pub const PATTERNS_MAX: usize = 1_000;
+/// The most conditions of one rule.
+pub const CONDITIONS_MAX: usize = 32;
 /// Problems reported before giving up.
 const PROBLEMS_MAX: usize = 100;
 
@@ -55,7 +58,7 @@ pub fn parse(text: &str) -> Result<Document, Vec<Problem>> {
         Err(_) if is_blank(text) => return Ok(Document::default()),
         Err(problem) => return Err(vec![problem]),
     };
-    let mut checker = Checker::default();
+    let mut checker = Checker { text, problems: Vec::new(), rules: 0 };
     let document = checker.document(&root);
     if checker.problems.is_empty() { Ok(document) } else { Err(checker.problems) }
 }
@@ -65,8 +68,8 @@ fn is_blank(text: &str) -> bool {
 }
 
 /// Collects problems on the way; what it returns counts only when it found none.
-#[derive(Default)]
-struct Checker {
+struct Checker<'t> {
+    text: &'t str,
     problems: Vec<Problem>,
     rules: usize,
 }
@@ -78,13 +81,22 @@ struct Fields {
 }
 
 const CAPABILITY: Fields =
-    Fields { known: &["name", "type", "allow"], later: &["deny", "transforms", "budgets"] };
-const RULE: Fields = Fields {
-    known: &["name", "domains", "methods", "paths", "allow_insecure"],
-    later: &["when", "body", "response", "approval"],
+    Fields { known: &["name", "type", "allow", "deny"], later: &["transforms", "budgets"] };
+const ALLOW_RULE: Fields = Fields {
+    known: &["name", "domains", "methods", "paths", "allow_insecure", "when"],
+    later: &["body", "response", "approval"],
 };
+const DENY_RULE: Fields =
+    Fields { known: &["name", "domains", "methods", "paths", "when"], later: &["body"] };
 
-impl Checker {
+/// What a rule is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Allow,
+    Deny,
+}
+
+impl Checker<'_> {
     fn problem(&mut self, node: &Node, path: &str, message: impl Into<String>) {
         if self.problems.len() < PROBLEMS_MAX {
             let (line, column) = (node.line, node.column);
@@ -128,52 +140,129 @@ impl Checker {
             Some(value) => self.problem(value, &format!("{path}.type"), "the only type is `http`"),
             None => self.missing(node, path, "type"),
         }
-        let Some(allow) = find(fields, "allow") else {
+        if find(fields, "allow").is_none() && find(fields, "deny").is_none() {
             self.missing::<()>(node, path, "allow");
             return None;
-        };
-        let allow_path = format!("{path}.allow");
-        let items = self.list(allow, &allow_path, RULES_MAX);
-        self.rules += items.len();
-        if self.rules > RULES_MAX {
-            self.problem(allow, &allow_path, format!("more than {RULES_MAX} rules in the document"));
-            return None;
         }
-        let mut rules: Vec<AllowRule> = Vec::new();
-        for (index, item) in items.iter().enumerate() {
-            let path = format!("{allow_path}[{index}]");
-            let Some(rule) = self.rule(item, &path) else { continue };
-            if rule.name.is_some() && rules.iter().any(|other| other.name == rule.name) {
-                self.problem(item, &path, "a second rule of this name in the capability");
-            }
-            rules.push(rule);
-        }
-        Some(Capability { name, allow: rules })
+        let mut names = Vec::new();
+        let allow = self.rules(fields, path, Effect::Allow, &mut names)?;
+        let deny = self.rules(fields, path, Effect::Deny, &mut names)?;
+        Some(Capability { name, allow, deny })
     }
 
-    fn rule(&mut self, node: &Node, path: &str) -> Option<AllowRule> {
-        let fields = self.fields(node, path, &RULE)?;
+    /// The rules of a capability that allow, or deny; none where there is no such list. `names` are those it has so far.
+    fn rules(
+        &mut self,
+        fields: &[(Node, Node)],
+        path: &str,
+        effect: Effect,
+        names: &mut Vec<String>,
+    ) -> Option<Vec<Rule>> {
+        let field = if effect == Effect::Allow { "allow" } else { "deny" };
+        let Some(list) = find(fields, field) else { return Some(Vec::new()) };
+        let path = format!("{path}.{field}");
+        let items = self.list(list, &path, RULES_MAX);
+        self.rules += items.len();
+        if self.rules > RULES_MAX {
+            self.problem(list, &path, format!("more than {RULES_MAX} rules in the document"));
+            return None;
+        }
+        let mut rules = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            let Some(rule) = self.rule(item, &path, effect) else { continue };
+            if rule.name.as_ref().is_some_and(|name| names.contains(name)) {
+                self.problem(item, &path, "a second rule of this name in the capability");
+            }
+            names.extend(rule.name.clone());
+            rules.push(rule);
+        }
+        Some(rules)
+    }
+
+    fn rule(&mut self, node: &Node, path: &str, effect: Effect) -> Option<Rule> {
+        let fields =
+            self.fields(node, path, if effect == Effect::Allow { &ALLOW_RULE } else { &DENY_RULE })?;
         let name = find(fields, "name").and_then(|value| self.name(value, &format!("{path}.name")));
         let domains = self.patterns(node, fields, path, "domains", DomainPattern::parse);
-        let methods = self.patterns(node, fields, path, "methods", |text| {
-            Method::parse(text).ok_or_else(|| {
-                "not one of GET, POST, PUT, DELETE, PATCH, HEAD, OPTIONS (in upper case)".to_owned()
+        // What denies without naming methods denies all of them, also those that no rule can name.
+        let methods = if effect == Effect::Deny && find(fields, "methods").is_none() {
+            Vec::new()
+        } else {
+            self.patterns(node, fields, path, "methods", |text| {
+                Method::parse(text).ok_or_else(|| {
+                    "not one of GET, POST, PUT, DELETE, PATCH, HEAD, OPTIONS (in upper case)".to_owned()
+                })
             })
-        });
+        };
         let paths = match find(fields, "paths") {
             Some(Node { value: Value::List(items), .. }) if items.is_empty() => Vec::new(),
             Some(_) => self.patterns(node, fields, path, "paths", PathPattern::parse),
             None => Vec::new(),
         };
         let allow_insecure = match find(fields, "allow_insecure") {
-            None => false,
+            None => effect == Effect::Deny,
             Some(Node { value: Value::Bool(value), .. }) => *value,
             Some(value) => {
                 self.problem(value, &format!("{path}.allow_insecure"), "expected `true` or `false`");
                 false
             }
         };
-        Some(AllowRule { name, domains, methods, paths, allow_insecure })
+        let when =
+            find(fields, "when").map_or_else(Vec::new, |when| self.conditions(when, &format!("{path}.when")));
+        Some(Rule { name, domains, methods, paths, allow_insecure, when })
+    }
+
+    /// One expression, or a list of them.
+    fn conditions(&mut self, node: &Node, path: &str) -> Vec<Condition> {
+        let single = std::slice::from_ref(node);
+        let items =
+            if let Value::Text(_) = node.value { single } else { self.list(node, path, CONDITIONS_MAX) };
+        let mut conditions = Vec::new();
+        for (at, item) in items.iter().enumerate() {
+            let path =
+                if matches!(node.value, Value::Text(_)) { path.to_owned() } else { format!("{path}[{at}]") };
+            let Value::Text(source) = &item.value else {
+                self.problem(item, &path, format!("expected an expression, found {}", item.value.kind()));
+                continue;
+            };
+            match Condition::parse(source) {
+                Ok(condition) => match later_attribute(&condition) {
+                    Some(name) => self.problem(item, &path, format!("`{name}` is not supported yet")),
+                    None => conditions.push(condition),
+                },
+                Err(problem) => self.expression_problem(item, &path, source, problem),
+            }
+        }
+        conditions
+    }
+
+    /// Reports a problem where it stands in the document, as near as the way in which the text is written allows.
+    fn expression_problem(&mut self, node: &Node, path: &str, source: &str, problem: CelProblem) {
+        let before = &source[..problem.offset.min(source.len())];
+        let (row, column) =
+            (before.matches('\n').count(), before.rsplit('\n').next().unwrap_or("").chars().count());
+        let wanted = source.lines().nth(row).unwrap_or("").trim_end();
+        let from = usize::try_from(node.line).unwrap_or(0).saturating_sub(1) + row;
+        // The line of the expression as it stands in the document: a text on several lines begins below its mark.
+        let found = self.text.lines().enumerate().skip(from).take(2).find_map(|(line, text)| {
+            let skip = if line + 1 == usize::try_from(node.line).unwrap_or(0) {
+                node.column.saturating_sub(1)
+            } else {
+                0
+            };
+            let start: usize =
+                text.chars().take(usize::try_from(skip).unwrap_or(0)).map(char::len_utf8).sum();
+            let at = start + text[start..].find(wanted)?;
+            Some((line + 1, text[..at].chars().count() + column + 1))
+        });
+        let place = found
+            .filter(|_| !wanted.is_empty())
+            .and_then(|(line, column)| Some((u64::try_from(line).ok()?, u64::try_from(column).ok()?)));
+        let (line, column) = place.unwrap_or((node.line, node.column));
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(Problem { line, column, path: path.to_owned(), message: problem.message });
+        }
     }
 
     /// A list of texts, at least one, each parsed by `parse`.
@@ -251,6 +340,15 @@ impl Checker {
         self.problem(node, path, format!("`{field}` is missing"));
         T::default()
     }
+}
+
+/// What of an expression egress cannot tell yet.
+fn later_attribute(condition: &Condition) -> Option<&'static str> {
+    let later = |attribute: &&Attribute| {
+        attribute.needs_request_body()
+            || matches!(attribute, Attribute::RequestGrpcService | Attribute::RequestGrpcMethod)
+    };
+    condition.expression().attributes().iter().find(later).map(|attribute| attribute.name())
 }
 
 fn find<'a>(entries: &'a [(Node, Node)], name: &str) -> Option<&'a Node> {

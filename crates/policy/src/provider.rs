@@ -6,7 +6,7 @@ use freehold_model::provider::Kind;
 
 use crate::{
     decide::Policy,
-    document::{AllowRule, Capability, Document, DomainPattern, Method, PathPattern},
+    document::{Capability, Document, DomainPattern, Method, PathPattern, Rule},
 };
 
 /// The name of the built-in capability. The leading underscore is the platform's.
@@ -26,7 +26,7 @@ pub struct ProviderGrant {
 /// Merges the provider's and the role's documents over the built-in capability and compiles the result.
 ///
 /// Capabilities are merged by name: a role's capability replaces the allow rules of the provider's of that name and
-/// takes its place in the order; others follow.
+/// takes its place in the order; others follow. What the provider's denies stays denied.
 ///
 /// # Errors
 /// When the provider's domain is not a host; nothing can be allowed then.
@@ -43,7 +43,11 @@ pub fn compile(
     let known: HashSet<&str> = provider_document.capabilities.iter().map(|c| c.name.as_str()).collect();
     for capability in &provider_document.capabilities {
         let of_role = role_document.capabilities.iter().find(|c| c.name == capability.name);
-        capabilities.push(of_role.unwrap_or(capability).clone());
+        let mut merged = of_role.unwrap_or(capability).clone();
+        if of_role.is_some() {
+            merged.deny.splice(0..0, capability.deny.iter().cloned());
+        }
+        capabilities.push(merged);
     }
     capabilities
         .extend(role_document.capabilities.iter().filter(|c| !known.contains(c.name.as_str())).cloned());
@@ -52,18 +56,19 @@ pub fn compile(
 
 fn built_in(kind: Kind, domain: &DomainPattern) -> Capability {
     let (inference, listing) = paths(kind);
-    let rule = |name: &str, methods: &[Method], paths: &[&str]| AllowRule {
+    let rule = |name: &str, methods: &[Method], paths: &[&str]| Rule {
         name: Some(name.to_owned()),
         domains: vec![domain.clone()],
         methods: methods.to_vec(),
         paths: paths.iter().filter_map(|path| PathPattern::parse(path).ok()).collect(),
         allow_insecure: false,
+        when: Vec::new(),
     };
     let mut allow = vec![rule("inference", &[Method::Post], inference)];
     if !listing.is_empty() {
         allow.push(rule("models", &[Method::Get], listing));
     }
-    Capability { name: PROVIDER_CAPABILITY.to_owned(), allow }
+    Capability { name: PROVIDER_CAPABILITY.to_owned(), allow, deny: Vec::new() }
 }
 
 /// Paths of inference (POST) and of the list of models (GET).

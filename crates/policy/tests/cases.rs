@@ -7,8 +7,9 @@ use std::{fmt::Write, fs, path::PathBuf};
 
 use freehold_model::provider::Kind;
 use freehold_policy::{
-    Decision, Destination, DnsDecision, NormalPath, Policy, ProviderGrant, RequestHead, Scheme, compile,
-    parse,
+    Decision, Denial, Destination, DnsDecision, NormalPath, Policy, ProviderGrant, RequestHead, Scheme,
+    cel::{Attribute, Scope, Value},
+    compile, parse,
 };
 use serde::Deserialize;
 
@@ -35,10 +36,39 @@ struct Provider {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Case {
-    /// `METHOD scheme://host[:port]/path`, or `DNS name`.
+    /// `METHOD scheme://host[:port]/path[?query]`, each value of the query once, or `DNS name`.
     request: String,
-    /// `allow <capability>/<rule>[ with <credential>]`, or `deny <reason>`.
+    /// `allow <capability>/<rule>[ with <credential>]`, or `deny <reason>[ by <capability>/<rule>]`.
     expect: String,
+}
+
+/// What conditions see in these tests: the head of the request line, and a fixed rest.
+struct Seen<'a> {
+    method: &'a str,
+    path: &'a NormalPath<'a>,
+    query: serde_json::Value,
+    headers: serde_json::Value,
+}
+
+impl Scope for Seen<'_> {
+    fn get(&self, attribute: Attribute) -> Option<Value<'_>> {
+        Some(match attribute {
+            Attribute::RequestMethod => Value::text(self.method),
+            Attribute::RequestPath => Value::text(self.path.as_str()),
+            Attribute::RequestQuery => Value::json(&self.query),
+            Attribute::RequestHeaders => Value::json(&self.headers),
+            Attribute::RequestWebsocket => Value::Bool(false),
+            Attribute::WorkspaceId => Value::text("ws_0190c1f2d3a47b5c8d9e0f1a2b3c4d5e"),
+            Attribute::RoleName => Value::text("coder"),
+            Attribute::Now => Value::Timestamp("2026-11-23T09:30:00Z".parse().unwrap()),
+            _ => return None,
+        })
+    }
+}
+
+fn denied(denial: &Denial) -> String {
+    let by = denial.rule.as_ref().map(|rule| format!(" by {}/{}", rule.capability, rule.rule));
+    format!("deny {}{}", denial.reason.as_str(), by.unwrap_or_default())
 }
 
 fn policy(cases: &Cases) -> Policy {
@@ -56,7 +86,7 @@ fn decided(policy: &Policy, request: &str) -> String {
     if method == "DNS" {
         return match policy.decide_dns(url) {
             DnsDecision::Allow { capability } => format!("allow {capability}"),
-            DnsDecision::Deny(denial) => format!("deny {}", denial.reason.as_str()),
+            DnsDecision::Deny(denial) => denied(&denial),
         };
     }
     let (scheme, rest) = url.split_once("://").unwrap();
@@ -67,15 +97,20 @@ fn decided(policy: &Policy, request: &str) -> String {
         _ => (authority, scheme.default_port()),
     };
     let destination = Destination::new(scheme, host, port).unwrap();
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let query = pairs.map(|(name, value)| (name.to_owned(), serde_json::json!([value]))).collect();
     let path = match NormalPath::parse(path) {
         Ok(path) => path,
         Err(problem) => return format!("no path: {problem}"),
     };
-    match policy.decide(&RequestHead { destination: &destination, method, path: &path }) {
-        Decision::Deny(denial) => format!("deny {}", denial.reason.as_str()),
+    let headers = serde_json::json!({"accept": "*/*"});
+    let scope = Seen { method, path: &path, query, headers };
+    match policy.decide(&RequestHead { destination: &destination, method, path: &path, scope: &scope }) {
+        Decision::Deny(denial) => denied(&denial),
         Decision::Allow(permit) => {
             assert_eq!(permit.destination(), &destination);
-            let mut text = format!("allow {}/{}", permit.capability(), permit.rule());
+            let mut text = format!("allow {}/{}", permit.rule().capability, permit.rule().rule);
             if let Some(credential) = permit.credential() {
                 write!(text, " with {credential}").unwrap();
             }

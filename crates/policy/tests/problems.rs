@@ -4,9 +4,19 @@
 
 use freehold_model::provider::Kind;
 use freehold_policy::{
-    Decision, Destination, Document, NormalPath, ProviderGrant, RequestHead, Scheme, compile, parse,
+    Decision, Destination, Document, NormalPath, ProviderGrant, RequestHead, Scheme,
+    cel::{Attribute, Scope, Value},
+    compile, parse,
 };
 use proptest::prelude::*;
+
+struct Nothing;
+
+impl Scope for Nothing {
+    fn get(&self, _: Attribute) -> Option<Value<'_>> {
+        None
+    }
+}
 
 fn problems(text: &str) -> Vec<String> {
     parse(text).unwrap_err().iter().map(ToString::to_string).collect()
@@ -46,7 +56,7 @@ fn every_problem_of_a_document_is_reported_with_its_place() {
             "7:30: [0].allow[0].paths[2]: `/a?b`: `?` has no place in a path; only `*` and `**` are wildcards",
             "7:38: [0].allow[0].paths[3]: `/a**`: `**` must be a whole segment",
             "8:23: [0].allow[0].allow_insecure: expected `true` or `false`",
-            "9:7: [0].allow[1]: unknown field `domain`; the fields are `name`, `domains`, `methods`, `paths`, `allow_insecure`",
+            "9:7: [0].allow[1]: unknown field `domain`; the fields are `name`, `domains`, `methods`, `paths`, `allow_insecure`, `when`",
             "9:7: [0].allow[1]: `domains` is missing",
             "10:16: [0].allow[1].methods: expected at least one",
             "13:10: [1].allow: expected at least one",
@@ -56,18 +66,57 @@ fn every_problem_of_a_document_is_reported_with_its_place() {
 
 #[test]
 fn what_a_later_version_brings_is_refused_and_not_ignored() {
-    for field in ["deny", "transforms", "budgets"] {
+    for field in ["transforms", "budgets"] {
         let text = format!(
             "- name: a\n  type: http\n  {field}: []\n  allow: [{{domains: [a.test], methods: [GET]}}]\n"
         );
         assert_eq!(problems(&text), [format!("3:3: [0]: `{field}` is not supported yet")]);
     }
-    for field in ["when", "body", "response", "approval"] {
+    for field in ["body", "response", "approval"] {
         let text = format!(
             "- name: a\n  type: http\n  allow:\n    - domains: [a.test]\n      methods: [GET]\n      {field}: x\n"
         );
         assert_eq!(problems(&text), [format!("6:7: [0].allow[0]: `{field}` is not supported yet")]);
     }
+    let text = "- name: a\n  type: http\n  deny:\n    - { domains: [a.test], when: request.body.a == 1 }\n";
+    assert_eq!(problems(text), ["4:34: [0].deny[0].when: `request.body` is not supported yet"]);
+}
+
+#[test]
+fn a_problem_of_an_expression_is_reported_where_it_stands() {
+    let text = r#"
+- name: a
+  type: http
+  deny:
+    - { domains: [a.test], allow_insecure: true, when: [] }
+    - domains: [a.test]
+      when: request.methd == "GET"
+    - domains: [a.test]
+      when:
+        - "request.port == 'x'"
+        - |
+          request.port == 1 &&
+            request.path.matches("(")
+        - >-
+          request.port == 1 ||
+          request.hst == "é"
+        - 7
+        - "request.path == '\x20' && request.hst"
+"#;
+    assert_eq!(
+        problems(text),
+        [
+            "5:28: [0].deny[0]: unknown field `allow_insecure`; the fields are `name`, `domains`, `methods`, `paths`, `when`",
+            "5:56: [0].deny[0].when: expected at least one",
+            "7:21: [0].deny[1].when: unknown field `methd` of `request`; the fields are `method`, `scheme`, `host`, `port`, `path`, `query`, `headers`, `body`, `websocket`, `graphql`, `grpc`, `mcp`",
+            "10:25: [0].deny[2].when[0]: `==` does not go between an integer and a text",
+            "13:34: [0].deny[2].when[1]: not a regular expression: unclosed group",
+            // A text that is folded or escaped is another one than stands there: its beginning is named.
+            "15:11: [0].deny[2].when[2]: unknown field `hst` of `request`; the fields are `method`, `scheme`, `host`, `port`, `path`, `query`, `headers`, `body`, `websocket`, `graphql`, `grpc`, `mcp`",
+            "17:11: [0].deny[2].when[3]: expected an expression, found a number",
+            "18:11: [0].deny[2].when[4]: unknown field `hst` of `request`; the fields are `method`, `scheme`, `host`, `port`, `path`, `query`, `headers`, `body`, `websocket`, `graphql`, `grpc`, `mcp`",
+        ]
+    );
 }
 
 #[test]
@@ -138,7 +187,7 @@ proptest! {
         let Ok(policy) = compile(&provider, &parse("").unwrap(), &document) else { return Ok(()) };
         let destination = Destination::new(Scheme::Https, "b.a.test", 443).unwrap();
         let Ok(path) = NormalPath::parse(&path) else { return Ok(()) };
-        let head = RequestHead { destination: &destination, method: "GET", path: &path };
+        let head = RequestHead { destination: &destination, method: "GET", path: &path, scope: &Nothing };
         if matches!(policy.decide(&head), Decision::Allow(_)) {
             // Nothing is allowed that no line names.
             prop_assert!(lines.iter().any(|line| line.contains("**")));

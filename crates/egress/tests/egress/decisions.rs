@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use freehold_model::TaskId;
 use http::{Request, StatusCode, Version};
 use http_body_util::Full;
+use uuid::Uuid;
 
 use crate::{
     harness::{Proxy, http1_on, read},
@@ -65,6 +67,58 @@ async fn a_request_without_a_rule_is_answered_403_and_nothing_is_dialled() {
         );
     }
     assert_eq!(upstream.connections.load(std::sync::atomic::Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn conditions_see_the_head_as_it_goes_out_and_a_rule_that_denies_is_named() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let caps = r#"
+- name: api
+  type: http
+  allow:
+    - name: seen
+      domains: [api.test]
+      methods: [GET]
+      when:
+        - request.scheme == "https" && request.host == "api.test" && request.port == 443 && !request.websocket
+        - request.query["a b"] == ["1", "2"] && !("c" in request.query)
+        - request.headers["x-twice"] == "1, 2" && !("x-http-method-override" in request.headers)
+        - request.headers.all(name, name != "connection" && name != "x-hop")
+        - role.name == "reviewer" && user.id == "user_7" && workspace.id.startsWith("ws_") && task.id.startsWith("task_")
+        - now > timestamp("2026-01-01T00:00:00Z")
+  deny:
+    - { name: marked, domains: [api.test], when: '"x-mark" in request.headers && request.headers["x-mark"] != "0"' }
+    - { name: secret, domains: [api.test], paths: [/secret] }
+"#;
+    proxy.publish(caps, Ok(("x-api-key", "sk-real")));
+    proxy.set_token(Some(TaskId::from_uuid(Uuid::now_v7())), Duration::from_secs(60));
+    let seen = |path: &str| {
+        Request::get(path)
+            .header("x-twice", "1")
+            .header("x-twice", "2")
+            .header("connection", "x-hop")
+            .header("x-hop", "yes")
+            .header("x-http-method-override", "DELETE")
+    };
+    let answer = proxy.send("api.test", seen("/a?a+b=1&a%20b=2")).await;
+    assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
+    for (request, reason) in [
+        (seen("/a?a+b=1"), "condition_not_met"),
+        (Request::get("/a?a+b=1&a%20b=2"), "condition_not_met"),
+        (seen("/a?a+b=1&a+b=2").header("x-mark", "1"), "denied_by_rule"),
+        (seen("/a?a+b=1&a+b=2").header("x-mark", &b"\xff"[..]), "denied_by_rule"),
+        (Request::get("/secret"), "denied_by_rule"),
+        (Request::builder().method("PROPFIND").uri("/secret"), "denied_by_rule"),
+    ] {
+        let answer = proxy.send("api.test", request).await;
+        let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!((answer.status, body["error"]["reason"].as_str()), (StatusCode::FORBIDDEN, Some(reason)));
+    }
+    assert_eq!(upstream.count(), 1);
+    let row = proxy.rows.with_reason("denied_by_rule").await;
+    assert_eq!(row.capability_name.as_deref(), Some("api"));
+    assert_eq!(row.detail, Some(serde_json::json!({"rule": "marked"})));
 }
 
 #[tokio::test]

@@ -82,6 +82,7 @@ const PURE_MAY_USE: &[&str] = &[
     "hex",
     "indexmap",
     "jiff",
+    "regex",
     "serde",
     "serde-saphyr",
     "serde_json",

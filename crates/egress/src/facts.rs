@@ -1,0 +1,133 @@
+//! What the conditions of rules see of a request: the head as it goes upstream, and whose it is.
+
+use std::{borrow::Cow, cell::OnceCell, collections::BTreeMap};
+
+use freehold_model::Timestamp;
+use freehold_policy::{
+    Destination, NormalPath,
+    cel::{Attribute, List, Map, MapSource, Scope, Value},
+};
+use http::{HeaderMap, request::Parts};
+
+use crate::{Grant, audit::Attribution};
+
+/// One request. What an expression does not ask for costs nothing.
+pub(crate) struct Facts<'a> {
+    pub(crate) destination: &'a Destination,
+    pub(crate) path: &'a NormalPath<'a>,
+    pub(crate) grant: &'a Grant,
+    pub(crate) attribution: &'a Attribution,
+    pub(crate) websocket: bool,
+    method: &'a str,
+    headers: Headers<'a>,
+    query: Query<'a>,
+    ids: OnceCell<Ids>,
+}
+
+struct Ids {
+    workspace: String,
+    task: Option<String>,
+}
+
+#[derive(Debug)]
+struct Headers<'a>(&'a HeaderMap);
+
+#[derive(Debug)]
+struct Query<'a> {
+    text: &'a str,
+    values: OnceCell<BTreeMap<Cow<'a, str>, Vec<Cow<'a, str>>>>,
+}
+
+impl<'a> Facts<'a> {
+    pub(crate) fn new(
+        destination: &'a Destination,
+        path: &'a NormalPath<'a>,
+        parts: &'a Parts,
+        websocket: bool,
+        grant: &'a Grant,
+        attribution: &'a Attribution,
+    ) -> Self {
+        Self {
+            destination,
+            path,
+            grant,
+            attribution,
+            websocket,
+            method: parts.method.as_str(),
+            headers: Headers(&parts.headers),
+            query: Query { text: parts.uri.query().unwrap_or_default(), values: OnceCell::new() },
+            ids: OnceCell::new(),
+        }
+    }
+
+    fn ids(&self) -> &Ids {
+        self.ids.get_or_init(|| Ids {
+            workspace: self.attribution.workspace_id().to_string(),
+            task: self.attribution.task_id().map(|id| id.to_string()),
+        })
+    }
+}
+
+impl Scope for Facts<'_> {
+    fn get(&self, attribute: Attribute) -> Option<Value<'_>> {
+        Some(match attribute {
+            Attribute::RequestMethod => Value::text(self.method),
+            Attribute::RequestScheme => Value::text(self.destination.scheme().as_str()),
+            Attribute::RequestHost => Value::text(self.destination.host()),
+            Attribute::RequestPort => Value::Int(self.destination.port().into()),
+            Attribute::RequestPath => Value::text(self.path.as_str()),
+            Attribute::RequestQuery => Value::Map(Map::Source(&self.query)),
+            Attribute::RequestHeaders => Value::Map(Map::Source(&self.headers)),
+            Attribute::RequestWebsocket => Value::Bool(self.websocket),
+            Attribute::WorkspaceId => Value::text(&self.ids().workspace),
+            Attribute::RoleName => Value::text(&self.grant.role),
+            Attribute::TaskId => Value::text(self.ids().task.as_deref()?),
+            Attribute::UserId => Value::text(self.attribution.user_id()),
+            Attribute::Now => Value::Timestamp(Timestamp::now()),
+            _ => return None,
+        })
+    }
+}
+
+impl MapSource for Headers<'_> {
+    fn get(&self, key: &str) -> Option<Value<'_>> {
+        let mut values = self.0.get_all(key).iter();
+        let (first, second) = (values.next()?, values.next());
+        // What is no text is shown with marks in the place of what cannot be read, so that no condition takes it for a
+        // header that is not there.
+        match (second, first.to_str()) {
+            (None, Ok(text)) => Some(Value::text(text)),
+            _ => {
+                let all: Vec<_> = self.0.get_all(key).iter().map(|value| value.as_bytes()).collect();
+                Some(Value::made(&String::from_utf8_lossy(&all.join(&b", "[..]))))
+            }
+        }
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(http::HeaderName::as_str).collect()
+    }
+}
+
+impl Query<'_> {
+    fn values(&self) -> &BTreeMap<Cow<'_, str>, Vec<Cow<'_, str>>> {
+        self.values.get_or_init(|| {
+            let mut values = BTreeMap::<_, Vec<_>>::new();
+            for (name, value) in url::form_urlencoded::parse(self.text.as_bytes()) {
+                values.entry(name).or_default().push(value);
+            }
+            values
+        })
+    }
+}
+
+impl MapSource for Query<'_> {
+    fn get(&self, key: &str) -> Option<Value<'_>> {
+        let values = self.values().get(key)?;
+        Some(Value::List(List::Made(values.iter().map(|value| Value::text(value)).collect())))
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.values().keys().map(AsRef::as_ref).collect()
+    }
+}

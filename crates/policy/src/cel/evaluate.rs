@@ -1,0 +1,440 @@
+//! The value of a checked expression for one request.
+
+use std::{cmp::Ordering, rc::Rc};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use freehold_model::Timestamp;
+use jiff::{SignedDuration, civil::DateTime, tz::Offset};
+
+use super::{
+    LIST_ITEMS_MAX, TEXT_BYTES_MAX,
+    check::{Function, Node, Walk},
+    parse::Operator,
+    schema::Attribute,
+    value::{List, Map, Text, Value},
+};
+
+/// What is known of a request.
+pub trait Scope {
+    /// The value of an attribute; `None` when the request has none.
+    fn get(&self, attribute: Attribute) -> Option<Value<'_>>;
+}
+
+/// Why an expression has no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// An attribute, a key or an item is not there.
+    #[error("something that it asks for is not there")]
+    Absent,
+    /// A value is of another type than is wanted.
+    #[error("a value is of another type than it wants")]
+    Type,
+    /// A number does not fit, or is divided by zero.
+    #[error("a number is out of range")]
+    Range,
+    /// A text is no number, moment or length of time, or not in Base64.
+    #[error("a text does not read as what it should be")]
+    Text,
+    /// A list or a text is longer than expressions may make or walk over.
+    #[error("a list or a text is too long")]
+    TooLong,
+}
+
+type Evaluated<'a> = Result<Value<'a>, Fault>;
+
+pub(super) fn evaluate<'a>(root: &'a Node, scope: &'a dyn Scope) -> Evaluated<'a> {
+    Evaluation { scope, locals: Vec::new() }.value(root)
+}
+
+struct Evaluation<'a> {
+    scope: &'a dyn Scope,
+    locals: Vec<Value<'a>>,
+}
+
+impl<'a> Evaluation<'a> {
+    fn value(&mut self, node: &'a Node) -> Evaluated<'a> {
+        Ok(match node {
+            Node::Null => Value::Null,
+            Node::Bool(value) => Value::Bool(*value),
+            Node::Int(value) => Value::Int(*value),
+            Node::Double(value) => Value::Double(*value),
+            Node::Text(value) => Value::text(value),
+            Node::List(items) => {
+                let items: Result<Rc<[_]>, _> = items.iter().map(|item| self.value(item)).collect();
+                Value::List(List::Made(items?))
+            }
+            Node::Attribute(attribute) => self.scope.get(*attribute).ok_or(Fault::Absent)?,
+            Node::Local(at) => self.locals.get(*at).cloned().ok_or(Fault::Absent)?,
+            Node::Present(attribute) => Value::Bool(self.scope.get(*attribute).is_some()),
+            Node::Has(of, key) => Value::Bool(self.map(of)?.get(key).is_some()),
+            Node::Select(of, key) => self.map(of)?.get(key).ok_or(Fault::Absent)?,
+            Node::Index(pair) => self.index(&pair[0], &pair[1])?,
+            Node::Not(of) => Value::Bool(!self.holds(of)?),
+            Node::Negate(of) => match self.value(of)? {
+                Value::Int(value) => Value::Int(value.checked_neg().ok_or(Fault::Range)?),
+                Value::Double(value) => Value::Double(-value),
+                _ => return Err(Fault::Type),
+            },
+            Node::And(parts) => Value::Bool(!self.any(parts, false)?),
+            Node::Or(parts) => Value::Bool(self.any(parts, true)?),
+            Node::Binary(operator, pair) => {
+                let (left, right) = (self.value(&pair[0])?, self.value(&pair[1])?);
+                binary(*operator, &left, &right)?
+            }
+            Node::Conditional(parts) => {
+                let [condition, then, otherwise] = &**parts;
+                if self.holds(condition)? { self.value(then)? } else { self.value(otherwise)? }
+            }
+            Node::Call(function, arguments) => self.call(*function, arguments)?,
+            Node::Matches(of, regex) => match self.value(of)? {
+                Value::Text(text) => Value::Bool(regex.is_match(text.as_str())),
+                _ => return Err(Fault::Type),
+            },
+            Node::Walk { kind, over, parts } => self.walk(*kind, over, parts)?,
+        })
+    }
+
+    fn holds(&mut self, node: &'a Node) -> Result<bool, Fault> {
+        match self.value(node)? {
+            Value::Bool(holds) => Ok(holds),
+            _ => Err(Fault::Type),
+        }
+    }
+
+    fn map(&mut self, node: &'a Node) -> Result<Map<'a>, Fault> {
+        match self.value(node)? {
+            Value::Map(map) => Ok(map),
+            _ => Err(Fault::Type),
+        }
+    }
+
+    /// Whether any part is `wanted`. As in CEL, one that is makes up for others that have no value.
+    fn any(&mut self, parts: &'a [Node], wanted: bool) -> Result<bool, Fault> {
+        let mut fault = None;
+        for part in parts {
+            match self.holds(part) {
+                Ok(holds) if holds == wanted => return Ok(true),
+                Ok(_) => {}
+                Err(other) => fault = fault.or(Some(other)),
+            }
+        }
+        fault.map_or(Ok(false), Err)
+    }
+
+    fn index(&mut self, of: &'a Node, key: &'a Node) -> Evaluated<'a> {
+        match (self.value(of)?, self.value(key)?) {
+            (Value::List(list), Value::Int(at)) => {
+                usize::try_from(at).ok().and_then(|at| list.get(at)).ok_or(Fault::Absent)
+            }
+            (Value::Map(map), Value::Text(key)) => map.get(key.as_str()).ok_or(Fault::Absent),
+            _ => Err(Fault::Type),
+        }
+    }
+
+    fn walk(&mut self, kind: Walk, over: &'a Node, parts: &'a [Node]) -> Evaluated<'a> {
+        let list = match self.value(over)? {
+            Value::List(list) => list,
+            Value::Map(map) => List::Made(map.keys().into_iter().map(Value::text).collect()),
+            _ => return Err(Fault::Type),
+        };
+        if list.len() > LIST_ITEMS_MAX {
+            return Err(Fault::TooLong);
+        }
+        let (mut held, mut kept, mut fault) = (0_usize, Vec::new(), None);
+        for item in list.iter() {
+            self.locals.push(item.clone());
+            let outcome = self.step(kind, item, parts);
+            self.locals.pop();
+            match (kind, outcome) {
+                (Walk::Exists, Ok(Some(_))) => return Ok(Value::Bool(true)),
+                (Walk::All, Ok(None)) => return Ok(Value::Bool(false)),
+                (Walk::Filter | Walk::Map, Ok(found)) => kept.extend(found),
+                (_, Ok(found)) => held += usize::from(found.is_some()),
+                // As between `||` and `&&`, an item that decides makes up for one that has no value.
+                (Walk::Exists | Walk::All, Err(other)) => fault = fault.or(Some(other)),
+                (_, Err(other)) => return Err(other),
+            }
+        }
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+        Ok(match kind {
+            Walk::All => Value::Bool(true),
+            Walk::Exists => Value::Bool(false),
+            Walk::ExistsOne => Value::Bool(held == 1),
+            Walk::Filter | Walk::Map => Value::List(List::Made(kept.into())),
+        })
+    }
+
+    /// What one item gives: itself when it is asked for, or what is made of it.
+    fn step(&mut self, kind: Walk, item: Value<'a>, parts: &'a [Node]) -> Result<Option<Value<'a>>, Fault> {
+        match (kind, parts) {
+            (Walk::Map, [value]) => self.value(value).map(Some),
+            (Walk::Map, [condition, value]) => {
+                if self.holds(condition)? {
+                    self.value(value).map(Some)
+                } else {
+                    Ok(None)
+                }
+            }
+            (_, [condition]) => Ok(self.holds(condition)?.then_some(item)),
+            _ => Err(Fault::Type),
+        }
+    }
+
+    fn call(&mut self, function: Function, arguments: &'a [Node]) -> Evaluated<'a> {
+        let mut values = Vec::with_capacity(arguments.len());
+        for argument in arguments {
+            values.push(self.value(argument)?);
+        }
+        match values.as_slice() {
+            [of] => unary(function, of),
+            [Value::Text(of), Value::Text(with)] => text_pair(function, of.as_str(), with.as_str()),
+            [Value::List(list), Value::Text(between)] => join(list, between.as_str()),
+            [Value::Timestamp(moment), Value::Text(zone)] => part_of_time(function, *moment, zone.as_str()),
+            [Value::Text(of), Value::Text(from), Value::Text(to)] => {
+                replace(of.as_str(), from.as_str(), to.as_str())
+            }
+            _ => Err(Fault::Type),
+        }
+    }
+}
+
+fn made<'a>(text: &str) -> Evaluated<'a> {
+    if text.len() > TEXT_BYTES_MAX { Err(Fault::TooLong) } else { Ok(Value::made(text)) }
+}
+
+fn integer<'a>(count: usize) -> Evaluated<'a> {
+    i64::try_from(count).map(Value::Int).map_err(|_| Fault::Range)
+}
+
+fn binary<'a>(operator: Operator, left: &Value<'a>, right: &Value<'a>) -> Evaluated<'a> {
+    let ordered = |holds: fn(Ordering) -> bool| match left.compare(right) {
+        Some(order) => Ok(Value::Bool(holds(order))),
+        // No number is in order with what is no number; other types have no order.
+        None if matches!(
+            (left, right),
+            (Value::Int(_) | Value::Double(_), Value::Int(_) | Value::Double(_))
+        ) =>
+        {
+            Ok(Value::Bool(false))
+        }
+        None => Err(Fault::Type),
+    };
+    match operator {
+        Operator::Equal => Ok(Value::Bool(left.equals(right))),
+        Operator::NotEqual => Ok(Value::Bool(!left.equals(right))),
+        Operator::Less => ordered(Ordering::is_lt),
+        Operator::LessOrEqual => ordered(Ordering::is_le),
+        Operator::Greater => ordered(Ordering::is_gt),
+        Operator::GreaterOrEqual => ordered(Ordering::is_ge),
+        Operator::In => match (left, right) {
+            (_, Value::List(list)) => Ok(Value::Bool(list.iter().any(|item| item.equals(left)))),
+            (Value::Text(key), Value::Map(map)) => Ok(Value::Bool(map.get(key.as_str()).is_some())),
+            _ => Err(Fault::Type),
+        },
+        _ => arithmetic(operator, left, right),
+    }
+}
+
+fn arithmetic<'a>(operator: Operator, left: &Value<'a>, right: &Value<'a>) -> Evaluated<'a> {
+    use Value::{Double, Duration, Int, Text, Timestamp};
+    let moment = |moment: Result<freehold_model::Timestamp, _>| {
+        moment.map(Timestamp).map_err(|_: jiff::Error| Fault::Range)
+    };
+    match (operator, left, right) {
+        (_, Int(left), Int(right)) => integers(operator, *left, *right),
+        (Operator::Add, Double(left), Double(right)) => Ok(Double(left + right)),
+        (Operator::Subtract, Double(left), Double(right)) => Ok(Double(left - right)),
+        (Operator::Multiply, Double(left), Double(right)) => Ok(Double(left * right)),
+        (Operator::Divide, Double(left), Double(right)) => Ok(Double(left / right)),
+        (Operator::Add, Text(left), Text(right)) => concat(left.as_str(), right.as_str()),
+        (Operator::Add, Value::List(left), Value::List(right)) => {
+            if left.len() + right.len() > LIST_ITEMS_MAX {
+                return Err(Fault::TooLong);
+            }
+            Ok(Value::List(List::Made(left.iter().chain(right.iter()).collect())))
+        }
+        (Operator::Add, Timestamp(at), Duration(by)) | (Operator::Add, Duration(by), Timestamp(at)) => {
+            moment(at.checked_add(*by))
+        }
+        (Operator::Subtract, Timestamp(at), Duration(by)) => moment(at.checked_sub(*by)),
+        (Operator::Subtract, Timestamp(to), Timestamp(from)) => Ok(Duration(from.duration_until(*to))),
+        (Operator::Add, Duration(left), Duration(right)) => {
+            left.checked_add(*right).map(Duration).ok_or(Fault::Range)
+        }
+        (Operator::Subtract, Duration(left), Duration(right)) => {
+            left.checked_sub(*right).map(Duration).ok_or(Fault::Range)
+        }
+        _ => Err(Fault::Type),
+    }
+}
+
+fn integers<'a>(operator: Operator, left: i64, right: i64) -> Evaluated<'a> {
+    let result = match operator {
+        Operator::Add => left.checked_add(right),
+        Operator::Subtract => left.checked_sub(right),
+        Operator::Multiply => left.checked_mul(right),
+        Operator::Divide => left.checked_div(right),
+        Operator::Remainder => left.checked_rem(right),
+        _ => return Err(Fault::Type),
+    };
+    result.map(Value::Int).ok_or(Fault::Range)
+}
+
+fn concat<'a>(left: &str, right: &str) -> Evaluated<'a> {
+    if left.len() + right.len() > TEXT_BYTES_MAX {
+        Err(Fault::TooLong)
+    } else {
+        made(&[left, right].concat())
+    }
+}
+
+fn text_pair<'a>(function: Function, of: &str, with: &str) -> Evaluated<'a> {
+    match function {
+        Function::Contains => Ok(Value::Bool(of.contains(with))),
+        Function::StartsWith => Ok(Value::Bool(of.starts_with(with))),
+        Function::EndsWith => Ok(Value::Bool(of.ends_with(with))),
+        Function::Split => {
+            let parts: Vec<_> = if with.is_empty() {
+                of.char_indices()
+                    .map(|(at, c)| Value::made(&of[at..at + c.len_utf8()]))
+                    .take(LIST_ITEMS_MAX + 1)
+                    .collect()
+            } else {
+                of.split(with).map(Value::made).take(LIST_ITEMS_MAX + 1).collect()
+            };
+            if parts.len() > LIST_ITEMS_MAX {
+                Err(Fault::TooLong)
+            } else {
+                Ok(Value::List(List::Made(parts.into())))
+            }
+        }
+        _ => Err(Fault::Type),
+    }
+}
+
+fn join<'a>(list: &List<'_>, between: &str) -> Evaluated<'a> {
+    let mut joined = String::new();
+    for (index, item) in list.iter().enumerate() {
+        let Value::Text(text) = item else { return Err(Fault::Type) };
+        if index > 0 {
+            joined.push_str(between);
+        }
+        joined.push_str(text.as_str());
+        if joined.len() > TEXT_BYTES_MAX {
+            return Err(Fault::TooLong);
+        }
+    }
+    made(&joined)
+}
+
+fn replace<'a>(of: &str, from: &str, to: &str) -> Evaluated<'a> {
+    let times = of.matches(from).count();
+    let length = of.len().saturating_add(times.saturating_mul(to.len()));
+    if length > TEXT_BYTES_MAX.saturating_add(times.saturating_mul(from.len())) {
+        return Err(Fault::TooLong);
+    }
+    made(&of.replace(from, to))
+}
+
+fn unary<'a>(function: Function, of: &Value<'a>) -> Evaluated<'a> {
+    match (function, of) {
+        (Function::Size, Value::Text(text)) => integer(text.as_str().chars().count()),
+        (Function::Size, Value::List(list)) => integer(list.len()),
+        (Function::Size, Value::Map(map)) => integer(map.keys().len()),
+        (Function::LowerAscii, Value::Text(text)) => made(&text.as_str().to_ascii_lowercase()),
+        (Function::UpperAscii, Value::Text(text)) => made(&text.as_str().to_ascii_uppercase()),
+        (Function::Trim, Value::Text(text)) => Ok(match text {
+            Text::Borrowed(text) => Value::text(text.trim()),
+            Text::Made(text) => Value::made(text.trim()),
+        }),
+        (Function::Base64Encode, Value::Text(text)) => made(&STANDARD.encode(text.as_str())),
+        (Function::Base64Decode, Value::Text(text)) => {
+            let bytes = STANDARD.decode(text.as_str()).map_err(|_| Fault::Text)?;
+            made(&String::from_utf8(bytes).map_err(|_| Fault::Text)?)
+        }
+        (Function::ToTimestamp, Value::Text(text)) => {
+            text.as_str().parse().map(Value::Timestamp).map_err(|_| Fault::Text)
+        }
+        (Function::ToTimestamp, Value::Int(seconds)) => {
+            Timestamp::from_second(*seconds).map(Value::Timestamp).map_err(|_| Fault::Range)
+        }
+        (Function::ToDuration, Value::Text(text)) => {
+            text.as_str().parse::<SignedDuration>().map(Value::Duration).map_err(|_| Fault::Text)
+        }
+        (Function::ToInt | Function::ToDouble | Function::ToText, _) => converted(function, of),
+        (_, Value::Timestamp(moment)) => part_of_time(function, *moment, "UTC"),
+        _ => Err(Fault::Type),
+    }
+}
+
+fn converted<'a>(to: Function, of: &Value<'a>) -> Evaluated<'a> {
+    match (to, of) {
+        (Function::ToInt, Value::Int(_))
+        | (Function::ToDouble, Value::Double(_))
+        | (Function::ToText, Value::Text(_)) => Ok(of.clone()),
+        (Function::ToInt, Value::Text(text)) => {
+            text.as_str().parse().map(Value::Int).map_err(|_| Fault::Text)
+        }
+        (Function::ToInt, Value::Timestamp(moment)) => Ok(Value::Int(moment.as_second())),
+        (Function::ToInt, Value::Double(number)) => whole(*number),
+        (Function::ToDouble, Value::Int(number)) => {
+            #[expect(clippy::cast_precision_loss, reason = "that is what is asked for")]
+            let nearest = *number as f64;
+            Ok(Value::Double(nearest))
+        }
+        (Function::ToDouble, Value::Text(text)) => {
+            text.as_str().parse().map(Value::Double).map_err(|_| Fault::Text)
+        }
+        (Function::ToText, Value::Int(number)) => made(&number.to_string()),
+        (Function::ToText, Value::Double(number)) => made(&number.to_string()),
+        (Function::ToText, Value::Bool(value)) => made(if *value { "true" } else { "false" }),
+        (Function::ToText, Value::Timestamp(moment)) => made(&moment.to_string()),
+        _ => Err(Fault::Type),
+    }
+}
+
+/// The integer nearer to zero.
+fn whole<'a>(number: f64) -> Evaluated<'a> {
+    const BEYOND: f64 = 9_223_372_036_854_775_808.0;
+    if !(number > -BEYOND && number < BEYOND) {
+        return Err(Fault::Range);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "it is in range, and its fraction is meant to go")]
+    let whole = number as i64;
+    Ok(Value::Int(whole))
+}
+
+/// A part of a moment in a time zone: `UTC`, or hours and minutes from it, as `+02:00`.
+fn part_of_time<'a>(function: Function, moment: Timestamp, zone: &str) -> Evaluated<'a> {
+    let local: DateTime = offset(zone).ok_or(Fault::Text)?.to_datetime(moment);
+    let number = match function {
+        Function::FullYear => i64::from(local.year()),
+        Function::Month => i64::from(local.month()) - 1,
+        Function::Date => i64::from(local.day()),
+        Function::DayOfWeek => i64::from(local.weekday().to_sunday_zero_offset()),
+        Function::Hours => i64::from(local.hour()),
+        Function::Minutes => i64::from(local.minute()),
+        Function::Seconds => i64::from(local.second()),
+        _ => return Err(Fault::Type),
+    };
+    Ok(Value::Int(number))
+}
+
+fn offset(zone: &str) -> Option<Offset> {
+    if matches!(zone, "UTC" | "Z") {
+        return Some(Offset::UTC);
+    }
+    let (sign, digits) = match zone.as_bytes().first()? {
+        b'+' => (1, &zone[1..]),
+        b'-' => (-1, &zone[1..]),
+        _ => (1, zone),
+    };
+    let (hours, minutes) = digits.split_once(':')?;
+    let number = |digits: &str, below: i32| {
+        let is_plain = digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        digits.parse::<i32>().ok().filter(|number| is_plain && *number < below)
+    };
+    Offset::from_seconds(sign * (number(hours, 24)? * 3600 + number(minutes, 60)? * 60)).ok()
+}

@@ -1,0 +1,204 @@
+//! Values of expressions, borrowed from the request wherever they can be.
+
+use std::{cmp::Ordering, rc::Rc};
+
+use freehold_model::Timestamp;
+use jiff::SignedDuration;
+
+/// A value. Cloning one costs next to nothing.
+#[derive(Debug, Clone)]
+pub enum Value<'a> {
+    /// `null`.
+    Null,
+    /// A boolean.
+    Bool(bool),
+    /// An integer.
+    Int(i64),
+    /// A floating point number.
+    Double(f64),
+    /// A text.
+    Text(Text<'a>),
+    /// A moment.
+    Timestamp(Timestamp),
+    /// A length of time.
+    Duration(SignedDuration),
+    /// A list.
+    List(List<'a>),
+    /// A map.
+    Map(Map<'a>),
+}
+
+/// A text that was there before, or that an expression made.
+#[derive(Debug, Clone)]
+pub enum Text<'a> {
+    /// Part of the request or of the expression.
+    Borrowed(&'a str),
+    /// Made.
+    Made(Rc<str>),
+}
+
+/// A list.
+#[derive(Debug, Clone)]
+pub enum List<'a> {
+    /// Part of a body.
+    Json(&'a [serde_json::Value]),
+    /// Made.
+    Made(Rc<[Value<'a>]>),
+}
+
+/// A map by texts.
+#[derive(Debug, Clone, Copy)]
+pub enum Map<'a> {
+    /// Part of a body.
+    Json(&'a serde_json::Map<String, serde_json::Value>),
+    /// Looked up where it is kept.
+    Source(&'a dyn MapSource),
+}
+
+/// A map that is looked up where it is kept, such as headers.
+pub trait MapSource: std::fmt::Debug {
+    /// The value of a key.
+    fn get(&self, key: &str) -> Option<Value<'_>>;
+
+    /// Every key, once.
+    fn keys(&self) -> Vec<&str>;
+}
+
+impl<'a> Value<'a> {
+    /// A text that was there before.
+    pub const fn text(text: &'a str) -> Self {
+        Self::Text(Text::Borrowed(text))
+    }
+
+    /// A text that is kept with the value.
+    pub fn made(text: &str) -> Self {
+        Self::Text(Text::Made(text.into()))
+    }
+
+    /// A value of a body. Integers beyond 64 signed bits are floating point numbers.
+    pub fn json(value: &'a serde_json::Value) -> Self {
+        match value {
+            serde_json::Value::Null => Self::Null,
+            serde_json::Value::Bool(value) => Self::Bool(*value),
+            serde_json::Value::Number(number) => {
+                number.as_i64().map_or_else(|| Self::Double(number.as_f64().unwrap_or(f64::NAN)), Self::Int)
+            }
+            serde_json::Value::String(text) => Self::text(text),
+            serde_json::Value::Array(items) => Self::List(List::Json(items)),
+            serde_json::Value::Object(map) => Self::Map(Map::Json(map)),
+        }
+    }
+
+    /// Whether two values are equal; of different types they are not, but for numbers. Maps are compared by content when
+    /// both are of bodies, and are otherwise never equal.
+    pub(super) fn equals(&self, other: &Value<'_>) -> bool {
+        match (self, other) {
+            (Self::Null, Value::Null) => true,
+            (Self::Bool(one), Value::Bool(other)) => one == other,
+            (Self::Text(one), Value::Text(other)) => one.as_str() == other.as_str(),
+            (Self::Timestamp(one), Value::Timestamp(other)) => one == other,
+            (Self::Duration(one), Value::Duration(other)) => one == other,
+            (Self::List(one), Value::List(other)) => {
+                one.len() == other.len()
+                    && one.iter().zip(other.iter()).all(|(one, other)| one.equals(&other))
+            }
+            (Self::Map(Map::Json(one)), Value::Map(Map::Json(other))) => {
+                one.len() == other.len()
+                    && one.iter().all(|(key, one)| {
+                        other.get(key).is_some_and(|other| Value::json(one).equals(&Value::json(other)))
+                    })
+            }
+            _ => self.compare(other) == Some(Ordering::Equal),
+        }
+    }
+
+    /// The order of two values, if there is one.
+    pub(super) fn compare(&self, other: &Value<'_>) -> Option<Ordering> {
+        match (self, other) {
+            (Self::Bool(one), Value::Bool(other)) => Some(one.cmp(other)),
+            (Self::Int(one), Value::Int(other)) => Some(one.cmp(other)),
+            (Self::Double(one), Value::Double(other)) => one.partial_cmp(other),
+            (Self::Int(one), Value::Double(other)) => compare_numbers(*one, *other),
+            (Self::Double(one), Value::Int(other)) => compare_numbers(*other, *one).map(Ordering::reverse),
+            (Self::Text(one), Value::Text(other)) => Some(one.as_str().cmp(other.as_str())),
+            (Self::Timestamp(one), Value::Timestamp(other)) => Some(one.cmp(other)),
+            (Self::Duration(one), Value::Duration(other)) => Some(one.cmp(other)),
+            _ => None,
+        }
+    }
+}
+
+/// Compares as numbers, and not as the nearest number of the other type.
+#[expect(clippy::cast_possible_truncation, reason = "what is lost is compared after")]
+fn compare_numbers(int: i64, double: f64) -> Option<Ordering> {
+    // The first double above every integer.
+    const BEYOND: f64 = 9_223_372_036_854_775_808.0;
+    if double.is_nan() {
+        return None;
+    }
+    if double >= BEYOND {
+        return Some(Ordering::Less);
+    }
+    if double < -BEYOND {
+        return Some(Ordering::Greater);
+    }
+    let whole = double.trunc();
+    let order = int.cmp(&(whole as i64));
+    Some(order.then_with(|| whole.partial_cmp(&double).unwrap_or(Ordering::Equal)))
+}
+
+impl Text<'_> {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Borrowed(text) => text,
+            Self::Made(text) => text,
+        }
+    }
+}
+
+impl<'a> List<'a> {
+    /// How many items it has.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Json(items) => items.len(),
+            Self::Made(items) => items.len(),
+        }
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The item at a place.
+    pub fn get(&self, at: usize) -> Option<Value<'a>> {
+        match self {
+            Self::Json(items) => items.get(at).map(Value::json),
+            Self::Made(items) => items.get(at).cloned(),
+        }
+    }
+
+    /// Its items, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Value<'a>> + '_ {
+        (0..self.len()).filter_map(|at| self.get(at))
+    }
+}
+
+impl<'a> Map<'a> {
+    /// The value of a key.
+    pub fn get(self, key: &str) -> Option<Value<'a>> {
+        match self {
+            Self::Json(map) => map.get(key).map(Value::json),
+            Self::Source(source) => source.get(key),
+        }
+    }
+
+    /// Its keys.
+    pub fn keys(self) -> Vec<&'a str> {
+        match self {
+            Self::Json(map) => map.keys().map(String::as_str).collect(),
+            Self::Source(source) => source.keys(),
+        }
+    }
+}
