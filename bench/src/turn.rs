@@ -10,6 +10,7 @@ use freehold_model::Timestamp;
 use serde_json::json;
 
 use crate::{
+    processes::{self, Used},
     report::{Cell, Report, Table, say},
     stage::{Setting, Stage, create_workspace, task_id},
     stats::{Samples, Summary},
@@ -54,25 +55,31 @@ pub async fn run(options: Options, setting: Setting, report: &mut Report) -> any
     report.note("Included: HTTP, the durable submission, delivery to the pod, the agent, one model call per step through redirect, TLS on both legs, policy, credential injection and audit, every journal entry durable before it takes effect, and the event back. The model is `freehold sim-model`, which answers at once, in its own process.");
     let mut blocks = Table::of_times(format!("Turns by blocks of {BLOCK} tasks"), "first block");
     let mut all = Table::of_times("All turns, and the time until the submission was answered", "text turn");
+    let mut used = Table::new(
+        "CPU time and page faults a turn, by process",
+        &["what", "server ms", "agent ms", "model ms", "server faults", "agent faults", "model faults"],
+    );
     let mut peer = None;
     let mut steps = Vec::new();
     for (name, prompt) in [("text", TEXT), ("one tool call", TOOL)] {
         say(&format!("{} turns: {name}", options.tasks));
         let measured = measure(&stage, prompt, options.tasks).await;
-        let (workspace, turns, answered) = measured.map_err(|error| error.context(stage.log_end()))?;
+        let Measured { workspace, turns, answered, marks } =
+            measured.map_err(|error| error.context(stage.log_end()))?;
         steps.push(where_it_goes(&stage, name, &workspace).await?);
         let summaries = turns.blocks(BLOCK);
-        for (index, summary) in summaries.iter().enumerate() {
+        for (index, (summary, marks)) in summaries.iter().zip(marks.windows(2)).enumerate() {
             let from = index * BLOCK + 1;
             let row = format!("{name}, tasks {from} to {}", from + summary.n - 1);
-            blocks.times(row, summary, summaries.first());
+            blocks.times(row.clone(), summary, summaries.first());
+            used.row(used_row(row, summary.n, marks));
         }
         let summary: Summary = turns.summary();
         let first: &Summary = peer.get_or_insert(summary);
         all.times(format!("{name}, turn"), &summary, Some(first));
         all.times(format!("{name}, submission answered"), &answered.summary(), Some(first));
     }
-    report.tables.extend([blocks, all]);
+    report.tables.extend([blocks, used, all]);
     report.tables.extend(steps);
     let mut target = Table::new("Target", &["figure", "target", "measured"]);
     target.row(vec![
@@ -114,16 +121,37 @@ async fn where_it_goes(stage: &Stage, name: &str, workspace: &str) -> anyhow::Re
     Ok(table)
 }
 
-/// Runs tasks one after the other in a workspace; the times of whole turns and of the submissions' answers.
-async fn measure(stage: &Stage, prompt: &str, tasks: usize) -> anyhow::Result<(String, Samples, Samples)> {
+/// What tasks in one workspace came to.
+struct Measured {
+    workspace: String,
+    /// Whole turns.
+    turns: Samples,
+    /// Until the submissions were answered.
+    answered: Samples,
+    /// What server, agents and model had used before the first block and after each.
+    marks: Vec<[Used; 3]>,
+}
+
+/// Runs tasks one after the other in a workspace.
+async fn measure(stage: &Stage, prompt: &str, tasks: usize) -> anyhow::Result<Measured> {
     let mut connection: Connection = stage.connect().await?;
     let watcher = Watcher::open(stage.target(), "/v1/activity/stream").await?;
     let workspace = create_workspace(&mut connection).await?;
     watcher.until(&workspace, &["idle"]).await?;
     let path = format!("/v1/workspaces/{workspace}/tasks");
     let body = json!({"description": prompt});
-    let (mut turns, mut answered) = (Samples::default(), Samples::default());
-    for _ in 0..tasks {
+    let agents: Vec<u32> = processes::pods(stage.folder())?
+        .iter()
+        .flatten()
+        .filter(|process| process.kind() == "agent")
+        .map(|process| process.pid)
+        .collect();
+    let mark = || {
+        let (server, model) = ([stage.server_pid()], [stage.model_pid()]);
+        [Used::by_all(server), Used::by_all(agents.iter().copied()), Used::by_all(model)]
+    };
+    let (mut turns, mut answered, mut marks) = (Samples::default(), Samples::default(), vec![mark()]);
+    for number in 1..=tasks {
         let start = Instant::now();
         let task = task_id(&connection.post(&path, &body).await?)?;
         answered.push(start.elapsed());
@@ -131,6 +159,21 @@ async fn measure(stage: &Stage, prompt: &str, tasks: usize) -> anyhow::Result<(S
         turns.push(end - start);
         // The next task begins when the workspace is at rest, so that turns do not overlap.
         watcher.until(&workspace, &["idle"]).await?;
+        if number.is_multiple_of(BLOCK) || number == tasks {
+            marks.push(mark());
+        }
     }
-    Ok((workspace, turns, answered))
+    Ok(Measured { workspace, turns, answered, marks })
+}
+
+/// What each process used between two marks, for each of `turns`.
+fn used_row(name: String, turns: usize, marks: &[[Used; 3]]) -> Vec<Cell> {
+    let mut row = vec![Cell::text(name)];
+    if let [before, after] = marks {
+        let used: Vec<Used> = before.iter().zip(after).map(|(before, after)| after.since(*before)).collect();
+        let turns = turns.max(1) as f64;
+        row.extend(used.iter().map(|used| Cell::Number(used.cpu.as_secs_f64() * 1e3 / turns)));
+        row.extend(used.iter().map(|used| Cell::Number(used.page_faults as f64 / turns)));
+    }
+    row
 }
