@@ -2,6 +2,8 @@
 //!
 //! Of a conversation only what the scenario asks for is kept, so that a long one costs no memory.
 
+use std::ops::Range;
+
 use crate::{
     request::{Body, Field, Message, Messages, Reader},
     wire::{Wire, signature},
@@ -19,9 +21,9 @@ pub(crate) struct Conversation {
     said: Said,
 }
 
-/// What the messages come to.
+/// What messages come to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Said {
+pub(crate) struct Said {
     /// The user's last words.
     user: String,
     answers: usize,
@@ -38,16 +40,17 @@ struct Said {
 }
 
 impl Conversation {
-    /// Reads the body of a request.
+    /// Reads the body of a request whose list of messages goes on from `before`. Also gives where in `body` its messages but
+    /// the last are, if there are others, and what they come to.
     ///
     /// # Errors
     /// With the text of the vendor's refusal.
-    pub(crate) fn parse(wire: Wire, body: &[u8]) -> Result<Self, String> {
+    pub(crate) fn read(wire: Wire, before: Said, body: &[u8]) -> Result<(Self, Option<Place>), String> {
         let list = match wire {
             Wire::AnthropicMessages | Wire::OpenAiChat => "messages",
             Wire::OpenAiResponses => "input",
         };
-        let mut reading = Reading { wire, said: Said::default() };
+        let mut reading = Reading { wire, said: before, others: None };
         let body = Body::read(body, list, &mut reading);
         let body = body.map_err(|error| format!("the body is not JSON: {error}"))?;
         let mut said = reading.said;
@@ -67,7 +70,7 @@ impl Conversation {
             return Err(message);
         }
         let (stream, include_usage) = (body.stream.is_true(), body.include_usage.is_true());
-        Ok(Self { model, stream, include_usage, said })
+        Ok((Self { model, stream, include_usage, said }, reading.others))
     }
 
     /// What the user said last.
@@ -137,10 +140,18 @@ impl Said {
     }
 }
 
+/// A part of a list of messages, and what it comes to.
+pub(crate) struct Place {
+    pub range: Range<usize>,
+    pub said: Said,
+}
+
 /// Reads the messages of a wire.
 struct Reading {
     wire: Wire,
     said: Said,
+    /// All but the last.
+    others: Option<Place>,
 }
 
 impl Reader for Reading {
@@ -150,6 +161,10 @@ impl Reader for Reading {
             Wire::OpenAiChat => self.chat(message),
             Wire::OpenAiResponses => self.responses(message),
         }
+    }
+
+    fn last_comes(&mut self, range: Range<usize>) {
+        self.others = Some(Place { range, said: self.said.clone() });
     }
 }
 
@@ -204,7 +219,7 @@ mod tests {
     use super::*;
 
     fn parse(wire: Wire, body: &Value) -> Result<Conversation, String> {
-        Conversation::parse(wire, body.to_string().as_bytes())
+        Conversation::read(wire, Said::default(), body.to_string().as_bytes()).map(|(read, _)| read)
     }
 
     #[test]

@@ -1,17 +1,21 @@
 //! The fields of a request that are looked at, read without a copy of the rest: conversations are long, and a model that
 //! answers at once shall take no time for them. So no list of messages is made: each goes to a [`Reader`] as it is read.
 
-use std::{borrow::Cow, fmt, marker::PhantomData};
+use std::{borrow::Cow, fmt, marker::PhantomData, ops::Range};
 
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
+use serde_json::value::RawValue;
 
 /// Who reads the messages of a request.
 pub(crate) trait Reader {
     /// Takes the next message or item.
     fn message(&mut self, message: &Message<'_>);
+
+    /// Says that the next message is the last, and where in the JSON the others are.
+    fn last_comes(&mut self, others: Range<usize>);
 }
 
 /// The body of a request of any wire, but its messages.
@@ -45,13 +49,14 @@ impl<'a> Body<'a> {
         reader: &mut dyn Reader,
     ) -> serde_json::Result<Self> {
         let mut deserializer = serde_json::Deserializer::from_slice(json);
-        let body = deserializer.deserialize_map(BodyVisitor { field, reader })?;
+        let body = deserializer.deserialize_map(BodyVisitor { json, field, reader })?;
         deserializer.end()?;
         Ok(body)
     }
 }
 
 struct BodyVisitor<'r> {
+    json: &'r [u8],
     field: &'static str,
     reader: &'r mut dyn Reader,
 }
@@ -85,7 +90,8 @@ impl<'de> Visitor<'de> for BodyVisitor<'_> {
                     if std::mem::replace(&mut seen, true) {
                         return Err(A::Error::duplicate_field(self.field));
                     }
-                    body.messages = map.next_value_seed(Each(&mut *self.reader))?;
+                    body.messages =
+                        map.next_value_seed(Each { json: self.json, reader: &mut *self.reader })?;
                 }
                 _ => _ = map.next_value::<IgnoredAny>()?,
             }
@@ -94,8 +100,26 @@ impl<'de> Visitor<'de> for BodyVisitor<'_> {
     }
 }
 
-/// Gives each element of a list to the reader.
-struct Each<'r>(&'r mut dyn Reader);
+/// Gives each element of a list to the reader. A null is none.
+struct Each<'r> {
+    json: &'r [u8],
+    reader: &'r mut dyn Reader,
+}
+
+impl Each<'_> {
+    /// Where `value` stands.
+    fn place(&self, value: &RawValue) -> Range<usize> {
+        let begin = value.get().as_ptr().addr() - self.json.as_ptr().addr();
+        begin..begin + value.get().len()
+    }
+
+    fn give<E: Error>(&mut self, value: &RawValue) -> Result<(), E> {
+        if let Some(message) = serde_json::from_str::<Option<Message<'_>>>(value.get()).map_err(E::custom)? {
+            self.reader.message(&message);
+        }
+        Ok(())
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for Each<'_> {
     type Value = Messages<'de>;
@@ -112,13 +136,19 @@ impl<'de> Take<'de> for Each<'_> {
         Messages::Text(text)
     }
 
-    fn list<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        let mut messages = Messages::None;
-        while let Some(message) = list.next_element::<Message<'de>>()? {
-            self.0.message(&message);
-            messages = Messages::Read;
+    fn list<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<Self::Value, A::Error> {
+        let Some(first) = list.next_element::<&RawValue>()? else { return Ok(Messages::None) };
+        let (begin, mut end, mut last) = (self.place(first).start, None, first);
+        while let Some(next) = list.next_element::<&RawValue>()? {
+            self.give(last)?;
+            end = Some(self.place(last).end);
+            last = next;
         }
-        Ok(messages)
+        if let Some(end) = end {
+            self.reader.last_comes(begin..end);
+        }
+        self.give(last)?;
+        Ok(Messages::Read)
     }
 }
 
