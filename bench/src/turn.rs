@@ -7,9 +7,10 @@ use std::{
 
 use anyhow::Context;
 use freehold_model::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
+    legs,
     processes::{self, Used},
     report::{Cell, Report, Table, say},
     stage::{Setting, Stage, create_workspace, task_id},
@@ -19,6 +20,10 @@ use crate::{
 
 /// Tasks whose figures stand together, to show whether history costs.
 const BLOCK: usize = 50;
+/// Bytes that the scripted model counts as one token.
+const BYTES_PER_TOKEN: usize = 4;
+/// About the bytes of a first request, without the tools' descriptions.
+const LEAST_BYTES: usize = 1024;
 /// The prompt of a task that ends with the model's first answer.
 const TEXT: &str = "say ok";
 /// The prompt of a task with one tool call.
@@ -59,13 +64,15 @@ pub async fn run(options: Options, setting: Setting, report: &mut Report) -> any
         "CPU time and page faults a turn, by process",
         &["what", "server ms", "agent ms", "model ms", "server faults", "agent faults", "model faults"],
     );
+    let mut sizes = vec![LEAST_BYTES];
     let mut peer = None;
     let mut steps = Vec::new();
     for (name, prompt) in [("text", TEXT), ("one tool call", TOOL)] {
         say(&format!("{} turns: {name}", options.tasks));
         let measured = measure(&stage, prompt, options.tasks).await;
-        let Measured { workspace, turns, answered, marks } =
+        let Measured { workspace, turns, answered, marks, bytes } =
             measured.map_err(|error| error.context(stage.log_end()))?;
+        sizes.push(bytes);
         steps.push(where_it_goes(&stage, name, &workspace).await?);
         let summaries = turns.blocks(BLOCK);
         for (index, (summary, marks)) in summaries.iter().zip(marks.windows(2)).enumerate() {
@@ -79,7 +86,7 @@ pub async fn run(options: Options, setting: Setting, report: &mut Report) -> any
         all.times(format!("{name}, turn"), &summary, Some(first));
         all.times(format!("{name}, submission answered"), &answered.summary(), Some(first));
     }
-    report.tables.extend([blocks, used, all]);
+    report.tables.extend([blocks, used, all, legs_table(&sizes).await?]);
     report.tables.extend(steps);
     let mut target = Table::new("Target", &["figure", "target", "measured"]);
     target.row(vec![
@@ -121,6 +128,17 @@ async fn where_it_goes(stage: &Stage, name: &str, workspace: &str) -> anyhow::Re
     Ok(table)
 }
 
+/// The floor of what the last request costs more than the first: its bytes alone, through as many TLS legs.
+async fn legs_table(sizes: &[usize]) -> anyhow::Result<Table> {
+    say("the floor: two TLS legs");
+    let summaries = legs::two_legs(sizes).await?;
+    let mut table = Table::of_times("The bytes of a request alone, through two TLS legs", "the fewest bytes");
+    for (bytes, summary) in sizes.iter().zip(&summaries) {
+        table.times(format!("{bytes} bytes"), summary, summaries.first());
+    }
+    Ok(table)
+}
+
 /// What tasks in one workspace came to.
 struct Measured {
     workspace: String,
@@ -130,6 +148,8 @@ struct Measured {
     answered: Samples,
     /// What server, agents and model had used before the first block and after each.
     marks: Vec<[Used; 3]>,
+    /// About as many bytes had the last request: the scripted model counts a token for four.
+    bytes: usize,
 }
 
 /// Runs tasks one after the other in a workspace.
@@ -163,7 +183,16 @@ async fn measure(stage: &Stage, prompt: &str, tasks: usize) -> anyhow::Result<Me
             marks.push(mark());
         }
     }
-    Ok(Measured { workspace, turns, answered, marks })
+    let view = connection.get(&format!("/v1/workspaces/{workspace}/session")).await?;
+    let tokens =
+        context_tokens(&view).with_context(|| format!("a session view without its tokens: {view}"))?;
+    Ok(Measured { workspace, turns, answered, marks, bytes: usize::try_from(tokens)? * BYTES_PER_TOKEN })
+}
+
+/// The tokens of the conversation, in the agent's part of a session view.
+fn context_tokens(view: &Value) -> Option<u64> {
+    let agents = view.as_object()?.values().chain([view]);
+    agents.filter_map(|value| value["context_window"]["tokens"].as_u64()).next()
 }
 
 /// What each process used between two marks, for each of `turns`.
