@@ -1,14 +1,12 @@
 //! What the way out costs: HTTPS requests from inside a pod through the interception, beside the same client on the host
 //! that talks to the same upstream directly.
 
-use std::{fs, net::SocketAddr, sync::Arc};
+use std::{fs, net::SocketAddr};
 
 use anyhow::{Context, ensure};
 use axum::{Router, routing::get};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{net::TcpListener, process::Command, task::JoinHandle};
-use tokio_rustls::TlsAcceptor;
 
 use crate::{
     pod_client::Figures,
@@ -144,14 +142,7 @@ impl Drop for Upstream {
 
 impl Upstream {
     async fn start(certificates: &Certificates) -> anyhow::Result<Self> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&certificates.certificate)?.collect();
-        let key = PrivateKeyDer::from_pem_file(&certificates.key)?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(chain?, key)?;
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = certificates.acceptor()?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let router = Router::new().route("/", get(|| async { vec![b'x'; ANSWER_BYTES] }));

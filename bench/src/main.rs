@@ -6,6 +6,7 @@
 mod api;
 mod egress;
 mod floor;
+mod legs;
 mod load;
 mod machine;
 mod memory;

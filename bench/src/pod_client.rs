@@ -16,12 +16,15 @@ use http::{Request, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls_pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::stats::{Samples, Summary};
+use crate::{
+    scratch::connector,
+    stats::{Samples, Summary},
+};
 
 /// What to ask for, and how often.
 #[derive(Debug, Clone, clap::Args)]
@@ -121,18 +124,9 @@ type Sender = SendRequest<Empty<Bytes>>;
 
 impl Client {
     fn new(options: Options) -> anyhow::Result<Self> {
-        let mut roots = rustls::RootCertStore::empty();
-        let certificates = CertificateDer::pem_file_iter(&options.authority);
-        for certificate in certificates.context("failed to read the trusted certificates")? {
-            roots.add(certificate?)?;
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let tls = connector(&options.authority)?;
         let name = ServerName::try_from(options.host.clone())?;
-        Ok(Self { options, tls: TlsConnector::from(Arc::new(config)), name })
+        Ok(Self { options, tls, name })
     }
 
     async fn connect(&self) -> anyhow::Result<Sender> {

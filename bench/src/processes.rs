@@ -108,13 +108,47 @@ impl Memory {
     }
 }
 
+/// What a process has used so far, its threads included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Used {
+    /// CPU time, to the tick of 10 ms.
+    pub cpu: Duration,
+    /// Pages that the kernel gave it without a disk.
+    pub page_faults: u64,
+}
+
+impl Used {
+    /// Reads it; none when there is no such process.
+    pub fn by(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+        let ticks = number(11)? + number(12)?;
+        let cpu = Duration::from_micros(ticks * 1_000_000 / rustix::param::clock_ticks_per_second().max(1));
+        Some(Self { cpu, page_faults: number(7)? })
+    }
+
+    /// The sum of what these processes have used; none of those that are gone.
+    pub fn by_all(pids: impl IntoIterator<Item = u32>) -> Self {
+        let used = pids.into_iter().filter_map(Self::by);
+        used.fold(Self::default(), |sum, used| Self {
+            cpu: sum.cpu + used.cpu,
+            page_faults: sum.page_faults + used.page_faults,
+        })
+    }
+
+    /// What was used since then.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            cpu: self.cpu.saturating_sub(before.cpu),
+            page_faults: self.page_faults.saturating_sub(before.page_faults),
+        }
+    }
+}
+
 /// The CPU time a process has used, its threads included.
 pub fn cpu_time(pid: u32) -> Option<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-    let per_second = rustix::param::clock_ticks_per_second();
-    Some(Duration::from_micros(ticks * 1_000_000 / per_second.max(1)))
+    Used::by(pid).map(|used| used.cpu)
 }
 
 #[cfg(test)]

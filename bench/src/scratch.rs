@@ -6,13 +6,16 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::process::{Pid, Signal, kill_process};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tempfile::TempDir;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::processes;
 
@@ -183,6 +186,39 @@ impl Certificates {
             key: write("upstream-key.pem", key.serialize_pem())?,
         })
     }
+
+    /// A server's side with them.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn acceptor(&self) -> anyhow::Result<TlsAcceptor> {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&self.certificate)?.collect();
+        let key = PrivateKeyDer::from_pem_file(&self.key)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain?, key)?;
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+}
+
+/// A client's side that trusts the certificates in `authority` (PEM) alone.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn connector(authority: &Path) -> anyhow::Result<TlsConnector> {
+    let mut roots = rustls::RootCertStore::empty();
+    let certificates = CertificateDer::pem_file_iter(authority);
+    for certificate in certificates.context("failed to read the trusted certificates")? {
+        roots.add(certificate?)?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// The program to measure: the one named, or the workspace's own, built now so that it is what the tree says.

@@ -52,7 +52,7 @@ pub struct Setting {
 /// A running server and what it needs. The order of the fields is the order in which they end.
 pub struct Stage {
     server: Process,
-    _model: Process,
+    model: Process,
     scratch: Scratch,
     target: Target,
     /// The role's id.
@@ -72,7 +72,7 @@ impl Stage {
         fs::write(&config, configuration(setting, model_address, &authority))?;
         let (server, target) = start_server(setting, folder, &config).await?;
         let role_id = furnish(&target).await.with_context(|| server.log_end())?;
-        Ok(Self { server, _model: model, scratch, target, role_id })
+        Ok(Self { server, model, scratch, target, role_id })
     }
 
     /// Where the server is.
@@ -83,6 +83,11 @@ impl Stage {
     /// The server's process.
     pub fn server_pid(&self) -> u32 {
         self.server.id()
+    }
+
+    /// The scripted model's process.
+    pub fn model_pid(&self) -> u32 {
+        self.model.id()
     }
 
     /// The throw-away folder.

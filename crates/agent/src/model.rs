@@ -57,13 +57,13 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
-    /// Takes the next request's items; answers how many of them are written already.
-    fn follow(&mut self, items: &[turn::Item]) -> usize {
+    /// Takes the next request's items; answers those that are not written yet.
+    fn follow<'a>(&mut self, items: &'a turn::Items) -> Vec<&'a turn::Item> {
         let same = self.items.iter().zip(items).take_while(|(before, now)| is_same(before, now)).count();
         let kept = self.written.keep(same);
         self.items.truncate(same);
-        self.items.extend_from_slice(&items[same..]);
-        kept
+        self.items.extend(items.iter().skip(same).cloned());
+        items.iter().skip(kept).collect()
     }
 }
 
@@ -119,8 +119,7 @@ impl Model {
         let begun = Instant::now();
         // One call at a time: the lock is free.
         let mut sent = self.sent.lock().await;
-        let kept = sent.follow(&request.items);
-        let news = &request.items[kept..];
+        let news = sent.follow(&request.items);
         let notes: Vec<[ContentPart; 1]> = news
             .iter()
             .filter_map(|item| match item {

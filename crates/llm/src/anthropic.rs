@@ -95,7 +95,10 @@ impl<'a> From<BlockKind<'a>> for Block<'a> {
 }
 
 /// The body of `POST /v1/messages`; the request's items follow those that are written.
-pub(crate) fn body(request: &Request<'_>, written: &mut Written) -> Result<Vec<u8>, serde_json::Error> {
+pub(crate) fn body(
+    request: &Request<'_>,
+    written: &mut Written,
+) -> Result<crate::written::Pieces, serde_json::Error> {
     let mut messages: Vec<(Message<'_>, usize)> = Vec::new();
     for (number, item) in (written.items() + 1..).zip(request.items) {
         let (role, blocks) = blocks(item);

@@ -67,7 +67,10 @@ struct Function<'a> {
 }
 
 /// The body of `POST /v1/chat/completions`.
-pub(crate) fn body(request: &Request<'_>, written: &mut Written) -> Result<Vec<u8>, serde_json::Error> {
+pub(crate) fn body(
+    request: &Request<'_>,
+    written: &mut Written,
+) -> Result<crate::written::Pieces, serde_json::Error> {
     for (number, item) in (written.items() + 1..).zip(request.items) {
         written.add([message(item)], number)?;
     }

@@ -131,7 +131,8 @@ impl Client {
         };
         let body = body.map_err(Error::Request)?;
         let url = format!("{}/{path}", base_url.as_str().trim_end_matches('/'));
-        let call = self.http()?.post(url).header(CONTENT_TYPE, "application/json").body(body);
+        let call =
+            self.http()?.post(url).header(CONTENT_TYPE, "application/json").body(reqwest::Body::wrap(body));
         let call = match wire {
             Wire::AnthropicMessages => {
                 call.header("x-api-key", api_key).header("anthropic-version", ANTHROPIC_VERSION)

@@ -296,6 +296,32 @@ async fn an_answer_that_is_no_event_stream_is_garbage() {
 }
 
 #[tokio::test]
+async fn a_request_says_its_length_before_it_comes_however_long_it_is() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut text, mut piece) = (String::new(), vec![0; 64 * 1024]);
+        loop {
+            let length = stream.read(&mut piece).await.unwrap();
+            assert!(length > 0, "it ends early: {} bytes", text.len());
+            text.push_str(std::str::from_utf8(&piece[..length]).unwrap());
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+            if body.len() == length.parse::<usize>().unwrap() {
+                assert!(!head.contains("transfer-encoding"), "{head}");
+                return serde_json::from_str::<Value>(body).unwrap();
+            }
+        }
+    });
+    let client = Client::new(options(Wire::OpenAiChat, &format!("http://{address}")));
+    let text = "word ".repeat(100_000);
+    // The connection ends without an answer.
+    ask(&client, &[Item::User(&said("x")), Item::Assistant(&said(&text))]).await.unwrap_err();
+    assert_eq!(server.await.unwrap()["messages"][2]["content"], text);
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_unavailable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

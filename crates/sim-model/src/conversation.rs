@@ -1,21 +1,13 @@
 //! A request of any wire as one conversation, with what the vendors themselves check of it.
+//!
+//! Of a conversation only what the scenario asks for is kept, so that a long one costs no memory.
+
+use std::ops::Range;
 
 use crate::{
-    request::{Body, Field, Part},
+    request::{Body, Field, Message, Messages, Reader},
     wire::{Wire, signature},
 };
-
-/// One entry of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Entry {
-    User(String),
-    /// An answer of the model, with the ids of its tool calls.
-    Assistant(Vec<String>),
-    ToolResult {
-        id: String,
-        text: String,
-    },
-}
 
 /// What a request says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,171 +18,197 @@ pub(crate) struct Conversation {
     pub stream: bool,
     /// Whether a Chat Completions stream ends with its usage.
     pub include_usage: bool,
-    entries: Vec<Entry>,
+    said: Said,
+}
+
+/// What messages come to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Said {
+    /// The user's last words.
+    user: String,
+    answers: usize,
+    answers_since_user: usize,
+    results_since_user: Vec<String>,
+    /// Whether the last entry is an answer: one answer may come as several items.
+    in_answer: bool,
+    /// Tool calls without their results.
+    open: Vec<String>,
+    /// The first message that the vendor refuses.
+    refused: Option<String>,
+    /// The first break of the order of calls and results.
+    disordered: Option<String>,
 }
 
 impl Conversation {
-    /// Reads the body of a request.
+    /// Reads the body of a request whose list of messages goes on from `before`. Also gives where in `body` its messages but
+    /// the last are, if there are others, and what they come to.
     ///
     /// # Errors
     /// With the text of the vendor's refusal.
-    pub(crate) fn parse(wire: Wire, body: &[u8]) -> Result<Self, String> {
-        let body: Body<'_> =
-            serde_json::from_slice(body).map_err(|error| format!("the body is not JSON: {error}"))?;
-        let mut conversation = Self {
-            model: body.model.str().ok_or("model: Field required")?.to_owned(),
-            stream: body.stream.is_true(),
-            include_usage: body.stream_options.is_some_and(|options| options.include_usage.is_true()),
-            entries: Vec::new(),
+    pub(crate) fn read(wire: Wire, before: Said, body: &[u8]) -> Result<(Self, Option<Place>), String> {
+        let list = match wire {
+            Wire::AnthropicMessages | Wire::OpenAiChat => "messages",
+            Wire::OpenAiResponses => "input",
         };
-        match wire {
-            Wire::AnthropicMessages => {
-                let Field::Number = body.max_tokens else {
-                    return Err("max_tokens: Field required".into());
-                };
-                let messages = list(&body.messages, "messages")?;
-                messages.iter().try_for_each(|message| conversation.anthropic(message))?;
-            }
-            Wire::OpenAiChat => {
-                list(&body.messages, "messages")?.iter().for_each(|message| conversation.chat(message));
-            }
-            Wire::OpenAiResponses => match &body.input {
-                Field::Text(said) => conversation.entries.push(Entry::User(said.clone().into_owned())),
-                input => list(input, "input")?.iter().try_for_each(|item| conversation.responses(item))?,
-            },
+        let mut reading = Reading { wire, said: before, others: None };
+        let body = Body::read(body, list, &mut reading);
+        let body = body.map_err(|error| format!("the body is not JSON: {error}"))?;
+        let mut said = reading.said;
+        let model = body.model.str().ok_or("model: Field required")?.to_owned();
+        if wire == Wire::AnthropicMessages && !matches!(body.max_tokens, Field::Number) {
+            return Err("max_tokens: Field required".into());
         }
-        conversation.check_tool_results()?;
-        Ok(conversation)
+        match body.messages {
+            Messages::Text(text) if wire == Wire::OpenAiResponses => said.user(&text),
+            Messages::None | Messages::Text(_) => {
+                return Err(format!("{list}: at least one message is required"));
+            }
+            Messages::Read => {}
+        }
+        said.unanswered();
+        if let Some(message) = said.refused.take().or_else(|| said.disordered.take()) {
+            return Err(message);
+        }
+        let (stream, include_usage) = (body.stream.is_true(), body.include_usage.is_true());
+        Ok((Self { model, stream, include_usage, said }, reading.others))
     }
 
     /// What the user said last.
     pub(crate) fn user(&self) -> &str {
-        let said = self.entries.iter().rev().find_map(|entry| match entry {
-            Entry::User(text) => Some(text.as_str()),
-            _ => None,
-        });
-        said.unwrap_or_default()
+        &self.said.user
     }
 
     /// The number of this call, from 1.
-    pub(crate) fn call(&self) -> usize {
-        answers(&self.entries) + 1
+    pub(crate) const fn call(&self) -> usize {
+        self.said.answers + 1
     }
 
     /// The answers given since the user spoke last.
-    pub(crate) fn position(&self) -> usize {
-        answers(self.since_user())
+    pub(crate) const fn position(&self) -> usize {
+        self.said.answers_since_user
     }
 
     /// The tool results since the user spoke last.
     pub(crate) fn tool_results(&self) -> Vec<&str> {
-        let results = self.since_user().iter().filter_map(|entry| match entry {
-            Entry::ToolResult { text, .. } => Some(text.as_str()),
-            _ => None,
-        });
-        results.collect()
+        self.said.results_since_user.iter().map(String::as_str).collect()
+    }
+}
+
+impl Said {
+    fn user(&mut self, text: &str) {
+        self.unanswered();
+        self.in_answer = false;
+        self.user.clear();
+        self.user.push_str(text);
+        self.answers_since_user = 0;
+        self.results_since_user.clear();
     }
 
-    fn since_user(&self) -> &[Entry] {
-        let at = self.entries.iter().rposition(|entry| matches!(entry, Entry::User(_)));
-        &self.entries[at.map_or(0, |at| at + 1)..]
+    fn assistant<'a>(&mut self, calls: impl IntoIterator<Item = &'a str>) {
+        if !self.in_answer {
+            self.unanswered();
+            self.in_answer = true;
+            self.answers += 1;
+            self.answers_since_user += 1;
+        }
+        self.open.extend(calls.into_iter().map(str::to_owned));
     }
 
-    fn anthropic(&mut self, message: &Part<'_>) -> Result<(), String> {
-        let blocks = message.content.parts();
-        let is = |block: &Part<'_>, kind: &str| block.kind.str() == Some(kind);
-        if message.role.str() == Some("assistant") {
-            let calls = blocks.iter().filter(|block| is(block, "tool_use"));
-            self.assistant(calls.map(|call| call.id.text()).collect());
-            let changed = |block: &&Part<'_>| {
-                is(block, "thinking") && block.signature.text() != signature(&block.thinking.text())
-            };
-            return match blocks.iter().find(changed) {
-                Some(_) => Err("Invalid `signature` in `thinking` block".to_owned()),
-                None => Ok(()),
-            };
-        }
-        for result in blocks.iter().filter(|block| is(block, "tool_result")) {
-            self.tool_result(&result.tool_use_id, &result.content);
-        }
-        let said = message.content.text();
-        if !said.is_empty() {
-            self.entries.push(Entry::User(said));
-        }
-        Ok(())
-    }
-
-    fn chat(&mut self, message: &Part<'_>) {
-        match message.role.str().unwrap_or_default() {
-            "user" => self.entries.push(Entry::User(message.content.text())),
-            "assistant" => {
-                self.assistant(message.tool_calls.parts().iter().map(|call| call.id.text()).collect());
+    fn tool_result(&mut self, id: &str, text: &str) {
+        self.in_answer = false;
+        self.results_since_user.push(text.to_owned());
+        match self.open.iter().position(|call| call == id) {
+            Some(at) => _ = self.open.swap_remove(at),
+            None => {
+                let why = || format!("a tool result answers `{id}`, which is no open tool call");
+                self.disordered.get_or_insert_with(why);
             }
-            "tool" => self.tool_result(&message.tool_call_id, &message.content),
-            _ => {}
         }
-    }
-
-    fn responses(&mut self, item: &Part<'_>) -> Result<(), String> {
-        match (item.kind.str().unwrap_or("message"), item.role.str()) {
-            ("message", Some("user")) => self.entries.push(Entry::User(item.content.text())),
-            ("message", Some("assistant")) => self.assistant(Vec::new()),
-            ("reasoning", _) => {
-                self.assistant(Vec::new());
-                if item.encrypted_content.text() != signature(&item.summary.text()) {
-                    return Err("The encrypted content could not be verified.".to_owned());
-                }
-            }
-            ("function_call", _) => self.assistant(vec![item.call_id.text()]),
-            ("function_call_output", _) => self.tool_result(&item.call_id, &item.output),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// One answer may come as several items.
-    fn assistant(&mut self, calls: Vec<String>) {
-        match self.entries.last_mut() {
-            Some(Entry::Assistant(so_far)) => so_far.extend(calls),
-            _ => self.entries.push(Entry::Assistant(calls)),
-        }
-    }
-
-    fn tool_result(&mut self, id: &Field<'_>, content: &Field<'_>) {
-        self.entries.push(Entry::ToolResult { id: id.text(), text: content.text() });
     }
 
     /// Each tool call is answered before anything else is said, and nothing else is answered.
-    fn check_tool_results(&self) -> Result<(), String> {
-        let mut open: Vec<&str> = Vec::new();
-        for entry in &self.entries {
-            match entry {
-                Entry::ToolResult { id, .. } => match open.iter().position(|call| call == id) {
-                    Some(at) => _ = open.swap_remove(at),
-                    None => return Err(format!("a tool result answers `{id}`, which is no open tool call")),
-                },
-                _ if !open.is_empty() => break,
-                Entry::Assistant(calls) => open = calls.iter().map(String::as_str).collect(),
-                Entry::User(_) => {}
-            }
+    fn unanswered(&mut self) {
+        if !self.open.is_empty() {
+            let open = std::mem::take(&mut self.open).join(", ");
+            let why = || format!("tool calls were found without tool results after them: {open}");
+            self.disordered.get_or_insert_with(why);
         }
-        match open.as_slice() {
-            [] => Ok(()),
-            open => {
-                Err(format!("tool calls were found without tool results after them: {}", open.join(", ")))
-            }
-        }
+    }
+
+    fn refuse(&mut self, why: &str) {
+        self.refused.get_or_insert_with(|| why.to_owned());
     }
 }
 
-fn answers(entries: &[Entry]) -> usize {
-    entries.iter().filter(|entry| matches!(entry, Entry::Assistant(_))).count()
+/// A part of a list of messages, and what it comes to.
+pub(crate) struct Place {
+    pub range: Range<usize>,
+    pub said: Said,
 }
 
-fn list<'b, 'a>(field: &'b Field<'a>, name: &str) -> Result<&'b [Part<'a>], String> {
-    match field.parts() {
-        [] => Err(format!("{name}: at least one message is required")),
-        list => Ok(list),
+/// Reads the messages of a wire.
+struct Reading {
+    wire: Wire,
+    said: Said,
+    /// All but the last.
+    others: Option<Place>,
+}
+
+impl Reader for Reading {
+    fn message(&mut self, message: &Message<'_>) {
+        match self.wire {
+            Wire::AnthropicMessages => self.anthropic(message),
+            Wire::OpenAiChat => self.chat(message),
+            Wire::OpenAiResponses => self.responses(message),
+        }
+    }
+
+    fn last_comes(&mut self, range: Range<usize>) {
+        self.others = Some(Place { range, said: self.said.clone() });
+    }
+}
+
+impl Reading {
+    fn anthropic(&mut self, message: &Message<'_>) {
+        let content = &message.content;
+        if message.role.str() == Some("assistant") {
+            self.said.assistant(content.parts("tool_use").map(|call| call.id.text()));
+            if content.parts("thinking").any(|it| it.signature.text() != signature(it.thinking.text())) {
+                self.said.refuse("Invalid `signature` in `thinking` block");
+            }
+            return;
+        }
+        for result in content.parts("tool_result") {
+            self.said.tool_result(result.tool_use_id.text(), result.content.text());
+        }
+        if !content.text().is_empty() {
+            self.said.user(content.text());
+        }
+    }
+
+    fn chat(&mut self, message: &Message<'_>) {
+        match message.role.text() {
+            "user" => self.said.user(message.content.text()),
+            "assistant" => self.said.assistant(message.tool_calls.all_parts().map(|call| call.id.text())),
+            "tool" => self.said.tool_result(message.tool_call_id.text(), message.content.text()),
+            _ => {}
+        }
+    }
+
+    fn responses(&mut self, item: &Message<'_>) {
+        match (item.kind.str().unwrap_or("message"), item.role.str()) {
+            ("message", Some("user")) => self.said.user(item.content.text()),
+            ("message", Some("assistant")) => self.said.assistant([]),
+            ("reasoning", _) => {
+                self.said.assistant([]);
+                if item.encrypted_content.text() != signature(item.summary.text()) {
+                    self.said.refuse("The encrypted content could not be verified.");
+                }
+            }
+            ("function_call", _) => self.said.assistant([item.call_id.text()]),
+            ("function_call_output", _) => self.said.tool_result(item.call_id.text(), item.output.text()),
+            _ => {}
+        }
     }
 }
 
@@ -201,7 +219,7 @@ mod tests {
     use super::*;
 
     fn parse(wire: Wire, body: &Value) -> Result<Conversation, String> {
-        Conversation::parse(wire, body.to_string().as_bytes())
+        Conversation::read(wire, Said::default(), body.to_string().as_bytes()).map(|(read, _)| read)
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod anthropic;
 mod chat;
 mod conversation;
+mod memory;
 mod play;
 mod request;
 mod responses;

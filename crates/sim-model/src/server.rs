@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::conversation::Conversation;
+use crate::memory::Memory;
 use crate::play::{self, Piece, Tries};
 use crate::scenario::{Answer, Body, Refusal, Scenario, Step, Stop};
 use crate::shape;
@@ -44,6 +45,7 @@ const BYTES_PER_TOKEN: usize = 4;
 struct Model {
     scenario: Scenario,
     tries: Tries,
+    memory: Memory,
     answered: AtomicU64,
 }
 
@@ -94,7 +96,12 @@ pub fn serve(
     tls: Option<Arc<rustls::ServerConfig>>,
 ) -> io::Result<Handle> {
     let address = listener.local_addr()?;
-    let model = Arc::new(Model { scenario, tries: Tries::default(), answered: AtomicU64::new(0) });
+    let model = Arc::new(Model {
+        scenario,
+        tries: Tries::default(),
+        memory: Memory::default(),
+        answered: AtomicU64::new(0),
+    });
     let router = Router::new()
         .route(
             "/v1/messages",
@@ -197,7 +204,7 @@ async fn respond(
     {
         return refuse(StatusCode::BAD_REQUEST, "invalid_request_error", &message);
     }
-    let conversation = match Conversation::parse(wire, &body) {
+    let conversation = match model.memory.read(wire, &body) {
         Ok(conversation) => conversation,
         Err(message) => return refuse(StatusCode::BAD_REQUEST, "invalid_request_error", &message),
     };

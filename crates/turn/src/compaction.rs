@@ -65,7 +65,7 @@ pub(crate) fn request(
         write_entry(&mut text, entry);
     }
     text.push_str("</record>");
-    ModelRequest { kind: RequestKind::Compact, attempt, items: vec![Item::Note(text.into())] }
+    ModelRequest { kind: RequestKind::Compact, attempt, items: Item::Note(text.into()).into() }
 }
 
 fn write_entry(text: &mut String, entry: &Entry) {

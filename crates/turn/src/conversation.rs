@@ -8,6 +8,8 @@ use freehold_model::{
 };
 use serde_json::Value;
 
+use crate::Items;
+
 /// Said between two answers of the model when the first one was cut.
 const GO_ON: &str = "Your last message was cut off at the output limit. Go on exactly where it stopped.";
 
@@ -57,6 +59,10 @@ impl Entry {
 pub struct Conversation {
     summary: Option<Arc<str>>,
     entries: Vec<Entry>,
+    /// The pieces of all entries but the last, to which alone anything is added.
+    settled: Arc<Vec<Item>>,
+    /// Whether these end with an answer that was cut.
+    settled_cut: bool,
     tokens: u64,
 }
 
@@ -84,7 +90,15 @@ impl Conversation {
             Some(usage) if usage.input_tokens > 0 => usage.input_tokens.saturating_add(usage.output_tokens),
             Some(_) | None => self.tokens.saturating_add(tokens_of(message_bytes(&message))),
         };
+        self.settle();
         self.entries.push(Entry { message, results: Vec::new() });
+    }
+
+    /// Takes over the pieces of the last entry, which is the last no more. Copies nothing while no request is about.
+    fn settle(&mut self) {
+        if let Some(entry) = self.entries.last() {
+            self.settled_cut = write_items(Arc::make_mut(&mut self.settled), entry, self.settled_cut);
+        }
     }
 
     /// Adds the result of a call in the last message. A second result of a call, or one of no call, is dropped.
@@ -110,47 +124,57 @@ impl Conversation {
         let kept = first_kept.map_or(self.entries.len(), |id| {
             self.entries.iter().position(|entry| entry.message.id == id).unwrap_or(0)
         });
-        self.entries.drain(..kept);
+        let entries = self.entries.split_off(kept);
+        self.entries.clear();
+        (self.settled, self.settled_cut) = (Arc::default(), false);
+        for entry in entries {
+            self.settle();
+            self.entries.push(entry);
+        }
         self.summary = Some(summary.into());
         self.tokens = tokens_of(summary.len()) + self.entries.iter().map(Entry::tokens).sum::<u64>();
     }
 
     /// The conversation for a request. `input` is the task at hand, repeated when the message itself was dropped.
-    pub(crate) fn items(&self, input: Option<&Message>) -> Vec<Item> {
-        let mut items = Vec::with_capacity(self.entries.len() * 2 + 2);
-        if let Some(summary) = &self.summary {
-            items.push(Item::Note(self.summary_note(summary, input).into()));
-        }
-        let mut cut = false;
-        for entry in &self.entries {
-            let from_model = entry.message.role == MessageRole::Agent;
-            if cut && from_model {
-                items.push(Item::Note(GO_ON.into()));
-            }
-            items.push(Item::Message(entry.message.clone()));
-            let before = items.len();
-            for call in calls(&entry.message) {
-                let result = entry.results.iter().find(|result| result.tool_call_id == call.id);
-                items.push(Item::Result(result.cloned().unwrap_or_else(|| Arc::new(interrupted(call)))));
-            }
-            cut = from_model && items.len() == before;
+    pub(crate) fn items(&self, input: Option<&Message>) -> Items {
+        let note = |summary: &Arc<str>| Item::Note(self.summary_note(summary, input).into());
+        let mut rest = Vec::new();
+        let mut cut = self.settled_cut;
+        if let Some(entry) = self.entries.last() {
+            cut = write_items(&mut rest, entry, cut);
         }
         if cut {
-            items.push(Item::Note(GO_ON.into()));
+            rest.push(Item::Note(GO_ON.into()));
         }
-        items
+        Items::new(self.summary.as_ref().map(note), self.settled.clone(), rest)
     }
 
     fn summary_note(&self, summary: &str, input: Option<&Message>) -> String {
         let mut note = format!("Summary of the conversation so far, which was shortened:\n\n{summary}");
         if let Some(input) = input
-            && !self.entries.iter().any(|entry| entry.message.id == input.id)
+            // It is among the last, if it is there.
+            && !self.entries.iter().rev().any(|entry| entry.message.id == input.id)
         {
             note.push_str("\n\nThe task at hand, word for word:\n\n");
             note.push_str(&text_of(input));
         }
         note
     }
+}
+
+/// Adds the pieces of `entry`, before which an answer was cut or not; whether it is such an answer itself.
+fn write_items(items: &mut Vec<Item>, entry: &Entry, after_cut: bool) -> bool {
+    let from_model = entry.message.role == MessageRole::Agent;
+    if after_cut && from_model {
+        items.push(Item::Note(GO_ON.into()));
+    }
+    items.push(Item::Message(entry.message.clone()));
+    let before = items.len();
+    for call in calls(&entry.message) {
+        let result = entry.results.iter().find(|result| result.tool_call_id == call.id);
+        items.push(Item::Result(result.cloned().unwrap_or_else(|| Arc::new(interrupted(call)))));
+    }
+    from_model && items.len() == before
 }
 
 fn interrupted(call: &ToolCall) -> ToolResult {
@@ -201,6 +225,108 @@ fn value_bytes(value: &Value) -> usize {
         Value::Array(values) => values.iter().map(|value| value_bytes(value) + 1).sum::<usize>() + 2,
         Value::Object(map) => {
             map.iter().map(|(key, value)| key.len() + value_bytes(value) + 4).sum::<usize>() + 2
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// What may happen to a conversation.
+    #[derive(Debug, Clone)]
+    enum Change {
+        User,
+        /// An answer with so many tool calls.
+        Agent(usize),
+        /// The result of this call of the last answer.
+        Result(usize),
+        /// A summary, keeping this message and what follows.
+        Compact(Option<usize>),
+        /// A request that is still about while other things happen.
+        Request,
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        prop_oneof![
+            3 => Just(Change::User),
+            4 => (0..3usize).prop_map(Change::Agent),
+            5 => (0..3usize).prop_map(Change::Result),
+            1 => proptest::option::of(0..30usize).prop_map(Change::Compact),
+            2 => Just(Change::Request),
+        ]
+    }
+
+    fn message(number: usize, role: MessageRole, calls: usize) -> Arc<Message> {
+        let id = |call| format!("{number}-{call}");
+        let call = |call| ToolCall { id: id(call), name: "bash".into(), arguments: json!({}) };
+        let text = ContentPart::Text { text: format!("message {number}") };
+        let content = [text].into_iter().chain((0..calls).map(call).map(ContentPart::ToolCall)).collect();
+        Arc::new(Message { id: message_id(number), role, content })
+    }
+
+    fn message_id(number: usize) -> MessageId {
+        MessageId::from_uuid(Uuid::from_u128(number as u128))
+    }
+
+    /// The pieces as the entries alone say.
+    fn written_anew(conversation: &Conversation, input: &Message) -> Vec<Item> {
+        let mut items = Vec::new();
+        if let Some(summary) = &conversation.summary {
+            items.push(Item::Note(conversation.summary_note(summary, Some(input)).into()));
+        }
+        let mut cut = false;
+        for entry in &conversation.entries {
+            cut = write_items(&mut items, entry, cut);
+        }
+        items.extend(cut.then(|| Item::Note(GO_ON.into())));
+        items
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_says_what_one_written_anew_would_say(changes in proptest::collection::vec(change(), 0..60)) {
+            let mut conversation = Conversation::default();
+            let (input, mut abroad) = (message(7, MessageRole::User, 0), Vec::new());
+            for (number, change) in changes.into_iter().enumerate() {
+                match change {
+                    Change::User => conversation.push(message(number, MessageRole::User, 0), None),
+                    Change::Agent(calls) => conversation.push(message(number, MessageRole::Agent, calls), None),
+                    Change::Result(call) => {
+                        let open = conversation.open_calls().nth(call).cloned();
+                        if let Some(call) = open {
+                            conversation.push_result(interrupted(&call));
+                        }
+                    }
+                    Change::Compact(kept) => conversation.compact("summary", kept.map(message_id)),
+                    Change::Request => {
+                        let items = conversation.items(Some(&input));
+                        abroad.push((items, written_anew(&conversation, &input)));
+                    }
+                }
+                let items = conversation.items(Some(&input));
+                prop_assert!(items.iter().eq(&written_anew(&conversation, &input)));
+                prop_assert_eq!(items.len(), items.iter().count());
+            }
+            for (items, said) in abroad {
+                prop_assert!(items.iter().eq(&said), "a request changed after it was made");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_conversation_has_for_good_is_written_once() {
+        let mut conversation = Conversation::default();
+        for number in 0..20 {
+            conversation.push(message(number, MessageRole::User, 0), None);
+            let place = Arc::as_ptr(&conversation.settled);
+            drop(conversation.items(None));
+            conversation.push(message(number + 100, MessageRole::Agent, 0), None);
+            assert_eq!(Arc::as_ptr(&conversation.settled), place, "the same list grows");
         }
     }
 }

@@ -7,7 +7,7 @@ use freehold_model::{
     event::{Message, Payload, StopReason, ToolCall, ToolStatus, TurnErrorCode, Usage},
 };
 
-use crate::{Item, Settings};
+use crate::{Items, Settings};
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -165,7 +165,7 @@ pub struct ModelRequest {
     /// The number of this attempt, from 1.
     pub attempt: u32,
     /// The conversation.
-    pub items: Vec<Item>,
+    pub items: Items,
 }
 
 /// What a model call is for.

@@ -19,7 +19,7 @@
 //!   `context.compacting`, `tool.started`) was acknowledged: between appending and acting lies [`Input::Acknowledged`].
 //! - What the journal says is applied by one function, whether the event is new or folded after a restart, so that a
 //!   resumed turn stands where the dead one stood. A tool that was started is never started again.
-//! - A step costs the same at any length of the conversation; only a request lists it, as shared pointers.
+//! - A step costs the same at any length of the conversation; a request shares what the conversation has for good.
 //! - Every call of the model has exactly one result in every later request.
 
 mod clean;
@@ -27,6 +27,7 @@ mod compaction;
 mod conversation;
 mod history;
 mod io;
+mod items;
 mod journal;
 mod settings;
 mod state;
@@ -38,6 +39,7 @@ pub use io::{
     Answer, Begin, Effect, Failure, FailureKind, Input, ModelRequest, Outcome, RequestKind, Resume,
     ToolOutcome,
 };
+pub use items::{Items, Iter};
 pub use settings::{
     ANSWER_BYTES_MAX, CONTEXT_TOKENS_DEFAULT, EMPTY_ANSWER_DELAY, EMPTY_ANSWER_RETRIES_MAX,
     ITERATIONS_DEFAULT, MODEL_ATTEMPTS_MAX, Settings, TOOL_CALLS_MAX, TOOL_RESULT_BYTES_MAX,
