@@ -145,6 +145,18 @@ async fn a_start_that_fails_is_repeated_as_a_new_pod() {
 }
 
 #[tokio::test]
+async fn a_start_for_which_the_machine_has_no_room_waits_and_does_not_count() {
+    let driver = SimDriver::new().unwrap();
+    driver.no_room_for_starts(3);
+    let world = World::with(driver).await;
+    let task = world.task().await;
+    let (mut agent, _) = world.agent(task.workspace_id).await;
+    assert_eq!(agent.order().await.task_id, task.id);
+    let workspace = world.workspace(task.workspace_id).await;
+    assert_eq!((workspace.pod_id, workspace.generation), (Some(agent.pod), 1), "it is the pod of the first try");
+}
+
+#[tokio::test]
 async fn a_workspace_that_never_starts_fails_and_its_tasks_are_undeliverable() {
     let driver = SimDriver::new().unwrap();
     driver.fail_starts(u32::MAX);
