@@ -153,7 +153,11 @@ async fn a_start_for_which_the_machine_has_no_room_waits_and_does_not_count() {
     let (mut agent, _) = world.agent(task.workspace_id).await;
     assert_eq!(agent.order().await.task_id, task.id);
     let workspace = world.workspace(task.workspace_id).await;
-    assert_eq!((workspace.pod_id, workspace.generation), (Some(agent.pod), 1), "it is the pod of the first try");
+    assert_eq!(
+        (workspace.pod_id, workspace.generation),
+        (Some(agent.pod), 1),
+        "it is the pod of the first try"
+    );
 }
 
 #[tokio::test]
