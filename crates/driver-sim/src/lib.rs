@@ -100,6 +100,14 @@ impl SimDriver {
         self.changed();
     }
 
+    /// Lets a pod not answer, or answer again.
+    pub fn silence(&self, pod: PodId, silent: bool) {
+        if let Some(pod) = self.state().pods.get_mut(&pod) {
+            pod.state = if silent { PodState::Silent } else { PodState::Running };
+        }
+        self.changed();
+    }
+
     /// How many pods were started, ever.
     pub fn starts(&self) -> u64 {
         self.state().ensured

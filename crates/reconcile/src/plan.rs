@@ -203,6 +203,8 @@ fn plan_wanted(desired: Desired, seen: Seen<'_>, pod: PodId, now: Timestamp, act
                 actions.push(Action::LookAgain(START_TIMEOUT_MS - since_ms));
             }
         }
+        // A change tells what became of it.
+        Some(PodState::Silent) => {}
         Some(PodState::Ended { reason }) if starting => {
             actions.push(Action::ReportFailedStart(pod, reason.clone()));
         }
@@ -345,6 +347,15 @@ mod tests {
             check(Phase::Provisioning, 0, 0, &ended, true, false),
             [Action::ReportFailedStart(pod(1), "killed".to_owned())]
         );
+    }
+
+    #[test]
+    fn a_pod_that_does_not_answer_yet_is_waited_for_in_every_phase() {
+        let pods = [seen(1, PodState::Silent)];
+        for phase in [Phase::Provisioning, Phase::Idle, Phase::Busy] {
+            assert_eq!(check(phase, 0, START_TIMEOUT_MS, &pods, false, false), []);
+        }
+        assert_eq!(check(Phase::Stopped, 0, 0, &pods, false, false), [Action::Delete(pod(1))]);
     }
 
     #[test]

@@ -17,10 +17,10 @@ use freehold_app::{
 use freehold_driver::PodDriver;
 use freehold_driver_sim::SimDriver;
 use freehold_model::{
-    EventId, MessageId, Timestamp, UploadId,
+    EventId, MessageId, PodId, Timestamp, UploadId,
     audit::{self, AuditEvent, Category, EventType, SYSTEM_USER},
     session,
-    task::Phase as TaskPhase,
+    task::{Phase as TaskPhase, Task},
     workspace::{Phase, Workspace},
 };
 use freehold_pod_api::{FromAgent, ToAgent};
@@ -208,6 +208,29 @@ async fn a_reconciler_that_begins_takes_no_pod_for_lost_before_it_has_looked() {
         (agent, _) = world.agent(task.workspace_id).await;
     }
     assert_eq!(world.workspace(task.workspace_id).await.generation, 1);
+}
+
+#[tokio::test]
+async fn a_pod_that_does_not_answer_at_a_start_is_neither_lost_nor_replaced_and_serves_when_it_does() {
+    let mut world = World::start().await;
+    let task = world.task().await;
+    let (agent, _) = world.agent(task.workspace_id).await;
+    world.stop().await;
+    drop(agent);
+    world.driver.silence(agent_pod(&world, &task).await, true);
+    world.go_on();
+    // Another workspace is served meanwhile, which takes several looks at all.
+    let other = world.task().await;
+    let (mut others, _) = world.agent(other.workspace_id).await;
+    assert_eq!(others.order().await.task_id, other.id);
+    let pod = agent_pod(&world, &task).await;
+    world.driver.silence(pod, false);
+    let (again, _) = world.agent(task.workspace_id).await;
+    assert_eq!((again.pod, world.workspace(task.workspace_id).await.generation), (pod, 1));
+}
+
+async fn agent_pod(world: &World, task: &Task) -> PodId {
+    world.workspace(task.workspace_id).await.pod_id.unwrap()
 }
 
 #[tokio::test]
