@@ -185,7 +185,8 @@ impl Holder {
                 }
             }
             self.look_after_agent();
-            self.watch.look(&self.sandbox.proc, &self.handles.log);
+            let sources = watch::Sources { proc: &self.sandbox.proc, diagnosis: &self.sandbox.diagnosis };
+            self.watch.look(&sources, &self.handles.log);
         }
     }
 

@@ -15,7 +15,7 @@ use freehold_model::{PodId, WorkspaceId};
 use rustix::{
     fs::{IFlags, ioctl_getflags, ioctl_setflags},
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
-    process::Signal,
+    process::{Resource, Signal, getrlimit},
 };
 
 use crate::{
@@ -35,6 +35,8 @@ const START_WITHIN: Duration = Duration::from_secs(20);
 /// How long a holder may take to be forked before another launcher is tried, and that one, and so on.
 const BORN_WITHIN: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
+/// Files that a tool may have open, and that may be on their way through sockets, all of one user's together.
+const OPEN_FILES_MAX: u64 = 16_384;
 /// The host's uid of pods' root users, when the driver runs as root: above what people and containers are given.
 const USERS_BASE: u32 = 1_900_000_000;
 /// Variables of every program in a pod.
@@ -232,7 +234,9 @@ fn make_plan(options: &Options, groups: &Groups, make: Make, spec: &PodSpec, lay
         .collect();
     let environment = tool_environment.iter().cloned().chain(spec.environment.iter().cloned()).collect();
     let watch_memory = groups.enforces("memory").is_err();
-    let mut tool_rlimits = vec![("core".to_owned(), 0), ("fsize".to_owned(), limits.disk_bytes)];
+    let files = getrlimit(Resource::Nofile).maximum.map_or(OPEN_FILES_MAX, |most| most.min(OPEN_FILES_MAX));
+    let mut tool_rlimits =
+        vec![("core".to_owned(), 0), ("fsize".to_owned(), limits.disk_bytes), ("nofile".to_owned(), files)];
     if watch_memory {
         tool_rlimits.push(("data".to_owned(), groups::tools_memory(&limits)));
     }

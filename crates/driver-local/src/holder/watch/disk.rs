@@ -18,7 +18,7 @@ use rustix::{
 
 use super::{
     ENTRY_BYTES,
-    tools::{self, Budget},
+    tools::{self, Budget, Open},
 };
 
 /// When what is free on the file system fell, a walk over the files waits this many times as long as the last one took.
@@ -213,7 +213,11 @@ fn unlinked(proc: &OwnedFd, memory: Option<u64>) -> u64 {
             *most = bytes.max(*most);
         };
         let known = tool
-            .open_files(&mut budget, &mut visit)
+            .open_files(&mut budget, |open| {
+                if let Open::Nameless(file, bytes) = open {
+                    visit(file, bytes);
+                }
+            })
             .and_then(|()| tool.mapped_files(&mut budget, |device| Some(device) != memory, &mut visit));
         if known.is_err() || tool.is_hidden() {
             tool.kill_unless_supervisor();

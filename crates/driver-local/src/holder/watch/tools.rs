@@ -66,6 +66,17 @@ pub struct File {
     pub inode: u64,
 }
 
+/// What a tool has open, as far as it can take memory that is nobody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// A file without a name, with its bytes.
+    Nameless(File, u64),
+    /// An end of a pipe.
+    Pipe(File),
+    /// A socket, by its inode.
+    Socket(u64),
+}
+
 impl Tool {
     /// `None` when there is none of this name any more, or it has ended and waits for its parent.
     pub fn find(proc: &OwnedFd, name: &CStr) -> Option<Self> {
@@ -121,15 +132,18 @@ impl Tool {
         (bytes_of(&text, "Pss_Anon"), bytes_of(&text, "Pss_Shmem"))
     }
 
-    /// Every file without a name that it holds open, with its bytes.
-    pub fn open_files(&self, budget: &mut Budget, mut visit: impl FnMut(File, u64)) -> Result<(), Unknown> {
+    /// Every descriptor that it has, but for files with names and devices.
+    pub fn open_files(&self, budget: &mut Budget, mut visit: impl FnMut(Open)) -> Result<(), Unknown> {
         let Some(open) = directory(self.seen(), c"fd") else { return Ok(()) };
         let mut buffer = [MaybeUninit::uninit(); ENTRY_BYTES];
         let mut entries = RawDir::new(&open, &mut buffer);
         while let Some(Ok(entry)) = entries.next() {
             budget.descriptors = budget.descriptors.checked_sub(1).ok_or(Unknown)?;
-            if let Ok(stat) = statat(&open, entry.file_name(), AtFlags::empty()) {
-                nameless(&stat, &mut visit);
+            let Ok(stat) = statat(&open, entry.file_name(), AtFlags::empty()) else { continue };
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Fifo => visit(Open::Pipe(File { device: stat.st_dev, inode: stat.st_ino })),
+                FileType::Socket => visit(Open::Socket(stat.st_ino)),
+                _ => nameless(&stat, &mut |file, bytes| visit(Open::Nameless(file, bytes))),
             }
         }
         Ok(())
@@ -254,7 +268,8 @@ fn word_of_stat(process: &OwnedFd, at: usize) -> Option<i32> {
     text.rsplit_once(')')?.1.split_whitespace().nth(at)?.parse().ok()
 }
 
-fn read(process: &OwnedFd, name: &str) -> String {
+/// The first page of a file of `/proc`.
+pub fn read(process: &OwnedFd, name: &str) -> String {
     let mut buffer = [0; 4096];
     let read = openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .and_then(|file| rustix::io::read(&file, &mut buffer));
