@@ -154,7 +154,8 @@ fn connections(bytes: usize) -> std::io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     let taken = until(bytes, || {
-        let stream = TcpStream::connect(address)?;
+        // Where little fits in each, there is an end to how many may wait.
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
         stream.set_nonblocking(true)?;
         let taken = stuff(&stream);
         Ok((stream, taken))
