@@ -225,12 +225,12 @@ impl Memory {
         seen
     }
 
-    /// Where no tool has a socket there is none of a tool's, for those that are on their way are on it through one.
+    /// Where no tool has a socket there is none of a tool's, for those that are on their way are on it through one; but for
+    /// those that were closed before all was sent.
     fn look_at_sockets(&mut self, sources: &Sources<'_>, any: bool) {
         let began = Instant::now();
-        if !any {
-            self.sockets = Buffers::default();
-        } else if began >= self.next_sockets {
+        let some = any || self.sockets.all > 0;
+        if some && began >= self.next_sockets {
             self.sockets = Buffers::look(sources.diagnosis, sources.proc, self.page_bytes, self.max);
             let wait = (began.elapsed() * SOCKETS_SHARE).min(LOOK_INTERVAL_MAX);
             self.next_sockets = Instant::now() + wait;

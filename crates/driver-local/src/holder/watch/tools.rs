@@ -5,13 +5,15 @@
 
 use std::{
     ffi::{CStr, CString},
+    hash::{Hash, Hasher},
     io::{BufRead, BufReader},
     mem::MaybeUninit,
+    ops::Range,
     os::fd::OwnedFd,
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, makedev, openat, statat},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, makedev, openat, statat},
     process::{Signal, pidfd_send_signal},
 };
 
@@ -23,6 +25,11 @@ const DESCRIPTORS_MAX: u32 = 65_536;
 const MAPPINGS_MAX: u32 = 262_144;
 /// How often a process that seems to have nothing is looked at before that is believed.
 const LOOKS_MAX: u32 = 3;
+
+/// Of `stat`: pages touched, by a process and by its children that are gone, and the time that each ran.
+const TOUCHED_AND_RUN: Range<usize> = 7..15;
+/// Of these, the pages touched by children that are gone.
+const TOUCHED_BY_CHILDREN: Range<usize> = 8..9;
 
 /// What is left to be looked at in one look. Tools that come after it was used up are not known, and killed.
 pub struct Budget {
@@ -191,6 +198,24 @@ pub fn for_each(proc: &OwnedFd, mut visit: impl FnMut(&Tool, &CStr)) {
     });
 }
 
+/// Changes whenever a process of the pod, the first one and those that are gone included, has run for some milliseconds
+/// or has touched memory for the first time.
+pub fn activity(proc: &OwnedFd) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    for_each_number(proc, |name| {
+        name.hash(&mut hasher);
+        directory(proc, name).map(|process| words_of_stat(&process, TOUCHED_AND_RUN)).hash(&mut hasher);
+        true
+    });
+    // Commands from outside are children of this process, whose own work is none of the pod's.
+    if let Ok(this) =
+        openat(CWD, "/proc/self", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    {
+        words_of_stat(&this, TOUCHED_BY_CHILDREN).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
 /// Kills every tool but the supervisors of commands.
 pub fn kill_all(proc: &OwnedFd) {
     for_each(proc, |tool, _| tool.kill_unless_supervisor());
@@ -264,8 +289,13 @@ fn threads(process: &OwnedFd) -> i32 {
 
 /// A number of a process's `stat`, counted from after its name.
 fn word_of_stat(process: &OwnedFd, at: usize) -> Option<i32> {
+    words_of_stat(process, at..at + 1).first()?.parse().ok()
+}
+
+fn words_of_stat(process: &OwnedFd, range: Range<usize>) -> Vec<String> {
     let text = read(process, "stat");
-    text.rsplit_once(')')?.1.split_whitespace().nth(at)?.parse().ok()
+    let words = text.rsplit_once(')').map_or("", |(_, words)| words).split_whitespace();
+    words.skip(range.start).take(range.len()).map(String::from).collect()
 }
 
 /// The first page of a file of `/proc`.
