@@ -99,7 +99,7 @@ fn chain(dir: &std::path::Path, depth: u32) {
 
 /// Bytes of the stack of a thread here.
 const STACK_BYTES: usize = 512 * 1024;
-/// Deeper than such a stack with 64 bytes for each level, which no function that has a directory open can do with, and
+/// Deeper than such a stack has room for, at 64 bytes for each level (the standard library's removal overflows it), and
 /// longer than any path.
 const DEEP: u32 = 8192;
 
