@@ -25,6 +25,8 @@ const NETLINK_SHOW: u32 = 1;
 const NETLINK_MEMORY: u16 = 0;
 /// In memory for each byte that waits at most, when each came by itself.
 const OVERHEAD: u64 = 1024;
+/// Bytes that a sender may have on the way, where the machine does not say: in a container of its own network.
+const BUFFER_BYTES: u64 = 212_992;
 /// Messages that wait at a socket for datagrams, at most, where nobody changed it.
 const DATAGRAMS_MAX: u64 = 11;
 /// Pages of all TCP or UDP sockets of the machine are not worth a walk over them while they are fewer than this part of
@@ -50,9 +52,8 @@ impl Buffers {
     /// Asks the kernel. What it does not tell is not counted.
     pub fn look(socket: &OwnedFd, proc: &OwnedFd, page_bytes: u64, max: u64) -> Self {
         let mut buffers = Self::default();
-        let datagram = number(&read(proc, "sys/net/core/wmem_default")).unwrap_or(0);
-        let stream = number(&read(proc, "sys/net/core/wmem_max")).unwrap_or(0).saturating_mul(2);
-        let _not_told = unix(socket, |one| buffers.add(one.inode, one.bytes(stream, datagram)));
+        let buffer = read(proc, "sys/net/core/wmem_default").trim().parse().unwrap_or(BUFFER_BYTES);
+        let _not_told = unix(socket, |one| buffers.add(one.inode, one.bytes(buffer)));
         let used = read(proc, "1/net/sockstat");
         for (name, protocol) in [("TCP:", libc::IPPROTO_TCP), ("UDP:", libc::IPPROTO_UDP)] {
             let pages = pages(&used, name).unwrap_or(u64::MAX);
@@ -81,13 +82,13 @@ struct Unix {
 }
 
 impl Unix {
-    /// What a sender that is gone left behind counts for nobody: at most the buffer of one sender for a stream, and for
-    /// datagrams those of as many as fit the queue.
-    fn bytes(self, stream_max: u64, datagram_max: u64) -> u64 {
+    /// What a sender that is gone left behind counts for nobody: at most the buffer of one sender for a stream, which may
+    /// have been made larger, and for datagrams those of as many as fit the queue.
+    fn bytes(self, buffer: u64) -> u64 {
         let left = match (self.queue, self.is_datagram, self.has_peer) {
             (0, _, _) | (_, false, true) => 0,
-            (queue, false, false) => queue.saturating_mul(OVERHEAD).min(stream_max),
-            (_, true, _) => datagram_max.saturating_mul(DATAGRAMS_MAX),
+            (queue, false, false) => queue.saturating_mul(OVERHEAD).min(queue.max(buffer).saturating_mul(2)),
+            (_, true, _) => buffer.saturating_mul(DATAGRAMS_MAX),
         };
         self.memory.saturating_add(left)
     }
@@ -157,10 +158,6 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-fn number(text: &str) -> Option<u64> {
-    text.trim().parse().ok()
-}
-
 /// The pages of a line like `TCP: inuse 5 orphan 0 tw 0 alloc 7 mem 1`, which are of the whole machine.
 fn pages(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -197,15 +194,15 @@ mod tests {
         while let Ok(more) = io::Write::write(&mut &one, &[1; 4096]) {
             bytes += u64::try_from(more).unwrap();
         }
-        let seen: u64 = look(&[&one, &other]).into_iter().map(|one| one.bytes(1 << 20, 1 << 20)).sum();
+        let seen: u64 = look(&[&one, &other]).into_iter().map(|one| one.bytes(BUFFER_BYTES)).sum();
         assert!((bytes..4 * bytes).contains(&seen), "{seen} of {bytes}");
         drop(one);
         let [left] = look(&[&other])[..] else { panic!("not told") };
-        assert_eq!((left.has_peer, left.queue, left.bytes(1 << 20, 1 << 20)), (false, bytes, 1 << 20));
+        assert_eq!((left.has_peer, left.queue, left.bytes(1 << 20)), (false, bytes, 2 << 20));
         let (one, other) = UnixDatagram::pair().unwrap();
         one.send(&[1; 4096]).unwrap();
         drop(one);
-        assert_eq!(look(&[&other])[0].bytes(1 << 20, 1 << 20), DATAGRAMS_MAX << 20);
+        assert_eq!(look(&[&other])[0].bytes(1 << 20), DATAGRAMS_MAX << 20);
     }
 
     #[test]
