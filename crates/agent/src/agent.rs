@@ -215,9 +215,9 @@ impl Agent {
                     self.step(Input::Acknowledged { batch: durable.batch }).await;
                 }
             }
-            ToAgent::AppendRefused { request, reason } => {
+            ToAgent::AppendRefused { request, reason, detail } => {
                 if self.journal.has(request) {
-                    tracing::warn!(?reason, "the control plane ended the turn");
+                    tracing::warn!(?reason, detail, "the control plane ended the turn");
                     self.give_up().await;
                     self.prepare().await;
                 }

@@ -47,7 +47,7 @@ codes! {
     WorkspaceNotFound => "workspace_not_found", 404;
     /// No such task in this workspace.
     TaskNotFound => "task_not_found", 404;
-    /// No such session in the caller's organization.
+    /// No such session in the caller's organization, or none that it may see.
     SessionNotFound => "session_not_found", 404;
     /// No such credential in the caller's organization.
     CredentialNotFound => "credential_not_found", 404;

@@ -141,7 +141,7 @@ pub const OPERATIONS: &[Operation] = &[
         description: "The durable record, pod or no pod.",
         guard: READ,
         answer: Answer::Json(schema::<Session>()),
-        errors: &[ErrorCode::InvalidId, ErrorCode::SessionNotFound, ErrorCode::WorkspaceNotVisible],
+        errors: &[ErrorCode::InvalidId, ErrorCode::SessionNotFound],
         face: Face::Sessions,
         ..Operation::BASE
     },

@@ -19,7 +19,7 @@ use freehold_store::{AUDIT_ID_KEY, OrgRead, OrgTx, Store, WorkChanges};
 
 use crate::{Error, ports::UploadStore};
 
-pub use journal::Appended;
+pub use journal::{Appended, JournalLimits};
 pub use sweep::Swept;
 
 /// How often a pod may fail to start in a row before its workspace fails. With the pauses between, a quarter of a minute: what
@@ -52,6 +52,8 @@ pub struct Settings {
     pub max_continuations: u32,
     /// The most tokens of context before compaction.
     pub max_context_tokens: u64,
+    /// How long journals may become.
+    pub journal: JournalLimits,
 }
 
 /// A workspace with what its pod depends on.

@@ -242,11 +242,9 @@ fn check(tx: &mut OrgRead<'_>, provider: &Provider) -> Result<(), Error> {
     let known: &[(&str, &[&str])] = match provider.kind {
         Kind::Anthropic => &[],
         Kind::OpenAi => &[("wire", &["responses", "chat_completions"])],
-        Kind::Gemini | Kind::Vertex | Kind::AzureOpenAi => {
-            fields.add("kind", "this server has no model wire of this kind yet");
-            &[]
-        }
+        Kind::Gemini | Kind::Vertex | Kind::AzureOpenAi => &[],
     };
+    fields.refuse(!provider.kind.has_wire(), "kind", "this server has no model wire of this kind yet");
     for (key, value) in provider.config.iter().take(CONFIG_KEYS_MAX) {
         match known.iter().find(|(name, _)| name == key) {
             None => fields.add(&format!("config.{key}"), "not a setting of this kind"),

@@ -1,6 +1,6 @@
 //! Sessions: the durable record of conversations.
 
-use freehold_access::{Actor, Right};
+use freehold_access::{Actor, Denied, Right};
 use freehold_model::{RoleId, SessionId, WorkspaceId, session::Session};
 use freehold_store::SessionFilter;
 
@@ -42,12 +42,16 @@ impl App {
     /// One session.
     ///
     /// # Errors
-    /// When there is none, or the caller may not see it.
+    /// When there is none that the caller may see: one that somebody else made is not told from one that is not there.
     pub async fn session_view(&self, actor: &Actor, id: SessionId) -> Result<Session, Error> {
         let session = self
             .store()
             .read(actor.organization(), move |tx| tx.session_view(id)?.ok_or(Error::NotFound(Thing::Session)))
             .await?;
-        Ok(actor.authorize(&[Right::WorkspaceRead], session)?.into_inner())
+        match actor.authorize(&[Right::WorkspaceRead], session) {
+            Ok(session) => Ok(session.into_inner()),
+            Err(Denied::NotOwner | Denied::OtherOrganization) => Err(Error::NotFound(Thing::Session)),
+            Err(denied @ Denied::MissingScope { .. }) => Err(denied.into()),
+        }
     }
 }

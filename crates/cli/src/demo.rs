@@ -7,10 +7,15 @@
 mod show;
 mod stage;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use freehold_client::{
-    ActivityScope, Client,
+    ActivityScope, Client, Key,
     api::{
         credential::{CredentialCreate, CredentialKind},
         provider::ProviderCreate,
@@ -18,7 +23,8 @@ use freehold_client::{
         task::TaskCreate,
     },
 };
-use freehold_model::provider::Kind;
+use freehold_model::{provider::Kind, task::Phase};
+use serde::Serialize;
 
 use crate::{
     environment::Environment,
@@ -36,14 +42,30 @@ pub(crate) const EXAMPLES: &str = "Examples:
   freehold demo
   freehold demo --exit
   ANTHROPIC_API_KEY=... freehold demo --live \"Write a haiku generator in Perl and run it\"
+  OPENAI_API_KEY=... freehold demo --exit --model gpt-5.4 --live \"What is in /usr/share?\"
 
-Needs no root, key, Docker or configuration. Everything it makes is removed at the end, unless --keep is given.";
+Needs no root, Docker or configuration, and no key without --live. Everything it makes is removed at the end, unless \
+--keep is given. With --live the model is the real one of the key that is set; with both keys --model chooses, or else it \
+is Anthropic's. The name servers, hosts and certificates in `[egress]` of the server's configuration hold for it.";
 
-/// What the demo plays.
+/// What the demo plays, and where.
 #[derive(Debug, Clone)]
 pub struct Scene {
     /// The task that the scripted model server knows (its own `DEMO_TASK`).
     pub task: String,
+    /// The way to a real model.
+    pub egress: Egress,
+}
+
+/// `[egress]` of the configuration of the demo's server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Egress {
+    /// Upstream addresses by name.
+    pub hosts: BTreeMap<String, SocketAddr>,
+    /// Files of certificates that upstreams may be signed by; absolute paths.
+    pub extra_roots: Vec<PathBuf>,
+    /// Name servers.
+    pub name_servers: Vec<SocketAddr>,
 }
 
 /// Watch an agent do a real task in a real sandbox.
@@ -52,9 +74,12 @@ pub struct Demo {
     /// Give your own task to the real model; needs ANTHROPIC_API_KEY or OPENAI_API_KEY
     #[arg(long, value_name = "TASK")]
     live: Option<String>,
-    /// The real model's name
+    /// The real model's name; claude-sonnet-4-6 or gpt-5.4 when absent
     #[arg(long, value_name = "NAME", requires = "live")]
     model: Option<String>,
+    /// The server's configuration file (TOML), whose [egress] holds for the way to the real model; else the usual places
+    #[arg(long, value_name = "FILE", requires = "live")]
+    config: Option<PathBuf>,
     /// End when the task has ended
     #[arg(long)]
     exit: bool,
@@ -66,6 +91,64 @@ pub struct Demo {
     plain: bool,
 }
 
+impl Demo {
+    /// The configuration file it names, when the model is a real one.
+    pub(crate) fn live_config(&self) -> Option<Option<&Path>> {
+        self.live.is_some().then_some(self.config.as_deref())
+    }
+}
+
+/// A vendor whose models can be asked for.
+struct Vendor {
+    kind: Kind,
+    domain: &'static str,
+    /// The variable with its key.
+    variable: &'static str,
+    /// The model that is asked when none is named.
+    model: &'static str,
+    /// How names of its models begin.
+    names: &'static [&'static str],
+}
+
+const VENDORS: [Vendor; 2] = [
+    Vendor {
+        kind: Kind::Anthropic,
+        domain: "api.anthropic.com",
+        variable: "ANTHROPIC_API_KEY",
+        model: "claude-sonnet-4-6",
+        names: &["claude-"],
+    },
+    Vendor {
+        kind: Kind::OpenAi,
+        domain: "api.openai.com",
+        variable: "OPENAI_API_KEY",
+        model: "gpt-5.4",
+        names: &["gpt-", "o1", "o3", "o4", "chatgpt-", "codex-"],
+    },
+];
+
+/// The vendor whose model is named, or else the first one whose key is set; and that key. `keys` are in the order of
+/// [`VENDORS`].
+fn vendor<'a>(
+    model: Option<&str>,
+    keys: [Option<&'a Key>; 2],
+) -> Result<(&'static Vendor, &'a Key), Failure> {
+    let mut vendors = VENDORS.iter().zip(keys);
+    let model = model.unwrap_or_default();
+    let is_of = |vendor: &Vendor| vendor.names.iter().any(|name| model.starts_with(name));
+    match vendors.clone().find(|(vendor, _)| is_of(vendor)) {
+        Some((vendor, Some(key))) => Ok((vendor, key)),
+        Some((Vendor { variable, domain, .. }, None)) => {
+            Err(Failure::usage(format!("the model {model} needs a key of its vendor"))
+                .hint(format!("set {variable} to a key for {domain}")))
+        }
+        None => vendors.find_map(|(vendor, key)| Some((vendor, key?))).ok_or_else(|| {
+            Failure::usage("--live needs a model's key")
+                .hint("set ANTHROPIC_API_KEY or OPENAI_API_KEY; without --live the demo needs none")
+        }),
+    }
+}
+
 /// What is told of the model's side.
 struct Plan {
     task: String,
@@ -75,6 +158,8 @@ struct Plan {
     model: String,
     secret: String,
     capabilities: Option<String>,
+    /// The variable with a vendor's key.
+    variable: Option<&'static str>,
 }
 
 const CAPABILITIES: &str = "\
@@ -98,24 +183,20 @@ fn plan(demo: &Demo, environment: &Environment) -> Result<Plan, Failure> {
             model: "scripted".to_owned(),
             secret,
             capabilities: Some(CAPABILITIES.to_owned()),
+            variable: None,
         });
     };
-    let (kind, domain, model, key) = match (&environment.anthropic_api_key, &environment.openai_api_key) {
-        (Some(key), _) => (Kind::Anthropic, "api.anthropic.com", "claude-sonnet-4-5", key),
-        (None, Some(key)) => (Kind::OpenAi, "api.openai.com", "gpt-5", key),
-        (None, None) => {
-            return Err(Failure::usage("--live needs a model's key")
-                .hint("set ANTHROPIC_API_KEY or OPENAI_API_KEY; without --live the demo needs none"));
-        }
-    };
+    let keys = [environment.anthropic_api_key.as_ref(), environment.openai_api_key.as_ref()];
+    let (vendor, key) = vendor(demo.model.as_deref(), keys)?;
     Ok(Plan {
         task: task.clone(),
-        backend: Backend::Real,
-        kind,
-        domain: domain.to_owned(),
-        model: demo.model.clone().unwrap_or_else(|| model.to_owned()),
+        backend: Backend::Real { egress: environment.scene.egress.clone() },
+        kind: vendor.kind,
+        domain: vendor.domain.to_owned(),
+        model: demo.model.clone().unwrap_or_else(|| vendor.model.to_owned()),
         secret: key.expose().to_owned(),
         capabilities: None,
+        variable: Some(vendor.variable),
     })
 }
 
@@ -184,7 +265,7 @@ async fn play(
         console.data(&show::ready("scripted model", &what, Some(began.elapsed())))?;
     }
     let began = Instant::now();
-    let client = stage.start_server(demo.keep).await?;
+    let client = stage.start_server(&plan.backend, demo.keep).await?;
     console.data(&show::ready("server", client.address(), Some(began.elapsed())))?;
     set_up(plan, &client, console).await?;
     console.data(&show::task(&plan.task))?;
@@ -207,6 +288,9 @@ async fn play(
     .await?;
     if let Some(failure) = broken {
         return Err(failure);
+    }
+    if let (Some(variable), Phase::Failed) = (plan.variable, ended.status) {
+        console.note(&show::live_hint(variable, &plan.model));
     }
     console.data(&show::records(&client, followed).await?)?;
     let code = task::code(ended.status);
@@ -278,4 +362,38 @@ async fn set_up(plan: &Plan, client: &Client, console: &mut Console) -> Result<(
 /// Milliseconds of a step, for people.
 fn took(duration: Duration) -> String {
     crate::output::seconds(duration.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_that_is_set_chooses_the_vendor_and_of_two_the_model_that_is_named() {
+        let (one, other) = (Key::new("sk-ant"), Key::new("sk-oai"));
+        let (one, other) = (Some(&one), Some(&other));
+        for (model, keys, expected) in [
+            (None, [one, None], Some("ANTHROPIC_API_KEY")),
+            (None, [None, other], Some("OPENAI_API_KEY")),
+            (None, [one, other], Some("ANTHROPIC_API_KEY")),
+            (Some("gpt-5.4"), [one, other], Some("OPENAI_API_KEY")),
+            (Some("claude-opus-4-6"), [one, other], Some("ANTHROPIC_API_KEY")),
+            (Some("a-model-of-tomorrow"), [None, other], Some("OPENAI_API_KEY")),
+            (Some("gpt-5.4"), [one, None], None),
+            (Some("claude-opus-4-6"), [None, other], None),
+            (None, [None, None], None),
+        ] {
+            let chosen = vendor(model, keys).map(|(vendor, key)| (vendor.variable, key));
+            assert_eq!(chosen.as_ref().ok().map(|(variable, _)| *variable), expected, "{model:?}");
+            match chosen {
+                Ok((variable, key)) => {
+                    assert_eq!(Some(key), if variable.starts_with('A') { one } else { other })
+                }
+                Err(failure) => {
+                    assert_eq!(failure.code, exit::USAGE);
+                    assert!(failure.hint.is_some_and(|hint| hint.contains("_API_KEY")), "{model:?}");
+                }
+            }
+        }
+    }
 }

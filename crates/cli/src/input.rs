@@ -26,17 +26,29 @@ pub struct Confirm {
 }
 
 impl Confirm {
+    /// Whether it was said on the command line, so that nobody is asked.
+    pub(crate) const fn is_given(&self) -> bool {
+        self.yes
+    }
+
     /// Goes on only when it was said, or is said now, that this is wanted.
     pub(crate) fn ask(&self, console: &mut Console, what: &str) -> Result<(), Failure> {
+        self.ask_telling(console, what, "")
+    }
+
+    /// As [`Self::ask`], telling what it means, in sentences or with nothing.
+    pub(crate) fn ask_telling(&self, console: &mut Console, what: &str, means: &str) -> Result<(), Failure> {
         if self.yes {
             return Ok(());
         }
         if !console.stdin_is_terminal {
-            return Err(
-                Failure::usage(format!("refusing to {what} without a confirmation")).hint("pass --yes")
-            );
+            let refused = Failure::usage(format!("refusing to {what} without a confirmation"));
+            let details = Some(means).filter(|means| !means.is_empty()).map(str::to_owned);
+            return Err(Failure { details: details.into_iter().collect(), ..refused }
+                .hint("pass --yes: nobody can be asked here, for standard input is no terminal"));
         }
-        console.note(&format!("About to {}. Go on? [y/N] ", text::harmless(what)));
+        let means = if means.is_empty() { String::new() } else { format!("{}\n", text::harmless(means)) };
+        console.note(&format!("About to {}.\n{means}Go on? [y/N] ", text::harmless(what)));
         // A terminal gives a line at a time; a longer one is no yes.
         let mut reply = [0; REPLY_BYTES_MAX];
         let length = console.stdin.read(&mut reply).unwrap_or(0);
@@ -77,7 +89,8 @@ fn read(console: &mut Console, file: Option<&Path>, limit_bytes: u64) -> Result<
         return read_text(&mut console.stdin, limit_bytes)
             .map_err(|error| Failure::io("cannot read stdin", &error));
     };
-    File::open(path)
-        .and_then(|mut file| read_text(&mut file, limit_bytes))
-        .map_err(|error| Failure::io(format!("cannot read {}", path.display()), &error))
+    File::open(path).and_then(|mut file| read_text(&mut file, limit_bytes)).map_err(|error| {
+        Failure::io(format!("cannot read {}", path.display()), &error)
+            .hint("a file is named here; `-` reads standard input")
+    })
 }

@@ -4,6 +4,7 @@
 //! and everything else to stderr; a secret is never read from the command line (a login's key apart, on request) and never
 //! printed, except once when it is made.
 
+mod answer;
 mod arguments;
 mod context;
 mod credentials;
@@ -20,7 +21,7 @@ mod text;
 mod verbs;
 
 pub use arguments::verb_first;
-pub use demo::{Scene, remove_dir};
+pub use demo::{Egress, Scene, remove_dir};
 pub use environment::{Environment, Streams, stdin_closed};
 pub use failure::exit;
 pub use output::{Format, plain_table};

@@ -162,7 +162,10 @@ impl Progress {
         let request = cut(&request(row), COLUMNS - GUTTER - 9);
         let mut why = Vec::new();
         why.extend(row.capability_name.as_ref().map(|name| format!("rule {name}")));
-        why.extend(row.reason.clone());
+        why.extend(row.reason.as_deref().map(|reason| match advice(reason) {
+            Some(advice) => format!("{reason}: {advice}"),
+            None => reason.to_owned(),
+        }));
         why.extend(
             (!row.auth_applied.is_empty()).then(|| format!("injected {}", row.auth_applied.join(", "))),
         );
@@ -175,6 +178,12 @@ impl Progress {
         }
         indented(&format!("{mark}  {request}")) + &indented(&format!("         {DIM}{why}{DIM:#}"))
     }
+}
+
+/// What the operator can do about a denial whose reason does not say it.
+pub(crate) fn advice(reason: &str) -> Option<&'static str> {
+    (reason == "address_forbidden")
+        .then_some("the address is an inside one, allow it by the server's egress.hosts")
 }
 
 /// Why the model did not answer, whole, and when it is asked again.

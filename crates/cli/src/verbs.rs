@@ -1,6 +1,7 @@
 //! The verbs, one module per group.
 
 mod activity;
+mod audit;
 mod credential;
 mod key;
 mod login;
@@ -88,6 +89,16 @@ pub enum Verb {
     Demo(demo::Demo),
 }
 
+impl Verb {
+    /// For a demo with a real model: the configuration file it names, whose `[egress]` holds for its server.
+    pub fn live_config(&self) -> Option<Option<&std::path::Path>> {
+        match self {
+            Self::Demo(demo) => demo.live_config(),
+            _ => None,
+        }
+    }
+}
+
 /// Runs one.
 pub(crate) async fn run(verb: Verb, environment: &Environment, console: &mut Console) -> Outcome {
     macro_rules! call {
@@ -130,12 +141,33 @@ fn completions(shell: clap_complete::Shell, environment: &Environment, console: 
     Ok(exit::OK)
 }
 
-/// A parser of a closed set's slugs, which help and errors list.
+/// A name of a role or a provider, which is a slug.
+fn name(text: &str) -> Result<String, String> {
+    if freehold_model::name::is_name(text) {
+        return Ok(text.to_owned());
+    }
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let meant = words.collect::<Vec<_>>().join("-").to_ascii_lowercase();
+    let rule = "a name is lowercase letters, digits and single hyphens between them, 64 at most";
+    Err(match freehold_model::name::is_name(&meant) {
+        true => format!("{rule}; did you mean `{meant}`?"),
+        false => rule.to_owned(),
+    })
+}
+
+/// A parser of a closed set's slugs, or of those that a filter leaves, which help and errors list.
 macro_rules! slug {
     ($type:ty) => {
+        slug!($type, |_: &$type| true)
+    };
+    ($type:ty, $filter:expr) => {
         clap::builder::TypedValueParser::try_map(
             clap::builder::PossibleValuesParser::new(
-                <$type>::ALL.iter().map(|value| value.as_str()).filter(|slug| !slug.is_empty()),
+                <$type>::ALL
+                    .iter()
+                    .filter(|value| $filter(value))
+                    .map(|value| value.as_str())
+                    .filter(|slug| !slug.is_empty()),
             ),
             |text: String| text.parse::<$type>(),
         )

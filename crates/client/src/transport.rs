@@ -89,7 +89,13 @@ impl Client {
 
 fn parse_address(address: &str) -> Result<Url, Error> {
     let refuse = |why: &str| Error::Address { address: address.to_owned(), why: why.to_owned() };
-    let mut url = Url::parse(address.trim()).map_err(|error| refuse(&error.to_string()))?;
+    let address = address.trim();
+    if !address.is_empty() && !address.contains("://") {
+        // Whatever stands before an `@` may be a password.
+        let shown = address.rsplit_once('@').map_or(address, |(_, host)| host);
+        return Err(Error::Address { address: shown.to_owned(), why: without_scheme(address) });
+    }
+    let mut url = Url::parse(address).map_err(|error| refuse(&error.to_string()))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(Error::Address {
             address: url.host_str().unwrap_or_default().to_owned(),
@@ -115,6 +121,16 @@ fn parse_address(address: &str) -> Result<Url, Error> {
     let path = url.path().trim_end_matches('/').trim_end_matches("/v1").to_owned();
     url.set_path(&path);
     Ok(url)
+}
+
+/// What to write for an address such as `localhost:7070`.
+fn without_scheme(address: &str) -> String {
+    let whole = |scheme: &str| format!("{scheme}://{address}");
+    let meant = [whole("http"), whole("https")].into_iter().find(|whole| parse_address(whole).is_ok());
+    match meant {
+        Some(meant) => format!("it does not begin with http:// or https://; did you mean {meant}?"),
+        None => "it does not begin with http:// or https://".to_owned(),
+    }
 }
 
 /// TLS by aws-lc-rs. The machine's certificates are read only when they are needed: it takes a while.
@@ -159,6 +175,22 @@ mod tests {
         ] {
             assert!(parse_address(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_address_without_its_beginning_is_refused_with_the_whole_of_it() {
+        for (given, meant) in [
+            ("127.0.0.1:7070", "http://127.0.0.1:7070?"),
+            ("localhost:7070", "http://localhost:7070?"),
+            ("localhost", "http://localhost?"),
+            ("freehold.example.com/v1", "https://freehold.example.com/v1?"),
+        ] {
+            let said = parse_address(given).unwrap_err().to_string();
+            assert!(said.contains(&format!("did you mean {meant}")), "{said}");
+        }
+        assert!(
+            parse_address("user:hunter2@example.com").is_err_and(|error| !error.to_string().contains("mean"))
+        );
     }
 
     #[test]

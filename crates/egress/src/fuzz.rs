@@ -1,6 +1,7 @@
-//! Entrances for the fuzz targets (`fuzz/`); no part of the API.
+//! Entrances for the fuzz targets (`fuzz/`) and for what measures; no part of the API.
 
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
@@ -9,6 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     dns,
+    escapes::escapes,
     forms::forms,
     frame::{Framer, Step},
     mask::{Mask, STROKE, Stream},
@@ -50,19 +52,80 @@ pub fn masked_body(bytes: &[u8]) {
     for piece in text.chunks(usize::from(size).max(1)) {
         out.extend(stream.push(Bytes::copy_from_slice(piece)).0);
     }
-    out.extend(stream.finish());
+    out.extend(stream.finish().0);
     assert_eq!(out, struck_out(&[secret], text), "what passes is not the plain reading's");
+}
+
+/// Passes a response's body in pieces, and answers how many bytes come out. A secret that is too short is not looked for.
+pub fn mask(secret: &[u8], pieces: impl Iterator<Item = Bytes>) -> usize {
+    let Some(mask) = Mask::new([secret]).map(Arc::new) else { return pieces.map(|piece| piece.len()).sum() };
+    let mut stream = Stream::new(mask);
+    let passed: usize = pieces.map(|piece| stream.push(piece).0.len()).sum();
+    passed + stream.finish().0.len()
 }
 
 /// The plain reading of masking: every byte of every occurrence is struck out, and no other.
 pub(crate) fn struck_out(secrets: &[&[u8]], text: &[u8]) -> Vec<u8> {
-    let mut out = text.to_vec();
-    for form in secrets.iter().flat_map(|secret| forms(secret)) {
-        for at in (0..text.len()).filter(|at| text[*at..].starts_with(&form)) {
-            out[at..at + form.len()].fill(STROKE);
+    let (lower, mut out) = (text.to_ascii_lowercase(), text.to_vec());
+    let mut strike = |at: usize, end: usize| out[at..end].fill(STROKE);
+    for secret in secrets {
+        for form in forms(secret) {
+            (0..text.len())
+                .filter(|at| lower[*at..].starts_with(&form))
+                .for_each(|at| strike(at, at + form.len()));
+        }
+        let plain = secret.to_ascii_lowercase();
+        let query: Vec<u8> = plain.iter().map(|byte| if *byte == b' ' { b'+' } else { *byte }).collect();
+        for secret in [plain, query] {
+            let all: Vec<_> = (0..secret.len()).map(|index| escapes(&secret[index..])).collect();
+            for at in 0..text.len() {
+                if let Some(end) = end_of(&lower, at, &secret, &all) {
+                    strike(at, end);
+                }
+            }
         }
     }
     out
+}
+
+/// Where the longest spelling that begins here ends; every way to read the text is tried.
+fn end_of(lower: &[u8], at: usize, secret: &[u8], escapes: &[Vec<(Vec<u8>, usize)>]) -> Option<usize> {
+    let (mut end, mut ways, mut seen) = (None, vec![(at, 0)], BTreeSet::new());
+    while let Some((at, known)) = ways.pop() {
+        if known == secret.len() {
+            end = end.max(Some(at));
+        } else if seen.insert((at, known)) {
+            let rest = &lower[at..];
+            if rest.first() == Some(&secret[known]) {
+                ways.push((at + 1, known + 1));
+            }
+            for (escape, len) in &escapes[known] {
+                if rest.starts_with(escape) {
+                    ways.push((at + escape.len(), known + len));
+                } else if escape.starts_with(b"&#")
+                    && let Some(taken) = reference(rest, escape)
+                {
+                    ways.push((at + taken, known + len));
+                }
+            }
+        }
+    }
+    end
+}
+
+/// How long a reference of HTML is that is this one but for zeros before the number, and for the `;`.
+fn reference(text: &[u8], escape: &[u8]) -> Option<usize> {
+    let is_hex = escape.starts_with(b"&#x");
+    let start = if is_hex { 3 } else { 2 };
+    let digits = &escape[start..escape.len() - 1];
+    let rest = text.strip_prefix(&escape[..start])?;
+    let given =
+        rest.iter().take_while(|byte| if is_hex { byte.is_ascii_hexdigit() } else { byte.is_ascii_digit() });
+    let given = &rest[..given.count()];
+    let zeros =
+        given.iter().take_while(|byte| **byte == b'0').count().min(given.len().saturating_sub(digits.len()));
+    let end = start + given.len();
+    (given.len() <= 8 && &given[zeros..] == digits).then(|| end + usize::from(text.get(end) == Some(&b';')))
 }
 
 /// How many bytes go out, and whether it ends as malformed, when the bytes come in pieces of these sizes, over and over.

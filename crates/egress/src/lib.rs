@@ -20,6 +20,7 @@ mod connection;
 mod deny;
 mod dns;
 mod error;
+mod escapes;
 mod exchange;
 mod forms;
 mod frame;

@@ -2,10 +2,12 @@
 //! and a row says so once.
 
 use std::{
+    collections::HashMap,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, Bytes};
@@ -23,6 +25,12 @@ use crate::{
 
 /// Bytes read from a tunnel at once.
 const READ_BYTES: usize = 16 * 1024;
+
+/// The least time between two lines in the log about one pod and rule.
+const LINE_PAUSE: Duration = Duration::from_secs(60);
+
+/// Rules whose last line is remembered for each pod; with more all are forgotten.
+const RULES_MAX: usize = 256;
 
 /// What a client asks for by name that would keep a secret from being seen: a part of the response, to be put together
 /// with others, another alphabet, and compression of the messages in it.
@@ -105,7 +113,11 @@ impl Masking {
 
     /// What was held back, at the end.
     pub(crate) fn finish(&mut self) -> Bytes {
-        self.stream.finish()
+        let (out, found) = self.stream.finish();
+        if found {
+            self.found("response_body");
+        }
+        out
     }
 
     /// How many bytes are held back.
@@ -121,13 +133,44 @@ impl Masking {
         row.phase = Some(phase.to_owned());
         row.reason = Some(Reason::SecretMasked.as_str().to_owned());
         row.detail = Some(json!({ "decision_id": decision.to_string() }));
-        tracing::warn!(
-            workspace.id = %pod.identity.workspace_id,
-            egress.destination = row.destination.as_deref(),
-            egress.reason = Reason::SecretMasked.as_str(),
-            "an upstream repeated a credential"
-        );
+        if let Some(more) = pod.masked.tell(row.capability_name.as_deref(), Instant::now()) {
+            tracing::warn!(
+                workspace.id = %pod.identity.workspace_id,
+                egress.destination = row.destination.as_deref(),
+                egress.rule = row.capability_name.as_deref(),
+                egress.reason = Reason::SecretMasked.as_str(),
+                egress.untold = more,
+                "an upstream repeated a credential"
+            );
+        }
         tokio::spawn(async move { pod.record(row, Settles::Now).await });
+    }
+}
+
+/// What a pod's log lines of masked responses were told for, so that an upstream which repeats a credential in every
+/// response does not fill the log. Each response has its row all the same.
+#[derive(Default)]
+pub(crate) struct Told(Mutex<HashMap<String, (Instant, u64)>>);
+
+impl Told {
+    /// Whether a line is due for a response of this rule, and then of how many since the last line there was none.
+    fn tell(&self, rule: Option<&str>, now: Instant) -> Option<u64> {
+        // A panic elsewhere leaves the table as it is, which is valid at every point.
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let rule = rule.unwrap_or_default();
+        if let Some((last, untold)) = told.get_mut(rule) {
+            if now.saturating_duration_since(*last) < LINE_PAUSE {
+                *untold += 1;
+                return None;
+            }
+            *last = now;
+            return Some(std::mem::take(untold));
+        }
+        if told.len() >= RULES_MAX {
+            told.clear();
+        }
+        told.insert(rule.to_owned(), (now, 0));
+        Some(0)
     }
 }
 
@@ -193,5 +236,26 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MaskedTunnel<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_a_minute_is_written_for_each_rule_and_says_how_many_were_not() {
+        let (told, begin) = (Told::default(), Instant::now());
+        let tell = |rule, second| told.tell(rule, begin + Duration::from_secs(second));
+        assert_eq!([tell(Some("a"), 0), tell(Some("a"), 0), tell(Some("a"), 59)], [Some(0), None, None]);
+        assert_eq!([tell(Some("b"), 59), tell(None, 59), tell(None, 60)], [Some(0), Some(0), None]);
+        assert_eq!(
+            [tell(Some("a"), 60), tell(Some("a"), 61), tell(Some("a"), 120)],
+            [Some(2), None, Some(1)]
+        );
+        for rule in (0..RULES_MAX * 2).map(|rule| rule.to_string()) {
+            assert_eq!(told.tell(Some(&rule), begin), Some(0));
+        }
+        assert!(told.0.lock().unwrap().len() <= RULES_MAX);
     }
 }

@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     audit::Attribution,
-    connection, nameserver,
+    connection,
+    masking::Told,
+    nameserver,
     spool::Settles,
     state::{State, Workspace},
     token::Verified,
@@ -66,6 +68,8 @@ pub(crate) struct Pod {
     room: Arc<Semaphore>,
     /// The pod's share of the backlog of audit rows.
     rows: Arc<Semaphore>,
+    /// When the log was told of masked responses.
+    pub(crate) masked: Told,
 }
 
 impl Pod {
@@ -89,6 +93,7 @@ impl Pod {
             original_destination,
             room,
             rows,
+            masked: Told::default(),
         }
     }
 

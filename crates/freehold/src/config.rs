@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
@@ -46,6 +47,7 @@ impl Config {
             server: Server {
                 database_url: Some(String::new()),
                 public_url: Some(String::new()),
+                connections_per_peer: Some(NonZeroU32::MIN),
                 ..Server::default()
             },
             pod: Pod { root: Some(PathBuf::new()), ..Pod::default() },
@@ -67,6 +69,8 @@ pub struct Server {
     /// The server's address for people and programs elsewhere, such as `https://freehold.example.com`; by default
     /// `http://` and the address it listens on.
     pub public_url: Option<String>,
+    /// Connections to the API of one address, or of one /64 of IPv6; half of all when absent.
+    pub connections_per_peer: Option<NonZeroU32>,
 }
 
 impl Default for Server {
@@ -76,6 +80,7 @@ impl Default for Server {
             data_dir: PathBuf::from("data"),
             database_url: None,
             public_url: None,
+            connections_per_peer: None,
         }
     }
 }
@@ -96,11 +101,16 @@ pub struct Pod {
     pub disk_bytes: u64,
     /// Bytes of `/tmp`.
     pub tmp_bytes: u64,
+    /// Bytes that the agent may have written down of one task.
+    pub task_journal_bytes: u64,
+    /// Bytes that the agent may have written down of one session.
+    pub session_journal_bytes: u64,
 }
 
 impl Default for Pod {
     fn default() -> Self {
         let limits = freehold_driver::Limits::default();
+        let journal = freehold_app::fleet::JournalLimits::default();
         Self {
             root: None,
             memory_bytes: limits.memory_bytes,
@@ -108,18 +118,22 @@ impl Default for Pod {
             cpu_millis: limits.cpu_millis,
             disk_bytes: limits.disk_bytes,
             tmp_bytes: limits.tmp_bytes,
+            task_journal_bytes: journal.task_bytes,
+            session_journal_bytes: journal.session_bytes,
         }
     }
 }
 
 impl Pod {
     /// What a pod needs to come up and run a shell; with less it would fail in ways that name no setting.
-    const LEAST: [(&str, u64); 5] = [
+    const LEAST: [(&str, u64); 7] = [
         ("pod.memory_bytes", 64 * 1024 * 1024),
         ("pod.processes", 16),
         ("pod.cpu_millis", 10),
         ("pod.disk_bytes", 16 * 1024 * 1024),
         ("pod.tmp_bytes", 1024 * 1024),
+        ("pod.task_journal_bytes", 16 * 1024 * 1024),
+        ("pod.session_journal_bytes", 16 * 1024 * 1024),
     ];
 
     /// # Errors
@@ -131,6 +145,8 @@ impl Pod {
             self.cpu_millis.into(),
             self.disk_bytes,
             self.tmp_bytes,
+            self.task_journal_bytes,
+            self.session_journal_bytes,
         ];
         for ((key, least), given) in Self::LEAST.into_iter().zip(given) {
             anyhow::ensure!(

@@ -7,6 +7,7 @@ mod config;
 mod control;
 mod environment;
 mod gate;
+mod machine;
 mod member;
 mod ports;
 mod server;
@@ -38,9 +39,16 @@ Examples:
 The first start makes the organization and its owner, and writes the owner's key to owner.key in the data directory:
   freehold login --key-stdin < ./data/owner.key
 
-Settings come from defaults, then /etc/freehold/server.toml (for others than root also
-~/.config/freehold/server.toml) or the file named by --config, then variables such as FREEHOLD_SERVER__LISTEN, then flags.
+Settings come from defaults, then /etc/freehold/server.toml (for others than root also \
+~/.config/freehold/server.toml) or the file named by --config, then variables such as FREEHOLD_SERVER__LISTEN, then flags. \
 `freehold config show` lists them all. Ctrl-C stops the server; pods go on, and the next start finds them.";
+
+const SIM_MODEL_HELP: &str = "\
+Examples:
+  freehold sim-model --scenario scenario.yaml
+  freehold sim-model --listen 127.0.0.1:8787 --demo --self-signed model.test --ca-out ca.pem
+
+docs/sim-model.md tells the format of scenarios. The address is on stdout, for programs that let it choose a port.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -64,6 +72,7 @@ enum Command {
     /// Members of the organization, on the server's machine
     Member(member::Args),
     /// A scripted model server that speaks the real wires, for tests
+    #[command(after_help = SIM_MODEL_HELP)]
     SimModel {
         #[command(flatten)]
         arguments: freehold_sim_model::Args,
@@ -82,6 +91,9 @@ enum ConfigCommand {
     Show(config::Flags),
 }
 
+#[cfg(test)]
+mod tests;
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next().as_deref().and_then(std::ffi::OsStr::to_str) {
@@ -89,7 +101,10 @@ fn main() -> ExitCode {
         Some("agent") => return freehold_agent::main(arguments),
         _ => {}
     }
-    let cli = Cli::parse_from(freehold_cli::verb_first(&Cli::command(), std::env::args_os()));
+    let cli = match Cli::try_parse_from(freehold_cli::verb_first(&Cli::command(), std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error),
+    };
     match environment::check(std::env::vars_os()).and_then(|()| run(cli.command)) {
         Ok(code) => code,
         Err(error) => {
@@ -97,6 +112,23 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Shows what the command line's parser has to say: help, or what is wrong.
+#[expect(clippy::print_stderr, reason = "a command's error goes to standard error")]
+fn refused(error: &clap::Error) -> ExitCode {
+    // That nobody reads it changes nothing.
+    let _unread = error.print();
+    let surplus = match error.get(clap::error::ContextKind::InvalidArg) {
+        Some(clap::error::ContextValue::String(word)) if !word.starts_with('-') => Some(word),
+        _ => None,
+    };
+    if error.kind() == clap::error::ErrorKind::UnknownArgument && surplus.is_some() {
+        eprintln!(
+            "\nhint: a text of several words, and a pattern such as *.yaml that the shell shall leave alone, stand in quotes"
+        );
+    }
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -108,7 +140,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Server { flags, stop_with_stdin, throw_away } => {
             let loaded = config::load(&flags, &config::Home::from_environment())?;
             let data_dir = loaded.config.server.data_dir.clone();
-            let ended = runtime()?.block_on(server::run(loaded.config, stop_with_stdin))?;
+            let runtime = runtime()?;
+            let ended = runtime.block_on(server::run(loaded.config, stop_with_stdin));
+            // The thread that waits for the end of standard input must not keep a server that failed.
+            runtime.shutdown_background();
+            let ended = ended?;
             if let Some(dir) =
                 throw_away.filter(|dir| ended == server::Ended::Abandoned && data_dir.starts_with(dir))
             {
@@ -132,7 +168,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Client(verb) => {
-            let scene = freehold_cli::Scene { task: freehold_sim_model::DEMO_TASK.to_owned() };
+            let scene = freehold_cli::Scene {
+                task: freehold_sim_model::DEMO_TASK.to_owned(),
+                egress: verb.live_config().map_or_else(|| Ok(Default::default()), live_egress)?,
+            };
             let environment = freehold_cli::Environment::of_process(Cli::command(), scene);
             let runtime = runtime()?;
             let code = runtime.block_on(freehold_cli::run(verb, environment));
@@ -141,6 +180,18 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(code)
         }
     }
+}
+
+/// How the server of a live demo finds the model: as `freehold server` here would, by `[egress]` of its configuration.
+fn live_egress(file: Option<&std::path::Path>) -> anyhow::Result<freehold_cli::Egress> {
+    let flags = config::Flags { config: file.map(Into::into), ..config::Flags::default() };
+    let egress = config::load(&flags, &config::Home::from_environment())?.config.egress;
+    let absolute = |path: &PathBuf| std::path::absolute(path);
+    Ok(freehold_cli::Egress {
+        hosts: egress.hosts,
+        extra_roots: egress.extra_roots.iter().map(absolute).collect::<Result<_, _>>()?,
+        name_servers: egress.name_servers,
+    })
 }
 
 /// Serves until the process is ended; the address goes to standard output, for programs that let it choose a port.

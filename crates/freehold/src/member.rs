@@ -36,6 +36,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Add a member to the organization
+    #[command(after_help = "Examples:\n  freehold member add ana@example.com --role operator")]
     Add {
         /// E-mail address
         email: String,
@@ -44,9 +45,16 @@ enum Command {
         role: MemberRole,
     },
     /// List the members
+    #[command(
+        after_help = "Examples:\n  freehold member list\n  freehold member list --data-dir ./data --output json"
+    )]
     List(Form),
     /// Make a personal token for a member and print it, this once; list tokens and revoke them
-    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    #[command(
+        args_conflicts_with_subcommands = true,
+        subcommand_negates_reqs = true,
+        after_help = "Examples:\n  umask 077; freehold member token ana@example.com --label laptop > ana.key"
+    )]
     Token {
         #[command(subcommand)]
         command: Option<TokenCommand>,
@@ -62,6 +70,9 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
     /// List the personal tokens in force, without their secrets
+    #[command(
+        after_help = "Examples:\n  freehold member token list\n  freehold member token list ana@example.com"
+    )]
     List {
         /// Only those of this member
         email: Option<String>,
@@ -69,6 +80,7 @@ enum TokenCommand {
         form: Form,
     },
     /// Revoke a personal token: the next request with it is refused, and its event streams end
+    #[command(after_help = "Examples:\n  freehold member token revoke token_0199...")]
     Revoke {
         /// The token's id, as `freehold member token list` shows it
         id: TokenId,

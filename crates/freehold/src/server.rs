@@ -29,6 +29,7 @@ use crate::{
     config::{Config, LogFormat},
     control,
     gate::{EgressGate, StoreSink},
+    machine,
     ports::{Agents, NoAgents, Sealer},
 };
 
@@ -110,7 +111,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let reconcile_task = tokio::spawn(reconciler.run(async move { stopped.cancelled().await }));
     write_file(data.root(), ADDRESS_FILE, &address.to_string(), 0o644)?;
     tracing::info!(server.address = %address, server.data_dir = %data.0.display(), "listening on http://{address}");
-    let api = freehold_http::Server::new(app, api_options())?;
+    let api = freehold_http::Server::new(app, api_options(&config))?;
     api.serve(listener, shutdown.clone().cancelled_owned()).await?;
 
     shutdown.cancel();
@@ -135,6 +136,11 @@ fn settings(config: &Config) -> fleet::Settings {
         idle_timeout_seconds: config.defaults.idle_timeout_seconds,
         max_continuations: config.defaults.max_continuations,
         max_context_tokens: config.defaults.max_context_tokens,
+        journal: fleet::JournalLimits {
+            task_bytes: config.pod.task_journal_bytes,
+            session_bytes: config.pod.session_journal_bytes,
+            ..fleet::JournalLimits::default()
+        },
     }
 }
 
@@ -280,8 +286,14 @@ fn app_settings(config: &Config, address: SocketAddr) -> freehold_app::Settings 
 }
 
 /// Connections of callers take half of the files that may be open at most: pods and the database need theirs.
-fn api_options() -> freehold_http::Options {
-    let mut options = freehold_http::Options::default();
+fn api_options(config: &Config) -> freehold_http::Options {
+    let mut options = freehold_http::Options {
+        connections_per_peer_max: config
+            .server
+            .connections_per_peer
+            .map(|max| usize::try_from(max.get()).unwrap_or(usize::MAX)),
+        ..freehold_http::Options::default()
+    };
     if let Some(files) = getrlimit(Resource::Nofile).current {
         options.connections_max =
             options.connections_max.min(usize::try_from(files / 2).unwrap_or(usize::MAX));
@@ -317,7 +329,11 @@ async fn open_driver(config: &Config, data: &DataDir) -> anyhow::Result<LocalDri
         executable: std::env::current_exe()?,
         root,
     };
-    LocalDriver::open(options).await.context("this machine cannot run pods")
+    LocalDriver::open(options).await.map_err(|error| {
+        let error = anyhow::Error::new(error).context("this machine cannot run pods");
+        let hint = machine::hint(Path::new("/proc/sys"), rustix::process::geteuid().is_root());
+        anyhow::anyhow!("{error:#}\nhint: {hint}")
+    })
 }
 
 /// Says at start what this machine enforces, and what not.

@@ -8,6 +8,7 @@ use std::{
     os::unix::{ffi::OsStringExt, process::ExitStatusExt},
     process::{Command, Output, Stdio},
     thread,
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
@@ -175,6 +176,60 @@ fn a_completion_script_is_one_that_its_shell_reads() {
     std::fs::write(&file, script).unwrap();
     let read = Command::new("bash").arg("-n").arg(&file).output().unwrap();
     assert!(read.status.success(), "{}", said(&read));
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        let made = freehold(&home).args(["completions", shell]).output().unwrap();
+        assert!(made.status.success(), "{}", said(&made));
+        assert!(String::from_utf8_lossy(&made.stdout).contains("stop-workspaces"), "{shell}");
+    }
+}
+
+#[test]
+fn words_too_many_are_refused_with_a_hint_at_quotes() {
+    let home = tempfile::tempdir().unwrap();
+    for words in [
+        &["task", "submit", "--role", "coder", "fix", "the", "tests"][..],
+        &["role", "create", "coder", "--provider", "p", "--capabilities", "a.yaml", "b.yaml"],
+    ] {
+        let refused = freehold(&home).args(words).output().unwrap();
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(said(&refused).contains("stand in quotes"), "{}", said(&refused));
+    }
+    let refused = freehold(&home).args(["role", "list", "--unknown"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(!said(&refused).contains("quotes"), "{}", said(&refused));
+    assert!(freehold(&home).args(["role", "--help"]).output().unwrap().status.success());
+}
+
+#[test]
+fn a_machine_without_user_namespaces_is_told_so_at_once_and_what_to_do() {
+    let home = tempfile::tempdir().unwrap();
+    let line = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" \"$@\"";
+    let mut unshare = Command::new("unshare");
+    let unshare = unshare.args(["--user", "--map-current-user", "--keep-caps", "sh", "-c", line]);
+    let data = home.path().join("data");
+    for verb in [
+        &["demo", "--exit"][..],
+        &["server", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()],
+    ] {
+        let began = Instant::now();
+        let mut command = Command::new(unshare.get_program());
+        command.args(unshare.get_args()).arg(env!("CARGO_BIN_EXE_freehold")).args(verb);
+        let refused = command
+            .env("HOME", home.path())
+            .env("TMPDIR", home.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = said(&refused);
+        assert_eq!(refused.status.code(), Some(1), "{said}");
+        assert!(said.contains("this machine cannot run pods"), "{verb:?}: {said}");
+        assert!(
+            said.contains("hint: the kernel gives out no user namespaces: `sudo sysctl -w user.max_user"),
+            "{said}"
+        );
+        // The demo waits half a minute for a server that says nothing; one that has failed is seen before.
+        assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+    }
 }
 
 #[test]

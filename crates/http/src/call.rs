@@ -113,7 +113,11 @@ impl Call {
         if keys.next().is_some() {
             return Err(Failure::field("Idempotency-Key", "is given twice"));
         }
-        let key = key.to_str().ok().filter(|key| (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()));
+        // `to_str` lets tabs and spaces through.
+        let key = key.to_str().ok().filter(|key| {
+            (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len())
+                && key.bytes().all(|byte| byte.is_ascii_graphic())
+        });
         let Some(key) = key else {
             return Err(Failure::field("Idempotency-Key", "must be 1 to 255 visible ASCII characters"));
         };

@@ -28,10 +28,6 @@ use crate::{
 
 /// Time a JSON body may take to arrive.
 pub(crate) const BODY_TIME_MAX: Duration = Duration::from_secs(30);
-/// Bytes of a body that is too large which are read and dropped, so that the client gets to read the answer.
-const DRAIN_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Time that may take.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// An operation and what answers it.
 pub(crate) struct Route {
@@ -94,12 +90,9 @@ async fn serve(
     request_id: String,
 ) -> Result<Response, Failure> {
     let operation = route.operation;
-    let (head, mut body) = request.into_parts();
-    let admitted = admit(&shared, operation, &head.uri, &head.headers).await;
-    if admitted.is_err() {
-        drain(&mut body).await;
-    }
-    let Admitted { query, actor, standing } = admitted?;
+    // Whoever is refused is answered before the body came. The connection reads what is left of it when it ends.
+    let (head, body) = request.into_parts();
+    let Admitted { query, actor, standing } = admit(&shared, operation, &head.uri, &head.headers).await?;
     let payload = payload(&shared, operation, &head.headers, body).await?;
     let path = head.uri.path().to_owned();
     let params = params(operation.path, &path);
@@ -209,7 +202,7 @@ async fn payload(
     shared: &Shared,
     operation: &Operation,
     headers: &HeaderMap,
-    mut body: Body,
+    body: Body,
 ) -> Result<Payload, Failure> {
     let Some(schema) = body_schema(operation) else { return Ok(Payload::None) };
     let content_type =
@@ -229,7 +222,6 @@ async fn payload(
             Ok(Payload::Form { boundary, body: Mutex::new(body) })
         }
         (_, shape) => {
-            drain(&mut body).await;
             let known = match shape {
                 Shape::JsonOrMultipart(_) => "application/json or multipart/form-data",
                 Shape::Json(_) | Shape::None => "application/json",
@@ -259,7 +251,6 @@ async fn collect(headers: &HeaderMap, mut body: Body, limit: Duration) -> Result
             })?;
             let Ok(data) = frame.into_data() else { continue };
             if bytes.len() + data.len() > JSON_BODY_BYTES_MAX {
-                drain(&mut body).await;
                 let message = format!("a JSON body may have {JSON_BODY_BYTES_MAX} bytes");
                 return Err(Failure::new(ErrorCode::PayloadTooLarge, message));
             }
@@ -272,21 +263,6 @@ async fn collect(headers: &HeaderMap, mut body: Body, limit: Duration) -> Result
         Failure::new(ErrorCode::InvalidJson, message)
     };
     tokio::time::timeout(limit, read).await.map_err(late)?
-}
-
-/// Reads on and drops what comes, for a client that reads no answer before it has sent all.
-pub(crate) async fn drain(body: &mut Body) {
-    let mut left = DRAIN_BYTES_MAX;
-    let read = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-            if left == 0 {
-                return;
-            }
-        }
-    };
-    // A client that is slower than that is left to itself.
-    let _ = tokio::time::timeout(DRAIN_TIME_MAX, read).await;
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! `x-request-id`; every error, those of the router included, has the envelope and a code of the closed set.
 
 mod call;
+mod connection;
 mod cursor;
 mod dispatch;
 mod document;
@@ -18,6 +19,7 @@ mod metrics;
 mod multipart;
 mod page;
 mod patient;
+mod peers;
 mod route;
 mod server;
 mod sse;

@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Poll, ready},
@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::{dispatch::drain, document::Document, error::Failure};
+use crate::{document::Document, error::Failure};
 
 /// Text fields of one form.
 const FIELDS_MAX: usize = 32;
@@ -128,16 +128,9 @@ pub(crate) async fn read(
     silence_max: Duration,
     files: &mut Files,
 ) -> Result<Form, Failure> {
-    let body = Arc::new(Mutex::new(body));
     let unread = Unread::default();
-    let parts = multer::Multipart::new(data(Arc::clone(&body), unread.clone(), silence_max), boundary);
-    let read = form(document, schema, parts, &unread, files).await;
-    if read.is_err() {
-        // The reader of the form is gone, so the body is ours alone again.
-        let mut rest = std::mem::take(&mut *body.lock().unwrap_or_else(PoisonError::into_inner));
-        drain(&mut rest).await;
-    }
-    read
+    let parts = multer::Multipart::new(data(body, unread.clone(), silence_max), boundary);
+    form(document, schema, parts, &unread, files).await
 }
 
 /// How many bytes the parser holds of which nothing became yet.
@@ -150,9 +143,9 @@ impl Unread {
     }
 }
 
-/// The body's data, which leaves the body itself where it can be drained.
+/// The body's data.
 fn data(
-    body: Arc<Mutex<Body>>,
+    mut body: Body,
     unread: Unread,
     silence_max: Duration,
 ) -> impl Stream<Item = Result<Bytes, axum::Error>> + Send {
@@ -168,9 +161,8 @@ fn data(
             let reason = format!("the head of a part has more than {UNREAD_BYTES_MAX} bytes");
             return Poll::Ready(Some(Err(axum::Error::new(reason))));
         }
-        let mut body = body.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let frame = match Pin::new(&mut *body).poll_frame(context) {
+            let frame = match Pin::new(&mut body).poll_frame(context) {
                 Poll::Ready(Some(frame)) => frame,
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {

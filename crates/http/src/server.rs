@@ -1,15 +1,10 @@
 //! The server: connections, their limits, and a graceful end.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request, response::Response, routing::MethodFilter};
 use freehold_api::{Method, error::ErrorCode, operation::Face, operations};
 use freehold_app::App;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -19,12 +14,13 @@ use tokio::{
 
 use crate::{
     call::Shared,
+    connection,
     dispatch::{BODY_TIME_MAX, Route, dispatch, refuse},
     document::{BadSchema, Document},
     metrics::Metrics,
     multipart::UPLOAD_SILENCE_MAX,
     page,
-    patient::Patient,
+    peers::Peers,
     route, sse,
 };
 
@@ -34,10 +30,10 @@ pub const CONNECTIONS_MAX: usize = 8192;
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 /// Time a client may read nothing of what it is sent.
 const STALL_TIME_MAX: Duration = Duration::from_secs(60);
-/// Time between two signs of life that a connection of HTTP/2 is asked for, and time each may take.
-const PING_TIME: Duration = Duration::from_secs(20);
-/// Requests at once on one connection of HTTP/2.
-const STREAMS_MAX: u32 = 128;
+/// Which part of all connections one peer may have: a reverse proxy is one.
+const PEER_SHARE: usize = 2;
+/// Which part of these may be such that no request came on them yet.
+const SILENT_SHARE: usize = 4;
 /// Time between two attempts to accept when the system has no more to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Time requests may take to end once the server is asked to stop.
@@ -52,6 +48,10 @@ pub struct Options {
     pub sse_duration_max: Duration,
     /// Connections served at once; more wait to be accepted.
     pub connections_max: usize,
+    /// Connections of one peer; more are closed at once. Half of all when absent.
+    pub connections_per_peer_max: Option<usize>,
+    /// Time a connection may be open without a request.
+    pub idle_time_max: Duration,
     /// Time the head of a request may take to arrive.
     pub head_time_max: Duration,
     /// Time a JSON body may take to arrive.
@@ -68,6 +68,8 @@ impl Default for Options {
             sse_heartbeat: sse::HEARTBEAT,
             sse_duration_max: sse::DURATION_MAX,
             connections_max: CONNECTIONS_MAX,
+            connections_per_peer_max: None,
+            idle_time_max: connection::IDLE_TIME_MAX,
             head_time_max: HEAD_TIME_MAX,
             body_time_max: BODY_TIME_MAX,
             upload_silence_max: UPLOAD_SILENCE_MAX,
@@ -131,6 +133,9 @@ impl Server {
     ) -> Result<(), ServeError> {
         let options = self.shared.options.clone();
         let slots = Arc::new(Semaphore::new(options.connections_max));
+        let per_peer =
+            options.connections_per_peer_max.unwrap_or(options.connections_max / PEER_SHARE).max(1);
+        let peers = Peers::new(per_peer, (per_peer / SILENT_SHARE).max(1));
         let mut connections = JoinSet::new();
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
@@ -140,11 +145,12 @@ impl Server {
                 Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             };
             match accepted {
-                Ok((stream, slot)) => {
+                Ok((stream, address, slot)) => {
+                    let Some(place) = peers.admit(address.ip()) else { continue };
                     let (router, stopping) = (self.router.clone(), self.shared.stop.subscribe());
                     let options = options.clone();
                     connections.spawn(async move {
-                        connection(stream, router, &options, stopping).await;
+                        connection::serve(stream, place, router, &options, stopping).await;
                         drop(slot);
                     });
                 }
@@ -169,50 +175,15 @@ impl Server {
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, slot))
+    let (stream, address) = listener.accept().await?;
+    Ok((stream, address, slot))
 }
 
 /// Whether accepting can never succeed again, unlike for want of files or a client that went away.
 fn is_fatal(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
-}
-
-/// Serves one connection.
-async fn connection(
-    stream: TcpStream,
-    router: Router,
-    options: &Options,
-    mut stopping: watch::Receiver<bool>,
-) {
-    // Answers are small: waiting to fill a packet would only delay them.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(error = &error as &dyn std::error::Error, "a connection went away");
-        return;
-    }
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(options.head_time_max);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .keep_alive_interval(PING_TIME)
-        .keep_alive_timeout(PING_TIME);
-    let stream = Patient::new(stream, options.head_time_max, options.stall_time_max);
-    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut served = std::pin::pin!(served);
-    let ended = tokio::select! {
-        ended = served.as_mut() => ended,
-        () = stopped(&mut stopping) => {
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(error = &*error as &dyn std::error::Error, "a connection ended badly");
-    }
 }
 
 /// Waits until the server stops, or is gone.

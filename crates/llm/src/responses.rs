@@ -15,6 +15,9 @@ use crate::{Answer, Delta, Error, Item, Request, Written};
 
 /// The key under which this wire's replay state is kept.
 const REPLAY: &str = "openai_responses";
+/// The key under which the phase of the message that follows is kept. Newer models say of each message whether it is by the
+/// way (`commentary`) or the `final_answer`, and want it back: without it they stop early in long tasks.
+const PHASE: &str = "openai_phase";
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -47,6 +50,8 @@ struct Tool<'a> {
 enum Input<'a> {
     Message {
         role: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        phase: Option<&'a str>,
         content: [Text<'a>; 1],
     },
     FunctionCall {
@@ -103,24 +108,32 @@ pub(crate) fn body(request: &Request<'_>, written: &mut Written) -> Result<Vec<u
 
 fn inputs<'a>(item: &Item<'a>) -> Vec<Input<'a>> {
     match *item {
-        Item::User(parts) => parts.iter().filter_map(|part| input("user", "input_text", part)).collect(),
-        Item::Assistant(parts) => {
-            parts.iter().filter_map(|part| input("assistant", "output_text", part)).collect()
-        }
+        Item::User(parts) => said("user", "input_text", parts),
+        Item::Assistant(parts) => said("assistant", "output_text", parts),
         Item::ToolResult { call_id, text, .. } => vec![Input::FunctionCallOutput { call_id, output: text }],
     }
 }
 
-fn input<'a>(role: &'static str, kind: &'static str, part: &'a ContentPart) -> Option<Input<'a>> {
-    match part {
-        ContentPart::Text { text } => Some(Input::Message { role, content: [Text { kind, text }] }),
-        ContentPart::ToolCall(call) => Some(Input::FunctionCall {
-            call_id: &call.id,
-            name: &call.name,
-            arguments: arguments_text(&call.arguments),
-        }),
-        ContentPart::Reasoning { replay, .. } => replay.as_ref()?.get(REPLAY).map(Input::Replay),
+fn said<'a>(role: &'static str, kind: &'static str, parts: &'a [ContentPart]) -> Vec<Input<'a>> {
+    let (mut inputs, mut phase) = (Vec::new(), None);
+    for part in parts {
+        match part {
+            ContentPart::Text { text } => {
+                inputs.push(Input::Message { role, phase: phase.take(), content: [Text { kind, text }] });
+            }
+            ContentPart::ToolCall(call) => inputs.push(Input::FunctionCall {
+                call_id: &call.id,
+                name: &call.name,
+                arguments: arguments_text(&call.arguments),
+            }),
+            ContentPart::Reasoning { replay, .. } => {
+                let replay = replay.as_ref();
+                phase = replay.and_then(|replay| replay.get(PHASE)?.as_str()).or(phase);
+                inputs.extend(replay.and_then(|replay| replay.get(REPLAY)).map(Input::Replay));
+            }
+        }
     }
+    inputs
 }
 
 /// Whether the model reasons: it is told how hard, or its name says so.
@@ -218,6 +231,7 @@ struct Cached {
 enum Output {
     Message {
         content: Vec<Said>,
+        phase: Option<String>,
     },
     FunctionCall {
         call_id: String,
@@ -315,10 +329,14 @@ impl Decoder {
 
     fn item(&mut self, item: Value, content: &mut Vec<ContentPart>) -> Result<(), Error> {
         match Output::deserialize(&item).map_err(|source| garbage("an item", &source))? {
-            Output::Message { content: said } => {
+            Output::Message { content: said, phase } => {
                 self.refused |= said.iter().any(|part| matches!(part, Said::Refusal { .. }));
                 let text = texts(said, "");
                 if !text.is_empty() {
+                    content.extend(phase.map(|phase| ContentPart::Reasoning {
+                        text: String::new(),
+                        replay: Some(json!({ PHASE: phase })),
+                    }));
                     content.push(ContentPart::Text { text });
                 }
             }
@@ -347,6 +365,22 @@ fn texts(said: Vec<Said>, between: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_goes_back_with_the_phase_it_came_with_and_another_without() {
+        let message = |phase: Option<&str>, text: &str| {
+            let content = json!([{"type": "output_text", "text": text}]);
+            json!({"type": "message", "role": "assistant", "phase": phase, "content": content})
+        };
+        let mut content = Vec::new();
+        let mut decoder = Decoder::default();
+        for item in [message(Some("commentary"), "on the way"), message(None, "by itself")] {
+            decoder.item(item, &mut content).unwrap();
+        }
+        let inputs = serde_json::to_value(said("assistant", "output_text", &content)).unwrap();
+        let phases: Vec<_> = inputs.as_array().unwrap().iter().map(|input| input.get("phase")).collect();
+        assert_eq!(phases, [Some(&json!("commentary")), None], "{inputs}");
+    }
 
     #[test]
     fn thinking_off_is_the_least_the_model_can_do() {

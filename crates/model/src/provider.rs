@@ -23,6 +23,16 @@ slugs! {
     }
 }
 
+impl Kind {
+    /// Whether agents of this version speak its wire; a provider of another kind cannot be made.
+    pub const fn has_wire(self) -> bool {
+        match self {
+            Self::Anthropic | Self::OpenAi => true,
+            Self::Gemini | Self::Vertex | Self::AzureOpenAi => false,
+        }
+    }
+}
+
 /// A model backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provider {

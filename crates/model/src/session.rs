@@ -64,6 +64,39 @@ pub struct Summary {
     /// An agent that starts anew reads the journal after this sequence; what came before is in a checkpoint.
     #[serde(default)]
     pub journal_after: u64,
+    /// How long the journal is.
+    #[serde(default)]
+    pub journal: JournalSize,
+}
+
+/// How long a journal is, in all and since the last task was handed over. Bytes are those of the events' payloads as JSON.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct JournalSize {
+    /// Events.
+    pub events: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Events since the last task was handed over.
+    pub task_events: u64,
+    /// Bytes since the last task was handed over.
+    pub task_bytes: u64,
+}
+
+impl JournalSize {
+    /// Takes one more event of this many bytes into account.
+    pub const fn add(&mut self, bytes: u64) {
+        self.events = self.events.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.task_events = self.task_events.saturating_add(1);
+        self.task_bytes = self.task_bytes.saturating_add(bytes);
+    }
+
+    /// A task is handed over: what comes now counts as its own. Answers whether that changed anything.
+    pub const fn begin_task(&mut self) -> bool {
+        let changed = self.task_events > 0;
+        (self.task_events, self.task_bytes) = (0, 0);
+        changed
+    }
 }
 
 impl Default for Summary {
@@ -75,6 +108,7 @@ impl Default for Summary {
             output_preview: None,
             usage: None,
             journal_after: 0,
+            journal: JournalSize::default(),
         }
     }
 }

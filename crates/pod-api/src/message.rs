@@ -131,6 +131,9 @@ pub enum ToAgent {
         request: u64,
         /// Why.
         reason: AppendRefusal,
+        /// The same in words, where there is more to say: which limit was reached.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
     },
     /// Events of a conversation, in order.
     HistoryPage {

@@ -229,11 +229,12 @@ async fn read(
                         }
                         Some(ToAgent::Appended { request, sequences })
                     }
-                    Appended::TurnEnded => {
-                        Some(ToAgent::AppendRefused { request, reason: AppendRefusal::TurnEnded })
-                    }
-                    Appended::UnknownSession => {
-                        Some(ToAgent::AppendRefused { request, reason: AppendRefusal::UnknownSession })
+                    Appended::TurnEnded => Some(refused(request, AppendRefusal::TurnEnded, None)),
+                    Appended::UnknownSession => Some(refused(request, AppendRefusal::UnknownSession, None)),
+                    // The turn did end: by this. Agents that are older than the limit know what to do with it.
+                    Appended::TooLong { reason } => {
+                        look_again();
+                        Some(refused(request, AppendRefusal::TurnEnded, Some(reason)))
                     }
                 }
             }
@@ -264,6 +265,10 @@ async fn read(
         }
     }
     Ok(())
+}
+
+const fn refused(request: u64, reason: AppendRefusal, detail: Option<String>) -> ToAgent {
+    ToAgent::AppendRefused { request, reason, detail }
 }
 
 /// Whether an event can be read again. It may be longer than what came: numbers are written out.

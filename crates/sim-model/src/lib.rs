@@ -13,6 +13,7 @@ mod responses;
 mod run;
 mod scenario;
 mod server;
+mod shape;
 mod wire;
 
 pub use run::{Args, RunError, run, tls};

@@ -8,7 +8,7 @@ use crate::wire::{Meta, Write, chunks, event, id, signature};
 
 /// An answer in one piece.
 pub(crate) fn whole(pieces: &[Piece], meta: &Meta) -> Value {
-    let items = pieces.iter().filter_map(|piece| Some(item(&id(prefix(piece)?), piece, true)));
+    let items = pieces.iter().filter_map(|piece| Some(item(&id(prefix(piece)?), piece, phase(meta), true)));
     response(&id("resp"), meta, items.collect(), true)
 }
 
@@ -41,14 +41,32 @@ const fn prefix(piece: &Piece) -> Option<&'static str> {
     }
 }
 
+/// Whether the model's messages have a phase, which must come back with them.
+pub(crate) fn has_phases(model: &str) -> bool {
+    ["gpt-5.3-codex", "gpt-5.4", "gpt-5.5"].iter().any(|name| model.starts_with(name))
+}
+
+/// The phase of a message: before tools are called, or at the end.
+fn phase(meta: &Meta) -> Value {
+    match meta.stop {
+        _ if !has_phases(&meta.model) => Value::Null,
+        Stop::ToolUse => "commentary".into(),
+        Stop::EndTurn | Stop::MaxTokens | Stop::Refusal => "final_answer".into(),
+    }
+}
+
 /// An item, at its end or as it begins.
-fn item(id: &str, piece: &Piece, ended: bool) -> Value {
+fn item(id: &str, piece: &Piece, phase: Value, ended: bool) -> Value {
     let status = if ended { "completed" } else { "in_progress" };
     match piece {
         Piece::Text(text) => {
             let part = json!({ "type": "output_text", "text": text, "annotations": [] });
             let content = if ended { vec![part] } else { Vec::new() };
-            json!({ "id": id, "type": "message", "status": status, "role": "assistant", "content": content })
+            let mut message = json!({ "id": id, "type": "message", "status": status, "role": "assistant", "content": content });
+            if !phase.is_null() {
+                message["phase"] = phase;
+            }
+            message
         }
         Piece::Reasoning(text) => {
             let part = json!({ "type": "summary_text", "text": text });
@@ -104,7 +122,7 @@ impl Write for Stream {
         let Some(prefix) = prefix(piece) else { return Vec::new() };
         let id = id(prefix);
         let mut events = vec![json!({
-            "type": "response.output_item.added", "output_index": index, "item": item(&id, piece, false),
+            "type": "response.output_item.added", "output_index": index, "item": item(&id, piece, phase(&self.meta), false),
         })];
         // The name of the events, what holds the text in their ends, and the part around the text.
         let (name, text, key, part) = match piece {
@@ -145,7 +163,7 @@ impl Write for Stream {
         }
         events.push(with(place(format!("response.{name}.done")), key, text.as_str().into()));
         events.extend(around("done", text));
-        let item = item(&id, piece, true);
+        let item = item(&id, piece, phase(&self.meta), true);
         events.push(json!({ "type": "response.output_item.done", "output_index": index, "item": item }));
         self.output.push(item);
         events.into_iter().map(|data| self.event(data)).collect()

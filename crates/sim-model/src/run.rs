@@ -26,6 +26,9 @@ pub struct Args {
     /// The key a request must bear, in the place of the scenario's.
     #[arg(long, value_name = "KEY")]
     pub require_key: Option<String>,
+    /// Refuse requests that have not the shape the vendors document.
+    #[arg(long)]
+    pub strict: bool,
     /// Serve TLS for this name, with a certificate of an authority made for this run; repeatable.
     #[arg(long, value_name = "NAME", requires = "ca_out", conflicts_with = "tls_cert")]
     pub self_signed: Vec<String>,
@@ -113,6 +116,7 @@ pub async fn run(args: &Args) -> Result<Handle, RunError> {
     if args.require_key.is_some() {
         scenario.require_key.clone_from(&args.require_key);
     }
+    scenario.strict |= args.strict;
     let tls = match (&args.tls_cert, &args.tls_key, &args.ca_out) {
         (Some(cert), Some(key), _) => Some(tls(cert, key)?),
         (_, _, Some(ca_out)) => Some(self_signed(&args.self_signed, ca_out)?),

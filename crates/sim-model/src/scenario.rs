@@ -30,6 +30,9 @@ pub struct Scenario {
     /// The key a request must bear; without it any request is answered.
     #[serde(default)]
     pub require_key: Option<String>,
+    /// Whether requests must have the shape that the vendors document, and the key its documented header.
+    #[serde(default)]
+    pub strict: bool,
     /// The context window in estimated tokens; a longer request is refused as the vendor refuses it.
     #[serde(default)]
     pub context_tokens: Option<u64>,

@@ -27,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::conversation::Conversation;
 use crate::play::{self, Piece, Tries};
 use crate::scenario::{Answer, Body, Refusal, Scenario, Step, Stop};
+use crate::shape;
 use crate::wire::{Frame, Meta, Wire, pace};
 
 /// The most bytes of a request's body, as at Anthropic.
@@ -176,7 +177,7 @@ async fn respond(
         }
     };
     if let Some(key) = &model.scenario.require_key
-        && !bears(wire, &headers, key)
+        && !bears(wire, &headers, key, model.scenario.strict)
     {
         return match wire {
             Wire::AnthropicMessages => {
@@ -190,6 +191,11 @@ async fn respond(
     if wire == Wire::AnthropicMessages && !headers.contains_key("anthropic-version") {
         let message = "anthropic-version: header is required";
         return refuse(StatusCode::BAD_REQUEST, "invalid_request_error", message);
+    }
+    if model.scenario.strict
+        && let Err(message) = shape::check(wire, &body)
+    {
+        return refuse(StatusCode::BAD_REQUEST, "invalid_request_error", &message);
     }
     let conversation = match Conversation::parse(wire, &body) {
         Ok(conversation) => conversation,
@@ -213,10 +219,12 @@ async fn respond(
     play(wire, model.scenario.answer(&conversation, tried), &conversation, read).await
 }
 
-fn bears(wire: Wire, headers: &HeaderMap, key: &str) -> bool {
+/// Anthropic takes keys in `x-api-key`, which a strict model insists on, and some gateways take a bearer's.
+fn bears(wire: Wire, headers: &HeaderMap, key: &str, is_strict: bool) -> bool {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let own = headers.get("x-api-key").and_then(|value| value.to_str().ok());
-    bearer == Some(key) || (wire == Wire::AnthropicMessages && own == Some(key))
+    let is_anthropic = wire == Wire::AnthropicMessages;
+    (is_anthropic && own == Some(key)) || (bearer == Some(key) && !(is_anthropic && is_strict))
 }
 
 /// Sends an answer of the scenario.

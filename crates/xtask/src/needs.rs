@@ -32,6 +32,11 @@ const NEEDS: &[Need] = &[
     // Tests start private servers of their own, never the system's.
     Need { program: "initdb", package: "postgresql", without: Without::Fails },
     Need { program: "curl", package: "curl", without: Without::Fails },
+    Need {
+        program: "ip",
+        package: "iproute2",
+        without: Without::Less("the live demo finds the vendors by configuration, not by a name server"),
+    },
     Need { program: "perl", package: "perl", without: Without::Less(TRUST) },
     Need { program: "git", package: "git", without: Without::Less(TRUST) },
     Need { program: "python3", package: "python3", without: Without::Less(TRUST) },
@@ -93,7 +98,11 @@ fn has(program: &str) -> bool {
         return true;
     }
     let mut command = Command::new(program);
-    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .arg(if program == "ip" { "-Version" } else { "--version" })
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 

@@ -87,7 +87,11 @@ impl Shared {
             }
             FromAgent::Append { request, events, .. } => {
                 if inner.refuse_appends {
-                    return Some(ToAgent::AppendRefused { request, reason: AppendRefusal::TurnEnded });
+                    return Some(ToAgent::AppendRefused {
+                        request,
+                        reason: AppendRefusal::TurnEnded,
+                        detail: None,
+                    });
                 }
                 let sequences = events.into_iter().map(|event| append(&mut inner, event)).collect();
                 Some(ToAgent::Appended { request, sequences })

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 /// The most characters of a text in a row's detail; what is longer is cut, and says so.
 const TEXT_MAX: usize = 2_000;
 
+/// The most characters of an answer that calls no tool: what the agent says in the end is told as a whole.
+const ANSWER_MAX: usize = 16_000;
+
 /// The most characters of a name or an id in a row's detail.
 const NAME_MAX: usize = 200;
 /// The most names of tools in a row's detail.
@@ -94,7 +97,8 @@ fn text(message: &Message) -> String {
             ContentPart::ToolCall(_) | ContentPart::Reasoning { .. } => None,
         })
         .collect();
-    cut(&texts.join("\n"))
+    let is_last = !message.content.iter().any(|part| matches!(part, ContentPart::ToolCall(_)));
+    cut_at(&texts.join("\n"), if is_last { ANSWER_MAX } else { TEXT_MAX })
 }
 
 /// The names of the tools that an answer calls, the first [`TOOL_NAMES_MAX`] of them.
@@ -116,7 +120,11 @@ fn name(text: &str) -> String {
 }
 
 fn cut(text: &str) -> String {
-    match text.char_indices().nth(TEXT_MAX) {
+    cut_at(text, TEXT_MAX)
+}
+
+fn cut_at(text: &str, chars_max: usize) -> String {
+    match text.char_indices().nth(chars_max) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}… ({} bytes in all)", &text[..end], text.len()),
     }

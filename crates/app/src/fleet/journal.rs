@@ -4,6 +4,7 @@ use freehold_model::{
     MessageId, SessionId, TaskId,
     audit::Actor,
     event::{Payload, SessionEvent},
+    session::JournalSize,
     task::{self, Task},
     workspace::{self, Workspace},
 };
@@ -14,7 +15,7 @@ use crate::{
     Error,
     audit::{Cause, workspace_row},
     now,
-    task::advance_untold,
+    task::{advance_untold, end},
     workspace::transition,
 };
 
@@ -24,6 +25,49 @@ const KEPT_EVENTS_MAX: u64 = 4096;
 
 /// The most characters of the reason for which a task ended.
 const REASON_CHARS_MAX: usize = 4000;
+
+/// How long a journal may become. What an agent says is written down on the server's disk, so that one which somebody took
+/// over must not go on for ever. A task of 300 model calls with results of 30 KB each has about 10 MiB and 2,000 events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalLimits {
+    /// Events from the hand-over of a task to that of the next.
+    pub task_events: u64,
+    /// Bytes from the hand-over of a task to that of the next, as JSON.
+    pub task_bytes: u64,
+    /// Events of a session.
+    pub session_events: u64,
+    /// Bytes of a session, as JSON.
+    pub session_bytes: u64,
+}
+
+impl Default for JournalLimits {
+    fn default() -> Self {
+        Self {
+            task_events: 100_000,
+            task_bytes: 256 * 1024 * 1024,
+            session_events: 1_000_000,
+            session_bytes: 4 * 1024 * 1024 * 1024,
+        }
+    }
+}
+
+impl JournalLimits {
+    /// Which limit a journal of this size is beyond, for people and agents.
+    fn exceeded(&self, size: JournalSize) -> Option<String> {
+        let Self { task_events, task_bytes, session_events, session_bytes } = *self;
+        let over = |what, limit: u64, unit, hint| {
+            Some(format!("the journal of the {what} would be longer than {limit} {unit}{hint}"))
+        };
+        let anew = "; `reset_session` with the next task begins a new one";
+        match size {
+            size if size.task_events > task_events => over("task", task_events, "events", ""),
+            size if size.task_bytes > task_bytes => over("task", task_bytes, "bytes", ""),
+            size if size.events > session_events => over("session", session_events, "events", anew),
+            size if size.bytes > session_bytes => over("session", session_bytes, "bytes", anew),
+            _ => None,
+        }
+    }
+}
 
 /// What became of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +83,11 @@ pub enum Appended {
     TurnEnded,
     /// The session is closed or another workspace's; none was committed.
     UnknownSession,
+    /// The journal would be longer than it may; none was committed, and the task has failed.
+    TooLong {
+        /// Which limit it is.
+        reason: String,
+    },
 }
 
 impl Fleet {
@@ -49,19 +98,46 @@ impl Fleet {
         session: SessionId,
         mut events: Vec<SessionEvent>,
     ) -> Result<Appended, Error> {
-        let append = move |rows: &mut OrgTx<'_>| append(rows, place, session, &mut events);
+        let limits = self.settings.journal;
+        let append = move |rows: &mut OrgTx<'_>| append(rows, place, session, &mut events, limits);
         let refused = self.store.write(place.organization_id, append).await;
         match refused {
             Ok(appended) => Ok(appended),
             Err(Refused::Answer(answer)) => Ok(answer),
+            Err(Refused::TooLong { task, reason }) => {
+                tracing::warn!(workspace.id = %place.workspace_id, session.id = %session, reason, "an agent's events were refused");
+                if let Some(task) = task {
+                    self.fail_task(place, task, reason.clone()).await?;
+                }
+                Ok(Appended::TooLong { reason })
+            }
             Err(Refused::Error(error)) => Err(error),
         }
+    }
+
+    /// Ends a task that was handed over, if it has not ended meanwhile.
+    async fn fail_task(&self, place: Place, task: TaskId, reason: String) -> Result<(), Error> {
+        self.store
+            .write(place.organization_id, move |rows| {
+                let current = rows.task_current(place.workspace_id)?.filter(|current| current.id == task);
+                let workspace = rows.workspace_view(place.workspace_id)?;
+                let (Some(task), Some(mut workspace)) = (current, workspace) else { return Ok(()) };
+                let (cause, now) = (Cause::workspace(&workspace, Actor::ControlPlane), now());
+                end(rows, &workspace, task, task::Event::Failed, &reason, &cause, now)?;
+                transition(rows, &mut workspace, workspace::Event::TaskEnded, &cause, now).map(drop)
+            })
+            .await
     }
 }
 
 /// Why a transaction is rolled back: an answer that commits nothing is no error for the agent.
 enum Refused {
     Answer(Appended),
+    /// The journal would be too long; this task is under way.
+    TooLong {
+        task: Option<TaskId>,
+        reason: String,
+    },
     Error(Error),
 }
 
@@ -76,6 +152,7 @@ fn append(
     place: Place,
     session_id: SessionId,
     events: &mut [SessionEvent],
+    limits: JournalLimits,
 ) -> Result<Appended, Refused> {
     let session = rows.session_view(session_id)?;
     let workspace = rows.workspace_view(place.workspace_id)?;
@@ -93,6 +170,13 @@ fn append(
     let committed = rows.session_events_append(session_id, events)?;
     if session.finished_at.is_some() && committed.iter().any(|event| event.is_new) {
         return Err(Refused::Answer(Appended::UnknownSession));
+    }
+    let mut size = session.summary.journal;
+    committed.iter().filter(|event| event.is_new).for_each(|event| size.add(event.bytes));
+    let exceeded = limits.exceeded(size).filter(|_| committed.iter().any(|event| event.is_new));
+    if let Some(reason) = exceeded {
+        let task = rows.task_current(workspace.id)?.map(|task| task.id);
+        return Err(Refused::TooLong { task, reason });
     }
     remember_compaction(rows, session_id, events, &committed)?;
     let cause = Cause::workspace(&workspace, Actor::Agent);

@@ -1,7 +1,7 @@
 //! Handing tasks over, and ending those that no agent will end.
 
 use freehold_model::{
-    EventId, TaskId, UploadId,
+    EventId, SessionId, TaskId, UploadId,
     audit::Actor,
     event::{Context, Payload, SessionEvent},
     role::Role,
@@ -43,6 +43,7 @@ impl Fleet {
                 let cause = Cause::workspace(&workspace, Actor::ControlPlane);
                 advance(rows, &workspace, &mut task, Event::HandedOver, None, &cause, now())?;
                 let Some(role) = rows.role_view(workspace.role_id)? else { return Ok(None) };
+                begin_journal(rows, task.session_id)?;
                 begin_session(rows, &workspace, &cause, &task, &role)?;
                 Ok(Some(order(rows, task, &role, settings)?))
             })
@@ -89,6 +90,15 @@ impl Fleet {
         let bytes = self.uploads.read(upload, offset..end).await?;
         Ok(Some((bytes.to_vec(), end == found.size)))
     }
+}
+
+/// What the journal's size is counted from, for the task that is handed over now. The agent has no say in it.
+fn begin_journal(rows: &mut OrgTx<'_>, session: SessionId) -> Result<(), Error> {
+    let Some(mut session) = rows.session_view(session)? else { return Ok(()) };
+    if session.summary.journal.begin_task() {
+        rows.session_update(&session)?;
+    }
+    Ok(())
 }
 
 /// Writes a session's first event, which its agent cannot know, with its first task.

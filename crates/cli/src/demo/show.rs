@@ -34,6 +34,14 @@ pub(super) fn task(text: &str) -> String {
     format!("\n  {BOLD}Task{BOLD:#}\n{lines}\n")
 }
 
+/// What a real model that failed was asked with.
+pub(super) fn live_hint(variable: &str, model: &str) -> String {
+    format!(
+        "{NOTE}hint:{NOTE:#} the key is that of {variable}; the model is {}, and --model names another\n",
+        line(model, COLUMNS)
+    )
+}
+
 /// What the public API tells after the task.
 pub(super) async fn records(client: &Client, followed: Followed) -> Result<String, Failure> {
     let mut out = format!("\n  {BOLD}The same through the public API{BOLD:#}\n");

@@ -1,7 +1,6 @@
 //! The demo's processes and files.
 
 use std::{
-    collections::BTreeMap,
     fs::File,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -22,6 +21,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use super::Egress;
 use crate::failure::Failure;
 
 /// The name of the scripted model's host.
@@ -49,8 +49,8 @@ const LOG_LINES_MAX: usize = 25;
 pub(super) enum Backend {
     /// The scripted model server, which asks for this key.
     Scripted { key: String },
-    /// A vendor.
-    Real,
+    /// A vendor, and the way to it.
+    Real { egress: Egress },
 }
 
 /// Everything the demo made.
@@ -74,19 +74,13 @@ struct Process {
 #[derive(Serialize)]
 struct Config<'a> {
     server: ServerConfig<'a>,
-    egress: EgressConfig,
+    egress: Egress,
 }
 
 #[derive(Serialize)]
 struct ServerConfig<'a> {
     listen: &'a str,
     data_dir: &'a Path,
-}
-
-#[derive(Serialize)]
-struct EgressConfig {
-    hosts: BTreeMap<String, SocketAddr>,
-    extra_roots: Vec<PathBuf>,
 }
 
 impl Stage {
@@ -175,18 +169,18 @@ impl Stage {
     }
 
     /// Starts the server and answers with a client of its owner.
-    pub async fn start_server(&mut self, keep: bool) -> Result<Client, Failure> {
+    pub async fn start_server(&mut self, backend: &Backend, keep: bool) -> Result<Client, Failure> {
         let data_dir = self.path("data");
-        let mut hosts = BTreeMap::new();
-        let mut extra_roots = Vec::new();
-        if let Some(address) = self.model_address {
-            hosts.extend([MODEL_HOST, FACTS_HOST].map(|host| (host.to_owned(), address)));
-            extra_roots.push(self.path("ca.pem"));
-        }
-        let config = Config {
-            server: ServerConfig { listen: "127.0.0.1:0", data_dir: &data_dir },
-            egress: EgressConfig { hosts, extra_roots },
+        let mut egress = match backend {
+            Backend::Scripted { .. } => Egress::default(),
+            Backend::Real { egress } => egress.clone(),
         };
+        if let Some(address) = self.model_address {
+            egress.hosts.extend([MODEL_HOST, FACTS_HOST].map(|host| (host.to_owned(), address)));
+            egress.extra_roots.push(self.path("ca.pem"));
+        }
+        let server = ServerConfig { listen: "127.0.0.1:0", data_dir: &data_dir };
+        let config = Config { server, egress };
         let config = toml::to_string(&config).map_err(|error| Failure::other(error.to_string()))?;
         let file = self.path("server.toml");
         std::fs::write(&file, config)

@@ -194,3 +194,14 @@ fn a_change_of_status_is_shown_whether_it_happened_or_was_asked_for() {
         assert!(plain(&[changed], Detail::SHORT).contains("workspace stopping (was idle)"));
     }
 }
+
+#[test]
+fn a_denial_because_of_an_inside_address_says_what_the_operator_can_do() {
+    let denied = json!({"decision": "deny", "method": "GET", "destination": "wiki.test", "path": "/",
+        "reason": "address_forbidden", "policy_type": "http"});
+    let shown = plain(&[row(0, "policy_decision", &denied)], Detail::SHORT);
+    assert!(
+        shown.contains("address_forbidden: the address is an inside one") && shown.contains("egress.hosts"),
+        "{shown}"
+    );
+}

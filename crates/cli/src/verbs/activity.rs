@@ -4,7 +4,10 @@ use std::collections::HashSet;
 
 use freehold_client::{
     ActivityEvent, ActivityScope, Answer, Client, Error,
-    api::audit::{AuditEvent, AuditEventList},
+    api::{
+        audit::{ActivityListQuery, AuditEvent, AuditEventList, Order},
+        workspace::WorkspaceListQuery,
+    },
 };
 use freehold_model::{EventId, TaskId};
 use futures::{StreamExt, stream::BoxStream};
@@ -18,27 +21,84 @@ use crate::{
 
 pub(crate) const EXAMPLES: &str = "Examples:
   freehold activity
+  freehold activity --no-follow
   freehold activity --output json | jq .event_type
 
-Follows until it is interrupted. With --output json each row is a line.";
+Follows until it is interrupted; `freehold workspace activity ID --follow` does the same for one workspace. With \
+--no-follow it shows the last rows of the newest workspaces and ends; --limit is for each of them. With --output json each \
+row is a line.";
+
+/// Whether to go on with what happens from now.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Follow {
+    /// Go on with what happens from now, until Ctrl-C
+    #[arg(long, short, overrides_with = "no_follow")]
+    follow: bool,
+    /// Show what was, and end
+    #[arg(long, overrides_with = "follow")]
+    no_follow: bool,
+}
+
+impl Follow {
+    /// What was said last, or else this.
+    pub(crate) const fn or(self, default: bool) -> bool {
+        match (self.follow, self.no_follow) {
+            (true, _) => true,
+            (_, true) => false,
+            _ => default,
+        }
+    }
+}
 
 /// Follow what happens.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Activity {
-    /// Show what happens from now on, which is what this verb does anyway
-    #[arg(long, short)]
-    follow: bool,
+    #[command(flatten)]
+    follow: Follow,
     /// Begin after the row at this position of the stream
-    #[arg(long, value_name = "POSITION")]
+    #[arg(long, value_name = "POSITION", conflicts_with = "no_follow")]
     after: Option<String>,
+    /// How many past rows of each workspace, with --no-follow
+    #[arg(long, value_name = "N", requires = "no_follow")]
+    limit: Option<u32>,
 }
 
+/// Workspaces whose past is shown at once.
+const WORKSPACES_MAX: u32 = 20;
+/// Past rows shown of each of them when nothing is said.
+const ROWS_OF_EACH: u32 = 10;
+
 pub(crate) async fn run(client: &Client, args: Activity, console: &mut Console) -> Outcome {
+    if !args.follow.or(true) {
+        return recent(client, args.limit.unwrap_or(ROWS_OF_EACH), console).await;
+    }
     let stream = client.activity_stream(ActivityScope::Organization, args.after).await?;
-    console.note(
-        "showing activity from now on, until Ctrl-C; `freehold workspace activity ID` shows what was\n",
-    );
+    console
+        .note("showing activity from now on, until Ctrl-C; `freehold activity --no-follow` shows what was\n");
     follow(stream, &HashSet::new(), None, console).await
+}
+
+/// The last rows of the newest workspaces, in the order of their times: the API lists the past of a workspace only.
+async fn recent(client: &Client, limit: u32, console: &mut Console) -> Outcome {
+    let query = WorkspaceListQuery { limit: Some(WORKSPACES_MAX), ..Default::default() };
+    let workspaces = client.workspace_list(&query).await?;
+    let query = ActivityListQuery { limit: Some(limit), order: Some(Order::Desc), ..Default::default() };
+    let mut rows = Vec::new();
+    for workspace in &workspaces.workspaces {
+        rows.extend(client.workspace_activity_list(workspace.id, &query).await?.into_value().events);
+    }
+    rows.sort_by_key(|row| (row.timestamp, row.id));
+    for row in &rows {
+        show(row, console)?;
+    }
+    Ok(exit::OK)
+}
+
+fn show(row: &AuditEvent, console: &mut Console) -> Result<(), Failure> {
+    match console.format {
+        Format::Json => console.json(&serde_json::to_string(row).unwrap_or_default()),
+        Format::Table => console.data(&line(row)),
+    }
 }
 
 /// Rows as a table.
@@ -62,15 +122,9 @@ pub(crate) fn past(
 ) -> Result<HashSet<EventId>, Failure> {
     if !as_stream {
         console.answer(list, |list| table(&list.events))?;
-    } else if console.format == Format::Json {
-        // In a stream of lines the past comes as lines too.
-        for event in &list.events {
-            console.json(&serde_json::to_string(event).unwrap_or_default())?;
-        }
     } else {
-        for event in &list.events {
-            console.data(&line(event))?;
-        }
+        // In a stream of lines the past comes as lines too.
+        list.events.iter().try_for_each(|event| show(event, console))?;
     }
     Ok(list.events.iter().map(|event| event.id).collect())
 }

@@ -15,7 +15,7 @@ use crate::{
     failure::exit,
     input::{self, Confirm},
     output::{Console, or_dash, table, time},
-    resolve,
+    resolve, text,
 };
 
 /// Verbs on credentials.
@@ -37,10 +37,10 @@ pub enum Credential {
     /// Create a credential; its secret comes from stdin or a file
     #[command(after_help = "Examples:
   freehold credential create anthropic-key --provider anthropic --secret-file key.txt
-  printenv TOKEN | freehold credential create registry --provider npm \\
-    --config header=authorization --config scheme=Bearer
-  freehold credential create wiki --provider wiki --kind basic_auth \\
-    --config username=bot --secret-file password.txt")]
+  printenv OPENAI_API_KEY | freehold credential create openai-key --provider openai
+
+A model provider's credential is an api_key whose --provider is that provider's kind. Settings: `username` of basic_auth, \
+`parameter` of query_api_key.")]
     Create {
         /// Its name, which providers and policies refer to
         name: String,
@@ -57,8 +57,10 @@ pub enum Credential {
         #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
         config: Vec<(String, String)>,
     },
-    /// Delete a credential and its secret
-    #[command(after_help = "Examples:\n  freehold credential delete anthropic-key --yes")]
+    /// Delete a credential and its secret; says which providers and roles use it
+    #[command(
+        after_help = "Examples:\n  freehold credential delete anthropic-key\n  freehold credential delete anthropic-key --yes"
+    )]
     Delete {
         /// The credential, by name or id
         credential: String,
@@ -129,11 +131,41 @@ pub(crate) async fn run(client: &Client, verb: Credential, console: &mut Console
         }
         Credential::Delete { credential, confirm } => {
             let id = resolve::credential(client, &credential).await?;
-            confirm.ask(console, &format!("delete the credential {credential} and its secret"))?;
+            let name = client.credential_view(id).await?.into_value().name;
+            let used = used_by(client, &name).await;
+            let means = used.map(|by| {
+                format!("It is used by {by}: their requests to models are denied until they have another.")
+            });
+            let means = means.unwrap_or_default();
+            confirm.ask_telling(console, &format!("delete the credential {name} and its secret"), &means)?;
+            if confirm.is_given() && !means.is_empty() {
+                console.note(&format!("warning: {}\n", text::harmless(&means)));
+            }
             console.fields(&client.credential_delete(id).await?)?;
         }
     }
     Ok(exit::OK)
+}
+
+/// The providers that name the credential and the roles that use these, archived ones apart.
+/// None too where the caller may not see them.
+async fn used_by(client: &Client, name: &str) -> Option<String> {
+    let providers = client.provider_list(&Default::default()).await.ok()?.into_value().providers;
+    let users: Vec<_> =
+        providers.iter().filter(|provider| provider.credential_name.as_deref() == Some(name)).collect();
+    if users.is_empty() {
+        return None;
+    }
+    let roles = client.role_list(&Default::default()).await.ok()?.into_value().agent_roles;
+    let roles = roles.iter().filter(|role| users.iter().any(|provider| provider.id == role.provider_id));
+    let names = |what: &str, names: Vec<&str>| match names.as_slice() {
+        [] => format!("no {what}"),
+        [one] => format!("the {what} {one}"),
+        more => format!("the {what}s {}", more.join(", ")),
+    };
+    let providers = names("provider", users.iter().map(|provider| provider.name.as_str()).collect());
+    let roles = names("role", roles.map(|role| role.name.as_str()).collect());
+    Some(format!("{providers} and {roles}"))
 }
 
 /// The kind as the API spells it.

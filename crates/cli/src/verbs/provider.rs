@@ -40,13 +40,14 @@ pub enum Provider {
     },
     /// Create a provider
     #[command(
-        after_help = "Examples:\n  freehold provider create claude --kind anthropic --domain api.anthropic.com \\\n    --credential anthropic-key --default-model claude-sonnet-4-5"
+        after_help = "Examples:\n  freehold provider create claude --kind anthropic --domain api.anthropic.com \\\n    --credential anthropic-key --default-model claude-sonnet-4-6\n  freehold provider create own --kind openai --domain llm.example.com --config wire=chat_completions"
     )]
     Create {
-        /// A slug, unique in the organization
+        /// Its name, unique in the organization: lowercase letters, digits and hyphens
+        #[arg(value_parser = super::name)]
         name: String,
         /// The wire it speaks
-        #[arg(long, value_parser = slug!(Kind))]
+        #[arg(long, value_parser = slug!(Kind, |kind: &Kind| kind.has_wire()))]
         kind: Kind,
         /// The upstream host
         #[arg(long, value_name = "HOST")]
@@ -55,7 +56,7 @@ pub enum Provider {
         settings: Settings,
     },
     /// Change a provider; what is not named stays
-    #[command(after_help = "Examples:\n  freehold provider update claude --default-model claude-opus-4-5")]
+    #[command(after_help = "Examples:\n  freehold provider update claude --default-model claude-opus-4-6")]
     Update {
         /// The provider, by name or id
         provider: String,

@@ -43,7 +43,8 @@ pub enum Role {
         after_help = "Examples:\n  freehold role create coder --provider claude --capabilities caps.yaml"
     )]
     Create {
-        /// A slug, unique in the organization
+        /// Its name, unique in the organization: lowercase letters, digits and hyphens
+        #[arg(value_parser = super::name)]
         name: String,
         /// The provider its agents call, by name or id
         #[arg(long, value_name = "NAME")]
@@ -79,7 +80,7 @@ pub enum Role {
         /// The role, by name or id
         role: String,
     },
-    /// Stop every workspace under a role
+    /// Stop every workspace under a role, for good
     #[command(after_help = "Examples:\n  freehold role stop-workspaces coder --yes")]
     StopWorkspaces {
         /// The role, by name or id
@@ -205,7 +206,8 @@ pub(crate) async fn run(client: &Client, verb: Role, console: &mut Console) -> O
         }
         Role::StopWorkspaces { role, confirm } => {
             let id = resolve::role(client, &role).await?;
-            confirm.ask(console, &format!("stop every workspace under the role {role}"))?;
+            let what = format!("stop every workspace under the role {role}");
+            confirm.ask_telling(console, &what, super::workspace::STOP_MEANS)?;
             console.fields(&client.role_stop_workspaces(id).await?)?;
         }
     }

@@ -8,8 +8,9 @@ use freehold_model::{SessionId, WorkspaceId};
 
 use super::Outcome;
 use crate::{
+    answer,
     failure::exit,
-    output::{Console, or_dash, table, time},
+    output::{Console, Format, or_dash, table, time},
     resolve::{self, Names},
 };
 
@@ -32,7 +33,7 @@ pub enum Session {
         #[arg(long, value_name = "N")]
         limit: Option<u32>,
     },
-    /// Show one session
+    /// Show one session, with the agent's last answer as a whole
     #[command(after_help = "Examples:\n  freehold session get session_0199...")]
     Get {
         /// The session
@@ -55,6 +56,11 @@ pub(crate) async fn run(client: &Client, verb: Session, console: &mut Console) -
             let session = client.session_view(id).await?;
             let names = Names::of_role(client, console.format, session.agent_id).await;
             console.named_fields(&session, &names)?;
+            if console.format == Format::Table
+                && let Some(answer) = answer::of_session(client, &session).await
+            {
+                console.data(&answer::block(&answer))?;
+            }
         }
     }
     Ok(exit::OK)

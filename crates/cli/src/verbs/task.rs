@@ -6,7 +6,7 @@ use std::{
 };
 
 use freehold_client::{
-    ActivityScope, Client,
+    ActivityScope, Answer, Client,
     api::{
         service::ListQuery,
         task::{Task as Row, TaskCreate, TaskSubmit},
@@ -16,9 +16,10 @@ use freehold_model::{TaskId, WorkspaceId, role::ThinkingEffort, task::Phase};
 
 use super::{Outcome, slug};
 use crate::{
+    answer,
     failure::{Failure, exit},
     follow, input,
-    output::{Console, or_dash, seconds, table, time},
+    output::{Console, Format, or_dash, seconds, table, time},
     progress::Detail,
     resolve, terminal,
 };
@@ -43,7 +44,7 @@ With --follow the exit code tells how it ended: 0 completed, 10 failed, 11 cance
         #[arg(long, value_name = "N")]
         limit: Option<u32>,
     },
-    /// Show one task
+    /// Show one task, with the agent's whole answer
     #[command(
         after_help = "Examples:\n  freehold task get ws_0199... task_0199...",
         override_usage = "freehold task get [OPTIONS] <WORKSPACE> <TASK>"
@@ -110,7 +111,7 @@ pub(crate) async fn run(client: &Client, verb: Task, console: &mut Console) -> O
                 Failure::usage("which task? It is named after its workspace")
                     .hint(format!("`freehold task list {workspace}` shows the tasks there are"))
             })?;
-            console.fields(&client.task_view(workspace, task).await?)?;
+            show(client, &client.task_view(workspace, task).await?, console).await?;
         }
         Task::Cancel { workspace } => {
             let answer = client.task_cancel(workspace).await?;
@@ -186,10 +187,10 @@ async fn submit(client: &Client, submit: Submit, console: &mut Console) -> Outco
         return Ok(exit::OK);
     };
     let followed = follow::Followed { workspace: submitted.workspace_id, task: submitted.task_id };
-    let mut show = |text: &str| console.note(text);
+    let mut tell = |text: &str| console.note(text);
     let interrupted = terminal::interrupted();
     let task = tokio::select! {
-        task = follow::task(client, stream, followed, Detail::SHORT, &mut show) => task?,
+        task = follow::task(client, stream, followed, Detail::SHORT, &mut tell) => task?,
         () = interrupted => {
             let follow::Followed { workspace, task } = followed;
             return Err(terminal::interruption().hint(format!(
@@ -197,8 +198,19 @@ async fn submit(client: &Client, submit: Submit, console: &mut Console) -> Outco
             )));
         }
     };
-    console.fields(&task)?;
+    show(client, &task, console).await?;
     Ok(code(task.status))
+}
+
+/// A task's fields, and what the agent said in the end.
+async fn show(client: &Client, task: &Answer<Row>, console: &mut Console) -> Result<(), Failure> {
+    console.fields(task)?;
+    if console.format == Format::Table
+        && let Some(answer) = answer::of_task(client, task).await
+    {
+        console.data(&answer::block(&answer))?;
+    }
+    Ok(())
 }
 
 /// The exit code of a task that was followed.

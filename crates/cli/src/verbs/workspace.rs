@@ -11,13 +11,44 @@ use freehold_client::{
 };
 use freehold_model::{TaskId, WorkspaceId};
 
-use super::{Outcome, activity};
+use super::{Outcome, activity, audit};
 use crate::{
     failure::{Failure, exit},
     input::Confirm,
-    output::{Console, or_dash, table, time},
+    output::{Console, Format, or_dash, table, time},
     resolve::{self, Names},
 };
+
+const STOP_HELP: &str = "\
+Examples:
+  freehold workspace stop ws_0199...
+  freehold workspace stop ws_0199... --yes
+
+The running task is cancelled and the pod ends; files and conversation are kept. This version cannot start a stopped \
+workspace again, and it takes no more tasks: `freehold task submit --role NAME` begins a new one. At a terminal it asks \
+first; elsewhere it needs --yes.";
+
+const STOP_ALL_HELP: &str = "\
+Examples:
+  freehold workspace stop-all --yes
+
+What it means for each of them is told by `freehold workspace stop --help`.";
+
+/// What a stop means, said before it is done.
+pub(crate) const STOP_MEANS: &str = "Running tasks are cancelled; files and conversations are kept. This version cannot start a \
+    stopped workspace again, so it takes no more tasks.";
+
+/// The role of a new workspace, as a word or as a flag.
+#[derive(Debug, Clone, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct OfRole {
+    /// The role, by name or id
+    #[arg(value_name = "ROLE")]
+    name: Option<String>,
+    /// The same as a flag, as `task submit` takes it
+    #[arg(long = "role", value_name = "ROLE")]
+    flag: Option<String>,
+}
 
 /// Verbs on workspaces.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -45,25 +76,27 @@ pub enum Workspace {
     },
     /// Create a workspace
     #[command(
-        after_help = "Examples:\n  freehold workspace create coder\n  freehold workspace create coder --environment staging"
+        after_help = "Examples:\n  freehold workspace create coder\n  freehold workspace create --role coder --environment staging"
     )]
     Create {
-        /// The role, by name or id
-        role: String,
+        #[command(flatten)]
+        role: OfRole,
         /// A label of where it works
         #[arg(long, value_name = "LABEL")]
         environment: Option<String>,
     },
-    /// Stop a workspace: its pod ends, files and conversation are kept
-    #[command(after_help = "Examples:\n  freehold workspace stop ws_0199...")]
+    /// Stop a workspace for good: its pod ends, its files and conversation are kept
+    #[command(after_help = STOP_HELP)]
     Stop {
         /// The workspace
         id: WorkspaceId,
+        #[command(flatten)]
+        confirm: Confirm,
     },
-    /// Stop every running workspace of the organization
-    #[command(after_help = "Examples:\n  freehold workspace stop-all --yes")]
+    /// Stop every running workspace of the organization, for good
+    #[command(after_help = STOP_ALL_HELP)]
     StopAll(Confirm),
-    /// Hide a stopped workspace from lists
+    /// Hide a stopped or failed workspace from lists
     #[command(after_help = "Examples:\n  freehold workspace archive ws_0199...")]
     Archive {
         /// The workspace
@@ -89,14 +122,15 @@ pub enum Workspace {
         /// The workspace
         id: WorkspaceId,
     },
-    /// Show what happened in a workspace, and follow it
-    #[command(after_help = "Examples:\n  freehold workspace activity ws_0199... --follow")]
+    /// Show what happened in a workspace; --follow goes on with what happens
+    #[command(
+        after_help = "Examples:\n  freehold workspace activity ws_0199...\n  freehold workspace activity ws_0199... --follow"
+    )]
     Activity {
         /// The workspace
         id: WorkspaceId,
-        /// Go on with what happens from now
-        #[arg(long, short)]
-        follow: bool,
+        #[command(flatten)]
+        follow: activity::Follow,
         /// Only rows of this task
         #[arg(long, value_name = "TASK")]
         task: Option<TaskId>,
@@ -105,7 +139,9 @@ pub enum Workspace {
         limit: Option<u32>,
     },
     /// Show a workspace's decisions and changes, newest first
-    #[command(after_help = "Examples:\n  freehold workspace audit ws_0199... --limit 20")]
+    #[command(
+        after_help = "Examples:\n  freehold workspace audit ws_0199... --limit 20\n  freehold workspace audit ws_0199... --output json | jq -r '.events[].id'\n\nThe column `rule` names the capability that decided, `by` the member, or who else wrote the row. JSON has every field."
+    )]
     Audit {
         /// The workspace
         id: WorkspaceId,
@@ -118,7 +154,7 @@ pub enum Workspace {
   freehold workspace exec ws_0199... -- ls -l
   freehold workspace exec ws_0199... --cwd /tmp -- sh -c 'echo $PWD'
 
-The command gets no stdin. A program that cannot be started gives 127 when it is not there and 126 when it may not be used;
+The command gets no stdin. A program that cannot be started gives 127 when it is not there and 126 when it may not be used; \
 one that a signal ended gives 128 and the signal's number. What the command leaves running in the background goes on.")]
     Exec {
         /// The workspace
@@ -150,15 +186,19 @@ pub(crate) async fn run(client: &Client, verb: Workspace, console: &mut Console)
             console.named_fields(&workspace, &names)?;
         }
         Workspace::Create { role, environment } => {
+            let role = role.name.or(role.flag).unwrap_or_default();
             let role_id = Some(resolve::role(client, &role).await?);
             let body = WorkspaceCreate { role_id, role_name: None, environment };
             let workspace = client.workspace_create(&body).await?;
             let names = Names::of_role(client, console.format, workspace.role_id).await;
             console.named_fields(&workspace, &names)?;
         }
-        Workspace::Stop { id } => console.fields(&client.workspace_stop(id).await?)?,
+        Workspace::Stop { id, confirm } => {
+            confirm.ask_telling(console, &format!("stop {id}"), STOP_MEANS)?;
+            console.fields(&client.workspace_stop(id).await?)?;
+        }
         Workspace::StopAll(confirm) => {
-            confirm.ask(console, "stop every running workspace of the organization")?;
+            confirm.ask_telling(console, "stop every running workspace of the organization", STOP_MEANS)?;
             console.fields(&client.workspace_stop_all().await?)?;
         }
         Workspace::Archive { id } => console.fields(&client.workspace_archive(id).await?)?,
@@ -171,6 +211,7 @@ pub(crate) async fn run(client: &Client, verb: Workspace, console: &mut Console)
         Workspace::Activity { id, follow, task, limit } => {
             let scope = ActivityScope::Workspace(id);
             // Opened before the past is read: what happens in between is then in one of the two.
+            let follow = follow.or(false);
             let stream = if follow { Some(client.activity_stream(scope, None).await?) } else { None };
             let query =
                 ActivityListQuery { task_id: task, limit, order: Some(Order::Asc), ..Default::default() };
@@ -183,7 +224,10 @@ pub(crate) async fn run(client: &Client, verb: Workspace, console: &mut Console)
         Workspace::Audit { id, limit } => {
             let query = AuditListQuery { limit, ..Default::default() };
             let list = client.workspace_audit_list(id, &query).await?;
-            console.answer(&list, |list| activity::table(&list.events))?;
+            console.answer(&list, |list| audit::table(&list.events))?;
+            if console.format == Format::Table {
+                console.note(&audit::hint(&list.events));
+            }
         }
         Workspace::Exec { id, timeout, cwd, command } => {
             let body = WorkspaceExec { command, timeout_seconds: timeout, working_directory: cwd };

@@ -80,7 +80,7 @@ impl Person {
         let (out, err) = (Captured::default(), Captured::default());
         let environment = Environment {
             command: Freehold::command(),
-            scene: Scene { task: String::new() },
+            scene: Scene { task: String::new(), egress: Default::default() },
             api_key: self.key.map(Key::new),
             url: self.url.clone(),
             anthropic_api_key: None,

@@ -50,6 +50,27 @@ async fn a_task_runs_to_its_end_and_every_view_of_it_agrees() {
 }
 
 #[tokio::test]
+async fn the_last_answer_of_a_task_is_told_as_a_whole_and_shown_by_the_command_line() {
+    let answer = format!("It begins here.\n{}It ends here.", "A sentence of the answer.\n".repeat(400));
+    let scenario = json!({"default": {"steps": [{"text": answer}]}}).to_string();
+    let world = World::start(&scenario).await;
+    let role = world.role("").await;
+    let submitted = world.task(&role, "tell me all").await;
+    world.task_phase(submitted.workspace_id, submitted.task_id, task::Phase::Completed).await;
+    let key = fs::read_to_string(world.data().join("owner.key")).unwrap();
+    let (workspace, task) = (submitted.workspace_id.to_string(), submitted.task_id.to_string());
+    let shown = tokio::process::Command::new(env!("CARGO_BIN_EXE_freehold"))
+        .args(["task", "get", &workspace, &task])
+        .envs([("FREEHOLD_URL", world.url.as_str()), ("FREEHOLD_API_KEY", key.trim())])
+        .output()
+        .await
+        .unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let (_, told) = shown.split_once("\nanswer\n").unwrap();
+    assert_eq!(told.lines().map(str::trim_start).collect::<Vec<_>>().join("\n"), answer);
+}
+
+#[tokio::test]
 async fn each_decision_is_a_row_and_the_key_is_in_none_of_them() {
     let world = World::start(SCENARIO).await;
     let role = world.role(FACTS).await;

@@ -227,6 +227,27 @@ async fn an_idempotency_key_is_its_caller_s_own_and_of_one_request() {
     let twice = context.request(Method::POST, "/v1/workspaces", &context.ann);
     let twice = twice.header("Idempotency-Key", "one").header("Idempotency-Key", "two").json(&body);
     context.send(twice).await.refused_fields(&["Idempotency-Key"]);
+    let long = "x".repeat(256);
+    for (key, is_good) in [
+        (&b"!~"[..], true),
+        (&long.as_bytes()[..255], true),
+        (long.as_bytes(), false),
+        (b"", false),
+        (b"a\tb", false),
+        (b"a b", false),
+        (b"a\x80b", false),
+        ("\u{e9}".as_bytes(), false),
+    ] {
+        let key = reqwest::header::HeaderValue::from_bytes(key).unwrap();
+        let request =
+            context.request(Method::POST, "/v1/workspaces", &context.ann).header("Idempotency-Key", &key);
+        let reply = context.send(request.json(&body)).await;
+        if is_good {
+            reply.ok();
+        } else {
+            reply.refused_fields(&["Idempotency-Key"]);
+        }
+    }
 }
 
 #[tokio::test]
@@ -283,4 +304,112 @@ async fn http2_is_served_and_streams_that_are_reset_at_once_end_their_connection
     }
     raw.rest().await;
     assert_eq!(client.get(&health).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn an_upload_that_is_refused_is_answered_before_it_came_and_the_answer_can_be_read_after_it() {
+    let context = Context::new().await;
+    const FORM_BYTES: usize = 8 * 1024 * 1024;
+    let part = "--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n";
+    let form = "multipart/form-data; boundary=b";
+    for (key, kind, status) in [
+        ("sk_nobody", form, "401"),
+        (context.owner.as_str(), "text/plain", "415"),
+        (context.owner.as_str(), "multipart/form-data; boundary=other", "400"),
+    ] {
+        let headers = format!(
+            "host: x\r\nauthorization: Bearer {key}\r\ncontent-length: {FORM_BYTES}\r\ncontent-type: {kind}\r\n"
+        );
+        // What does not look like a form at all is refused once a head of a part would be too long.
+        let begun = part.to_owned() + &"x".repeat(64 * 1024);
+        let mut raw = Raw::open(&context).await;
+        raw.send(format!("POST /v1/tasks HTTP/1.1\r\n{headers}\r\n{begun}")).await;
+        // The rest is not sent yet: whoever waits for it does not answer.
+        let mut answer = vec![0; 4096];
+        let read =
+            timeout(Duration::from_secs(4), raw.0.read(&mut answer)).await.expect("it waits for the form");
+        let answer = String::from_utf8_lossy(&answer[..read.unwrap()]).into_owned();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+
+        // A client that reads nothing before it has sent all.
+        let mut raw = Raw::open(&context).await;
+        raw.send(format!("POST /v1/tasks HTTP/1.1\r\n{headers}\r\n{begun}")).await;
+        raw.send(vec![b'x'; FORM_BYTES - begun.len()]).await;
+        let answer = raw.rest().await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
+    // What is short and here already leaves the connection open for the next request.
+    let mut raw = Raw::open(&context).await;
+    let small = "host: x\r\nauthorization: Bearer sk_nobody\r\ncontent-type: application/json\r\ncontent-length: 2\r\n";
+    raw.send(format!("POST /v1/tasks HTTP/1.1\r\n{small}\r\n{{}}{}", request("GET /health", "host: x\r\n")))
+        .await;
+    let answers = raw.rest().await;
+    assert!(answers.starts_with("HTTP/1.1 401") && answers.contains("HTTP/1.1 200"), "{answers}");
+}
+
+/// A connection from another loopback address.
+async fn open_from(context: &Context, address: &str) -> Raw {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(address.parse().unwrap()).unwrap();
+    let server = context.url.strip_prefix("http://").unwrap().parse().unwrap();
+    Raw(timeout(WAIT_MAX, socket.connect(server)).await.unwrap().unwrap())
+}
+
+/// Whether a connection is served. It stays open.
+async fn is_served(raw: &mut Raw) -> bool {
+    if raw.0.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.is_err() {
+        return false;
+    }
+    let mut answer = [0; 12];
+    let read = timeout(WAIT_MAX, raw.0.read_exact(&mut answer)).await.expect("neither served nor closed");
+    read.is_ok() && answer.starts_with(b"HTTP/1.1 200")
+}
+
+#[tokio::test]
+async fn one_peer_has_so_many_connections_and_fewer_that_say_nothing_and_others_have_theirs() {
+    let context = Context::with(Options { connections_per_peer_max: Some(8), ..Options::default() }).await;
+    let (one, other) = ("127.0.0.7:0", "127.0.0.8:0");
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        open.push(open_from(&context, one).await);
+    }
+    assert!(!is_served(&mut open_from(&context, one).await).await, "two are silent already");
+    assert!(is_served(&mut open_from(&context, other).await).await);
+    for raw in &mut open {
+        assert!(is_served(raw).await);
+    }
+    while open.len() < 8 {
+        let mut next = open_from(&context, one).await;
+        assert!(is_served(&mut next).await, "{}", open.len());
+        open.push(next);
+    }
+    assert!(!is_served(&mut open_from(&context, one).await).await, "eight are open");
+    assert!(is_served(&mut open_from(&context, other).await).await);
+    // A place that is given back is another one's; that it was is seen a moment later.
+    open.pop();
+    let given_back = async { while !is_served(&mut open_from(&context, one).await).await {} };
+    timeout(WAIT_MAX, given_back).await.expect("no place is given back");
+}
+
+#[tokio::test]
+async fn a_connection_of_http2_without_streams_is_closed_and_one_with_a_stream_is_not() {
+    let heartbeat = SHORT / 2;
+    let context =
+        Context::with(Options { idle_time_max: SHORT, sse_heartbeat: heartbeat, ..Options::default() }).await;
+    let mut idle = Raw::open(&context).await;
+    idle.send(preface()).await;
+    let mut had_a_request = Raw::open(&context).await;
+    had_a_request.send(preface()).await;
+    had_a_request.send(frame(1, 5, 1, &[0x82, 0x86, 0x84, 0x41, 1, b'x'])).await;
+    tokio::join!(idle.rest(), had_a_request.rest());
+    let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let stream = client.get(format!("{}/v1/activity/stream", context.url)).bearer_auth(&context.owner);
+    let mut stream = stream.send().await.unwrap();
+    let mut heartbeats = 0;
+    // Four of them take twice the time.
+    while heartbeats < 5 {
+        let chunk = timeout(WAIT_MAX, stream.chunk()).await.unwrap().unwrap().expect("the stream was ended");
+        heartbeats += String::from_utf8_lossy(&chunk).matches(": heartbeat").count();
+    }
 }

@@ -10,6 +10,7 @@ mod connections;
 mod context;
 mod credentials;
 mod errors;
+mod ownership;
 mod sessions;
 mod tasks;
 mod workspaces;

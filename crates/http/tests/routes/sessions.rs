@@ -64,5 +64,5 @@ async fn sessions_of_others_are_neither_listed_nor_seen() {
     assert_eq!(context.get("/v1/sessions", &context.ann).await.ok()["total"], 0);
     let listed = context.get("/v1/sessions", &context.owner).await.ok();
     let path = format!("/v1/sessions/{}", listed["data"][0]["id"].as_str().unwrap());
-    context.get(&path, &context.ann).await.refused(ErrorCode::WorkspaceNotVisible);
+    context.get(&path, &context.ann).await.refused(ErrorCode::SessionNotFound);
 }

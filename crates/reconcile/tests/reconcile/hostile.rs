@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use freehold_app::fleet::JournalLimits;
+use freehold_driver_sim::SimDriver;
 use freehold_model::{
     Timestamp, TurnId, WorkspaceId, audit,
     event::{Payload, SessionEvent, TerminationReason, TurnErrorCode, Usage},
     task::{Phase, Task},
 };
 use freehold_pod_api::{
-    AGENT_INFO_CHARS_MAX, APPEND_EVENTS_MAX, AgentInfo, Connection, FromAgent, PROTOCOL, ToAgent,
+    AGENT_INFO_CHARS_MAX, APPEND_EVENTS_MAX, AgentInfo, AppendRefusal, Connection, FromAgent, PROTOCOL,
+    ToAgent,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -253,4 +256,71 @@ async fn a_thousand_connections_leave_the_next_one_welcome() {
     let (mut again, _) = until("a welcome", async || Some(world.agent(task.workspace_id).await)).await;
     again.append(&task, vec![completed(task.id.into(), Usage::default())]).await;
     assert_eq!(world.task_now(&task).await.phase, Phase::Completed);
+}
+
+#[tokio::test]
+async fn a_journal_without_end_is_refused_and_fails_its_task_and_the_next_one_has_its_own_measure() {
+    let kilobyte = || tool_completed("x".repeat(1000));
+    for (limits, appends, said) in [
+        (JournalLimits { task_events: 40, ..JournalLimits::default() }, 40, "40 events"),
+        (JournalLimits { task_bytes: 20_000, ..JournalLimits::default() }, 20, "20000 bytes"),
+    ] {
+        let world = World::of(SimDriver::new().unwrap(), limits).await;
+        let (task, mut agent) = running(&world).await;
+        let mut appended = 0;
+        while appended < appends {
+            let one = event(task.session_id, task.id, kilobyte());
+            let again = one.clone();
+            if is_refused(&mut agent, &task, vec![one]).await {
+                break;
+            }
+            // What is repeated is not counted again.
+            assert!(!is_refused(&mut agent, &task, vec![again; 3]).await);
+            appended += 1;
+        }
+        assert!((appends / 2..appends).contains(&appended), "{appended} of {appends}");
+        let ended = world.task_now(&task).await;
+        assert_eq!(ended.phase, Phase::Failed);
+        let reason = ended.reason.unwrap();
+        assert!(reason.contains("journal of the task") && reason.contains(said), "{reason}");
+        let ends = rows(&world, &task).await;
+        assert_eq!(ends.iter().filter(|row| row.event_type == audit::EventType::TaskCompleted).count(), 1);
+        // Between tasks there is no measure of its own.
+        let mut idle = event(task.session_id, task.id, Payload::SessionIdled { turn_id: task.id.into() });
+        for _ in 0..appends {
+            idle.id = freehold_model::EventId::from_uuid(Uuid::now_v7());
+            if is_refused(&mut agent, &task, vec![idle.clone()]).await {
+                break;
+            }
+        }
+        let end = world.app.session_view(&world.owner, task.session_id).await.unwrap().summary.journal;
+        // What the control plane itself writes of the end comes on top.
+        assert!(
+            end.task_events <= limits.task_events + 2 && end.task_bytes <= limits.task_bytes + 1000,
+            "{end:?}"
+        );
+        let next = world.next_task(task.workspace_id, Vec::new()).await;
+        assert_eq!(agent.order().await.task_id, next.id);
+        agent.append(&next, vec![turn_started(&next), kilobyte()]).await;
+        agent.append(&next, vec![completed(next.id.into(), Usage::default())]).await;
+        assert_eq!(world.task_now(&next).await.phase, Phase::Completed);
+    }
+}
+
+#[tokio::test]
+async fn a_session_without_end_is_refused_and_a_new_one_goes_on() {
+    let limits = JournalLimits { session_events: 10, ..JournalLimits::default() };
+    let world = World::of(SimDriver::new().unwrap(), limits).await;
+    let (task, mut agent) = running(&world).await;
+    let many = || (0..10).map(|_| event(task.session_id, task.id, tool_completed("x".into()))).collect();
+    agent.send(FromAgent::Append { request: 9, session_id: task.session_id, events: many() }).await;
+    let ToAgent::AppendRefused { reason, detail, .. } = agent.receive().await else { panic!("not refused") };
+    let (failed, detail) = (world.task_now(&task).await, detail.unwrap());
+    assert_eq!((reason, failed.phase), (AppendRefusal::TurnEnded, Phase::Failed));
+    assert!(detail.contains("session would be longer than 10 events") && detail.contains("reset_session"));
+    assert_eq!(failed.reason, Some(detail));
+    let next = world.task_in_new_session(task.workspace_id).await;
+    assert_eq!(agent.order().await.task_id, next.id);
+    agent.append(&next, vec![turn_started(&next)]).await;
+    assert_eq!(world.task_now(&next).await.phase, Phase::Running);
 }

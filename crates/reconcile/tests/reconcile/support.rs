@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use freehold_access::Actor;
 use freehold_app::{
     App, Outcome, Ports,
-    fleet::{self, Fleet, Place},
+    fleet::{self, Fleet, JournalLimits, Place},
     ports::{AgentError, AgentPort, ExecRequest, ExecStream, SealError, SecretSealer},
     provider::ProviderNew,
     role::{RoleChange, RoleNew},
@@ -95,6 +95,10 @@ impl World {
     }
 
     pub async fn with(driver: SimDriver) -> Self {
+        Self::of(driver, JournalLimits::default()).await
+    }
+
+    pub async fn of(driver: SimDriver, journal: JournalLimits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::Sqlite { path: dir.path().join("store.db") };
         let store = Store::open(&freehold_store::Options::new(database)).unwrap();
@@ -105,6 +109,7 @@ impl World {
             idle_timeout_seconds: 0,
             max_continuations: 10,
             max_context_tokens: 100_000,
+            journal,
         };
         let fleet = Fleet::new(store.clone(), uploads.clone(), settings);
         let ports = Ports { agent: Arc::new(NoAgents), sealer: Arc::new(NoSecrets), uploads };
@@ -150,6 +155,11 @@ impl World {
     /// A further task in a workspace.
     pub async fn next_task(&self, workspace: WorkspaceId, files: Vec<task::File>) -> Task {
         done(self.app.task_submit(&self.owner, workspace, false, work(files), None).await.unwrap())
+    }
+
+    /// A further task, with which a new session begins.
+    pub async fn task_in_new_session(&self, workspace: WorkspaceId) -> Task {
+        done(self.app.task_submit(&self.owner, workspace, true, work(Vec::new()), None).await.unwrap())
     }
 
     pub async fn workspace(&self, id: WorkspaceId) -> Workspace {

@@ -12,7 +12,7 @@ use crate::{
     page::Conditions,
     record::record,
     signal::Topic,
-    sql::{Column, Row},
+    sql::{Column, Row, Value},
 };
 
 record!(Session in "sessions" of organization_id; id, workspace_id, role_id, created_by, title, tags, summary,
@@ -50,6 +50,8 @@ pub struct CommittedEvent {
     pub sequence: u64,
     /// Whether it was committed just now, and not already before.
     pub is_new: bool,
+    /// The bytes of its payload as they were written just now; 0 for one that was committed before.
+    pub bytes: u64,
 }
 
 impl OrgRead<'_> {
@@ -143,13 +145,14 @@ impl OrgTx<'_> {
                 WHERE organization_id = ?1 AND session_id = ?2 AND id = ?3";
             let known = self.query(known, &[id.write(), event.id.write()], |row| row.get(EVENTS))?.pop();
             if let Some(sequence) = known {
-                committed.push(CommittedEvent { id: event.id, sequence, is_new: false });
+                committed.push(CommittedEvent { id: event.id, sequence, is_new: false, bytes: 0 });
                 continue;
             }
             last += 1;
-            self.session_event_insert(id, last, event)?;
+            let bytes = self.session_event_insert(id, last, event)?;
             session.summary.apply(event);
-            committed.push(CommittedEvent { id: event.id, sequence: last, is_new: true });
+            session.summary.journal.add(bytes);
+            committed.push(CommittedEvent { id: event.id, sequence: last, is_new: true, bytes });
         }
         if last > before {
             session.updated_at = Timestamp::now();
@@ -158,15 +161,18 @@ impl OrgTx<'_> {
         Ok(committed)
     }
 
+    /// Answers how many bytes its payload has.
     fn session_event_insert(
         &mut self,
         session: SessionId,
         sequence: u64,
         event: &SessionEvent,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         let sql = "INSERT INTO session_events
             (organization_id, session_id, sequence, id, ts, turn_id, context, payload)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+        let payload = event.payload.write();
+        let bytes = if let Value::Text(text) = &payload { text.len() as u64 } else { 0 };
         let values = [
             session.write(),
             sequence.write(),
@@ -174,9 +180,10 @@ impl OrgTx<'_> {
             event.ts.write(),
             event.context.turn_id.write(),
             event.context.write(),
-            event.payload.write(),
+            payload,
         ];
-        self.send(sql, &values, EVENTS)
+        self.send(sql, &values, EVENTS)?;
+        Ok(bytes)
     }
 }
 

@@ -9,6 +9,11 @@ use crate::{
     on_both_databases,
 };
 
+/// Bytes of an event's payload, as JSON.
+fn length(event: &SessionEvent) -> u64 {
+    serde_json::to_string(&event.payload).unwrap().len() as u64
+}
+
 on_both_databases! {
     async fn events_get_dense_sequences_and_add_up_to_the_summary(fixture) {
         let (_, session) = fixture.workspace().await;
@@ -18,7 +23,7 @@ on_both_databases! {
         let committed = fixture.write(move |tx| tx.session_events_append(id, &appended)).await;
         let expected: Vec<_> = (1..)
             .zip(&events)
-            .map(|(sequence, event)| CommittedEvent { id: event.id, sequence, is_new: true })
+            .map(|(sequence, event)| CommittedEvent { id: event.id, sequence, is_new: true, bytes: length(event) })
             .collect();
         assert_eq!(committed, expected);
         let read = fixture.read(move |tx| tx.session_events_after(id, 1, 10)).await;
@@ -28,7 +33,10 @@ on_both_databases! {
             .collect();
         assert_eq!(read, after);
         let mut summary = Summary::default();
-        events.iter().for_each(|event| summary.apply(event));
+        for event in &events {
+            summary.apply(event);
+            summary.journal.add(length(event));
+        }
         let page = Page::first(1);
         let listed = fixture.read(move |tx| tx.session_list(&SessionFilter::default(), &page)).await;
         assert_eq!(listed[0].summary, summary);
@@ -47,9 +55,9 @@ on_both_databases! {
         assert_eq!(
             committed,
             [
-                CommittedEvent { id: one.id, sequence: 1, is_new: false },
-                CommittedEvent { id: other.id, sequence: 2, is_new: true },
-                CommittedEvent { id: one.id, sequence: 1, is_new: false },
+                CommittedEvent { id: one.id, sequence: 1, is_new: false, bytes: 0 },
+                CommittedEvent { id: other.id, sequence: 2, is_new: true, bytes: length(&other) },
+                CommittedEvent { id: one.id, sequence: 1, is_new: false, bytes: 0 },
             ]
         );
         let read = fixture.read(move |tx| tx.session_events_after(id, 0, 10)).await;
