@@ -1,5 +1,7 @@
 //! The driver: decides what a pod is made of, starts holders, finds them again, and takes pods away.
 
+mod again;
+
 use std::{
     collections::HashMap,
     io,
@@ -24,7 +26,7 @@ use crate::{
     launcher::Launcher,
     layers, oci,
     plan::{Event, ExecEvent, Interception, Links, Make, Plan, Request, dir},
-    sweep::{self, Left},
+    sweep::Left,
     trash,
 };
 
@@ -75,6 +77,8 @@ pub(crate) struct Inner {
     pub(crate) make: Make,
     report: Report,
     pods: Mutex<HashMap<PodId, Arc<Pod>>>,
+    /// Pods of an earlier driver whose holders have not answered yet.
+    silent: Mutex<HashMap<PodId, Plan>>,
     workspaces: Mutex<HashMap<WorkspaceId, Arc<tokio::sync::Mutex<()>>>>,
     changes: watch::Sender<u64>,
     /// What the sweep could not remove.
@@ -140,6 +144,7 @@ impl LocalDriver {
             make,
             report,
             pods: Mutex::default(),
+            silent: Mutex::default(),
             workspaces: Mutex::default(),
             changes: watch::Sender::new(0),
             left: Mutex::default(),
@@ -148,27 +153,6 @@ impl LocalDriver {
         let driver = Self { inner: Arc::new(inner) };
         driver.sweep().await?;
         Ok(driver)
-    }
-
-    /// Finds living pods and removes dead ones.
-    async fn sweep(&self) -> Result<(), Error> {
-        let inner = &self.inner;
-        let found = sweep::pods(&inner.options.state_dir).await.map_err(step("look for pods"))?;
-        *lock(&inner.left) = found.left;
-        for launched in found.living {
-            self.adopt(launched).map_err(step("find a pod again"))?;
-        }
-        let living: Vec<String> = lock(&inner.pods).keys().map(ToString::to_string).collect();
-        for group in inner.groups.pods() {
-            if !group.file_name().is_some_and(|name| living.iter().any(|pod| name == pod.as_str())) {
-                // It must not keep the others. The next sweep comes across it again.
-                if let Err(error) = groups::remove(&group) {
-                    tracing::error!(group = %group.display(), error = %error, "failed to remove a control group");
-                }
-            }
-        }
-        self.empty_trash();
-        Ok(())
     }
 
     fn empty_trash(&self) {
@@ -219,22 +203,14 @@ impl LocalDriver {
         Ok(())
     }
 
-    /// Removes what an earlier sweep could not. Nothing else may happen to a workspace that a pod may still write to.
-    async fn clear(&self, workspace: WorkspaceId) -> Result<(), Error> {
-        let of_it = |left: &&Left| left.workspace == Some(workspace);
-        let all: Vec<Left> = lock(&self.inner.left).iter().filter(of_it).cloned().collect();
-        for one in all {
-            let (state_dir, dir) = (self.inner.options.state_dir.clone(), one.dir.clone());
-            let ended = tokio::task::spawn_blocking(move || sweep::end(&state_dir, &dir)).await;
-            let ended = ended.map_err(io::Error::other).flatten();
-            ended.map_err(step("remove what is left of an earlier pod"))?;
-            lock(&self.inner.left).retain(|left| left.dir != one.dir);
+    fn pod(&self, pod: PodId) -> Result<Arc<Pod>, Error> {
+        if let Some(pod) = lock(&self.inner.pods).get(&pod) {
+            return Ok(Arc::clone(pod));
         }
-        Ok(())
-    }
-
-    fn pod(&self, pod: PodId) -> Option<Arc<Pod>> {
-        lock(&self.inner.pods).get(&pod).cloned()
+        if lock(&self.inner.silent).contains_key(&pod) {
+            return Err(step("reach the pod's holder")(io::ErrorKind::TimedOut.into()));
+        }
+        Err(Error::NotFound(pod))
     }
 
     /// One change of a workspace at a time.
@@ -298,7 +274,12 @@ impl LocalDriver {
     }
 
     async fn remove(&self, pod_id: PodId) -> Result<(), Error> {
-        let Some(pod) = self.pod(pod_id) else { return Ok(()) };
+        let silent = lock(&self.inner.silent).get(&pod_id).map(|plan| plan.workspace_id);
+        if let Some(workspace) = silent {
+            // Until it answered or was killed.
+            drop(self.exclusive(workspace).await);
+        }
+        let Ok(pod) = self.pod(pod_id) else { return Ok(()) };
         let _one = self.exclusive(pod.plan.workspace_id).await;
         pod.holder.signal(Signal::TERM);
         if tokio::time::timeout(END_WITHIN, pod.holder.gone()).await.is_err() {
@@ -377,14 +358,18 @@ impl PodDriver for LocalDriver {
 
     async fn observe(&self) -> Result<Vec<PodObservation>, Error> {
         let seen_at = freehold_model::Timestamp::now();
-        let observation = |pod: &Arc<Pod>| PodObservation {
-            pod_id: pod.plan.pod_id,
-            workspace_id: pod.plan.workspace_id,
-            generation: pod.plan.generation,
-            state: lock(&pod.seen).state.clone(),
+        let observation = |plan: &Plan, state| PodObservation {
+            pod_id: plan.pod_id,
+            workspace_id: plan.workspace_id,
+            generation: plan.generation,
+            state,
             seen_at,
         };
-        Ok(lock(&self.inner.pods).values().map(observation).collect())
+        // Both at once: who is no longer among these is already among those.
+        let (silent, pods) = (lock(&self.inner.silent), lock(&self.inner.pods));
+        let silent = silent.values().map(|plan| observation(plan, PodState::Silent));
+        let known = pods.values().map(|pod| observation(&pod.plan, lock(&pod.seen).state.clone()));
+        Ok(silent.chain(known).collect())
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -392,7 +377,7 @@ impl PodDriver for LocalDriver {
     }
 
     async fn links(&self, pod_id: PodId) -> Result<PodLinks, Error> {
-        let pod = self.pod(pod_id).ok_or(Error::NotFound(pod_id))?;
+        let pod = self.pod(pod_id)?;
         let ask = async {
             let connection = Connection::to_holder(&pod.dir)?;
             connection.ask(&Request::Links, &[]).await?;
@@ -414,7 +399,7 @@ impl PodDriver for LocalDriver {
 
     async fn exec(&self, pod_id: PodId, command: ExecSpec) -> Result<Exec, Error> {
         use std::os::fd::AsFd;
-        let pod = self.pod(pod_id).ok_or(Error::NotFound(pod_id))?;
+        let pod = self.pod(pod_id)?;
         let ask = async {
             let (stdout, stdout_inside) = tokio::net::unix::pipe::pipe().and_then(reader)?;
             let (stderr, stderr_inside) = tokio::net::unix::pipe::pipe().and_then(reader)?;

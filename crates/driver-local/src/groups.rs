@@ -151,8 +151,10 @@ impl Groups {
             for controller in &hierarchy.controllers {
                 for (path, value) in settings(controller, hierarchy.unified, limits) {
                     match fs::write(dir.join(path), value) {
-                        // Swap is not counted on every kernel.
-                        Err(error) if error.kind() == io::ErrorKind::NotFound && path.contains("sw") => {}
+                        // Swap, and what is in TCP sockets, are not counted on every kernel.
+                        Err(error)
+                            if error.kind() == io::ErrorKind::NotFound
+                                && ["sw", "tcp"].iter().any(|part| path.contains(part)) => {}
                         other => other?,
                     }
                 }
@@ -199,6 +201,9 @@ impl Hierarchy {
     }
 }
 
+/// Under cgroup v1, tools may have this part of their memory once more in TCP sockets.
+const TCP_PART: u64 = 8;
+
 /// Bytes of memory that a pod's tools get together.
 pub fn tools_memory(limits: &Limits) -> u64 {
     limits.memory_bytes - AGENT_MEMORY_BYTES.min(limits.memory_bytes / 4)
@@ -225,6 +230,8 @@ fn settings(controller: &str, unified: bool, limits: &Limits) -> Vec<(&'static s
             ("memory.memsw.limit_in_bytes", memory),
             ("tools/memory.limit_in_bytes", tools_memory),
             ("tools/memory.memsw.limit_in_bytes", tools_memory),
+            // What waits in TCP sockets is counted apart there, and by nobody unless it has a limit.
+            ("tools/memory.kmem.tcp.limit_in_bytes", tools_memory / TCP_PART),
         ],
         ("pids", _) => vec![("pids.max", processes), ("tools/pids.max", tools_processes)],
         // Among pods, each weighs as much as it may use. In a pod, the agent alone weighs as much as all tools, so that it

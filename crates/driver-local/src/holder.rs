@@ -185,7 +185,8 @@ impl Holder {
                 }
             }
             self.look_after_agent();
-            self.watch.look(&self.sandbox.proc, &self.handles.log);
+            let sources = watch::Sources { proc: &self.sandbox.proc, diagnosis: &self.sandbox.diagnosis };
+            self.watch.look(&sources, &self.handles.log);
         }
     }
 
@@ -424,7 +425,7 @@ fn unix_listener(kind: SocketType, path: &Path, backlog: i32) -> Result<OwnedFd,
 }
 
 /// Tells of an event. Whether somebody is there to hear it.
-fn tell(socket: &OwnedFd, event: &Event, init: Option<&OwnedFd>) -> bool {
+pub fn tell(socket: &OwnedFd, event: &Event, init: Option<&OwnedFd>) -> bool {
     let fds: Vec<_> = init.into_iter().map(AsFd::as_fd).collect();
     serde_json::to_vec(event).is_ok_and(|bytes| sys::send_with_fds(socket.as_fd(), &bytes, &fds).is_ok())
 }

@@ -15,21 +15,28 @@ use freehold_model::{PodId, WorkspaceId};
 use rustix::{
     fs::{IFlags, ioctl_getflags, ioctl_setflags},
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
-    process::Signal,
+    process::{Resource, Signal, getrlimit},
 };
 
 use crate::{
     client::{Connection, Process},
     driver::{Inner, Options, PodRoot, step},
     groups::{self, Groups},
-    launcher::Launcher,
+    launcher::{Launcher, Number},
     layers::{self, Layers},
-    plan::{Birth, Event, Interception, Link, MESSAGE_BYTES_MAX, Make, Plan, Users, dir, file, word},
+    plan::{
+        Birth, Event, Failure, Interception, Link, MESSAGE_BYTES_MAX, Make, Plan, Users, dir, file, word,
+    },
     sys, trash,
 };
 
 /// How long a pod may take to stand.
 const START_WITHIN: Duration = Duration::from_secs(20);
+/// How long a holder may take to be forked before another launcher is tried, and that one, and so on.
+const BORN_WITHIN: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
+/// Files that a tool may have open, and that may be on their way through sockets, all of one user's together.
+const OPEN_FILES_MAX: u64 = 16_384;
 /// The host's uid of pods' root users, when the driver runs as root: above what people and containers are given.
 const USERS_BASE: u32 = 1_900_000_000;
 /// Variables of every program in a pod.
@@ -60,7 +67,15 @@ pub struct Launched {
 pub struct Starting {
     plan: Plan,
     dir: PathBuf,
+    called: Called,
+    /// What the holder is told first.
+    birth: Vec<u8>,
+}
+
+/// A holder that was asked for. Dropped, it ends.
+pub struct Called {
     holder: OwnedFd,
+    by: Number,
 }
 
 /// Makes the driver's directories.
@@ -219,7 +234,9 @@ fn make_plan(options: &Options, groups: &Groups, make: Make, spec: &PodSpec, lay
         .collect();
     let environment = tool_environment.iter().cloned().chain(spec.environment.iter().cloned()).collect();
     let watch_memory = groups.enforces("memory").is_err();
-    let mut tool_rlimits = vec![("core".to_owned(), 0), ("fsize".to_owned(), limits.disk_bytes)];
+    let files = getrlimit(Resource::Nofile).maximum.map_or(OPEN_FILES_MAX, |most| most.min(OPEN_FILES_MAX));
+    let mut tool_rlimits =
+        vec![("core".to_owned(), 0), ("fsize".to_owned(), limits.disk_bytes), ("nofile".to_owned(), files)];
     if watch_memory {
         tool_rlimits.push(("data".to_owned(), groups::tools_memory(&limits)));
     }
@@ -245,12 +262,12 @@ fn make_plan(options: &Options, groups: &Groups, make: Make, spec: &PodSpec, lay
     }
 }
 
-/// Has a holder started. Who drops the connection to it ends it.
-pub fn call(launcher: &Launcher) -> Result<OwnedFd, Error> {
-    let call = || -> io::Result<OwnedFd> {
+/// Has a holder started.
+pub fn call(launcher: &Launcher) -> Result<Called, Error> {
+    let call = || -> io::Result<Called> {
         let (ours, theirs) = socket_pair()?;
-        launcher.launch(&theirs)?;
-        Ok(ours)
+        let by = launcher.launch(&theirs)?;
+        Ok(Called { holder: ours, by })
     };
     call().map_err(step("start a holder"))
 }
@@ -258,7 +275,7 @@ pub fn call(launcher: &Launcher) -> Result<OwnedFd, Error> {
 /// Tells a holder what to make, and meanwhile makes what its pod needs: the directories, and by `make_groups` the
 /// control groups. Blocks for as long as that takes; see [`Starting::ready`] for the rest.
 pub fn start(
-    holder: OwnedFd,
+    called: Called,
     options: &Options,
     plan: Plan,
     make_groups: impl FnOnce() -> io::Result<()>,
@@ -266,13 +283,12 @@ pub fn start(
     let pod_dir = options.state_dir.join(dir::PODS).join(plan.pod_id.to_string());
     let workspace = options.state_dir.join(dir::WORKSPACES).join(plan.workspace_id.to_string());
     let birth = Birth { pod_dir, plan };
-    let tell = |bytes: &[u8]| sys::send_with_fds(holder.as_fd(), bytes, &[]);
     let bytes = serde_json::to_vec(&birth).map_err(|error| step("start a holder")(error.into()))?;
     if bytes.len() > MESSAGE_BYTES_MAX {
         return Err(step("start a holder")(io::Error::from_raw_os_error(libc::E2BIG)));
     }
     // A holder that has ended says why by itself, or is found to be gone.
-    let _gone = tell(&bytes);
+    called.tell(&bytes);
     let Birth { pod_dir, plan } = birth;
     let write = || -> io::Result<()> {
         layers::workspace_files(&workspace.join(dir::FILES), plan.make.users)?;
@@ -282,38 +298,54 @@ pub fn start(
         fs::write(pod_dir.join(file::PLAN), serde_json::to_vec(&plan)?)
     };
     write().map_err(step("write the pod's plan"))?;
-    let _gone = tell(word::FILES);
+    called.tell(word::FILES);
     make_groups().map_err(step("make the pod's control groups"))?;
-    let _gone = tell(word::GROUPS);
-    Ok(Starting { plan, dir: pod_dir, holder })
+    called.tell(word::GROUPS);
+    Ok(Starting { plan, dir: pod_dir, called, birth: bytes })
+}
+
+impl Called {
+    fn tell(&self, bytes: &[u8]) {
+        let _gone = sys::send_with_fds(self.holder.as_fd(), bytes, &[]);
+    }
+}
+
+/// What a holder said first.
+enum Born {
+    /// Its pidfd.
+    Holder(OwnedFd),
+    /// The launcher, in its place, why there is none.
+    Failed(Failure),
+    /// There is none, and will be none: the launcher ended.
+    Never,
+}
+
+async fn born(connection: &Connection) -> io::Result<Born> {
+    let heard = match connection.hear_bytes().await {
+        // So it is when the socket goes with what was sent to it.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => None,
+        heard => heard?,
+    };
+    Ok(match heard {
+        Some((word, mut fds)) if word == word::BORN => fds.pop().map_or(Born::Never, Born::Holder),
+        Some((bytes, _)) => match serde_json::from_slice(&bytes)? {
+            Event::Failed(failure) => Born::Failed(failure),
+            Event::Running { .. } | Event::Ended { .. } => return Err(io::ErrorKind::InvalidData.into()),
+        },
+        None => Born::Never,
+    })
 }
 
 impl Starting {
     /// Waits until the pod stands and its agent was started.
     pub async fn ready(self, launcher: &Launcher) -> Result<Launched, Error> {
-        let Self { plan, dir, holder } = self;
-        let connection = Connection::new(holder).map_err(step("start a holder"))?;
         let deadline = tokio::time::Instant::now() + START_WITHIN;
         let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-        let born = tokio::time::timeout_at(deadline, connection.hear_bytes()).await;
-        let holder = match born.map_err(late).flatten() {
-            Ok(Some((word, mut fds))) if word == word::BORN => fds.pop(),
-            Ok(_) => None,
-            Err(error) => {
-                launcher.give_up();
-                return Err(step("start a holder")(error));
-            }
-        };
-        let Some(holder) = holder else {
-            // The launcher ended before it was asked, or could not fork.
-            launcher.give_up();
-            return Err(step("start a holder")(io::ErrorKind::UnexpectedEof.into()));
-        };
+        let Self { plan, dir, called, birth } = self;
+        let (connection, holder) = holder(launcher, called, &birth, deadline).await?;
         let heard = tokio::time::timeout_at(deadline, connection.hear::<Event>()).await;
         let failed = match heard.map_err(late).flatten() {
-            Ok(Some((Event::Failed(failure), _))) => {
-                step(failure.step)(io::Error::from_raw_os_error(failure.errno))
-            }
+            Ok(Some((Event::Failed(failure), _))) => failed(failure),
             Ok(Some((event, mut fds))) => {
                 return Ok(Launched { plan, dir, connection, holder, event, init: fds.pop() });
             }
@@ -326,6 +358,42 @@ impl Starting {
         }
         Err(failed)
     }
+}
+
+fn failed(failure: Failure) -> Error {
+    step(failure.step)(io::Error::from_raw_os_error(failure.errno))
+}
+
+/// Waits until the holder was forked, if need be by another launcher: one that was stopped or killed must not cost
+/// each pod its time to start.
+async fn holder(
+    launcher: &Launcher,
+    mut called: Called,
+    birth: &[u8],
+    deadline: tokio::time::Instant,
+) -> Result<(Connection, OwnedFd), Error> {
+    for patience in BORN_WITHIN {
+        let connection = Connection::new(called.holder).map_err(step("start a holder"))?;
+        let soon = (tokio::time::Instant::now() + patience).min(deadline);
+        let mut heard = tokio::time::timeout_at(soon, born(&connection)).await;
+        if heard.is_err() {
+            launcher.give_up(called.by);
+            // Either it was forked, and speaks; or nobody has the other end of the socket now.
+            heard = tokio::time::timeout_at(deadline, born(&connection)).await;
+        }
+        match heard.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(Born::Holder(holder)) => return Ok((connection, holder)),
+            Ok(Born::Failed(failure)) => return Err(failed(failure)),
+            Ok(Born::Never) => {}
+            Err(error) => return Err(step("start a holder")(error)),
+        }
+        called = call(launcher)?;
+        for bytes in [birth, word::FILES, word::GROUPS] {
+            // What it needs was made meanwhile.
+            called.tell(bytes);
+        }
+    }
+    Err(step("start a holder")(io::ErrorKind::UnexpectedEof.into()))
 }
 
 /// Removes what a pod that does not stand left behind, so also what its overlays worked in: they refuse to begin where

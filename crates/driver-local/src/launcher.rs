@@ -31,14 +31,14 @@ use rustix::{
 
 use crate::{
     holder::{self, OWN_FDS_FROM},
-    plan::dir,
+    plan::{Event, Failure, dir},
     sys,
 };
 
 /// What the launcher is asked; there is only one thing.
 const ASK: &[u8] = b"holder";
 /// How long the launcher may leave requests lying.
-const ACCEPT_WITHIN: Duration = Duration::from_secs(5);
+const ACCEPT_WITHIN: Duration = Duration::from_secs(1);
 /// Characters of an id as text.
 const ID_CHARS: usize = 36;
 /// Bytes of `/proc/self/stat`, at most.
@@ -57,6 +57,10 @@ struct Running {
     process: Child,
 }
 
+/// One launcher process among those of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Number(u32);
+
 impl Drop for Running {
     fn drop(&mut self) {
         // It holds nothing that could be lost.
@@ -72,22 +76,33 @@ impl Launcher {
         Self { executable: executable.into(), padding: " ".repeat(longest), running: Mutex::default() }
     }
 
-    /// Starts a holder that listens on `socket`. Blocks, if shortly. The holder says its pidfd first.
-    pub fn launch(&self, socket: &OwnedFd) -> io::Result<()> {
+    /// Starts a holder that listens on `socket`, and says which process was asked for it. Blocks, if shortly. The holder
+    /// says its pidfd first.
+    pub fn launch(&self, socket: &OwnedFd) -> io::Result<Number> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(launcher) = &*running
             && ask(launcher, socket).is_ok()
         {
-            return Ok(());
+            return Ok(launcher.number());
         }
-        // Not there yet, or killed.
+        // Not there yet, or killed, or it does not read.
         *running = None;
-        ask(running.insert(self.start()?), socket)
+        let launcher = running.insert(self.start()?);
+        ask(launcher, socket).map(|()| launcher.number())
     }
 
-    /// Has the next holder forked by a new process, since this one did not answer.
-    pub fn give_up(&self) {
-        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Has the next holder forked by a new process, since this one did not answer. When this returns, whatever it was
+    /// asked for was forked or never will be.
+    pub fn give_up(&self, which: Number) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody else may have given it up, and the one of now is another.
+        if running.as_ref().is_some_and(|launcher| launcher.number() == which) {
+            tracing::warn!(
+                launcher.pid = which.0,
+                "the launcher of holders does not answer; another takes its place"
+            );
+            *running = None;
+        }
     }
 
     fn start(&self) -> io::Result<Running> {
@@ -101,6 +116,12 @@ impl Launcher {
             .spawn()?;
         tracing::debug!(launcher.pid = process.id(), "started the launcher of holders");
         Ok(Running { socket: ours, process })
+    }
+}
+
+impl Running {
+    fn number(&self) -> Number {
+        Number(self.process.id())
     }
 }
 
@@ -142,14 +163,19 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         let Ok([socket]) = <[OwnedFd; 1]>::try_from(fds) else { continue };
         let Ok(socket) = fcntl_dupfd_cloexec(socket, OWN_FDS_FROM) else { continue };
         // SAFETY: a launcher never has a second thread.
-        if let Ok(None) = unsafe { sys::clone(0) } {
-            sys::leave_children(false);
-            return match only(&socket) {
-                Ok(()) => holder::main(socket, |pod_dir| name.set(pod_dir)),
-                Err(_) => ExitCode::from(2),
-            };
+        match unsafe { sys::clone(0) } {
+            Ok(None) => {
+                sys::leave_children(false);
+                return match only(&socket) {
+                    Ok(()) => holder::main(socket, |pod_dir| name.set(pod_dir)),
+                    Err(_) => ExitCode::from(2),
+                };
+            }
+            Ok(Some(_)) => {}
+            Err(error) => {
+                let _gone = holder::tell(&socket, &Event::Failed(Failure::at("fork a holder")(error)), None);
+            }
         }
-        // Without a child, the server hears the end of the socket.
     }
 }
 

@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use freehold_model::WorkspaceId;
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
@@ -23,64 +22,60 @@ use crate::{
     trash,
 };
 
-/// How long a holder may take to answer, also one that is still starting. All are asked at once.
+/// How long a holder may take to answer, also one that is still starting.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long a killed holder may take to let go of its pod.
 const GONE_WITHIN: Duration = Duration::from_secs(3);
 /// Between two tries.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
-/// What there was.
-#[derive(Default)]
-pub struct Found {
-    /// Living pods.
-    pub living: Vec<Launched>,
-    /// What could be neither asked nor removed; in its workspaces no pod may be made before it is.
-    pub left: Vec<Left>,
-}
-
-/// What is left of a pod.
+/// What an earlier driver left of a pod, dead or alive.
 #[derive(Clone)]
 pub struct Left {
     /// The pod's directory.
     pub dir: PathBuf,
-    /// Whose files it may still write to.
-    pub workspace: Option<WorkspaceId>,
+    /// Its plan, as far as that can be read: whose files it may still write to.
+    pub plan: Option<Plan>,
 }
 
-/// Looks at all pods. The dead ones are removed on the way, and those that do not answer are killed: one that cannot be
-/// asked is no use, and must not keep the others.
-pub async fn pods(state_dir: &Path) -> io::Result<Found> {
-    let mut looks = tokio::task::JoinSet::new();
-    for entry in fs::read_dir(state_dir.join(dir::PODS))? {
-        let (state_dir, pod_dir) = (state_dir.to_owned(), entry?.path());
-        looks.spawn(async move { look(state_dir, pod_dir).await });
-    }
-    let mut found = Found::default();
-    for outcome in looks.join_all().await {
-        match outcome {
-            Ok(Some(launched)) => found.living.push(launched),
-            Ok(None) => {}
-            Err(left) => found.left.push(left),
-        }
-    }
-    Ok(found)
+/// What a look at a pod found.
+pub enum Found {
+    /// It lives.
+    Living(Box<Launched>),
+    /// It was dead, or is now, and is removed.
+    Dead(Option<Plan>),
+    /// It could be neither asked nor removed; in its workspace no pod may be made before it is.
+    Left(Left),
 }
 
-async fn look(state_dir: PathBuf, pod_dir: PathBuf) -> Result<Option<Launched>, Left> {
+/// The pods there are, dead or alive.
+pub fn pods(state_dir: &Path) -> io::Result<Vec<Left>> {
+    let entries = fs::read_dir(state_dir.join(dir::PODS))?;
+    entries
+        .map(|entry| {
+            let dir = entry?.path();
+            Ok(Left { plan: read(&dir).ok(), dir })
+        })
+        .collect()
+}
+
+/// Looks at a pod. A dead one is removed on the way, and one that does not answer within [`ANSWER_WITHIN`] is killed:
+/// one that cannot be asked is no use, and must not keep the others.
+pub async fn look(state_dir: PathBuf, Left { dir: pod_dir, plan }: Left) -> Found {
     let mut silent = false;
     if let Ok(Some(plan)) = lives(&pod_dir) {
         match tokio::time::timeout(ANSWER_WITHIN, find(&pod_dir, plan)).await {
             Ok(Ok(launched)) => {
                 tracing::info!(pod.id = %launched.plan.pod_id, "found a pod again");
-                return Ok(Some(launched));
+                return Found::Living(Box::new(launched));
             }
             // It ended meanwhile, or failed to start: nobody has its lock now.
             Ok(Err(_)) => {}
             Err(_) => silent = true,
         }
     }
-    let left = Left { workspace: read(&pod_dir).ok().map(|plan| plan.workspace_id), dir: pod_dir };
+    let plan = plan.or_else(|| read(&pod_dir).ok());
+    let left = Left { plan, dir: pod_dir };
     if silent {
         tracing::warn!(pod.dir = %left.dir.display(), "a pod's holder does not answer; it is killed");
     }
@@ -88,10 +83,10 @@ async fn look(state_dir: PathBuf, pod_dir: PathBuf) -> Result<Option<Launched>, 
     let removed =
         tokio::task::spawn_blocking(move || if silent { end(&state, &dir) } else { bury(&state, &dir) });
     match removed.await.map_err(io::Error::other).flatten() {
-        Ok(()) => Ok(None),
+        Ok(()) => Found::Dead(left.plan),
         Err(error) => {
             tracing::error!(pod.dir = %left.dir.display(), error = %error, "failed to remove what is left of a pod; its workspace waits for that");
-            Err(left)
+            Found::Left(left)
         }
     }
 }

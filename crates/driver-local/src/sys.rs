@@ -18,7 +18,7 @@ use rustix::{
 };
 
 /// Descriptors that one message carries at most.
-pub const MESSAGE_FDS_MAX: usize = 32;
+pub const MESSAGE_FDS_MAX: usize = 40;
 
 /// Turns the result of a raw call into one of Rust's.
 fn checked(result: libc::c_long) -> io::Result<libc::c_long> {

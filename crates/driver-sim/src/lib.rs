@@ -35,6 +35,7 @@ struct State {
     pods: HashMap<PodId, Pod>,
     generations: HashMap<WorkspaceId, u64>,
     failing_starts: u32,
+    starts_without_room: u32,
     start_takes: Duration,
     look_takes: Duration,
     ensured: u64,
@@ -76,6 +77,11 @@ impl SimDriver {
         self.state().failing_starts = count;
     }
 
+    /// Lets the machine have no room for the next `count` starts of a pod.
+    pub fn no_room_for_starts(&self, count: u32) {
+        self.state().starts_without_room = count;
+    }
+
     /// Lets every look at all pods take this long from what it saw to its answer.
     pub fn slow_looks(&self, each: Duration) {
         self.state().look_takes = each;
@@ -90,6 +96,14 @@ impl SimDriver {
     pub fn lose(&self, pod: PodId, reason: &str) {
         if let Some(pod) = self.state().pods.get_mut(&pod) {
             pod.state = PodState::Ended { reason: reason.into() };
+        }
+        self.changed();
+    }
+
+    /// Lets a pod not answer, or answer again.
+    pub fn silence(&self, pod: PodId, silent: bool) {
+        if let Some(pod) = self.state().pods.get_mut(&pod) {
+            pod.state = if silent { PodState::Silent } else { PodState::Running };
         }
         self.changed();
     }
@@ -157,6 +171,10 @@ impl PodDriver for SimDriver {
         }
         let mut state = self.state();
         state.generations.insert(spec.workspace_id, spec.generation);
+        if state.starts_without_room > 0 {
+            state.starts_without_room -= 1;
+            return Err(step("start a pod")(rustix::io::Errno::AGAIN.into()));
+        }
         if state.failing_starts > 0 {
             state.failing_starts -= 1;
             return Err(step("start a pod")(io::Error::other("the script says so")));

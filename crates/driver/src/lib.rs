@@ -10,6 +10,7 @@ use std::{io, os::unix::net::UnixListener, process::ExitStatus};
 
 use async_trait::async_trait;
 use freehold_model::{PodId, WorkspaceId};
+use rustix::io::Errno;
 use tokio::{io::AsyncRead, sync::watch};
 
 pub use spec::{
@@ -124,4 +125,35 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+}
+
+/// Errors of a machine, or of what it allows this user, that is full for now: no room for another process, descriptor,
+/// namespace, page or block.
+const PASSING: &[Errno] =
+    &[Errno::AGAIN, Errno::NOMEM, Errno::NOBUFS, Errno::MFILE, Errno::NFILE, Errno::NOSPC, Errno::DQUOT];
+
+impl Error {
+    /// Whether the machine had no room for this just now, so that the same may succeed a moment later: somebody else may
+    /// have used it up. It says nothing about the pod.
+    pub fn is_passing(&self) -> bool {
+        let Self::Step { source, .. } = self else { return false };
+        Errno::from_io_error(source).is_some_and(|errno| PASSING.contains(&errno))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_full_machine_says_passes_and_nothing_else_does() {
+        let step = |source| Error::Step { step: "start".into(), source };
+        for errno in PASSING {
+            assert!(step((*errno).into()).is_passing(), "{errno}");
+        }
+        assert!(!step(Errno::PERM.into()).is_passing());
+        assert!(!step(io::ErrorKind::TimedOut.into()).is_passing());
+        assert!(!Error::Exec(Errno::AGAIN.into()).is_passing());
+        assert!(!Error::InUse.is_passing());
+    }
 }

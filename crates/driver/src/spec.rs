@@ -115,6 +115,9 @@ pub struct PodObservation {
 pub enum PodState {
     /// Its sandbox stands and its agent was started.
     Running,
+    /// It was there and does not answer yet, so that it cannot be told whether it runs. It is looked at, within a limit of
+    /// the driver's, and then is one of the others or gone. Until then nothing else touches its workspace's files.
+    Silent,
     /// It ended by itself and cannot serve any more; it wants deleting.
     Ended {
         /// Why, for people.

@@ -12,5 +12,5 @@ mod plan;
 mod service;
 
 pub use agents::{AgentUnreachable, Agents};
-pub use plan::{Action, Current, Desired, Plan, Seen, plan};
+pub use plan::{Action, Current, Desired, Plan, Seen, Waiting, plan};
 pub use service::{Error, Gate, GateLinks, Handle, Options, Service};

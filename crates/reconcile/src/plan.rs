@@ -17,6 +17,9 @@ const START_BACKOFF_MS: i64 = 250;
 /// The most doublings of [`START_BACKOFF_MS`].
 const START_BACKOFF_DOUBLINGS_MAX: u32 = 6;
 
+/// How long a machine without room for another pod is asked again, in milliseconds, before that counts as a failed start.
+pub const ROOM_TIMEOUT_MS: i64 = 300_000;
+
 /// How long an agent may take from the hand-over of a task to its beginning, in milliseconds; it covers the starts of a
 /// pod that was lost meanwhile.
 pub const BEGIN_TIMEOUT_MS: i64 = 300_000;
@@ -36,10 +39,33 @@ pub struct Desired {
     pub failed_starts: u32,
     /// When the phase, the pod or the count of failed starts last changed.
     pub since: Timestamp,
+    /// The machine had no room for the pod.
+    pub waiting: Option<Waiting>,
     /// The task that was handed over and has not ended.
     pub task: Option<Current>,
     /// Milliseconds after which the workspace is stopped when it is idle; absent for never.
     pub idle_timeout_ms: Option<i64>,
+}
+
+/// A start that waits for room on the machine, which says nothing about the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    since: Timestamp,
+    last: Timestamp,
+    tries: u32,
+}
+
+impl Waiting {
+    /// After one more try without room. `None` when it has waited for long enough: such a try counts.
+    pub fn after_try(before: Option<Self>, now: Timestamp) -> Option<Self> {
+        let Self { since, tries, .. } = before.unwrap_or(Self { since: now, last: now, tries: 0 });
+        (elapsed_ms(since, now) < ROOM_TIMEOUT_MS).then_some(Self { since, last: now, tries: tries + 1 })
+    }
+
+    /// Milliseconds until the next try.
+    fn wait_ms(self, now: Timestamp) -> i64 {
+        backoff_ms(self.tries) - elapsed_ms(self.last, now)
+    }
 }
 
 /// A task that was handed over.
@@ -58,7 +84,7 @@ pub struct Current {
 impl Current {
     /// Why the agent can be relied on no more, if it is late.
     fn late(&self, now: Timestamp) -> Option<String> {
-        let since_ms = |then: Timestamp| now.as_millisecond() - then.as_millisecond();
+        let since_ms = |then| elapsed_ms(then, now);
         match self.began {
             None => (since_ms(self.handed_over) >= BEGIN_TIMEOUT_MS)
                 .then(|| format!("the agent did not begin within {} s", BEGIN_TIMEOUT_MS / 1000)),
@@ -157,7 +183,7 @@ fn plan_wanted(desired: Desired, seen: Seen<'_>, pod: PodId, now: Timestamp, act
     {
         return actions.push(Action::EndLate(pod, task.id, reason));
     }
-    let since_ms = now.as_millisecond() - desired.since.as_millisecond();
+    let since_ms = elapsed_ms(desired.since, now);
     let starting = desired.phase == Phase::Provisioning;
     match seen.pods.iter().find(|seen| seen.pod_id == pod).map(|seen| &seen.state) {
         Some(PodState::Running) => {
@@ -177,13 +203,16 @@ fn plan_wanted(desired: Desired, seen: Seen<'_>, pod: PodId, now: Timestamp, act
                 actions.push(Action::LookAgain(START_TIMEOUT_MS - since_ms));
             }
         }
+        // A change tells what became of it.
+        Some(PodState::Silent) => {}
         Some(PodState::Ended { reason }) if starting => {
             actions.push(Action::ReportFailedStart(pod, reason.clone()));
         }
         Some(PodState::Ended { .. }) => actions.push(Action::ReportLost(pod)),
         None if !starting => actions.push(Action::ReportLost(pod)),
         None => {
-            let wait = backoff_ms(desired.failed_starts) - since_ms;
+            let for_room = desired.waiting.map_or(0, |waiting| waiting.wait_ms(now));
+            let wait = for_room.max(backoff_ms(desired.failed_starts) - since_ms);
             if wait > 0 {
                 actions.push(Action::LookAgain(wait));
             } else {
@@ -191,6 +220,10 @@ fn plan_wanted(desired: Desired, seen: Seen<'_>, pod: PodId, now: Timestamp, act
             }
         }
     }
+}
+
+fn elapsed_ms(since: Timestamp, now: Timestamp) -> i64 {
+    now.as_millisecond() - since.as_millisecond()
 }
 
 /// The wait before the next start after so many failed ones, in milliseconds.
@@ -241,6 +274,7 @@ mod tests {
             pod: Some(pod(1)),
             failed_starts,
             since: before(age_ms),
+            waiting: None,
             task: None,
             idle_timeout_ms: Some(60_000),
         };
@@ -261,6 +295,31 @@ mod tests {
         assert_eq!(check(Phase::Provisioning, 1, 0, &[], false, false), [Action::LookAgain(250)]);
         assert_eq!(check(Phase::Provisioning, 3, 400, &[], false, false), [Action::LookAgain(600)]);
         assert!(check(Phase::Provisioning, 3, 1000, &[], false, false).contains(&Action::Ensure(pod(1))));
+    }
+
+    #[test]
+    fn a_start_without_room_is_tried_again_after_a_growing_wait_and_counts_after_some_minutes() {
+        let (mut now, mut waiting, mut waits) = (before(0), None, Vec::new());
+        let end = loop {
+            let Some(again) = Waiting::after_try(waiting, now) else { break now };
+            waiting = Some(again);
+            let desired = Desired {
+                phase: Phase::Provisioning,
+                pod: Some(pod(1)),
+                failed_starts: 0,
+                since: before(0),
+                waiting,
+                task: None,
+                idle_timeout_ms: None,
+            };
+            let seen = Seen { pods: &[], linked: None, connected: false };
+            let [Action::LookAgain(wait)] = plan(desired, seen, now).0[..] else { panic!("no wait") };
+            waits.push(wait);
+            now = Timestamp::from_millisecond(now.as_millisecond() + wait).unwrap();
+            assert_eq!(plan(desired, seen, now).0, [Action::Ensure(pod(1)), Action::Link(pod(1))]);
+        };
+        assert_eq!(waits[..8], [250, 500, 1000, 2000, 4000, 8000, 16_000, 16_000]);
+        assert!((ROOM_TIMEOUT_MS..ROOM_TIMEOUT_MS + 16_000).contains(&elapsed_ms(before(0), end)));
     }
 
     #[test]
@@ -291,6 +350,15 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_does_not_answer_yet_is_waited_for_in_every_phase() {
+        let pods = [seen(1, PodState::Silent)];
+        for phase in [Phase::Provisioning, Phase::Idle, Phase::Busy] {
+            assert_eq!(check(phase, 0, START_TIMEOUT_MS, &pods, false, false), []);
+        }
+        assert_eq!(check(Phase::Stopped, 0, 0, &pods, false, false), [Action::Delete(pod(1))]);
+    }
+
+    #[test]
     fn a_workspace_that_is_idle_for_too_long_is_stopped_unless_a_task_waits() {
         let pods = [seen(1, PodState::Running)];
         assert_eq!(check(Phase::Idle, 0, 59_999, &pods, true, true), [Action::Deliver]);
@@ -317,6 +385,7 @@ mod tests {
                 pod: Some(pod(1)),
                 failed_starts: 0,
                 since: before(0),
+                waiting: None,
                 task: Some(current),
                 idle_timeout_ms: None,
             };

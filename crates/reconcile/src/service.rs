@@ -17,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Action, Agents, Desired, Seen, agents, orders,
-    plan::{Current, plan},
+    plan::{Current, Waiting, plan},
 };
 
 /// A connection that ends sooner is followed by a pause.
@@ -41,6 +41,9 @@ pub enum Error {
     /// The driver failed.
     #[error("the driver failed")]
     Driver(#[from] freehold_driver::Error),
+    /// The machine has no room for a pod.
+    #[error("the machine has no room for the pod now; its start waits")]
+    NoRoom(#[source] freehold_driver::Error),
     /// The way out could not be opened.
     #[error("the way out could not be opened")]
     Gate(#[source] std::io::Error),
@@ -150,6 +153,8 @@ struct State {
     links: HashMap<WorkspaceId, (PodId, CancellationToken)>,
     /// Tasks that were handed over, and when this process first saw that.
     handed_over: HashMap<WorkspaceId, (TaskId, Timestamp)>,
+    /// Starts that wait for room on the machine, as far as this process knows.
+    waiting: HashMap<WorkspaceId, Waiting>,
 }
 
 impl Service {
@@ -346,9 +351,13 @@ impl Inner {
         let now = Timestamp::now();
         let current = look.and_then(|look| look.current_task.as_ref());
         let mut state = self.state();
+        if look.is_none_or(|look| look.workspace.phase != Phase::Provisioning) {
+            state.waiting.remove(&workspace);
+        }
+        let waiting = state.waiting.get(&workspace).copied();
         let Some((look, task)) = look.zip(current) else {
             state.handed_over.remove(&workspace);
-            return desired(look, None);
+            return desired(look, waiting, None);
         };
         let seen = state.handed_over.entry(workspace).or_insert((task.id, now));
         if seen.0 != task.id {
@@ -360,7 +369,7 @@ impl Inner {
             began: task.started_at,
             timeout_ms: look.task_timeout_ms,
         };
-        desired(Some(look), Some(current))
+        desired(Some(look), waiting, Some(current))
     }
 
     async fn act(
@@ -427,6 +436,10 @@ impl Inner {
         // Policy is in force before the first process runs.
         self.gate.publish(look).await.map_err(Error::Gate)?;
         if let Err(error) = self.driver.ensure(&spec).await {
+            if error.is_passing() && self.waits(look.workspace.id) {
+                self.poke(look.workspace.id);
+                return Err(Error::NoRoom(error));
+            }
             let reason = chain(&error);
             self.failed_start(look, pod, &reason).await?;
             return Err(error.into());
@@ -439,9 +452,17 @@ impl Inner {
             seen_at: Timestamp::now(),
         };
         let mut state = self.state();
+        state.waiting.remove(&look.workspace.id);
         state.outdated.insert(look.workspace.id);
         state.pods.entry(look.workspace.id).or_default().push(seen);
         Ok(())
+    }
+
+    /// Whether a start without room on the machine may wait, which is noted.
+    fn waits(&self, workspace: WorkspaceId) -> bool {
+        let mut state = self.state();
+        let waiting = Waiting::after_try(state.waiting.get(&workspace).copied(), Timestamp::now());
+        waiting.map(|waiting| state.waiting.insert(workspace, waiting)).is_some()
     }
 
     /// Serves the pod's connections: its way out, and its agent.
@@ -565,13 +586,14 @@ fn scan_failed(error: &Error) {
 }
 
 /// What the rows want of a pod; of a workspace that is gone, nothing.
-fn desired(look: Option<&Look>, task: Option<Current>) -> Desired {
+fn desired(look: Option<&Look>, waiting: Option<Waiting>, task: Option<Current>) -> Desired {
     let Some(look) = look else {
         return Desired {
             phase: Phase::Stopped,
             pod: None,
             failed_starts: 0,
             since: Timestamp::UNIX_EPOCH,
+            waiting: None,
             task: None,
             idle_timeout_ms: None,
         };
@@ -581,6 +603,7 @@ fn desired(look: Option<&Look>, task: Option<Current>) -> Desired {
         pod: look.workspace.pod_id,
         failed_starts: look.workspace.failed_starts,
         since: look.workspace.updated_at,
+        waiting,
         task,
         idle_timeout_ms: look.idle_timeout_ms,
     }

@@ -87,6 +87,10 @@ const DENIED_HERE: &[libc::c_long] = &[];
 
 /// Socket families that stay.
 const FAMILIES: &[i32] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+/// Protocols of those families that programs do without, with buffers that are not counted: of several paths, of streams
+/// in one (SCTP), of datagrams with a part unchecked and with congestion control.
+const UNCOUNTED_PROTOCOLS: &[i32] =
+    &[libc::IPPROTO_MPTCP, libc::IPPROTO_SCTP, libc::IPPROTO_UDPLITE, libc::IPPROTO_DCCP];
 /// No new namespace of any kind.
 const NAMESPACES: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
@@ -122,8 +126,10 @@ enum Answer {
     IfTogether,
     /// Allowed unless the third argument asks for files of the thread's own.
     IfFilesStay,
-    /// Allowed when the first argument is one of [`FAMILIES`].
+    /// Allowed when the first argument is one of [`FAMILIES`] and the third none of [`UNCOUNTED_PROTOCOLS`].
     IfFamily,
+    /// Allowed unless the second argument is to give a pipe another size.
+    IfPipesStay,
     /// Allowed when the first argument is 0, the caller: an agent of the same user has limits too.
     IfOwn,
 }
@@ -136,6 +142,7 @@ const CONDITIONAL: &[(libc::c_long, Answer)] = &[
     (libc::SYS_socket, Answer::IfFamily),
     (libc::SYS_socketpair, Answer::IfFamily),
     (libc::SYS_prlimit64, Answer::IfOwn),
+    (libc::SYS_fcntl, Answer::IfPipesStay),
 ];
 
 /// The program, for a little-endian machine.
@@ -193,8 +200,9 @@ fn halve(pieces: &[(u32, Answer)]) -> Result<Vec<sock_filter>, TryFromIntError> 
 }
 
 fn leaf(what: Answer) -> Vec<sock_filter> {
-    /// The lower halves of the first argument and of the third.
+    /// The lower halves of the first three arguments.
     const FIRST: u32 = 16;
+    const SECOND: u32 = 24;
     const THIRD: u32 = 32;
     let refuse = answer(libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned());
     let allow = answer(libc::SECCOMP_RET_ALLOW);
@@ -215,8 +223,17 @@ fn leaf(what: Answer) -> Vec<sock_filter> {
         Answer::IfTogether => unless(FIRST, APART.cast_unsigned()),
         Answer::IfFilesStay => unless(THIRD, libc::CLOSE_RANGE_UNSHARE),
         Answer::IfOwn => vec![load(FIRST), jump(libc::BPF_JEQ, 0, 0, 1), allow, refuse],
+        Answer::IfPipesStay => {
+            let resize = libc::F_SETPIPE_SZ.cast_unsigned();
+            vec![load(SECOND), jump(libc::BPF_JEQ, resize, 1, 0), allow, refuse]
+        }
         Answer::IfFamily => {
-            let mut all = vec![load(FIRST)];
+            let absent = answer(libc::SECCOMP_RET_ERRNO | libc::EPROTONOSUPPORT.cast_unsigned());
+            let mut all = vec![load(THIRD)];
+            for protocol in UNCOUNTED_PROTOCOLS {
+                all.extend([jump(libc::BPF_JEQ, protocol.cast_unsigned(), 0, 1), absent]);
+            }
+            all.push(load(FIRST));
             for family in FAMILIES {
                 all.extend([jump(libc::BPF_JEQ, family.cast_unsigned(), 0, 1), allow]);
             }
@@ -323,6 +340,10 @@ mod tests {
                 let expected = if FAMILIES.contains(&family) { libc::SECCOMP_RET_ALLOW } else { REFUSED };
                 assert_eq!(answered(call, [family.cast_unsigned(), 0, 0]), expected);
             }
+            for protocol in 0..512_i32 {
+                let answer = answered(call, [libc::AF_INET.cast_unsigned(), 0, protocol.cast_unsigned()]);
+                assert_eq!(answer == libc::SECCOMP_RET_ALLOW, !UNCOUNTED_PROTOCOLS.contains(&protocol));
+            }
         }
     }
 
@@ -338,5 +359,13 @@ mod tests {
         assert_eq!(answered(libc::SYS_close_range, [3, u32::MAX, unshare]), REFUSED);
         assert_eq!(answered(libc::SYS_prlimit64, [0, 7, 0]), libc::SECCOMP_RET_ALLOW);
         assert_eq!(answered(libc::SYS_prlimit64, [1, 7, 0]), REFUSED);
+    }
+
+    #[test]
+    fn pipes_keep_their_size() {
+        for command in 0..2048_i32 {
+            let answer = answered(libc::SYS_fcntl, [1, command.cast_unsigned(), 1 << 20]);
+            assert_eq!(answer == REFUSED, command == libc::F_SETPIPE_SZ, "{command}");
+        }
     }
 }

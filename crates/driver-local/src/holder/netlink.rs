@@ -12,6 +12,8 @@ use rustix::net::{
 /// Bytes of an answer, at most: acknowledgements repeat the request's header only.
 const ANSWER_BYTES_MAX: usize = 8192;
 const HEADER_BYTES: usize = 16;
+/// Bytes of a part of a longer answer, at most.
+const DUMP_BYTES: usize = 16 * 1024;
 
 /// Messages to be sent at once.
 #[derive(Default)]
@@ -83,13 +85,53 @@ pub mod netlink_protocol {
         Route,
         /// nf_tables.
         Netfilter,
+        /// Sockets.
+        Sockets,
     }
 }
 
-fn open(protocol: netlink_protocol::Protocol) -> io::Result<OwnedFd> {
+/// Asks for all of a kind, and visits what follows the header of each message of the answer. The kernel answers at once.
+pub fn dump(socket: &OwnedFd, kind: u16, fixed: &[u8], mut visit: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut batch = Batch::default();
+    batch.message(kind, libc::NLM_F_DUMP, fixed, |_| {});
+    send(socket, &batch.bytes, SendFlags::empty())?;
+    let mut answer = vec![0_u8; DUMP_BYTES];
+    loop {
+        let (length, _) = recv(socket.as_fd(), &mut answer[..], RecvFlags::DONTWAIT)?;
+        let mut rest = answer.get(..length).unwrap_or_default();
+        while let Some(size) = rest.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)) {
+            let size = usize::try_from(size).unwrap_or(0);
+            let (Some(message), Some(kind)) = (rest.get(HEADER_BYTES..size), rest.get(4..6)) else { break };
+            match i32::from(u16::from_ne_bytes([kind[0], kind[1]])) {
+                libc::NLMSG_DONE => return Ok(()),
+                libc::NLMSG_ERROR => {
+                    let errno = message.first_chunk().map_or(libc::EIO, |bytes| -i32::from_ne_bytes(*bytes));
+                    return Err(io::Error::from_raw_os_error(errno));
+                }
+                _ => visit(message),
+            }
+            rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+/// The attributes of a message, from after its fixed part on: kind and value.
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let [a, b, c, d] = *bytes.first_chunk()?;
+        let size = usize::from(u16::from_ne_bytes([a, b]));
+        let value = bytes.get(4..size)?;
+        bytes = bytes.get(size.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([c, d]), value))
+    })
+}
+
+/// Opens a socket in the present network namespace.
+pub fn open(protocol: netlink_protocol::Protocol) -> io::Result<OwnedFd> {
     let protocol = match protocol {
         netlink_protocol::Protocol::Route => None,
         netlink_protocol::Protocol::Netfilter => Some(netlink::NETFILTER),
+        netlink_protocol::Protocol::Sockets => Some(netlink::SOCK_DIAG),
     };
     Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?)
 }

@@ -21,6 +21,7 @@ use rustix::{
 use super::{
     OWN_FDS_FROM,
     mounts::{self, Trees},
+    netlink::{self, netlink_protocol::Protocol},
     network::{self, Sockets},
     privileges, proc,
 };
@@ -33,6 +34,8 @@ use crate::{
 const NOTE_BYTES_MAX: usize = 1024;
 /// Namespaces that a restarted agent finds again, in the order in which they are entered; the network's comes last.
 const KEPT: &[&str] = &["user", "mnt", "uts", "ipc", "cgroup"];
+/// These, the network's, and the pod's `/proc`.
+const KEPT_AND_MORE: usize = KEPT.len() + 2;
 
 /// Descriptors that the pod's processes are started with.
 pub struct Handles {
@@ -89,6 +92,8 @@ pub struct Sandbox {
     pub proc: OwnedFd,
     /// Its namespaces but the one of processes.
     pub namespaces: Vec<OwnedFd>,
+    /// On which the kernel is asked about the sockets in its network.
+    pub diagnosis: OwnedFd,
     /// Ends when the agent's program runs; until then it may tell why it does not.
     pub starting: Option<OwnedFd>,
 }
@@ -156,17 +161,17 @@ impl Begun {
             let first = [&handles.pod_api, &handles.log, &handles.null];
             self.tell(first.into_iter().chain(&handles.agent_groups).chain(&handles.tool_groups))?;
             let (counts, fds) = note(&self.notes)?;
-            // The pod's /proc, what is kept of its namespaces, and the network's follow.
+            // The pod's /proc, what is kept of its namespaces, the network's, and what asks about its sockets follow.
             let (Sockets { tcp, dns }, mut rest) = Sockets::of(&counts, fds)?;
-            if rest.len() != 1 + KEPT.len() + 1 {
+            let (Some(diagnosis), KEPT_AND_MORE) = (rest.pop(), rest.len()) else {
                 return Err(Failure { step: "receive the pod's listeners".into(), errno: libc::EPROTO });
-            }
+            };
             let namespaces = rest.split_off(1);
             let proc = rest.remove(0);
             if plan.trial || plan.make.users.base().is_none() {
                 started(&self.notes)?;
             }
-            Ok(Sandbox { init: self.init, tcp, dns, proc, namespaces, starting: None })
+            Ok(Sandbox { init: self.init, tcp, dns, proc, namespaces, diagnosis, starting: None })
         };
         let mut sandbox = finish().map_err(|failure| self.cause(failure))?;
         self.stands = true;
@@ -260,9 +265,10 @@ fn first_start(plan: &Plan, holder: &OwnedFd) -> Result<(), Failure> {
     let this = rustix::process::getpid();
     let others = KEPT.iter().map(|kind| namespace(this, kind)).collect::<Result<Vec<_>, _>>()?;
     let (counts, fds) = note(&net)?;
-    let (sockets, network) = Sockets::of(&counts, own(fds)?)?;
+    let (sockets, mut network) = Sockets::of(&counts, own(fds)?)?;
+    let diagnosis = network.split_off(network.len().min(1));
     enter(&network)?;
-    let namespaces: Vec<OwnedFd> = others.into_iter().chain(network).collect();
+    let namespaces: Vec<OwnedFd> = others.into_iter().chain(network).chain(diagnosis).collect();
     program.execute(plan, || {
         // Nobody else is here when the agent comes.
         waitpid(Some(helper), WaitOptions::empty()).map_err(|e| Failure::at("end the helper")(e.into()))?;
@@ -279,7 +285,8 @@ fn make_network(plan: &Plan, first: &OwnedFd) -> Result<(), Failure> {
     let sockets = network::set_up(plan.make)?;
     // By another name than its own, which is another one in the host's /proc.
     let network = open("/proc/self/ns/net".as_ref(), OFlags::RDONLY)?;
-    let fds: Vec<BorrowedFd<'_>> = sockets.all().chain([&network]).map(AsFd::as_fd).collect();
+    let diagnosis = netlink::open(Protocol::Sockets).map_err(Failure::at("open a netlink socket"))?;
+    let fds: Vec<BorrowedFd<'_>> = sockets.all().chain([&network, &diagnosis]).map(AsFd::as_fd).collect();
     sys::send_with_fds(first.as_fd(), &sockets.counts(), &fds)
         .map_err(Failure::at("speak to the pod's first process"))?;
     sys::exit(0)

@@ -2,10 +2,12 @@
 //! kills tools that go too far. Best effort, and reported as such.
 //!
 //! Memory is what processes have to themselves, what they share with each other, files in memory that have no name and are
-//! open or mapped, and what the pod's file systems in memory hold. Not seen are pages of a shared mapping that no process
-//! maps any more, files in memory on their way through a socket, and the buffers of sockets and pipes.
+//! open or mapped, what the pod's file systems in memory hold, what waits in the buffers of its sockets, and as much as
+//! its pipes may hold. Not seen are pages of a shared mapping that no process maps any more, and files in memory on their
+//! way through a socket.
 
 mod disk;
+mod sockets;
 mod tools;
 
 use std::{
@@ -20,7 +22,8 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, fstat, fstatvfs, ftruncate, memfd_cre
 
 use crate::plan::Plan;
 use disk::Disk;
-use tools::{Budget, File, Tool};
+use sockets::Buffers;
+use tools::{Budget, File, Open, Tool};
 
 /// Between two looks while the pod uses little memory.
 const CALM_INTERVAL: Duration = Duration::from_millis(500);
@@ -38,6 +41,12 @@ const VICTIM_BYTES_MIN: u64 = 4 << 20;
 const LOG_BYTES_MAX: u64 = 1 << 20;
 /// Bytes for entries of a directory that are read at once.
 const ENTRY_BYTES: usize = 4096;
+/// Bytes of a pipe, at most: the filter of calls lets nobody give it another size.
+const PIPE_BYTES: u64 = 64 << 10;
+/// Pages of each further pipe of a user who has as many pages in pipes as the machine allows.
+const PIPE_PAGES_MIN: u64 = 2;
+/// A look at sockets waits at least this many times as long as the last one took.
+const SOCKETS_SHARE: u32 = 50;
 /// File systems in memory, as the pod's first process sees them.
 const IN_MEMORY: &[&str] = &["1/root/tmp", "1/root/dev/shm"];
 
@@ -55,6 +64,16 @@ struct Memory {
     device: Option<u64>,
     /// At the last look.
     used: u64,
+    sockets: Buffers,
+    next_sockets: Instant,
+}
+
+/// Where the kernel tells of a pod.
+pub struct Sources<'a> {
+    /// The pod's `/proc`.
+    pub proc: &'a OwnedFd,
+    /// On which it is asked about sockets in the pod's network.
+    pub diagnosis: &'a OwnedFd,
 }
 
 impl Watch {
@@ -74,15 +93,16 @@ impl Watch {
         (self.memory.is_some() || self.disk.is_some()).then_some(self.next)
     }
 
-    /// Looks, when it is time. `proc` is the pod's `/proc`.
-    pub fn look(&mut self, proc: &OwnedFd, log: &OwnedFd) {
+    /// Looks, when it is time.
+    pub fn look(&mut self, sources: &Sources<'_>, log: &OwnedFd) {
+        let proc = sources.proc;
         let now = Instant::now();
         if now < self.next {
             return;
         }
         let mut interval = DISK_INTERVAL;
         if let Some(memory) = &mut self.memory {
-            let tense = memory.look(proc) > memory.max / 4;
+            let tense = memory.look(sources) > memory.max / 4;
             let tense_interval = (now.elapsed() * LOOK_SHARE).clamp(TENSE_INTERVAL, LOOK_INTERVAL_MAX);
             interval = if tense { tense_interval } else { CALM_INTERVAL };
         }
@@ -109,6 +129,18 @@ struct Part {
     mapped: u64,
     /// Files in memory without a name that it has.
     files: u64,
+    /// What its pipes may hold, and what its sockets do.
+    buffers: u64,
+}
+
+/// What all tools have.
+#[derive(Default)]
+struct Seen {
+    parts: Vec<Part>,
+    files: Files,
+    pipes: u64,
+    /// Whether any has a socket.
+    sockets: bool,
 }
 
 /// Files in memory without a name.
@@ -121,35 +153,22 @@ struct Files {
 impl Memory {
     fn new(max: u64, device: Option<u64>) -> Self {
         let page_bytes = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
-        Self { max, page_bytes, device, used: 0 }
+        let (sockets, next_sockets) = (Buffers::default(), Instant::now());
+        Self { max, page_bytes, device, used: 0, sockets, next_sockets }
     }
 
     /// The pod's memory in bytes, rather too much than too little; kills the largest tool when it is above the limit.
-    fn look(&mut self, proc: &OwnedFd) -> u64 {
+    fn look(&mut self, sources: &Sources<'_>) -> u64 {
+        let proc = sources.proc;
         let mut budget = Budget::new();
-        let mut files = Files::default();
-        let mut parts = Vec::new();
-        tools::for_each(proc, |tool, name| {
-            let mut held = 0_u64;
-            let known = tool.open_files(&mut budget, |file, bytes| {
-                if Some(file.device) == self.device {
-                    held = held.saturating_add(bytes);
-                    if files.seen.insert(file) {
-                        files.bytes = files.bytes.saturating_add(bytes);
-                    }
-                }
-            });
-            let size = tool.size(self.page_bytes);
-            if known.is_err() || (size.own == 0 && tool.is_hidden()) {
-                tool.kill_unless_supervisor();
-            }
-            let (own, shared, mapped) = (size.own, size.shared, size.mapped);
-            parts.push(Part { name: name.to_owned(), own, shared, mapped, files: held });
-        });
+        let Seen { mut parts, mut files, pipes, sockets } = self.see(proc, &mut budget);
+        self.look_at_sockets(sources, sockets);
         let named = IN_MEMORY.iter().map(|place| on_file_system(proc, place)).fold(0, u64::saturating_add);
+        let buffers = self.sockets.all.saturating_add(self.in_pipes(proc, pipes));
         let sum = |parts: &[Part], of: fn(&Part) -> u64| parts.iter().map(of).fold(0, u64::saturating_add);
         let touched = sum(&parts, |part| part.own.saturating_add(part.shared));
-        let at_most = |files: &Files| touched.saturating_add(named).saturating_add(files.bytes);
+        let at_most =
+            |files: &Files| [touched, named, buffers, files.bytes].into_iter().fold(0, u64::saturating_add);
         if at_most(&files).saturating_add(sum(&parts, |part| part.mapped)) > self.max {
             // Files may be in memory that are mapped, and not touched where they are mapped.
             self.add_mapped(proc, &mut budget, &mut parts, &mut files);
@@ -158,17 +177,90 @@ impl Memory {
         if most > self.max {
             // Only now it is worth asking the kernel for each process's share, which costs it a walk over their pages.
             for part in &mut parts {
-                (part.own, part.shared) = Tool::find(proc, &part.name).map_or((0, 0), |tool| tool.share());
+                let Some(tool) = Tool::find(proc, &part.name) else {
+                    (part.own, part.shared) = (0, 0);
+                    continue;
+                };
+                (part.own, part.shared) = tool.share();
+                part.buffers = self.buffers_of(&tool);
             }
             // What is mapped may be what is counted as a file: the greater of both is certain.
             let outside = named.saturating_add(files.bytes);
             let own = sum(&parts, |part| part.own);
             let used = own.saturating_add(outside.max(sum(&parts, |part| part.shared)));
-            self.contain(proc, &parts, used);
+            self.contain(proc, &parts, used.saturating_add(buffers));
         } else {
             self.used = most;
         }
         most
+    }
+
+    /// What all tools have. Kills those of which that cannot be told.
+    fn see(&self, proc: &OwnedFd, budget: &mut Budget) -> Seen {
+        let mut seen = Seen::default();
+        let mut pipes = BTreeSet::new();
+        tools::for_each(proc, |tool, name| {
+            let mut held = 0_u64;
+            let known = tool.open_files(budget, |open| match open {
+                Open::Nameless(file, bytes) if Some(file.device) == self.device => {
+                    held = held.saturating_add(bytes);
+                    if seen.files.seen.insert(file) {
+                        seen.files.bytes = seen.files.bytes.saturating_add(bytes);
+                    }
+                }
+                Open::Nameless(..) => {}
+                Open::Pipe(pipe) => {
+                    pipes.insert(pipe);
+                }
+                Open::Socket(_) => seen.sockets = true,
+            });
+            let size = tool.size(self.page_bytes);
+            if known.is_err() || (size.own == 0 && tool.is_hidden()) {
+                tool.kill_unless_supervisor();
+            }
+            let (own, shared, mapped) = (size.own, size.shared, size.mapped);
+            seen.parts.push(Part { name: name.to_owned(), own, shared, mapped, files: held, buffers: 0 });
+        });
+        seen.pipes = u64::try_from(pipes.len()).unwrap_or(u64::MAX);
+        seen
+    }
+
+    /// Where no tool has a socket there is none of a tool's, for those that are on their way are on it through one; but for
+    /// those that were closed before all was sent.
+    fn look_at_sockets(&mut self, sources: &Sources<'_>, any: bool) {
+        let began = Instant::now();
+        let some = any || self.sockets.all > 0;
+        if some && began >= self.next_sockets {
+            self.sockets = Buffers::look(sources.diagnosis, sources.proc, self.page_bytes, self.max);
+            let wait = (began.elapsed() * SOCKETS_SHARE).min(LOOK_INTERVAL_MAX);
+            self.next_sockets = Instant::now() + wait;
+        }
+    }
+
+    /// Bytes that so many pipes may hold. How many they do hold can be known by opening them alone, which whoever waits
+    /// for the other end would notice.
+    fn in_pipes(&self, proc: &OwnedFd, pipes: u64) -> u64 {
+        let all = pipes.saturating_mul(PIPE_BYTES);
+        if all <= self.max / 16 {
+            return all;
+        }
+        let most = tools::read(proc, "sys/fs/pipe-user-pages-soft").trim().parse().unwrap_or(0_u64);
+        let pages = most.saturating_add(pipes.saturating_mul(PIPE_PAGES_MIN));
+        if most == 0 { all } else { all.min(pages.saturating_mul(self.page_bytes)) }
+    }
+
+    fn buffers_of(&self, tool: &Tool) -> u64 {
+        let mut bytes = 0_u64;
+        // What is counted for nobody makes nobody the largest.
+        let _too_many = tool.open_files(&mut Budget::new(), |open| {
+            bytes = bytes.saturating_add(match open {
+                Open::Nameless(..) => 0,
+                // A pipe has two ends.
+                Open::Pipe(_) => PIPE_BYTES / 2,
+                Open::Socket(inode) => self.sockets.by_inode.get(&inode).copied().unwrap_or(0),
+            });
+        });
+        bytes
     }
 
     /// Adds files in memory that are mapped and not open anywhere.
@@ -203,7 +295,8 @@ impl Memory {
         if used <= self.max {
             return;
         }
-        let size = |part: &Part| part.own.saturating_add(part.shared.max(part.files));
+        let size =
+            |part: &Part| part.own.saturating_add(part.shared.max(part.files)).saturating_add(part.buffers);
         match parts.iter().max_by_key(|part| size(part)).filter(|part| size(part) >= VICTIM_BYTES_MIN) {
             Some(largest) => {
                 if let Some(tool) = Tool::find(proc, &largest.name) {

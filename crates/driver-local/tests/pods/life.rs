@@ -97,14 +97,17 @@ fn chain(dir: &std::path::Path, depth: u32) {
     }
 }
 
-/// Deeper than any stack of a thread and longer than any path.
-const DEEP: u32 = 60_000;
+/// Bytes of the stack of a thread here.
+const STACK_BYTES: usize = 512 * 1024;
+/// Deeper than such a stack has room for, at 64 bytes for each level (the standard library's removal overflows it), and
+/// longer than any path.
+const DEEP: u32 = 8192;
 
 #[test]
 fn a_workspace_of_any_depth_is_removed_on_a_small_stack() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
-        .thread_stack_size(512 * 1024)
+        .thread_stack_size(STACK_BYTES)
         .enable_all()
         .build()
         .unwrap();
@@ -128,7 +131,7 @@ async fn a_start_removes_a_tree_of_any_depth_that_an_earlier_one_left_in_the_tra
         // Made elsewhere: the first start may still be at its trash.
         let made = machine.options.state_dir.join(name);
         std::fs::create_dir(&made).unwrap();
-        chain(&made, DEEP / 4);
+        chain(&made, DEEP / 2);
         std::fs::rename(made, trash.join(name)).unwrap();
     }
     machine.restart().await;
@@ -375,7 +378,7 @@ async fn an_agent_is_started_again_where_its_workspace_was_taken_away() {
 }
 
 #[tokio::test]
-async fn a_holder_that_does_not_answer_is_killed_and_keeps_no_start() {
+async fn a_holder_that_does_not_answer_keeps_no_start_and_is_killed_after_a_while() {
     let mut machine = machine().await;
     let (stuck, _agent) = machine.pod().await;
     let (alive, _other) = machine.pod().await;
@@ -383,16 +386,37 @@ async fn a_holder_that_does_not_answer_is_killed_and_keeps_no_start() {
     let holder = machine.holder(stuck.pod_id);
     kill_process(holder, Signal::STOP).unwrap();
     machine.restart().await;
-    let seen = machine.driver.observe().await.unwrap();
-    assert_eq!(seen.iter().map(|one| one.pod_id).collect::<Vec<_>>(), [alive.pod_id]);
-    assert!(processes().all(|(_, command)| !command.contains(&stuck.pod_id.to_string())));
-    assert_eq!(groups_of(stuck.pod_id), Vec::<String>::new());
+    let mut seen: Vec<_> = machine.driver.observe().await.unwrap();
+    seen.sort_by_key(|one| one.pod_id);
+    let seen: Vec<_> = seen.into_iter().map(|one| (one.pod_id, one.state)).collect();
+    assert_eq!(seen, [(stuck.pod_id, PodState::Silent), (alive.pod_id, PodState::Running)]);
+    machine.driver.links(stuck.pod_id).await.unwrap_err();
+    assert_eq!(machine.sh(&alive, "echo served").await, (Some(0), "served\n".into()));
+    // No other pod gets the files before it is known what became of this one.
     let next = PodSpec { pod_id: PodId::from_uuid(uuid::Uuid::now_v7()), ..stuck };
     machine.driver.ensure(&next).await.unwrap();
+    assert!(processes().all(|(_, command)| !command.contains(&stuck.pod_id.to_string())));
+    assert_eq!(groups_of(stuck.pod_id), Vec::<String>::new());
     assert_eq!(machine.sh(&next, "cat note").await, (Some(0), "kept\n".into()));
     for spec in [next, alive] {
         machine.driver.delete(spec.pod_id).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_holder_that_answers_late_is_found_again_with_its_pod() {
+    let mut machine = machine().await;
+    let (late, _agent) = machine.pod().await;
+    let holder = machine.holder(late.pod_id);
+    kill_process(holder, Signal::STOP).unwrap();
+    machine.restart().await;
+    let mut changes = machine.driver.changes();
+    kill_process(holder, Signal::CONT).unwrap();
+    while machine.driver.observe().await.unwrap()[0].state == PodState::Silent {
+        changes.changed().await.unwrap();
+    }
+    assert_eq!(machine.sh(&late, "echo served").await, (Some(0), "served\n".into()));
+    machine.driver.delete(late.pod_id).await.unwrap();
 }
 
 #[tokio::test]

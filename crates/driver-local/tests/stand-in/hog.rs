@@ -2,7 +2,13 @@
 
 use std::{
     ffi::OsString,
-    os::fd::{AsRawFd, OwnedFd},
+    io::Write,
+    net::{TcpListener, TcpStream},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        linux::net::SocketAddrExt,
+        unix::net::{UnixDatagram, UnixStream},
+    },
     process::ExitCode,
     time::Duration,
 };
@@ -22,6 +28,11 @@ pub fn hog(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some("sysv") => segments(bytes),
         Some("mapped") => mapped(rustix::fs::memfd_create("hog", rustix::fs::MemfdFlags::CLOEXEC), bytes),
         Some("mapped-on-disk") => (0..bytes / PIECE).try_for_each(|_| mapped(hidden(), PIECE)),
+        Some("pipes") => pipes(bytes),
+        Some("sockets") => sockets(bytes, false),
+        Some("left-in-sockets") => sockets(bytes, true),
+        Some("left-datagrams") => left_datagrams(bytes),
+        Some("connections") => connections(bytes),
         Some("descriptors") => descriptors().and_then(|()| memfd(bytes)),
         Some("leaderless") => leaderless(move || shared(bytes)),
         Some("leaderless-private") => leaderless(move || {
@@ -79,6 +90,78 @@ fn mapped(file: rustix::io::Result<OwnedFd>, bytes: usize) -> std::io::Result<()
         return Err(std::io::Error::last_os_error());
     }
     fill(&file, bytes)
+}
+
+/// Takes more until there is so much, or no more to be had, and keeps it.
+fn until<T>(bytes: usize, mut more: impl FnMut() -> std::io::Result<(T, usize)>) -> std::io::Result<()> {
+    let (mut kept, mut taken) = (Vec::new(), 0);
+    while taken < bytes {
+        let (one, of_it) = more()?;
+        kept.push(one);
+        taken += of_it;
+    }
+    std::mem::forget(kept);
+    Ok(())
+}
+
+/// Writes until no more fits.
+fn stuff(mut to: impl Write) -> usize {
+    let piece = [1; 32 << 10];
+    std::iter::from_fn(|| to.write(&piece).ok()).sum()
+}
+
+/// Pipes that nobody reads; the kernel gives less and less to each.
+fn pipes(bytes: usize) -> std::io::Result<()> {
+    until(bytes, || {
+        let ends = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK)?;
+        let taken = stuff(std::fs::File::from(ends.1.try_clone()?));
+        Ok((ends, taken))
+    })
+}
+
+/// Pairs of sockets that nobody reads; with `left`, whoever sent is gone.
+fn sockets(bytes: usize, left: bool) -> std::io::Result<()> {
+    until(bytes, || {
+        let (one, other) = UnixStream::pair()?;
+        one.set_nonblocking(true)?;
+        let taken = stuff(&one);
+        Ok(((other, Some(one).filter(|_| !left)), taken))
+    })
+}
+
+/// Sockets with all the datagrams that they can hold, the first of which is small, and no sender.
+fn left_datagrams(bytes: usize) -> std::io::Result<()> {
+    let mut number = 0;
+    until(bytes, || {
+        number += 1;
+        let name = std::os::unix::net::SocketAddr::from_abstract_name(format!("hog{number}"))?;
+        let socket = UnixDatagram::bind_addr(&name)?;
+        let mut taken = 0;
+        for size in [1].into_iter().chain(std::iter::repeat(150 << 10)) {
+            let sender = UnixDatagram::unbound()?;
+            sender.set_nonblocking(true)?;
+            match sender.send_to_addr(&vec![1; size], &name) {
+                Ok(sent) => taken += sent,
+                Err(_) => break,
+            }
+        }
+        Ok((socket, taken))
+    })
+}
+
+/// Connections that nobody accepts, with all that fits on the way.
+fn connections(bytes: usize) -> std::io::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let taken = until(bytes, || {
+        // Where little fits in each, there is an end to how many may wait.
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+        stream.set_nonblocking(true)?;
+        let taken = stuff(&stream);
+        Ok((stream, taken))
+    });
+    std::mem::forget(listener);
+    taken
 }
 
 /// More descriptors than a look would like to look at.

@@ -115,6 +115,7 @@ fn tool(command: &str) -> String {
                 "data" => Resource::Data,
                 "fsize" => Resource::Fsize,
                 "core" => Resource::Core,
+                "nofile" => Resource::Nofile,
                 _ => continue,
             };
             let value = value.parse().ok();

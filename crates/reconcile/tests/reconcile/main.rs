@@ -17,10 +17,10 @@ use freehold_app::{
 use freehold_driver::PodDriver;
 use freehold_driver_sim::SimDriver;
 use freehold_model::{
-    EventId, MessageId, Timestamp, UploadId,
+    EventId, MessageId, PodId, Timestamp, UploadId,
     audit::{self, AuditEvent, Category, EventType, SYSTEM_USER},
     session,
-    task::Phase as TaskPhase,
+    task::{Phase as TaskPhase, Task},
     workspace::{Phase, Workspace},
 };
 use freehold_pod_api::{FromAgent, ToAgent};
@@ -145,6 +145,22 @@ async fn a_start_that_fails_is_repeated_as_a_new_pod() {
 }
 
 #[tokio::test]
+async fn a_start_for_which_the_machine_has_no_room_waits_and_does_not_count() {
+    let driver = SimDriver::new().unwrap();
+    driver.no_room_for_starts(3);
+    let world = World::with(driver).await;
+    let task = world.task().await;
+    let (mut agent, _) = world.agent(task.workspace_id).await;
+    assert_eq!(agent.order().await.task_id, task.id);
+    let workspace = world.workspace(task.workspace_id).await;
+    assert_eq!(
+        (workspace.pod_id, workspace.generation),
+        (Some(agent.pod), 1),
+        "it is the pod of the first try"
+    );
+}
+
+#[tokio::test]
 async fn a_workspace_that_never_starts_fails_and_its_tasks_are_undeliverable() {
     let driver = SimDriver::new().unwrap();
     driver.fail_starts(u32::MAX);
@@ -192,6 +208,29 @@ async fn a_reconciler_that_begins_takes_no_pod_for_lost_before_it_has_looked() {
         (agent, _) = world.agent(task.workspace_id).await;
     }
     assert_eq!(world.workspace(task.workspace_id).await.generation, 1);
+}
+
+#[tokio::test]
+async fn a_pod_that_does_not_answer_at_a_start_is_neither_lost_nor_replaced_and_serves_when_it_does() {
+    let mut world = World::start().await;
+    let task = world.task().await;
+    let (agent, _) = world.agent(task.workspace_id).await;
+    world.stop().await;
+    drop(agent);
+    world.driver.silence(agent_pod(&world, &task).await, true);
+    world.go_on();
+    // Another workspace is served meanwhile, which takes several looks at all.
+    let other = world.task().await;
+    let (mut others, _) = world.agent(other.workspace_id).await;
+    assert_eq!(others.order().await.task_id, other.id);
+    let pod = agent_pod(&world, &task).await;
+    world.driver.silence(pod, false);
+    let (again, _) = world.agent(task.workspace_id).await;
+    assert_eq!((again.pod, world.workspace(task.workspace_id).await.generation), (pod, 1));
+}
+
+async fn agent_pod(world: &World, task: &Task) -> PodId {
+    world.workspace(task.workspace_id).await.pod_id.unwrap()
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use rustix::{
 
 use super::{
     ENTRY_BYTES,
-    tools::{self, Budget},
+    tools::{self, Budget, Open},
 };
 
 /// When what is free on the file system fell, a walk over the files waits this many times as long as the last one took.
@@ -57,6 +57,13 @@ pub struct Disk {
     used: Used,
     next_walk: Instant,
     earliest_walk: Instant,
+    /// What had been done in the pod when the last walk began.
+    activity: Option<u64>,
+}
+
+/// How long nobody walks after a walk that took so long: when what is free fell, and when nothing tells that there is more.
+fn waits(took: Duration) -> (Duration, Duration) {
+    ((took * WALK_SHARE).min(WALK_WAIT_MAX), (took * CALM_WALK_SHARE).min(WALK_INTERVAL_MAX))
 }
 
 impl Disk {
@@ -71,6 +78,7 @@ impl Disk {
             used: Used::default(),
             next_walk: now,
             earliest_walk: now,
+            activity: None,
         }
     }
 
@@ -85,6 +93,13 @@ impl Disk {
         if now < self.earliest_walk || (!fell && now < self.next_walk) {
             return false;
         }
+        let activity = Some(tools::activity(proc));
+        if !fell && self.activity == activity {
+            // Nobody ran, so nobody wrote.
+            self.next_walk = now + WALK_WAIT_MAX;
+            return false;
+        }
+        self.activity = activity;
         let before = self.used;
         let mut walk =
             Walk { used: Used::default(), files_max: self.files_max, deep: Vec::new(), is_lost: false };
@@ -95,9 +110,8 @@ impl Disk {
         self.used = walk.used;
         self.used.bytes = self.used.bytes.saturating_add(unlinked(proc, self.memory));
         self.free_at_walk = free;
-        let took = now.elapsed();
-        self.earliest_walk = Instant::now() + (took * WALK_SHARE).min(WALK_WAIT_MAX);
-        self.next_walk = Instant::now() + (took * CALM_WALK_SHARE).min(WALK_INTERVAL_MAX);
+        let (now, (earliest, next)) = (Instant::now(), waits(now.elapsed()));
+        (self.earliest_walk, self.next_walk) = (now + earliest, now + next);
         // At the limit, one may still remove files. A walk ends at the limit of files, and so cannot tell how many more
         // there are than before: then what is free must not have fallen.
         let grew = self.used.bytes > before.bytes || self.used.files > before.files || fell;
@@ -213,7 +227,11 @@ fn unlinked(proc: &OwnedFd, memory: Option<u64>) -> u64 {
             *most = bytes.max(*most);
         };
         let known = tool
-            .open_files(&mut budget, &mut visit)
+            .open_files(&mut budget, |open| {
+                if let Open::Nameless(file, bytes) = open {
+                    visit(file, bytes);
+                }
+            })
             .and_then(|()| tool.mapped_files(&mut budget, |device| Some(device) != memory, &mut visit));
         if known.is_err() || tool.is_hidden() {
             tool.kill_unless_supervisor();
@@ -249,6 +267,40 @@ mod tests {
         assert!(!is_lost && used.files == DEPTH + 1 && used.bytes >= 300_000, "{used:?}");
         assert_eq!(walked(dir.path(), 100).0.files, 101);
     }
+
+    #[test]
+    fn walks_are_as_far_apart_as_they_are_long_up_to_a_limit() {
+        let millis = Duration::from_millis;
+        assert_eq!(waits(millis(1)), (millis(20), millis(1000)));
+        assert_eq!(waits(millis(40)), (millis(800), millis(40_000)));
+        assert_eq!(waits(millis(1000)), (WALK_WAIT_MAX, WALK_INTERVAL_MAX));
+        assert_eq!(waits(millis(86_400_000)), (WALK_WAIT_MAX, WALK_INTERVAL_MAX));
+    }
+
+    #[test]
+    fn nobody_walks_while_nobody_in_the_pod_does_anything() {
+        let (dir, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let run = |times: u32| {
+            let process = dir.path().join("7");
+            std::fs::create_dir_all(&process).unwrap();
+            let stat = format!("7 (a b) S 1 7 7 0 -1 0 {times} 0 0 0 0 0 0 0 20 0 1 0");
+            std::fs::write(process.join("stat"), stat).unwrap();
+        };
+        run(1);
+        let proc: OwnedFd = std::fs::File::open(dir.path()).unwrap().into();
+        let mut disk = Disk::new(1 << 50, files.path(), None);
+        let walked = |disk: &mut Disk| {
+            std::fs::write(files.path().join(uuid::Uuid::now_v7().to_string()), "").unwrap();
+            let later = disk.next_walk.max(Instant::now()) + WALK_INTERVAL_MAX;
+            disk.grew_too_far(later, &proc);
+            disk.used.files
+        };
+        assert_eq!(walked(&mut disk), 1);
+        assert_eq!((walked(&mut disk), walked(&mut disk)), (1, 1), "nobody ran");
+        run(2);
+        assert_eq!(walked(&mut disk), 4, "what ran may have written");
+    }
+
     #[test]
     fn what_lies_in_a_closed_directory_counts_and_it_is_closed_again() {
         for mode in [0o000, 0o400, 0o100] {

@@ -5,13 +5,15 @@
 
 use std::{
     ffi::{CStr, CString},
+    hash::{Hash, Hasher},
     io::{BufRead, BufReader},
     mem::MaybeUninit,
+    ops::Range,
     os::fd::OwnedFd,
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, makedev, openat, statat},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, makedev, openat, statat},
     process::{Signal, pidfd_send_signal},
 };
 
@@ -23,6 +25,11 @@ const DESCRIPTORS_MAX: u32 = 65_536;
 const MAPPINGS_MAX: u32 = 262_144;
 /// How often a process that seems to have nothing is looked at before that is believed.
 const LOOKS_MAX: u32 = 3;
+
+/// Of `stat`: pages touched, by a process and by its children that are gone, and the time that each ran.
+const TOUCHED_AND_RUN: Range<usize> = 7..15;
+/// Of these, the pages touched by children that are gone.
+const TOUCHED_BY_CHILDREN: Range<usize> = 8..9;
 
 /// What is left to be looked at in one look. Tools that come after it was used up are not known, and killed.
 pub struct Budget {
@@ -64,6 +71,17 @@ pub struct Size {
 pub struct File {
     pub device: u64,
     pub inode: u64,
+}
+
+/// What a tool has open, as far as it can take memory that is nobody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// A file without a name, with its bytes.
+    Nameless(File, u64),
+    /// An end of a pipe.
+    Pipe(File),
+    /// A socket, by its inode.
+    Socket(u64),
 }
 
 impl Tool {
@@ -121,15 +139,18 @@ impl Tool {
         (bytes_of(&text, "Pss_Anon"), bytes_of(&text, "Pss_Shmem"))
     }
 
-    /// Every file without a name that it holds open, with its bytes.
-    pub fn open_files(&self, budget: &mut Budget, mut visit: impl FnMut(File, u64)) -> Result<(), Unknown> {
+    /// Every descriptor that it has, but for files with names and devices.
+    pub fn open_files(&self, budget: &mut Budget, mut visit: impl FnMut(Open)) -> Result<(), Unknown> {
         let Some(open) = directory(self.seen(), c"fd") else { return Ok(()) };
         let mut buffer = [MaybeUninit::uninit(); ENTRY_BYTES];
         let mut entries = RawDir::new(&open, &mut buffer);
         while let Some(Ok(entry)) = entries.next() {
             budget.descriptors = budget.descriptors.checked_sub(1).ok_or(Unknown)?;
-            if let Ok(stat) = statat(&open, entry.file_name(), AtFlags::empty()) {
-                nameless(&stat, &mut visit);
+            let Ok(stat) = statat(&open, entry.file_name(), AtFlags::empty()) else { continue };
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Fifo => visit(Open::Pipe(File { device: stat.st_dev, inode: stat.st_ino })),
+                FileType::Socket => visit(Open::Socket(stat.st_ino)),
+                _ => nameless(&stat, &mut |file, bytes| visit(Open::Nameless(file, bytes))),
             }
         }
         Ok(())
@@ -175,6 +196,24 @@ pub fn for_each(proc: &OwnedFd, mut visit: impl FnMut(&Tool, &CStr)) {
         }
         true
     });
+}
+
+/// Changes whenever a process of the pod, the first one and those that are gone included, has run for some milliseconds
+/// or has touched memory for the first time.
+pub fn activity(proc: &OwnedFd) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    for_each_number(proc, |name| {
+        name.hash(&mut hasher);
+        directory(proc, name).map(|process| words_of_stat(&process, TOUCHED_AND_RUN)).hash(&mut hasher);
+        true
+    });
+    // Commands from outside are children of this process, whose own work is none of the pod's.
+    if let Ok(this) =
+        openat(CWD, "/proc/self", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    {
+        words_of_stat(&this, TOUCHED_BY_CHILDREN).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// Kills every tool but the supervisors of commands.
@@ -250,11 +289,17 @@ fn threads(process: &OwnedFd) -> i32 {
 
 /// A number of a process's `stat`, counted from after its name.
 fn word_of_stat(process: &OwnedFd, at: usize) -> Option<i32> {
-    let text = read(process, "stat");
-    text.rsplit_once(')')?.1.split_whitespace().nth(at)?.parse().ok()
+    words_of_stat(process, at..at + 1).first()?.parse().ok()
 }
 
-fn read(process: &OwnedFd, name: &str) -> String {
+fn words_of_stat(process: &OwnedFd, range: Range<usize>) -> Vec<String> {
+    let text = read(process, "stat");
+    let words = text.rsplit_once(')').map_or("", |(_, words)| words).split_whitespace();
+    words.skip(range.start).take(range.len()).map(String::from).collect()
+}
+
+/// The first page of a file of `/proc`.
+pub fn read(process: &OwnedFd, name: &str) -> String {
     let mut buffer = [0; 4096];
     let read = openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .and_then(|file| rustix::io::read(&file, &mut buffer));
