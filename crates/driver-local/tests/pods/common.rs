@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use freehold_driver::{Enforcement, Error, ExecSpec, PodDriver, PodSpec, conformance};
+use freehold_driver::{Enforcement, ExecSpec, PodDriver, PodSpec, conformance};
 use freehold_driver_local::{Interception, LocalDriver, Options, PodRoot};
 use freehold_model::{PodId, WorkspaceId};
 use tokio::io::AsyncReadExt;
@@ -165,24 +165,15 @@ pub fn spec() -> PodSpec {
 
 /// Runs a shell command in a pod: exit code, output and errors together.
 pub async fn sh(driver: &dyn PodDriver, pod: PodId, command: &str) -> (Option<i32>, String) {
-    try_sh(driver, pod, command).await.unwrap()
-}
-
-/// The same, where the command's supervisor may be killed with it.
-pub async fn try_sh(
-    driver: &dyn PodDriver,
-    pod: PodId,
-    command: &str,
-) -> Result<(Option<i32>, String), Error> {
     let argv = ["sh", "-c", command].map(String::from).to_vec();
     let run = async {
-        let mut exec = driver.exec(pod, ExecSpec { argv, cwd: None, environment: vec![] }).await?;
+        let mut exec = driver.exec(pod, ExecSpec { argv, cwd: None, environment: vec![] }).await.unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let (of_out, of_err) =
             tokio::join!(exec.stdout.read_to_end(&mut out), exec.stderr.read_to_end(&mut err));
         of_out.and(of_err).unwrap();
         out.extend(err);
-        Ok((exec.exit.await?.code(), String::from_utf8_lossy(&out).into_owned()))
+        (exec.exit.await.unwrap().code(), String::from_utf8_lossy(&out).into_owned())
     };
     tokio::time::timeout(WAIT_MAX, run).await.unwrap_or_else(|_| panic!("`{command}` did not end"))
 }
