@@ -440,6 +440,10 @@ impl PodDriver for LocalDriver {
                 Ok(ExecEvent::Started | ExecEvent::Failed(_) | ExecEvent::Broken(_)) => {
                     Err(lost(io::ErrorKind::InvalidData.into()))
                 }
+                // Its supervisor ended without a word: killed by the kernel when memory ran out, or with its pod. So was it.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    Ok(std::os::unix::process::ExitStatusExt::from_raw(libc::SIGKILL))
+                }
                 Err(error) => Err(lost(error)),
             }
         };
