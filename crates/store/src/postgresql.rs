@@ -76,6 +76,8 @@ type Answer = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 pub(crate) struct Postgres {
     // Before the runtime, which drives the connection for it.
     sent: VecDeque<Answer>,
+    /// Whether something failed that was sent before the last call.
+    refused: bool,
     client: Arc<Client>,
     prepared: HashMap<Box<str>, Statement>,
     planned: Instant,
@@ -98,7 +100,7 @@ impl Postgres {
             Ok::<_, Error>(Arc::new(client))
         })?;
         let (sent, prepared) = (VecDeque::new(), HashMap::new());
-        Ok(Self { sent, client, prepared, planned: Instant::now(), ended: false, runtime })
+        Ok(Self { sent, refused: false, client, prepared, planned: Instant::now(), ended: false, runtime })
     }
 
     /// Makes this connection the owner's, for its life.
@@ -144,7 +146,7 @@ impl Postgres {
     {
         let sent = std::mem::take(&mut self.sent);
         let call = call(Arc::clone(&self.client));
-        let outcome = self.runtime.block_on(async move {
+        let (before, answer) = self.runtime.block_on(async move {
             let mut call = pin!(call);
             // Its first step sends it, behind what is on its way.
             let early = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
@@ -153,9 +155,10 @@ impl Postgres {
                 Poll::Ready(answer) => answer,
                 Poll::Pending => call.await,
             };
-            before.and_then(|()| answer.map_err(error))
+            (before, answer.map_err(error))
         });
-        self.note_end(outcome)
+        self.refused = before.is_err();
+        self.note_end(before.and(answer))
     }
 
     /// Notes whether this was the last that the server had to say on this connection.
@@ -180,7 +183,7 @@ impl Postgres {
             Poll::Ready(Err(error)) => return self.settle().and(Err(error)),
             Poll::Pending => self.sent.push_back(answer),
         }
-        if self.sent.len() < SENT_MAX { Ok(()) } else { self.settle() }
+        Ok(())
     }
 }
 
@@ -231,12 +234,20 @@ impl Connection for Postgres {
     }
 
     fn send(&mut self, sql: &str, values: &[Value<'_>], table: &'static str) -> Result<(), Error> {
-        let statement = self.prepare(sql)?;
+        let statement = match sql.starts_with("UPDATE") {
+            true => self
+                .prepare(&format!("WITH changed AS ({sql} RETURNING 1) SELECT 1 / count(*) FROM changed"))?,
+            false => self.prepare(sql)?,
+        };
         let values: Vec<Value<'static>> = values.iter().map(|value| value.clone().into_owned()).collect();
         self.send_call(|client| async move {
-            let rows = client.execute_raw(&statement, values).await.map_err(error)?;
-            changed(rows, table)
-        })
+            match client.execute_raw(&statement, values).await {
+                Ok(rows) => changed(rows, table),
+                Err(failed) if failed.code() == Some(&SqlState::DIVISION_BY_ZERO) => changed(0, table),
+                Err(failed) => Err(error(failed)),
+            }
+        })?;
+        if self.sent.len() < SENT_MAX { Ok(()) } else { self.settle() }
     }
 
     fn send_batch(&mut self, sql: &'static str) -> Result<(), Error> {
@@ -249,7 +260,16 @@ impl Connection for Postgres {
         }
         let sent = std::mem::take(&mut self.sent);
         let outcome = self.runtime.block_on(take_all(sent));
+        self.refused = outcome.is_err();
         self.note_end(outcome)
+    }
+
+    fn has_sent(&self) -> bool {
+        !self.sent.is_empty()
+    }
+
+    fn was_refused(&self) -> bool {
+        self.refused
     }
 
     fn query(&mut self, sql: &str, values: &[Value<'_>], each: Each<'_>) -> Result<(), Error> {
