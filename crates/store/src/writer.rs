@@ -131,7 +131,10 @@ fn attempt(
         let stands = in_savepoint(session, job.as_mut(), &mut savepoint);
         note_before(session, done);
         let ended = match &stands {
-            Ok(true) => Ended::Stands(session.touched(), session.take_work()),
+            Ok(true) => {
+                session.end_job();
+                Ended::Stands(session.touched(), session.take_work())
+            }
             Err(_) if session.has_failed() => Ended::BrokeAll,
             Ok(false) | Err(_) => Ended::TakenBack,
         };
@@ -218,7 +221,6 @@ fn in_savepoint(session: &mut Session, job: &mut dyn Job, savepoint: &mut Savepo
     is_certain.map_err(Error::into_unavailable)?;
     if stands {
         *savepoint = Savepoint::Used;
-        session.end_job();
     } else {
         session.take_back().map_err(Error::into_unavailable)?;
     }
