@@ -48,6 +48,8 @@ pub struct World {
     dir: TempDir,
     /// The size of the file system that the data directory has to itself, in bytes, if it has.
     disk_bytes: Option<u64>,
+    /// Where the server's log goes instead of [`Self::log`].
+    pub log_to: Option<&'static str>,
     server: Option<Child>,
     /// The allowed service, which ends with the test.
     _facts: tokio::task::JoinHandle<()>,
@@ -94,8 +96,16 @@ impl World {
         );
         fs::write(dir.path().join("server.toml"), config).unwrap();
         let client = Client::new("http://127.0.0.1:1", Key::new("none")).unwrap();
-        let mut world =
-            Self { client, url: String::new(), _model: model, dir, disk_bytes, server: None, _facts: facts };
+        let mut world = Self {
+            client,
+            url: String::new(),
+            _model: model,
+            dir,
+            disk_bytes,
+            log_to: None,
+            server: None,
+            _facts: facts,
+        };
         world.start_server().await;
         world
     }
@@ -104,7 +114,8 @@ impl World {
     pub async fn start_server(&mut self) {
         // Left by the process before, if any.
         let _absent = fs::remove_file(self.data().join("server.addr"));
-        let log = fs::File::options().create(true).append(true).open(self.log()).unwrap();
+        let log = self.log_to.map_or_else(|| self.log(), PathBuf::from);
+        let log = fs::File::options().create(true).append(true).open(log).unwrap();
         let server = self
             .server_command()
             .stdin(Stdio::null())
