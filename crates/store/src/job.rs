@@ -79,6 +79,13 @@ where
     }
 }
 
+/// A job that does nothing: whoever runs it sees whether it still can.
+pub(crate) fn idle() -> Box<dyn Job> {
+    let (reply, _nobody) = oneshot::channel();
+    let work = |_: &mut Session| Ok::<_, Error>(());
+    Box::new(Typed { scope: Scope::System, work: Some(work), result: None, reply })
+}
+
 /// Queues a job, waiting for room, and waits for its answer.
 pub(crate) async fn submit<T, E, F>(queue: &mpsc::Sender<Message>, scope: Scope, work: F) -> Result<T, E>
 where

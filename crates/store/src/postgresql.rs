@@ -63,6 +63,9 @@ const OWNER: i64 = 0x6672_6565_686f_6c65;
 /// How long is waited for the lock, in milliseconds: an owner that was killed has it until the server notices.
 const OWNER_WAIT_MS: u64 = 5_000;
 
+/// The same for one who had it and lost its connection, in milliseconds: requests wait meanwhile.
+const OWNER_AGAIN_WAIT_MS: u64 = 500;
+
 /// The time between two tries to get it, in milliseconds.
 const OWNER_STEP_MS: u64 = 50;
 
@@ -103,8 +106,9 @@ impl Postgres {
         Ok(Self { sent, refused: false, client, prepared, planned: Instant::now(), ended: false, runtime })
     }
 
-    /// Makes this connection the owner's, for its life.
-    pub(crate) fn own(&mut self) -> Result<(), Error> {
+    /// Makes this connection the owner's, for its life; `again` for one who was the owner before.
+    pub(crate) fn own(&mut self, again: bool) -> Result<(), Error> {
+        let wait = Duration::from_millis(if again { OWNER_AGAIN_WAIT_MS } else { OWNER_WAIT_MS });
         self.batch(OWNER_SIGNS)
             .map_err(|source| Error::open("set up the connection to PostgreSQL", source))?;
         let start = Instant::now();
@@ -118,7 +122,7 @@ impl Postgres {
             if is_ours {
                 return Ok(());
             }
-            if start.elapsed() >= Duration::from_millis(OWNER_WAIT_MS) {
+            if start.elapsed() >= wait {
                 return Err(Error::Owned);
             }
             thread::sleep(Duration::from_millis(OWNER_STEP_MS));
@@ -374,11 +378,12 @@ fn is_passing(told: &DbError) -> bool {
 }
 
 /// Hears what other servers committed, until the store is closed. A connection that is lost is made again, and then
-/// everything is looked at, since signals may have been missed.
-pub(crate) fn listen(url: &str, signals: &Signals) {
+/// everything is looked at, since signals may have been missed. Calls `pulse` about once a step.
+pub(crate) fn listen(url: &str, signals: &Signals, pulse: &dyn Fn()) {
     let step = Duration::from_millis(LISTEN_STEP_MS);
     while !signals.is_closed() {
-        match listen_once(url, signals, step) {
+        pulse();
+        match listen_once(url, signals, step, pulse) {
             Ok(()) => {}
             Err(error) => {
                 tracing::warn!(
@@ -391,7 +396,7 @@ pub(crate) fn listen(url: &str, signals: &Signals) {
     }
 }
 
-fn listen_once(url: &str, signals: &Signals, step: Duration) -> Result<(), Error> {
+fn listen_once(url: &str, signals: &Signals, step: Duration, pulse: &dyn Fn()) -> Result<(), Error> {
     runtime()?.block_on(async {
         let (client, mut wire) = connect(url).await?;
         let listen = format!("LISTEN {CHANNEL}");
@@ -407,7 +412,7 @@ fn listen_once(url: &str, signals: &Signals, step: Duration) -> Result<(), Error
             });
             match tokio::time::timeout(step, heard).await {
                 // Nothing for as long as a step.
-                Err(_) => {}
+                Err(_) => pulse(),
                 Ok(None) => return Ok(()),
                 Ok(Some(Err(lost))) => return Err(error(lost)),
                 // It listens from now on; what was said before was missed.

@@ -70,23 +70,22 @@ fn transaction(
 ) -> VecDeque<Box<dyn Job>> {
     let mut done = Vec::with_capacity(batch.len());
     let outcome = attempt(link, &mut batch, &mut done, signals);
+    let was_ousted = signals.note_ousted(matches!(outcome, Err(Error::Owned)));
     match &outcome {
+        // Said once: it is tried again every second.
+        Err(Error::Owned) if was_ousted => {}
         Ok((topics, work)) => signals.wake_own(*topics, work.clone()),
-        Err(error) => {
-            tracing::error!(
-                error = error as &dyn std::error::Error,
-                store.jobs = done.len(),
-                "a transaction failed"
-            );
-            link.roll_back();
-            if done.is_empty() {
-                // It did not even begin: none of these would fare better at once.
-                done.extend(
-                    batch
-                        .drain(..)
-                        .map(|job| Ran { job, ended: Ended::Stands(Topics::default(), Work::default()) }),
-                );
-            }
+        Err(error) => tracing::error!(
+            error = error as &dyn std::error::Error,
+            store.jobs = done.len(),
+            "a transaction failed"
+        ),
+    }
+    if outcome.is_err() {
+        link.roll_back();
+        if done.is_empty() {
+            // It did not even begin: none of these would fare better at once.
+            done.extend(batch.drain(..).map(|job| Ran { job, ended: Ended::TakenBack }));
         }
     }
     for Ran { job, ended } in done {
