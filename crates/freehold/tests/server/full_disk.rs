@@ -83,14 +83,13 @@ fn names(folder: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
 }
 
-/// So that not a line more fits into an agent's log once the disk is full.
-fn fill_last_page_of_logs(world: &World) {
-    const PAGE: usize = 4096;
+/// Takes what is left of the last pages of the agents' logs, so that no line of theirs can be written any more.
+fn fill_logs(world: &World) {
     let pods = world.data().join("pods/pods");
     for pod in names(&pods) {
         let mut log = File::options().append(true).open(pods.join(pod).join("agent.log")).unwrap();
-        let rest = PAGE - usize::try_from(log.metadata().unwrap().len()).unwrap() % PAGE;
-        log.write_all(&vec![b'\n'; rest]).unwrap();
+        // One page, unless there is room after all.
+        assert!((0..8_192).any(|_| log.write_all(b"\n").is_err()), "the disk is not full");
     }
 }
 
@@ -140,18 +139,16 @@ async fn a_full_disk_refuses_what_is_written_loses_nothing_and_all_goes_on_once_
     let hog = world.data().join("hog");
     File::create(&hog).unwrap().write_all(&vec![0; HOG_BYTES]).unwrap();
 
-    fill_last_page_of_logs(&world);
-
     let submitted = world.next_task(workspace.id, "fill the disk").await;
     let made = make_until_refused(&world, &role).await;
-    // What the agent says cannot be kept either.
-    world
-        .until("the agent's step is refused", async || {
-            let log = fs::read_to_string(world.log()).unwrap();
-            // It comes again, and is the same agent still.
-            (log.matches("the connection of the agent of").count() >= 4).then_some(())
-        })
-        .await;
+    // What the agent says cannot be kept either; it says so again and again, and is the same agent still.
+    let losses =
+        || fs::read_to_string(world.log()).unwrap().matches("the connection of the agent of").count();
+    let is_refused = async |count| (losses() >= count).then_some(());
+    world.until("the agent's step is refused", async || is_refused(1).await).await;
+    fill_logs(&world);
+    let before = losses();
+    world.until("it is refused again", async || is_refused(before + 4).await).await;
     let refused = make(&world, "refused", &role).await.unwrap_err();
     assert!(is_unavailable(&refused), "{refused:?}");
     let refused = world.client.task_create(&with_file, std::slice::from_ref(&input)).await.unwrap_err();
