@@ -47,6 +47,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
             // A program that logs already keeps its way of doing so.
             let _ = tracing_subscriber::fmt()
+                // It would say so on standard error, and panic where that is full too.
+                .log_internal_errors(false)
                 .with_writer(std::io::stderr)
                 .with_ansi(false)
                 .with_max_level(tracing::Level::INFO)

@@ -95,11 +95,12 @@ impl App {
         Arc::clone(&self.inner.ports.uploads)
     }
 
-    /// Whether the store answers.
+    /// Whether the store answers, and this server may write to it.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not, or may not.
     pub async fn health(&self) -> Result<(), Error> {
+        self.inner.store.check_owner()?;
         self.inner
             .store
             .system_read(|tx| tx.organization_list(&Page::first(1)).map(drop).map_err(Error::from))

@@ -152,6 +152,9 @@ fn log(config: &Config) -> anyhow::Result<()> {
     let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // A line that cannot be written, on a full disk, is left out. Else that would be said on standard error, by a macro
+        // that panics when it fails too.
+        .log_internal_errors(false)
         .with_ansi(!is_plain && std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match config.log.format {

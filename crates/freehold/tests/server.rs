@@ -8,6 +8,8 @@ mod support;
 mod attack;
 #[path = "server/exec.rs"]
 mod exec;
+#[path = "server/full_disk.rs"]
+mod full_disk;
 #[path = "server/hostile.rs"]
 mod hostile;
 #[path = "server/operators.rs"]

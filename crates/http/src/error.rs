@@ -146,7 +146,8 @@ impl Failure {
     fn store(error: freehold_app::StoreError) -> Self {
         use freehold_app::StoreError as S;
         let mut failure = match &error {
-            S::Unavailable { .. } | S::Owned | S::Closed => Self::of(ErrorCode::Unavailable),
+            S::Unavailable { .. } | S::Closed => Self::of(ErrorCode::Unavailable),
+            S::Owned => Self::new(ErrorCode::Unavailable, "another server works on this database"),
             S::Uncertain { .. } => {
                 Self::new(ErrorCode::Unavailable, "the database was lost; the change may have been made")
             }

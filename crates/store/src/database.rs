@@ -51,14 +51,19 @@ impl Purpose {
     }
 }
 
-pub(crate) fn connect(options: &Options, purpose: Purpose) -> Result<Box<dyn Connection>, Error> {
+/// Opens a connection; `again` when it takes the place of one that was lost.
+pub(crate) fn connect(
+    options: &Options,
+    purpose: Purpose,
+    again: bool,
+) -> Result<Box<dyn Connection>, Error> {
     Ok(match &options.database {
         Database::Sqlite { path } => Box::new(Sqlite::open(path, purpose, options.sqlite_bytes_max)?),
         Database::Postgres { url } => {
             let mut postgres = Postgres::open(url)?;
             // By the connection that writes, so that whoever is not the owner any more cannot write either.
             if options.owner && purpose == Purpose::Write {
-                postgres.own()?;
+                postgres.own(again)?;
             }
             Box::new(postgres)
         }

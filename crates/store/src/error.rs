@@ -88,7 +88,8 @@ pub enum Error {
         /// The newest version this program knows.
         known: i64,
     },
-    /// Another process owns the database ([`Options::owner`](crate::Options::owner)).
+    /// Another process owns the database ([`Options::owner`](crate::Options::owner)): since before this one was to open it,
+    /// or since this one lost its connection. The other may end.
     #[error("another server works on this database; stop it, or give this one a database of its own")]
     Owned,
     /// The database could not be opened or set up.
@@ -105,7 +106,7 @@ pub enum Error {
 impl Error {
     /// Whether the same job may succeed later, unchanged.
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Owned)
     }
 
     /// Whether the change was refused because a key exists already; `constraint` names it, as in the migrations.
@@ -117,7 +118,6 @@ impl Error {
     pub(crate) fn into_unavailable(self) -> Self {
         match self {
             Self::Open { source, .. } | Self::Statement { source } => Self::Unavailable { source },
-            owned @ Self::Owned => Self::Unavailable { source: Arc::new(owned) },
             other => other,
         }
     }

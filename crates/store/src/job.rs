@@ -27,7 +27,8 @@ impl Scope {
 /// A job whose types are hidden from the thread that runs it.
 pub(crate) trait Job: Send {
     fn scope(&self) -> Scope;
-    /// Runs the job and answers whether its changes stand. A panic ends the job and nothing else.
+    /// Runs the job and answers whether its changes stand, unless a statement that it did not wait for fails yet. A panic
+    /// ends the job and nothing else.
     fn run(&mut self, session: &mut Session) -> bool;
     /// Gives the job's own answer to whoever waits, or `Err` when nothing it did or saw can be relied upon.
     fn answer(self: Box<Self>, outcome: Result<(), Error>);
@@ -61,8 +62,7 @@ where
         let Some(work) = self.work.take() else { return false };
         let result = match catch_unwind(AssertUnwindSafe(|| work(session))) {
             Ok(Ok(_)) if session.has_failed() => Err(Error::Poisoned.into()),
-            Ok(Ok(done)) => session.settle().map(|()| done).map_err(E::from),
-            Ok(Err(error)) => Err(error),
+            Ok(done) => done,
             Err(_panic) => Err(Error::Panicked.into()),
         };
         self.result.insert(result).is_ok()
@@ -77,6 +77,13 @@ where
         // Whoever asked may have gone away; the job was done all the same.
         drop(self.reply.send(result));
     }
+}
+
+/// A job that does nothing: whoever runs it sees whether it still can.
+pub(crate) fn idle() -> Box<dyn Job> {
+    let (reply, _nobody) = oneshot::channel();
+    let work = |_: &mut Session| Ok::<_, Error>(());
+    Box::new(Typed { scope: Scope::System, work: Some(work), result: None, reply })
 }
 
 /// Queues a job, waiting for room, and waits for its answer.

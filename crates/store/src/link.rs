@@ -15,7 +15,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn open(options: &Options, purpose: Purpose) -> Result<Self, Error> {
-        let session = Session::new(database::connect(options, purpose)?);
+        let session = Session::new(database::connect(options, purpose, false)?);
         Ok(Self { options: options.clone(), purpose, session: Some(session) })
     }
 
@@ -37,7 +37,8 @@ impl Link {
     }
 
     fn reopen(&self) -> Result<Session, Error> {
-        let connection = database::connect(&self.options, self.purpose).map_err(Error::into_unavailable)?;
+        let connection =
+            database::connect(&self.options, self.purpose, true).map_err(Error::into_unavailable)?;
         tracing::info!(store.purpose = ?self.purpose, "connected to the database again");
         Ok(Session::new(connection))
     }

@@ -63,6 +63,9 @@ const OWNER: i64 = 0x6672_6565_686f_6c65;
 /// How long is waited for the lock, in milliseconds: an owner that was killed has it until the server notices.
 const OWNER_WAIT_MS: u64 = 5_000;
 
+/// The same for one who had it and lost its connection, in milliseconds: requests wait meanwhile.
+const OWNER_AGAIN_WAIT_MS: u64 = 500;
+
 /// The time between two tries to get it, in milliseconds.
 const OWNER_STEP_MS: u64 = 50;
 
@@ -76,6 +79,8 @@ type Answer = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 pub(crate) struct Postgres {
     // Before the runtime, which drives the connection for it.
     sent: VecDeque<Answer>,
+    /// Whether something failed that was sent before the last call.
+    refused: bool,
     client: Arc<Client>,
     prepared: HashMap<Box<str>, Statement>,
     planned: Instant,
@@ -98,11 +103,12 @@ impl Postgres {
             Ok::<_, Error>(Arc::new(client))
         })?;
         let (sent, prepared) = (VecDeque::new(), HashMap::new());
-        Ok(Self { sent, client, prepared, planned: Instant::now(), ended: false, runtime })
+        Ok(Self { sent, refused: false, client, prepared, planned: Instant::now(), ended: false, runtime })
     }
 
-    /// Makes this connection the owner's, for its life.
-    pub(crate) fn own(&mut self) -> Result<(), Error> {
+    /// Makes this connection the owner's, for its life; `again` for one who was the owner before.
+    pub(crate) fn own(&mut self, again: bool) -> Result<(), Error> {
+        let wait = Duration::from_millis(if again { OWNER_AGAIN_WAIT_MS } else { OWNER_WAIT_MS });
         self.batch(OWNER_SIGNS)
             .map_err(|source| Error::open("set up the connection to PostgreSQL", source))?;
         let start = Instant::now();
@@ -116,7 +122,7 @@ impl Postgres {
             if is_ours {
                 return Ok(());
             }
-            if start.elapsed() >= Duration::from_millis(OWNER_WAIT_MS) {
+            if start.elapsed() >= wait {
                 return Err(Error::Owned);
             }
             thread::sleep(Duration::from_millis(OWNER_STEP_MS));
@@ -144,7 +150,7 @@ impl Postgres {
     {
         let sent = std::mem::take(&mut self.sent);
         let call = call(Arc::clone(&self.client));
-        let outcome = self.runtime.block_on(async move {
+        let (before, answer) = self.runtime.block_on(async move {
             let mut call = pin!(call);
             // Its first step sends it, behind what is on its way.
             let early = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
@@ -153,9 +159,10 @@ impl Postgres {
                 Poll::Ready(answer) => answer,
                 Poll::Pending => call.await,
             };
-            before.and_then(|()| answer.map_err(error))
+            (before, answer.map_err(error))
         });
-        self.note_end(outcome)
+        self.refused = before.is_err();
+        self.note_end(before.and(answer))
     }
 
     /// Notes whether this was the last that the server had to say on this connection.
@@ -180,7 +187,7 @@ impl Postgres {
             Poll::Ready(Err(error)) => return self.settle().and(Err(error)),
             Poll::Pending => self.sent.push_back(answer),
         }
-        if self.sent.len() < SENT_MAX { Ok(()) } else { self.settle() }
+        Ok(())
     }
 }
 
@@ -231,12 +238,20 @@ impl Connection for Postgres {
     }
 
     fn send(&mut self, sql: &str, values: &[Value<'_>], table: &'static str) -> Result<(), Error> {
-        let statement = self.prepare(sql)?;
+        let statement = match sql.starts_with("UPDATE") {
+            true => self
+                .prepare(&format!("WITH changed AS ({sql} RETURNING 1) SELECT 1 / count(*) FROM changed"))?,
+            false => self.prepare(sql)?,
+        };
         let values: Vec<Value<'static>> = values.iter().map(|value| value.clone().into_owned()).collect();
         self.send_call(|client| async move {
-            let rows = client.execute_raw(&statement, values).await.map_err(error)?;
-            changed(rows, table)
-        })
+            match client.execute_raw(&statement, values).await {
+                Ok(rows) => changed(rows, table),
+                Err(failed) if failed.code() == Some(&SqlState::DIVISION_BY_ZERO) => changed(0, table),
+                Err(failed) => Err(error(failed)),
+            }
+        })?;
+        if self.sent.len() < SENT_MAX { Ok(()) } else { self.settle() }
     }
 
     fn send_batch(&mut self, sql: &'static str) -> Result<(), Error> {
@@ -249,7 +264,16 @@ impl Connection for Postgres {
         }
         let sent = std::mem::take(&mut self.sent);
         let outcome = self.runtime.block_on(take_all(sent));
+        self.refused = outcome.is_err();
         self.note_end(outcome)
+    }
+
+    fn has_sent(&self) -> bool {
+        !self.sent.is_empty()
+    }
+
+    fn was_refused(&self) -> bool {
+        self.refused
     }
 
     fn query(&mut self, sql: &str, values: &[Value<'_>], each: Each<'_>) -> Result<(), Error> {
@@ -354,11 +378,12 @@ fn is_passing(told: &DbError) -> bool {
 }
 
 /// Hears what other servers committed, until the store is closed. A connection that is lost is made again, and then
-/// everything is looked at, since signals may have been missed.
-pub(crate) fn listen(url: &str, signals: &Signals) {
+/// everything is looked at, since signals may have been missed. Calls `pulse` about once a step.
+pub(crate) fn listen(url: &str, signals: &Signals, pulse: &dyn Fn()) {
     let step = Duration::from_millis(LISTEN_STEP_MS);
     while !signals.is_closed() {
-        match listen_once(url, signals, step) {
+        pulse();
+        match listen_once(url, signals, step, pulse) {
             Ok(()) => {}
             Err(error) => {
                 tracing::warn!(
@@ -371,7 +396,7 @@ pub(crate) fn listen(url: &str, signals: &Signals) {
     }
 }
 
-fn listen_once(url: &str, signals: &Signals, step: Duration) -> Result<(), Error> {
+fn listen_once(url: &str, signals: &Signals, step: Duration, pulse: &dyn Fn()) -> Result<(), Error> {
     runtime()?.block_on(async {
         let (client, mut wire) = connect(url).await?;
         let listen = format!("LISTEN {CHANNEL}");
@@ -387,7 +412,7 @@ fn listen_once(url: &str, signals: &Signals, step: Duration) -> Result<(), Error
             });
             match tokio::time::timeout(step, heard).await {
                 // Nothing for as long as a step.
-                Err(_) => {}
+                Err(_) => pulse(),
                 Ok(None) => return Ok(()),
                 Ok(Some(Err(lost))) => return Err(error(lost)),
                 // It listens from now on; what was said before was missed.

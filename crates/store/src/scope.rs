@@ -31,8 +31,20 @@ pub(crate) struct Session {
     /// The ends of the chains of the audit log that this transaction has written to. Whoever writes holds the lock of the
     /// organization, so that nobody else moves them meanwhile.
     heads: HashMap<OrganizationId, Head>,
+    /// The job before in the same transaction.
+    before: Before,
     /// Statements that insert, by table and the number of columns that the record does not carry.
     inserts: HashMap<(&'static str, usize), Arc<str>>,
+}
+
+/// What is known of the job before in the same transaction.
+enum Before {
+    /// It stands or was taken back, or there is none.
+    Certain,
+    /// Statements of it were sent and may yet fail. Their answers come with the present job's first question.
+    Open,
+    /// A statement of it has failed since it ended, and what it did was taken back.
+    Failed(Error),
 }
 
 /// The position and the hash of the last row of a chain.
@@ -46,6 +58,7 @@ impl Session {
             work: Work::default(),
             failed: false,
             heads: HashMap::new(),
+            before: Before::Certain,
             inserts: HashMap::new(),
         }
     }
@@ -57,9 +70,55 @@ impl Session {
         self.failed = false;
     }
 
-    /// Forgets where the chains end: another transaction begins, or changes of this one were taken back.
-    pub(crate) fn forget_heads(&mut self) {
+    /// Forgets what the transaction before did.
+    pub(crate) fn start_transaction(&mut self) {
         self.heads.clear();
+        self.before = Before::Certain;
+    }
+
+    /// Ends the present job, which stands unless a statement of it fails yet.
+    pub(crate) fn end_job(&mut self) {
+        if self.connection.has_sent() {
+            self.before = Before::Open;
+        }
+    }
+
+    /// Takes back what was done since the savepoint of the present job.
+    pub(crate) fn take_back(&mut self) -> Result<(), Error> {
+        // Whoever reads where a chain ends reads it anew.
+        self.heads.clear();
+        // What was sent and failed is taken back with the rest.
+        drop(self.connection.settle());
+        self.connection.execute("ROLLBACK TO SAVEPOINT job", &[]).map(drop)
+    }
+
+    /// Waits until it is certain whether the job before stands.
+    pub(crate) fn settle_before(&mut self) -> Result<(), Error> {
+        if !matches!(self.before, Before::Open) {
+            return Ok(());
+        }
+        self.before = Before::Certain;
+        let outcome = self.connection.settle();
+        outcome.or_else(|error| self.take_back_before(error))
+    }
+
+    /// Takes back the job before, of which a statement failed. The database has refused the savepoint that was to come
+    /// behind it, so that the one of that job is the last, and becomes the present job's.
+    fn take_back_before(&mut self, error: Error) -> Result<(), Error> {
+        self.take_back()?;
+        self.before = Before::Failed(error);
+        Ok(())
+    }
+
+    /// Why the job before was taken back after it had ended, if it was.
+    pub(crate) fn failure_before(&mut self) -> Option<Error> {
+        match std::mem::replace(&mut self.before, Before::Certain) {
+            Before::Failed(error) => Some(error),
+            before @ (Before::Certain | Before::Open) => {
+                self.before = before;
+                None
+            }
+        }
     }
 
     pub(crate) const fn has_failed(&self) -> bool {
@@ -75,21 +134,19 @@ impl Session {
     }
 
     pub(crate) fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<u64, Error> {
-        self.connection.execute(sql, values).inspect_err(|_| self.failed = true)
+        let executed = self.settle_before().and_then(|()| self.connection.execute(sql, values));
+        executed.inspect_err(|_| self.failed = true)
     }
 
-    /// Runs a statement that must change a row of `table`; that it did not may be answered by a later call, and at the
-    /// latest by [`Session::settle`].
+    /// Runs a statement that must change a row of `table`; that it did not may be answered by a later call, or once the
+    /// job has ended.
     pub(crate) fn send(&mut self, sql: &str, values: &[Value<'_>], table: &'static str) -> Result<(), Error> {
-        self.connection.send(sql, values, table).inspect_err(|_| self.failed = true)
+        let sent = self.settle_before().and_then(|()| self.connection.send(sql, values, table));
+        sent.inspect_err(|_| self.failed = true)
     }
 
-    /// Waits until every statement of the job has run.
-    pub(crate) fn settle(&mut self) -> Result<(), Error> {
-        self.connection.settle().inspect_err(|_| self.failed = true)
-    }
-
-    /// Runs a query and reads each of its rows.
+    /// Runs a query and reads each of its rows. The first of a job takes the answers along that the job before did not
+    /// wait for.
     pub(crate) fn query<T>(
         &mut self,
         sql: &str,
@@ -98,7 +155,20 @@ impl Session {
     ) -> Result<Vec<T>, Error> {
         let mut answer = Vec::new();
         let mut each = |row: &mut Row<'_>| read(row).map(|read| answer.push(read));
-        self.connection.query(sql, values, &mut each).inspect_err(|_| self.failed = true)?;
+        let is_first = matches!(self.before, Before::Open);
+        if is_first {
+            self.before = Before::Certain;
+        }
+        let mut outcome = self.connection.query(sql, values, &mut each);
+        if let Err(error) = &outcome
+            && is_first
+            && self.connection.was_refused()
+        {
+            let error = error.clone();
+            outcome =
+                self.take_back_before(error).and_then(|()| self.connection.query(sql, values, &mut each));
+        }
+        outcome.inspect_err(|_| self.failed = true)?;
         Ok(answer)
     }
 
@@ -200,8 +270,11 @@ impl<'a> OrgTx<'a> {
     }
 
     /// The end of the organization's chain, if this transaction has moved it.
-    pub(crate) fn head(&self) -> Option<Head> {
-        self.0.session.heads.get(&self.0.organization).copied()
+    pub(crate) fn head(&mut self) -> Result<Option<Head>, Error> {
+        let session = &mut *self.0.session;
+        // The job before may have moved it and yet be taken back.
+        session.settle_before().inspect_err(|_| session.failed = true)?;
+        Ok(session.heads.get(&self.0.organization).copied())
     }
 
     /// Remembers where the organization's chain ends now.

@@ -78,6 +78,8 @@ pub(crate) struct Signals {
     changes: WorkChanges,
     callers: watch::Sender<u64>,
     closed: AtomicBool,
+    /// Whether another process owns the database that this one is to own.
+    ousted: AtomicBool,
 }
 
 impl Signals {
@@ -90,6 +92,7 @@ impl Signals {
             changes: WorkChanges::default(),
             callers: watch::Sender::new(0),
             closed: AtomicBool::new(false),
+            ousted: AtomicBool::new(false),
         }
     }
 
@@ -143,6 +146,15 @@ impl Signals {
             other => self
                 .wake(other.and_then(|(_, bits)| bits.parse().ok()).map_or(Topics::all(), Topics::from_bits)),
         }
+    }
+
+    /// Notes whether another process owns the database; answers what was known before.
+    pub(crate) fn note_ousted(&self, ousted: bool) -> bool {
+        self.ousted.swap(ousted, Ordering::AcqRel)
+    }
+
+    pub(crate) fn is_ousted(&self) -> bool {
+        self.ousted.load(Ordering::Acquire)
     }
 
     /// Tells the listener to end.

@@ -51,6 +51,11 @@ pub(crate) trait Connection: Send {
     fn send_batch(&mut self, sql: &'static str) -> Result<(), Error>;
     /// Waits for all that was sent, and answers the first error.
     fn settle(&mut self) -> Result<(), Error>;
+    /// Whether anything was sent whose answer was not taken yet.
+    fn has_sent(&self) -> bool;
+    /// Whether what the last call answered was not its own error but that of something sent before it. The database has
+    /// refused the call then, as all that followed the failed statement.
+    fn was_refused(&self) -> bool;
     /// Runs one query and gives its rows to `each`; queries that may find many say `LIMIT`.
     fn query(&mut self, sql: &str, values: &[Value<'_>], each: Each<'_>) -> Result<(), Error>;
     /// Runs statements without values, for migrations.

@@ -102,6 +102,14 @@ impl Connection for Sqlite {
         Ok(())
     }
 
+    fn has_sent(&self) -> bool {
+        false
+    }
+
+    fn was_refused(&self) -> bool {
+        false
+    }
+
     fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<u64, Error> {
         let run = || self.0.prepare_cached(sql)?.execute(rusqlite::params_from_iter(values));
         run().map(|rows| rows as u64).map_err(error)

@@ -101,8 +101,16 @@ impl Store {
         }
         if let Database::Postgres { url } = &options.database {
             let (url, signals) = (url.clone(), Arc::clone(&signals));
+            // An owner without work would not notice that it lost its connection and another took over.
+            let writer = options.owner.then(|| writes.downgrade());
+            let pulse = move || {
+                if let Some(writes) = writer.as_ref().and_then(mpsc::WeakSender::upgrade) {
+                    // A queue that is full has work that notices.
+                    drop(writes.try_send(Message::Job(job::idle())));
+                }
+            };
             // Not among those that `close` waits for: it sleeps in its connection, and has nothing to finish.
-            spawn("store-listen", move || postgresql::listen(&url, &signals))?;
+            spawn("store-listen", move || postgresql::listen(&url, &signals, &pulse))?;
         }
         let writer_signals = Arc::clone(&signals);
         threads.push(spawn("store-write", move || writer::run(link, write_queue, &writer_signals))?);
@@ -151,6 +159,16 @@ impl Store {
         E: From<Error> + Send + 'static,
     {
         job::submit(&self.reads, Scope::System, move |session| job(&mut SystemRead::new(session))).await
+    }
+
+    /// Whether this process may write: not while another owns the database that this one is to own. Known within some two
+    /// seconds, also without work.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Owned`] when it may not.
+    pub fn check_owner(&self) -> Result<(), Error> {
+        if self.shared.signals.is_ousted() { Err(Error::Owned) } else { Ok(()) }
     }
 
     /// A receiver that is marked changed after commits that touched the topic, by this or any other server. Several may

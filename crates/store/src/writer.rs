@@ -70,25 +70,29 @@ fn transaction(
 ) -> VecDeque<Box<dyn Job>> {
     let mut done = Vec::with_capacity(batch.len());
     let outcome = attempt(link, &mut batch, &mut done, signals);
+    let was_ousted = signals.note_ousted(matches!(outcome, Err(Error::Owned)));
     match &outcome {
+        // Said once: it is tried again every second.
+        Err(Error::Owned) if was_ousted => {}
         Ok((topics, work)) => signals.wake_own(*topics, work.clone()),
-        Err(error) => {
-            tracing::error!(
-                error = error as &dyn std::error::Error,
-                store.jobs = done.len(),
-                "a transaction failed"
-            );
-            link.roll_back();
-            if done.is_empty() {
-                // It did not even begin: none of these would fare better at once.
-                done.extend(batch.drain(..).map(|job| Ran { job, keeps_answer: false }));
-            }
+        Err(error) => tracing::error!(
+            error = error as &dyn std::error::Error,
+            store.jobs = done.len(),
+            "a transaction failed"
+        ),
+    }
+    if outcome.is_err() {
+        link.roll_back();
+        if done.is_empty() {
+            // It did not even begin: none of these would fare better at once.
+            done.extend(batch.drain(..).map(|job| Ran { job, ended: Ended::TakenBack }));
         }
     }
-    for Ran { job, keeps_answer } in done {
-        match &outcome {
-            Err(error) if !keeps_answer => job.answer(Err(error.clone())),
-            Ok(_) | Err(_) => job.answer(Ok(())),
+    for Ran { job, ended } in done {
+        match (ended, &outcome) {
+            (Ended::BrokeAll, _) | (Ended::Stands(..) | Ended::TakenBack, Ok(_)) => job.answer(Ok(())),
+            (Ended::Failed(error), _) => job.answer(Err(error)),
+            (Ended::Stands(..) | Ended::TakenBack, Err(error)) => job.answer(Err(error.clone())),
         }
     }
     batch
@@ -97,8 +101,19 @@ fn transaction(
 /// A job that ran, or was about to.
 struct Ran {
     job: Box<dyn Job>,
-    /// Whether its own answer, an error of the database, holds even if the transaction fails: it made it fail.
-    keeps_answer: bool,
+    ended: Ended,
+}
+
+/// How a job ended.
+enum Ended {
+    /// What it did stands if the transaction does, and these are told of it then.
+    Stands(Topics, Work),
+    /// It answers an error, and what it did was taken back.
+    TakenBack,
+    /// It thought that it stood, and then one of its statements failed; what it did was taken back.
+    Failed(Error),
+    /// Its own answer is an error of the database that made the transaction fail.
+    BrokeAll,
 }
 
 fn attempt(
@@ -108,22 +123,43 @@ fn attempt(
     signals: &Signals,
 ) -> Result<(Topics, Work), Error> {
     let session = link.begin()?;
-    session.forget_heads();
+    session.start_transaction();
     lock(session, batch)?;
-    let mut topics = Topics::default();
-    let mut work = Work::default();
     let mut savepoint = Savepoint::None;
     while let Some(mut job) = batch.pop_front() {
-        let outcome = in_savepoint(session, job.as_mut(), &mut savepoint);
-        done.push(Ran { job, keeps_answer: outcome.is_err() && session.has_failed() });
-        if outcome? {
-            topics.extend(session.touched());
-            work.extend(session.take_work());
+        let stands = in_savepoint(session, job.as_mut(), &mut savepoint);
+        note_before(session, done);
+        let ended = match &stands {
+            Ok(true) => {
+                session.end_job();
+                Ended::Stands(session.touched(), session.take_work())
+            }
+            Err(_) if session.has_failed() => Ended::BrokeAll,
+            Ok(false) | Err(_) => Ended::TakenBack,
+        };
+        done.push(Ran { job, ended });
+        stands?;
+    }
+    session.settle_before().map_err(Error::into_unavailable)?;
+    note_before(session, done);
+    let mut topics = Topics::default();
+    let mut work = Work::default();
+    for ran in done {
+        if let Ended::Stands(more_topics, more_work) = &mut ran.ended {
+            topics.extend(*more_topics);
+            work.extend(std::mem::take(more_work));
         }
     }
     notify(session, signals, topics)?;
     commit(session)?;
     Ok((topics, work))
+}
+
+/// Notes that the job before failed after all, if it did.
+fn note_before(session: &mut Session, done: &mut [Ran]) {
+    if let (Some(error), Some(before)) = (session.failure_before(), done.last_mut()) {
+        before.ended = Ended::Failed(error);
+    }
 }
 
 /// Locks the organizations of a batch against other servers, all servers in the same order.
@@ -168,22 +204,24 @@ impl Savepoint {
     }
 }
 
-/// Runs one job so that it leaves all of its changes or none. Answers whether they stand; an error means that the whole
-/// transaction is lost.
+/// Runs one job so that it leaves all of its changes or none. Answers whether they stand, unless a statement that was not
+/// waited for fails yet; an error means that the whole transaction is lost.
+///
+/// With the job's first question come the answers that the job before did not wait for. Had one failed, the database has
+/// refused this job's savepoint and question too: the job before is then taken back, and the question asked again.
 fn in_savepoint(session: &mut Session, job: &mut dyn Job, savepoint: &mut Savepoint) -> Result<bool, Error> {
     session.start_job();
     savepoint.renew(session)?;
     let stands = job.run(session);
+    let is_certain = session.settle_before();
     if !session.connection.in_transaction() {
         return Err(Error::Unavailable { source: Arc::new(TransactionLost) });
     }
+    is_certain.map_err(Error::into_unavailable)?;
     if stands {
         *savepoint = Savepoint::Used;
     } else {
-        session.forget_heads();
-        // What was sent and failed is taken back with the rest.
-        drop(session.connection.settle());
-        session.connection.execute("ROLLBACK TO SAVEPOINT job", &[]).map_err(Error::into_unavailable)?;
+        session.take_back().map_err(Error::into_unavailable)?;
     }
     Ok(stands)
 }
@@ -194,7 +232,8 @@ fn notify(session: &mut Session, signals: &Signals, topics: Topics) -> Result<()
         return Ok(());
     }
     let payload = column::text_owned(signals.message(topics));
-    session.connection.execute("SELECT pg_notify(?1, ?2)", &[column::text(CHANNEL), payload]).map(drop)
+    // Waited for with the commit.
+    session.connection.send("SELECT pg_notify(?1, ?2)", &[column::text(CHANNEL), payload], CHANNEL)
 }
 
 fn commit(session: &mut Session) -> Result<(), Error> {

@@ -2,9 +2,11 @@
 //! do at once.
 
 use std::{
+    cell::RefCell,
     fs,
     os::unix::fs::PermissionsExt,
-    process::{Command, Output},
+    path::Path,
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -13,6 +15,11 @@ use freehold_model::{task, workspace::Phase};
 use freehold_testkit::postgresql::Database;
 use futures::StreamExt;
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::Child,
+};
 
 use crate::support::{World, from};
 
@@ -149,6 +156,82 @@ async fn a_second_server_on_one_database_is_refused_until_the_first_is_gone() {
     world.start_server().await;
     let next = world.next_task(done.workspace_id, "say hello").await;
     world.task_phase(done.workspace_id, next.task_id, task::Phase::Completed).await;
+}
+
+/// The process of PostgreSQL that serves whoever owns the database.
+const OWNER: &str = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted";
+
+/// Starts a second server in `data`, and takes the first one's connection away while it waits for the database. Which of the
+/// two then gets it is a race; answers the second once it has won one.
+async fn second_that_takes_over(world: &World, database: &Database, data: &Path) -> Child {
+    for _ in 0..20 {
+        let second = tokio::process::Command::new(env!("CARGO_BIN_EXE_freehold"))
+            .args(["server", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data)
+            .args(["--database-url", &database.url()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn();
+        let second = RefCell::new(second.unwrap());
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory_lock%' AND pid <> pg_backend_pid()
+            AND pid NOT IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted)";
+        world
+            .until("the second server waits", async || (database.psql(waits).unwrap() != "0").then_some(()))
+            .await;
+        database.psql(&format!("SELECT pg_terminate_backend(({OWNER}))")).unwrap();
+        let won = async || match second.borrow_mut().try_wait().unwrap() {
+            Some(_) => Some(false),
+            None => data.join("server.addr").exists().then_some(true),
+        };
+        if world.until("the second server listens or gives up", won).await {
+            return second.into_inner();
+        }
+    }
+    panic!("the first server always wins");
+}
+
+/// The status of `/health`, and what it says.
+async fn health(world: &World) -> String {
+    let mut stream = TcpStream::connect(world.url.strip_prefix("http://").unwrap()).await.unwrap();
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_server_that_another_took_the_database_from_says_so_until_it_has_it_again() {
+    let database = Database::create().unwrap();
+    let world = World::with(SCENARIO, &format!("server.database_url = \"{}\"", database.url())).await;
+    let role = world.role("").await;
+    assert!(health(&world).await.starts_with("HTTP/1.1 200"));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut second = second_that_takes_over(&world, &database, &elsewhere.path().join("data")).await;
+    let refused = world
+        .until("the first says that it is not well", async || {
+            Some(health(&world).await).filter(|answer| answer.starts_with("HTTP/1.1 503"))
+        })
+        .await;
+    assert!(
+        refused.contains("unavailable") && refused.contains("another server works on this database"),
+        "{refused}"
+    );
+    let make = async |name: &str| {
+        let body = from(json!({"name": name, "provider_id": role.provider_id}));
+        world.client.role_create(&body).await
+    };
+    let refused = make("refused").await.unwrap_err();
+    let refused = refused.api().unwrap();
+    assert_eq!(
+        (refused.code.as_str(), refused.message.as_str()),
+        ("unavailable", "another server works on this database")
+    );
+    assert_eq!(world.client.role_view(role.id).await.unwrap().id, role.id);
+    second.kill().await.unwrap();
+    let well = async || health(&world).await.starts_with("HTTP/1.1 200").then_some(());
+    world.until("the first is well again", well).await;
+    make("made").await.unwrap();
 }
 
 #[tokio::test]

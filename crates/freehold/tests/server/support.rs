@@ -46,6 +46,10 @@ pub struct World {
     pub url: String,
     _model: Handle,
     dir: TempDir,
+    /// The size of the file system that the data directory has to itself, in bytes, if it has.
+    disk_bytes: Option<u64>,
+    /// Where the server's log goes instead of [`Self::log`].
+    pub log_to: Option<&'static str>,
     server: Option<Child>,
     /// The allowed service, which ends with the test.
     _facts: tokio::task::JoinHandle<()>,
@@ -59,15 +63,20 @@ impl World {
 
     /// As [`Self::start`], with further lines of the configuration, such as `server.public_url = "..."`.
     pub async fn with(scenario: &str, settings: &str) -> Self {
-        Self::configured(scenario, settings, "info,freehold_store=warn").await
+        Self::configured(scenario, settings, "info,freehold_store=warn", None).await
+    }
+
+    /// As [`Self::start`], with the data directory on a file system of its own of this size, which ends with the server.
+    pub async fn on_disk_of(bytes: u64, scenario: &str) -> Self {
+        Self::configured(scenario, "", "info", Some(bytes)).await
     }
 
     /// As [`Self::start`], with another filter of the log.
     pub async fn logging(scenario: &str, filter: &str) -> Self {
-        Self::configured(scenario, "", filter).await
+        Self::configured(scenario, "", filter, None).await
     }
 
-    async fn configured(scenario: &str, settings: &str, filter: &str) -> Self {
+    async fn configured(scenario: &str, settings: &str, filter: &str, disk_bytes: Option<u64>) -> Self {
         let dir = tempfile::Builder::new().prefix("freehold-e2e-").tempdir().unwrap();
         let authority = Authority::new().unwrap();
         fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
@@ -87,25 +96,35 @@ impl World {
         );
         fs::write(dir.path().join("server.toml"), config).unwrap();
         let client = Client::new("http://127.0.0.1:1", Key::new("none")).unwrap();
-        let mut world = Self { client, url: String::new(), _model: model, dir, server: None, _facts: facts };
+        let mut world = Self {
+            client,
+            url: String::new(),
+            _model: model,
+            dir,
+            disk_bytes,
+            log_to: None,
+            server: None,
+            _facts: facts,
+        };
         world.start_server().await;
         world
     }
 
     /// Starts the server process, anew after [`Self::kill_server`].
     pub async fn start_server(&mut self) {
-        let address_file = self.data().join("server.addr");
         // Left by the process before, if any.
-        let _absent = fs::remove_file(&address_file);
-        let log = fs::File::options().create(true).append(true).open(self.log()).unwrap();
+        let _absent = fs::remove_file(self.data().join("server.addr"));
+        let log = self.log_to.map_or_else(|| self.log(), PathBuf::from);
+        let log = fs::File::options().create(true).append(true).open(log).unwrap();
         let server = self
-            .command(&["server"])
+            .server_command()
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
             .unwrap();
         self.server = Some(server);
+        let address_file = self.data().join("server.addr");
         let address: SocketAddr = self
             .until("the server listens", async || {
                 fs::read_to_string(&address_file).ok().and_then(|text| text.parse().ok())
@@ -135,6 +154,31 @@ impl World {
         let (verb, rest) = arguments.split_first().unwrap();
         command.args([verb, "--config"]).arg(self.dir.path().join("server.toml")).args(rest);
         command.env_remove("RUST_LOG");
+        command
+    }
+
+    /// The server; on a disk of its own in a mount namespace of its own, where an ordinary user may mount too. Each program in
+    /// the chain becomes the next one, so that the process is the server in the end.
+    fn server_command(&self) -> Command {
+        let server = self.command(&["server"]);
+        let Some(bytes) = self.disk_bytes else { return server };
+        let data = self.dir.path().join("data");
+        fs::create_dir_all(&data).unwrap();
+        let mut command = Command::new("unshare");
+        let user = (rustix::process::geteuid(), rustix::process::getegid());
+        // Root has the rights to mount, and needs its other users for pods. Whoever becomes root to mount becomes itself again.
+        let back = match user.0.is_root() {
+            true => String::new(),
+            false => {
+                command.args(["--user", "--map-root-user"]);
+                let (user, group) = (user.0.as_raw(), user.1.as_raw());
+                format!("unshare --user --map-user={user} --map-group={group} -- ")
+            }
+        };
+        let script =
+            format!("mount -t tmpfs -o mode=0700,size=\"$1\" tmpfs \"$2\" && shift 2 && exec {back}\"$@\"");
+        command.args(["--mount", "--", "sh", "-ec", &script, "sh"]).arg(bytes.to_string()).arg(data);
+        command.arg(server.get_program()).args(server.get_args()).env_remove("RUST_LOG");
         command
     }
 
@@ -168,8 +212,16 @@ impl World {
         }
     }
 
+    /// The data directory, as it is to be found from here.
     pub fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
+        let data = self.dir.path().join("data");
+        match (self.disk_bytes, &self.server) {
+            (Some(_), Some(server)) => {
+                let root = PathBuf::from(format!("/proc/{}/root", server.id()));
+                root.join(data.strip_prefix("/").unwrap())
+            }
+            _ => data,
+        }
     }
 
     pub fn log(&self) -> PathBuf {
@@ -338,6 +390,7 @@ impl Drop for World {
             eprintln!("{}", tail(&self.log()));
         }
         self.kill_server();
+        // By the name under which the server had it.
         end_pods(&self.data());
     }
 }

@@ -176,7 +176,7 @@ impl OrgTx<'_> {
 
     /// Appends a row that is new, and answers its position. One whose id is committed already breaks [`AUDIT_ID_KEY`].
     pub fn audit_add(&mut self, event: &AuditEvent) -> Result<u64, Error> {
-        let (last, previous) = match self.head() {
+        let (last, previous) = match self.head()? {
             Some(head) => head,
             None => self.audit_head()?,
         };

@@ -1,6 +1,9 @@
 //! Opening, migrating and closing.
 
-use std::os::unix::fs::PermissionsExt;
+use std::{
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
 
 use freehold_model::audit::{Category, EventType};
 use freehold_store::{ChainCheck, Database, Error, Options, Store};
@@ -9,6 +12,9 @@ use crate::{
     fixture::{Fixture, audit_event},
     on_both_databases,
 };
+
+/// A test that waits longer than this has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 on_both_databases! {
     async fn what_is_written_is_there_after_opening_again(fixture) {
@@ -101,10 +107,21 @@ async fn an_owner_that_lost_its_connection_does_not_write_until_it_is_the_owner_
         let store = store.clone();
         async move { store.write(organization, move |tx| tx.audit_append(&row)).await }
     };
+    // It is told without having asked for anything.
+    let owns = async |store: &Store, expected: bool| {
+        let start = Instant::now();
+        while store.check_owner().is_ok() != expected {
+            assert!(start.elapsed() < PATIENCE, "nobody notices");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    owns(&first, false).await;
     let refused = append(&first).await;
-    assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+    assert!(matches!(&refused, Err(error @ Error::Owned) if error.is_retryable()), "{refused:?}");
     append(&second).await.unwrap();
+    second.check_owner().unwrap();
     second.close().await;
+    owns(&first, true).await;
     append(&first).await.unwrap();
     let check = first.audit_verify(organization).await.unwrap();
     assert!(matches!(check, ChainCheck::Intact { seq: 2, .. }), "{check:?}");

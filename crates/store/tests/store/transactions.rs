@@ -1,7 +1,12 @@
 //! Jobs stand or fall alone, share commits, and keep their order between servers.
 
-use freehold_model::audit::{Category, EventType};
-use freehold_store::{ChainCheck, Error, Page, Store};
+use std::sync::mpsc;
+
+use freehold_model::{
+    audit::{Category, EventType},
+    provider::Provider,
+};
+use freehold_store::{ChainCheck, Error, OrgTx, Page, Store};
 
 use crate::{
     fixture::{audit_event, provider},
@@ -78,6 +83,58 @@ on_both_databases! {
         // PostgreSQL is not waited for, so that the job ends before its statement has failed.
         assert!(matches!(failed, Err(Error::Poisoned | Error::Violation { .. })), "{failed:?}");
         assert_eq!(fixture.read(move |tx| tx.provider_view(id)).await, None);
+    }
+
+    async fn a_job_that_fails_after_its_end_is_taken_back_alone_however_the_next_begins(fixture) {
+        let (store, organization) = (&fixture.store, fixture.organization);
+        let taken = provider(organization);
+        let name = taken.name.clone();
+        fixture.write(move |tx| tx.provider_insert(&taken)).await;
+        let log = move |tx: &mut OrgTx<'_>| {
+            tx.audit_add(&audit_event(organization, EventType::TaskSubmitted, Category::Activity))
+        };
+        // Each of these appends to the log and then fails, with a statement that PostgreSQL is not waited for.
+        let breaks = || {
+            let same = Provider { name: name.clone(), ..provider(organization) };
+            store.write(organization, move |tx| log(tx).and_then(|_| tx.provider_insert(&same)))
+        };
+        let misses = || {
+            let absent = provider(organization);
+            store.write(organization, move |tx| log(tx).and_then(|_| tx.provider_update(&absent)))
+        };
+        let asks = || {
+            store.write(organization, move |tx| {
+                let found = tx.provider_list(true, &Page::first(9))?.len();
+                Ok::<_, Error>((found, log(tx)?))
+            })
+        };
+        let sends = || store.write(organization, log);
+        let refuses = || store.write(organization, |_| Err::<(), _>(Refused::OnPurpose));
+        // Holds the writer until the others are queued, so that they share a transaction.
+        let (queued, are_queued) = mpsc::channel::<()>();
+        let gate = store.write(organization, move |_| {
+            are_queued.recv().unwrap();
+            Ok::<_, Error>(())
+        });
+        let open = async { queued.send(()).unwrap() };
+        // The order of the first steps, which queue them.
+        let (gate, one, broke, asked, missed, sent, broke_2, refused, broke_3, missed_2, asked_2, broke_4, ()) = tokio::join!(
+            gate, sends(), breaks(), asks(), misses(), sends(), breaks(), refuses(), breaks(), misses(), asks(),
+            breaks(), open
+        );
+        gate.unwrap();
+        assert_eq!((one.unwrap(), asked.unwrap(), sent.unwrap(), asked_2.unwrap()), (1, (1, 2), 3, (1, 4)));
+        let is_duplicate = |error: &Error| error.is_duplicate("providers_organization_id_name_key");
+        for broke in [broke, broke_2, broke_3, broke_4] {
+            assert!(broke.as_ref().is_err_and(is_duplicate), "{broke:?}");
+        }
+        for missed in [missed, missed_2] {
+            assert!(matches!(missed, Err(Error::Missing { table: "providers" })), "{missed:?}");
+        }
+        assert!(matches!(refused, Err(Refused::OnPurpose)), "{refused:?}");
+        assert_eq!(fixture.read(|tx| tx.provider_list(true, &Page::first(9))).await.len(), 1);
+        let check = store.audit_verify(organization).await.unwrap();
+        assert!(matches!(check, ChainCheck::Intact { seq: 4, .. }), "{check:?}");
     }
 
     async fn a_reader_sees_one_moment(fixture) {
