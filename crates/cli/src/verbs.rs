@@ -2,6 +2,7 @@
 
 mod activity;
 mod audit;
+mod caps;
 mod credential;
 mod key;
 mod login;
@@ -76,6 +77,8 @@ pub enum Verb {
     /// Follow what happens in the organization
     #[command(after_help = activity::EXAMPLES)]
     Activity(Calling<activity::Activity>),
+    /// Check and try capabilities, what roles allow, without a server
+    Caps(Group<caps::Caps>),
     /// Print a completion script for a shell
     #[command(
         after_help = "Examples:\n  freehold completions bash > ~/.local/share/bash-completion/completions/freehold"
@@ -127,6 +130,7 @@ pub(crate) async fn run(verb: Verb, environment: &Environment, console: &mut Con
         Verb::Key(it) => group!(it, key::run),
         Verb::Session(it) => group!(it, session::run),
         Verb::Activity(it) => call!(it, activity::run),
+        Verb::Caps(it) => caps::run(it.verb, console),
         Verb::Completions { shell } => completions(shell, environment, console),
         Verb::Demo(demo) => demo::run(demo, environment, console).await,
     }

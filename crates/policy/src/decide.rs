@@ -6,9 +6,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    cel::Scope,
+    cel::{Fault, Scope},
     destination::{Destination, Scheme, normal_host},
-    document::{Capability, DomainPattern, Method, Rule},
+    document::{Capability, Condition, DomainPattern, Method, Rule},
     path::NormalPath,
     provider::PROVIDER_CAPABILITY,
 };
@@ -121,6 +121,33 @@ pub struct RuleName {
     pub rule: Arc<str>,
 }
 
+/// What one rule says of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The rule.
+    pub rule: RuleName,
+    /// Whether it is a rule that denies.
+    pub denies: bool,
+    /// What it says.
+    pub outcome: Match,
+}
+
+/// Whether a rule matches a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Match {
+    /// It does.
+    Whole,
+    /// Something before its conditions does not.
+    Misses(Reason),
+    /// A condition does not hold.
+    Condition {
+        /// The number of the first such condition, from 0.
+        at: usize,
+        /// Why it has no value, if it has none.
+        fault: Option<Fault>,
+    },
+}
+
 /// The answer to a question for a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DnsDecision {
@@ -227,6 +254,33 @@ impl Policy {
         }
     }
 
+    /// What every rule says of a request, in the order of the merged document, those that deny before those that allow
+    /// within a capability: for an author who asks why. The decision is [`decide`](Self::decide)'s.
+    pub fn explain(&self, request: &RequestHead<'_>) -> Vec<Verdict> {
+        let method = Method::parse(request.method);
+        let mut rules: Vec<_> = self.allow.rules().map(|rule| (rule, false)).collect();
+        rules.extend(self.deny.rules().map(|rule| (rule, true)));
+        rules.sort_unstable_by_key(|(rule, _)| rule.order);
+        rules.dedup_by_key(|(rule, _)| rule.order);
+        let verdict = |(rule, denies): (&Arc<CompiledRule>, bool)| {
+            let head = if denies { rule.denies_head(request) } else { rule.allows_head(request, method) };
+            let fails =
+                |(at, condition): (usize, &Condition)| match condition.expression().holds(request.scope) {
+                    Ok(true) => None,
+                    // What denies does so in doubt.
+                    Err(_) if denies => None,
+                    Ok(false) => Some(Match::Condition { at, fault: None }),
+                    Err(fault) => Some(Match::Condition { at, fault: Some(fault) }),
+                };
+            let outcome = match head {
+                Err(miss) => Match::Misses(miss),
+                Ok(()) => rule.rule.when.iter().enumerate().find_map(fails).unwrap_or(Match::Whole),
+            };
+            Verdict { rule: rule.name.clone(), denies, outcome }
+        };
+        rules.into_iter().map(verdict).collect()
+    }
+
     /// Decides a question for a name: whether any rule names it, whatever port, method or path, and none denies all of it.
     pub fn decide_dns(&self, name: &str) -> DnsDecision {
         let Ok(host) = normal_host(name) else { return DnsDecision::Deny(Reason::HostInvalid.into()) };
@@ -263,6 +317,11 @@ impl Policy {
 }
 
 impl Index {
+    /// Every rule, once or more.
+    fn rules(&self) -> impl Iterator<Item = &Arc<CompiledRule>> {
+        self.exact.values().chain(self.tails.values()).flatten().chain(&self.general)
+    }
+
     fn add(&mut self, rule: &Arc<CompiledRule>) {
         for domain in &rule.rule.domains {
             let host = domain.host();
@@ -297,6 +356,18 @@ impl Index {
 impl CompiledRule {
     /// `Ok` when it allows the request, or how near it came.
     fn check(&self, request: &RequestHead<'_>, method: Option<Method>) -> Result<(), Reason> {
+        self.allows_head(request, method)?;
+        if !self.rule.when.iter().all(|one| one.expression().holds(request.scope) == Ok(true)) {
+            return Err(Reason::ConditionNotMet);
+        }
+        debug_assert!(
+            *self.name.capability != *PROVIDER_CAPABILITY || request.destination.scheme() == Scheme::Https
+        );
+        Ok(())
+    }
+
+    /// The same without its conditions.
+    fn allows_head(&self, request: &RequestHead<'_>, method: Option<Method>) -> Result<(), Reason> {
         let (rule, destination) = (&self.rule, request.destination);
         if !rule.domains.iter().any(|domain| covers(domain, destination)) {
             return Err(Reason::DomainNotAllowed);
@@ -310,25 +381,32 @@ impl CompiledRule {
         if destination.scheme() == Scheme::Http && !rule.allow_insecure {
             return Err(Reason::InsecureNotAllowed);
         }
-        if !rule.when.iter().all(|one| one.expression().holds(request.scope) == Ok(true)) {
-            return Err(Reason::ConditionNotMet);
-        }
-        debug_assert!(*self.name.capability != *PROVIDER_CAPABILITY || destination.scheme() == Scheme::Https);
         Ok(())
     }
 
-    /// Whether it denies the request. A domain without a port is denied at every port, and what cannot be told is denied.
+    /// Whether it denies the request: what cannot be told is denied.
     fn denies(&self, request: &RequestHead<'_>) -> bool {
+        self.denies_head(request).is_ok()
+            && self.rule.when.iter().all(|one| one.expression().holds(request.scope) != Ok(false))
+    }
+
+    /// The same without its conditions. A domain without a port is denied at every port.
+    fn denies_head(&self, request: &RequestHead<'_>) -> Result<(), Reason> {
         let (rule, destination) = (&self.rule, request.destination);
-        let names_host = rule.domains.iter().any(|domain| {
+        let names_host = |domain: &DomainPattern| {
             domain.port.is_none_or(|port| port == destination.port())
                 && domain.glob.matches(destination.host(), '.')
-        });
-        names_host
-            && (rule.methods.is_empty()
-                || rule.methods.iter().any(|method| method.as_str() == request.method))
-            && (rule.paths.is_empty() || rule.paths.iter().any(|pattern| pattern.matches(request.path)))
-            && rule.when.iter().all(|one| one.expression().holds(request.scope) != Ok(false))
+        };
+        if !rule.domains.iter().any(names_host) {
+            return Err(Reason::DomainNotAllowed);
+        }
+        if !rule.methods.is_empty() && !rule.methods.iter().any(|method| method.as_str() == request.method) {
+            return Err(Reason::MethodNotAllowed);
+        }
+        if !rule.paths.is_empty() && !rule.paths.iter().any(|pattern| pattern.matches(request.path)) {
+            return Err(Reason::PathNotAllowed);
+        }
+        Ok(())
     }
 }
 

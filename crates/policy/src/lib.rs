@@ -20,7 +20,9 @@ mod path;
 mod provider;
 mod yaml;
 
-pub use decide::{Decision, Denial, DnsDecision, Permit, Policy, Reason, RequestHead, RuleName};
+pub use decide::{
+    Decision, Denial, DnsDecision, Match, Permit, Policy, Reason, RequestHead, RuleName, Verdict,
+};
 pub use destination::{Destination, InvalidHost, Scheme, normal_host};
 pub use document::{Capability, Condition, Document, DomainPattern, Method, PathPattern, Rule};
 pub use parse::{CAPABILITIES_MAX, DOCUMENT_BYTES_MAX, PATTERNS_MAX, Problem, RULES_MAX, parse};

@@ -41,6 +41,13 @@ pub enum PathProblem {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NormalPath<'a>(Cow<'a, str>);
 
+impl NormalPath<'_> {
+    /// The same, kept by itself.
+    pub fn into_owned(self) -> NormalPath<'static> {
+        NormalPath(Cow::Owned(self.0.into_owned()))
+    }
+}
+
 impl<'a> NormalPath<'a> {
     /// Brings `path` (without its query) into normal form; allocates only when it was not in it.
     pub fn parse(path: &'a str) -> Result<Self, PathProblem> {

@@ -70,10 +70,13 @@ const NARROW: &[(&str, &[&str], &str)] = &[
     ("freehold-driver-kube", DRIVERS_SEE, "a driver reports what it sees and concludes nothing"),
     ("freehold-driver-sim", DRIVERS_SEE, "a driver reports what it sees and concludes nothing"),
     ("freehold-client", CLIENTS_SEE, "clients have no door but the public API"),
-    ("freehold-cli", CLIENTS_SEE, "clients have no door but the public API"),
+    ("freehold-cli", CLI_SEES, "clients have no door but the public API"),
 ];
 const DRIVERS_SEE: &[&str] = &["freehold-model", "freehold-driver"];
 const CLIENTS_SEE: &[&str] = &["freehold-model", "freehold-access", "freehold-api", "freehold-client"];
+/// And the language of policy, which is pure: a document is checked and tried without a server.
+const CLI_SEES: &[&str] =
+    &["freehold-model", "freehold-access", "freehold-api", "freehold-client", "freehold-policy"];
 
 /// What the pure crates may use of others' work: values and parsing, nothing that runs, waits, reads or draws lots.
 const PURE_MAY_USE: &[&str] = &[

@@ -1,0 +1,254 @@
+//! Capabilities on this machine: what a document allows, and why, before a server has it.
+
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+};
+
+use clap::Subcommand;
+use freehold_model::{Timestamp, provider::Kind};
+use freehold_policy::{
+    Decision, Document, Match, Policy, Problem, ProviderGrant, Reason, Verdict, compile, parse,
+};
+
+use self::request::{Known, Request, Subject};
+use super::Outcome;
+use crate::{
+    failure::{Failure, exit},
+    input,
+    output::{BAD, BOLD, Console, DIM, GOOD, NOTE},
+};
+
+mod request;
+
+const CHECK: &str =
+    "Examples:\n  freehold caps check caps.yaml\n  freehold caps check provider.yaml coder.yaml";
+const TEST: &str = "The cases are a list in YAML:\n\n  \
+    - request: GET https://pypi.org/simple/?page=1\n    \
+      headers: {accept: text/html}\n    \
+      expect: allow package-index/allow[0]\n  \
+    - request: POST https://pypi.org/legacy/\n    \
+      expect: deny method_not_allowed\n\n\
+    `expect` is `allow` or `deny`, and may go on with the rule, or the reason.\n\n\
+    Examples:\n  freehold caps test caps.yaml --cases cases.yaml\n  \
+    freehold caps test caps.yaml --base provider.yaml --cases cases.yaml";
+const EXPLAIN: &str = "Examples:\n  freehold caps explain caps.yaml GET https://pypi.org/simple/\n  \
+    freehold caps explain caps.yaml POST 'https://api.example.com/v1/items?dry=1' --header 'x-team: a'";
+
+/// Verbs of capabilities.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Caps {
+    /// Find every problem of documents, each with its place
+    #[command(after_help = CHECK)]
+    Check {
+        /// The documents; `-` is stdin
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Try requests on a document and compare the decisions with those expected
+    #[command(after_help = TEST)]
+    Test {
+        #[command(flatten)]
+        documents: Documents,
+        /// The requests and the decisions expected
+        #[arg(long, value_name = "FILE")]
+        cases: PathBuf,
+    },
+    /// Say which rule decides a request, and what of every other rule does not match
+    #[command(after_help = EXPLAIN)]
+    Explain {
+        #[command(flatten)]
+        documents: Documents,
+        /// The method, such as GET
+        method: String,
+        /// Where it goes
+        url: String,
+        /// A header of the request; may be repeated
+        #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
+        headers: Vec<String>,
+        #[command(flatten)]
+        subject: Subject,
+    },
+}
+
+/// The documents that make a policy.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Documents {
+    /// The role's document; `-` is stdin
+    file: PathBuf,
+    /// The provider's document, which the role's is merged with
+    #[arg(long, value_name = "FILE")]
+    base: Option<PathBuf>,
+    /// The provider, whose own domain is allowed for calls of the model
+    #[arg(long, value_name = "KIND:DOMAIN", value_parser = provider, default_value = "anthropic:provider.invalid")]
+    provider: (Kind, String),
+}
+
+fn provider(text: &str) -> Result<(Kind, String), String> {
+    let (kind, domain) =
+        text.split_once(':').ok_or("expected a kind and a domain, as `anthropic:api.anthropic.com`")?;
+    Ok((kind.parse().map_err(|_| format!("there is no kind of provider `{kind}`"))?, domain.to_owned()))
+}
+
+/// Runs one.
+pub(crate) fn run(verb: Caps, console: &mut Console) -> Outcome {
+    match verb {
+        Caps::Check { files } => check(&files, console),
+        Caps::Test { documents, cases } => test(&documents, &cases, console),
+        Caps::Explain { documents, method, url, headers, subject } => {
+            let request = Request::parse(&method, &url, &headers).map_err(Failure::usage)?;
+            explain(&documents, &request, subject, console)
+        }
+    }
+}
+
+fn check(files: &[PathBuf], console: &mut Console) -> Outcome {
+    let mut outcome = exit::OK;
+    for file in files {
+        match document(file, console)? {
+            Ok(document) => {
+                let rules =
+                    document.capabilities.iter().map(|one| one.allow.len() + one.deny.len()).sum::<usize>();
+                let capabilities = document.capabilities.len();
+                console.note(&format!(
+                    "{}: no problem in {rules} rules of {capabilities} capabilities\n",
+                    file.display()
+                ));
+            }
+            Err(problems) => {
+                console.note(&format!("{problems}\n\n"));
+                outcome = exit::OTHER;
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+/// A document, or its problems as text.
+fn document(file: &Path, console: &mut Console) -> Result<Result<Document, String>, Failure> {
+    let text = input::text(console, file)?;
+    Ok(parse(&text).map_err(|problems| {
+        let mut shown = String::new();
+        for problem in &problems {
+            show_problem(&mut shown, &file.display().to_string(), &text, problem);
+        }
+        shown.trim_end().to_owned()
+    }))
+}
+
+/// As a compiler shows it: the place, the line, and a mark under what is meant.
+fn show_problem(shown: &mut String, file: &str, text: &str, problem: &Problem) {
+    let Problem { line, column, path, message } = problem;
+    let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
+    let _written = writeln!(shown, "{BAD}error{BAD:#}: {BOLD}{place}{message}{BOLD:#}");
+    let _written = writeln!(shown, "  {NOTE}-->{NOTE:#} {file}:{line}:{column}");
+    let row = usize::try_from(*line).unwrap_or(0).checked_sub(1);
+    let Some(source) = row.and_then(|row| text.lines().nth(row)) else { return };
+    let before: String =
+        source.chars().take(usize::try_from(column.saturating_sub(1)).unwrap_or(0)).collect();
+    // Tabs stay tabs, so that the mark stands where it should.
+    let indent: String = before.chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+    let _written =
+        writeln!(shown, "{DIM}{line:>5} |{DIM:#} {source}\n{DIM}      |{DIM:#} {indent}{BAD}^{BAD:#}\n");
+}
+
+fn policy(documents: &Documents, console: &mut Console) -> Result<Policy, Failure> {
+    let mut read = |file: Option<&PathBuf>| match file {
+        None => Ok(Document::default()),
+        Some(file) => document(file, console)?.map_err(|problems| Failure {
+            details: problems.lines().map(str::to_owned).collect(),
+            ..Failure::other("the document has problems")
+        }),
+    };
+    let base = read(documents.base.as_ref())?;
+    let own = read(Some(&documents.file))?;
+    let (kind, domain) = documents.provider.clone();
+    compile(&ProviderGrant { kind, domain, credential: None }, &base, &own).map_err(Failure::usage)
+}
+
+fn test(documents: &Documents, cases: &Path, console: &mut Console) -> Outcome {
+    let policy = policy(documents, console)?;
+    let text = input::text(console, cases)?;
+    let cases = request::cases(&text).map_err(|problem| Failure {
+        details: vec![problem],
+        ..Failure::usage(format!("{} holds no cases", cases.display()))
+    })?;
+    let (mut wrong, count) = (0, cases.len());
+    for case in cases {
+        let decided = case.request.map(|request| {
+            let known = Known::new(&request, &case.subject);
+            let said = decision(&policy.decide(&request.head(&known)));
+            (said, policy.explain(&request.head(&known)))
+        });
+        let (said, verdicts) = decided.unwrap_or_else(|refusal| (refusal, Vec::new()));
+        if said == case.expect || said.strip_prefix(&case.expect).is_some_and(|rest| rest.starts_with(' ')) {
+            continue;
+        }
+        wrong += 1;
+        let (name, expect) = (case.name, case.expect);
+        console.data(&format!(
+            "{BAD}wrong{BAD:#} {BOLD}{name}{BOLD:#}\n  expected {expect}\n  decided  {said}\n{}",
+            rows(&verdicts)
+        ))?;
+    }
+    console.note(&format!("{count} cases, {wrong} wrong\n"));
+    Ok(if wrong == 0 { exit::OK } else { exit::OTHER })
+}
+
+fn explain(documents: &Documents, request: &Request, subject: Subject, console: &mut Console) -> Outcome {
+    let policy = policy(documents, console)?;
+    let known = Known::new(request, &subject);
+    let decision = policy.decide(&request.head(&known));
+    let colour = if matches!(decision, Decision::Allow(_)) { GOOD } else { BAD };
+    let text = self::decision(&decision);
+    console.data(&format!("{colour}{text}{colour:#}\n{}", rows(&policy.explain(&request.head(&known)))))?;
+    Ok(exit::OK)
+}
+
+/// A decision as cases say it.
+fn decision(decision: &Decision) -> String {
+    match decision {
+        Decision::Allow(permit) => format!("allow {}/{}", permit.rule().capability, permit.rule().rule),
+        Decision::Deny(denial) => {
+            let by = denial.rule.as_ref().map(|rule| format!(" by {}/{}", rule.capability, rule.rule));
+            format!("deny {}{}", denial.reason.as_str(), by.unwrap_or_default())
+        }
+    }
+}
+
+/// What each rule says, a line each. Rules of other hosts are counted.
+fn rows(verdicts: &[Verdict]) -> String {
+    let (elsewhere, near): (Vec<_>, Vec<_>) =
+        verdicts.iter().partition(|one| one.outcome == Match::Misses(Reason::DomainNotAllowed));
+    let mut shown = String::new();
+    for Verdict { rule, denies, outcome } in near {
+        let effect = if *denies { "deny " } else { "allow" };
+        let says = match outcome {
+            Match::Whole => format!("{BOLD}matches{BOLD:#}"),
+            Match::Condition { at, fault } => {
+                let why = fault.map(|fault| format!(": {fault}")).unwrap_or_default();
+                format!("when[{at}] does not hold{why}")
+            }
+            Match::Misses(reason) => miss(*reason).to_owned(),
+        };
+        let _written = writeln!(shown, "  {effect} {}/{}  {DIM}{says}{DIM:#}", rule.capability, rule.rule);
+    }
+    if !elsewhere.is_empty() {
+        let _written = writeln!(shown, "  {DIM}rules of other hosts or ports: {}{DIM:#}", elsewhere.len());
+    }
+    shown
+}
+
+const fn miss(reason: Reason) -> &'static str {
+    match reason {
+        Reason::MethodNotAllowed => "another method",
+        Reason::PathNotAllowed => "another path",
+        Reason::InsecureNotAllowed => "HTTPS only",
+        _ => "another host or port",
+    }
+}
+
+/// The moment that conditions see when none is given.
+fn now() -> Timestamp {
+    Timestamp::now()
+}

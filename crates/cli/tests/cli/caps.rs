@@ -1,0 +1,163 @@
+//! Capabilities are checked, tried and explained without a server.
+
+use freehold_cli::exit;
+
+use crate::support::Person;
+
+const CAPS: &str = r#"- name: index
+  type: http
+  allow:
+    - name: read
+      domains: [pypi.test, "*.pypi.test"]
+      methods: [GET]
+      when: '!("page" in request.query) || int(request.query["page"][0]) < 100'
+    - domains: [team.test]
+      methods: [GET, POST]
+      when: request.headers["x-team"] == role.name
+  deny:
+    - name: closed
+      domains: [pypi.test]
+      paths: ["/admin/**"]
+"#;
+
+/// Somebody without a server, in a directory with these files.
+fn person(files: &[(&str, &str)]) -> (Person, impl Fn(&str) -> String + use<>) {
+    let person = Person::new("http://127.0.0.1:9");
+    for (name, text) in files {
+        std::fs::write(person.home.path().join(name), text).unwrap();
+    }
+    let home = person.home.path().to_owned();
+    (person, move |name| home.join(name).display().to_string())
+}
+
+#[tokio::test]
+async fn problems_are_shown_as_a_compiler_shows_them() {
+    let bad = CAPS.replace("x-team\"] ==", "x-team\"] == 1 ||").replace("[GET]", "[get]");
+    let (person, path) = person(&[("good.yaml", CAPS), ("bad.yaml", &bad)]);
+    let ran = person.runs(&["caps", "check", &path("good.yaml")]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (exit::OK, ""));
+    assert!(ran.err.contains("no problem in 3 rules of 1 capabilities"), "{}", ran.err);
+    let ran = person.runs(&["caps", "check", &path("good.yaml"), &path("bad.yaml")]).await;
+    assert_eq!(ran.code, exit::OTHER);
+    for shown in [
+        "error: [0].allow[0].methods[0]: `get`: not one of GET",
+        "bad.yaml:6:17",
+        "error: [0].allow[1].when: `==` does not go between a text and an integer",
+        "bad.yaml:10:39",
+        "   10 |       when: request.headers[\"x-team\"] == 1 || role.name\n      |                                       ^",
+    ] {
+        assert!(ran.err.contains(shown), "{shown}\n{}", ran.err);
+    }
+    let ran = person.runs(&["caps", "check", &path("absent.yaml")]).await;
+    assert_eq!(ran.code, exit::OTHER);
+}
+
+#[tokio::test]
+async fn a_request_is_explained_rule_by_rule() {
+    let (person, path) = person(&[("caps.yaml", CAPS)]);
+    let caps = path("caps.yaml");
+    for (arguments, decision, rules) in [
+        (
+            &["GET", "https://pypi.test/simple/?page=7"][..],
+            "allow index/read",
+            &["allow index/read  matches"][..],
+        ),
+        (
+            &["GET", "https://pypi.test/admin/x"],
+            "deny denied_by_rule by index/closed",
+            &["deny  index/closed  matches", "rules of other hosts or ports: 3"],
+        ),
+        (
+            &["GET", "https://pypi.test?page=100"],
+            "deny condition_not_met",
+            &["when[0] does not hold\n", "another path"],
+        ),
+        (
+            &["GET", "https://pypi.test/?page=x"],
+            "deny condition_not_met",
+            &["when[0] does not hold: a text does not read as what it should be"],
+        ),
+        (
+            &["GET", "https://team.test/", "-H", "X-Team: a", "--role", "a"],
+            "allow index/allow[1]",
+            &["rules of other hosts or ports: 4"],
+        ),
+        (&["PUT", "http://team.test/"], "deny method_not_allowed", &["index/allow[1]  another method"]),
+        (&["GET", "http://team.test/"], "deny insecure_not_allowed", &["HTTPS only"]),
+        (&["GET", "https://other.test/"], "deny domain_not_allowed", &["rules of other hosts or ports: 5"]),
+    ] {
+        let ran = person.runs(&[&["caps", "explain", &caps], arguments].concat()).await;
+        assert_eq!(ran.code, exit::OK, "{}", ran.err);
+        assert_eq!(ran.out.lines().next(), Some(decision), "{arguments:?}\n{}", ran.out);
+        for rule in rules {
+            assert!(ran.out.contains(rule), "{arguments:?} {rule}\n{}", ran.out);
+        }
+    }
+    for (arguments, problem) in [
+        (&["GET", "pypi.test"][..], "expected `https://` or `http://`"),
+        (&["GET", "https://a..b/"], "not a host name"),
+        (&["GET", "https://pypi.test/a/../b"], "deny path_ambiguous (the path has a dot segment"),
+        (&["GET", "https://pypi.test/", "-H", "x"], "expected `name: value`"),
+    ] {
+        let ran = person.runs(&[&["caps", "explain", &caps], arguments].concat()).await;
+        assert_eq!(ran.code, exit::USAGE);
+        assert!(ran.err.contains(problem), "{}", ran.err);
+    }
+}
+
+#[tokio::test]
+async fn cases_are_tried_and_the_wrong_ones_explained() {
+    let cases = r#"
+- request: GET https://pypi.test/simple/
+  expect: allow
+- request: GET https://files.pypi.test/x?page=1
+  expect: allow index/read
+- request: GET https://pypi.test/admin/users
+  expect: deny denied_by_rule by index/closed
+- request: GET https://pypi.test/a/../b
+  expect: deny path_ambiguous
+- request: POST https://team.test/
+  headers: {X-Team: coder}
+  subject: {role: coder, now: 2026-11-22T00:00:00Z}
+  expect: allow
+- request: POST https://api.anthropic.com/v1/messages
+  expect: allow _provider/inference
+"#;
+    let base = "- {name: base, type: http, deny: [{name: tar, domains: [files.pypi.test], paths: [/tar]}]}\n";
+    let (person, path) = person(&[("caps.yaml", CAPS), ("base.yaml", base), ("cases.yaml", cases)]);
+    let caps = path("caps.yaml");
+    let test = |cases: &str| {
+        let words = ["caps", "test", &caps, "--base", &path("base.yaml"), "--cases", &path(cases)];
+        words
+            .iter()
+            .map(|word| (*word).to_owned())
+            .chain(["--provider".into(), "anthropic:api.anthropic.com".into()])
+            .collect::<Vec<_>>()
+    };
+    let words = test("cases.yaml");
+    let ran = person.runs(&words.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!((ran.code, ran.out.as_str()), (exit::OK, ""), "{}", ran.err);
+    assert!(ran.err.contains("6 cases, 0 wrong"), "{}", ran.err);
+    let wrong = "- {request: GET https://pypi.test/simple/, expect: deny}\n\
+                 - {request: GET https://files.pypi.test/tar, expect: allow index/read}\n\
+                 - {request: GET https://pypi.test/simple/, expect: allow index/rea}\n";
+    std::fs::write(path("wrong.yaml"), wrong).unwrap();
+    let words = test("wrong.yaml");
+    let ran = person.runs(&words.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(ran.code, exit::OTHER);
+    assert!(ran.err.contains("3 cases, 3 wrong"), "{}", ran.err);
+    assert!(ran.out.contains("expected deny\n  decided  allow index/read"), "{}", ran.out);
+    assert!(ran.out.contains("decided  deny denied_by_rule by base/tar"), "{}", ran.out);
+    for (text, problem) in [
+        ("[]", "no case"),
+        ("- {request: GET https://a.test/, expect: maybe}", "begins with `allow` or `deny`"),
+        ("- {request: GET https://a.test/, expct: allow}", "expct"),
+        ("- {request: https://a.test/, expect: allow}", "expected a method and a URL"),
+    ] {
+        std::fs::write(path("wrong.yaml"), text).unwrap();
+        let words = test("wrong.yaml");
+        let ran = person.runs(&words.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        assert_eq!(ran.code, exit::USAGE, "{text}");
+        assert!(ran.err.contains(problem), "{text}: {}", ran.err);
+    }
+}
