@@ -8,7 +8,7 @@ use freehold_model::provider::Kind;
 use freehold_pod_api::{Connection, FromAgent, ToAgent};
 use freehold_policy::{
     Destination, NormalPath, ProviderGrant, RequestHead, Scheme,
-    cel::{Attribute, Expression, Place, Scope, Type, Value},
+    cel::{Attribute, Expression, Place, Scope, Type, Value, Work},
 };
 use tokio::io::AsyncWriteExt;
 
@@ -106,8 +106,8 @@ fn expression(bytes: &[u8]) {
     let (source, body) = text.split_once('\n').unwrap_or((text, "null"));
     let Ok(body) = serde_json::from_str(body) else { return };
     let Ok(expression) = Expression::compile(source, Place::Transform, &Type::Dyn) else { return };
-    let known = Known(body);
-    let Ok(value) = expression.evaluate(&known) else { return };
+    let (known, work) = (Known(body), Work::default());
+    let Ok(value) = expression.evaluate(&known, &work) else { return };
     let fits = match expression.result() {
         Type::Bool => matches!(value, Value::Bool(_)),
         Type::Int => matches!(value, Value::Int(_)),

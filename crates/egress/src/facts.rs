@@ -6,8 +6,9 @@ use freehold_model::Timestamp;
 use freehold_policy::{
     Destination, NormalPath,
     cel::{Attribute, List, Map, MapSource, Scope, Value},
+    is_plain_query,
 };
-use http::{HeaderMap, request::Parts};
+use http::{HeaderMap, HeaderValue, request::Parts};
 
 use crate::{Grant, audit::Attribution};
 
@@ -76,7 +77,9 @@ impl Scope for Facts<'_> {
             Attribute::RequestHost => Value::text(self.destination.host()),
             Attribute::RequestPort => Value::Int(self.destination.port().into()),
             Attribute::RequestPath => Value::text(self.path.as_str()),
-            Attribute::RequestQuery => Value::Map(Map::Source(&self.query)),
+            Attribute::RequestQuery if is_plain_query(self.query.text) => {
+                Value::Map(Map::Source(&self.query))
+            }
             Attribute::RequestHeaders => Value::Map(Map::Source(&self.headers)),
             Attribute::RequestWebsocket => Value::Bool(self.websocket),
             Attribute::WorkspaceId => Value::text(&self.ids().workspace),
@@ -90,15 +93,19 @@ impl Scope for Facts<'_> {
 }
 
 impl MapSource for Headers<'_> {
+    /// Fields of one name together, where `_` stands for `-` too: servers that hand headers on as variables make no
+    /// difference.
     fn get(&self, key: &str) -> Option<Value<'_>> {
-        let mut values = self.0.get_all(key).iter();
+        let mut values =
+            self.0.iter().filter(|(name, _)| is_same(name.as_str(), key)).map(|(_, value)| value);
         let (first, second) = (values.next()?, values.next());
         // What is no text is shown with marks in the place of what cannot be read, so that no condition takes it for a
         // header that is not there.
         match (second, first.to_str()) {
             (None, Ok(text)) => Some(Value::text(text)),
             _ => {
-                let all: Vec<_> = self.0.get_all(key).iter().map(|value| value.as_bytes()).collect();
+                let all: Vec<_> =
+                    [first].into_iter().chain(second).chain(values).map(HeaderValue::as_bytes).collect();
                 Some(Value::made(&String::from_utf8_lossy(&all.join(&b", "[..]))))
             }
         }
@@ -107,6 +114,12 @@ impl MapSource for Headers<'_> {
     fn keys(&self) -> Vec<&str> {
         self.0.keys().map(http::HeaderName::as_str).collect()
     }
+}
+
+fn is_same(name: &str, other: &str) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    name.len() == other.len()
+        && name.bytes().zip(other.bytes()).all(|(one, other)| plain(one) == plain(other))
 }
 
 impl Query<'_> {

@@ -22,8 +22,8 @@ pub struct Grant {
     pub role: String,
     /// The name of the provider, for audit rows.
     pub provider: String,
-    /// The compiled policy.
-    pub policy: Policy,
+    /// The compiled policy; workspaces of one role share it.
+    pub policy: Arc<Policy>,
     /// Credentials by name. One that is absent here is unavailable, and its requests are denied.
     pub injections: HashMap<String, Result<Injection, Unavailable>>,
 }

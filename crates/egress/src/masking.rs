@@ -61,7 +61,10 @@ pub(crate) fn prepare(headers: &mut HeaderMap) {
 /// Whether a response is coded all the same. Such a body is not passed on.
 pub(crate) fn is_coded(headers: &HeaderMap) -> bool {
     CODINGS.iter().any(|(name, plain)| {
-        headers.get_all(name).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(plain))
+        // Nothing, and what some servers write for it, say as much.
+        let says_nothing = |value: &[u8]| value.is_empty() || value.eq_ignore_ascii_case(b"none");
+        let is_plain = |value: &[u8]| value.eq_ignore_ascii_case(plain) || says_nothing(value);
+        headers.get_all(name).iter().any(|value| !is_plain(value.as_bytes()))
     })
 }
 

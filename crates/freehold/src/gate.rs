@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,7 @@ use freehold_egress::{
     token::{Minter, Subject},
 };
 use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditEvent};
-use freehold_policy::{Document, ProviderGrant};
+use freehold_policy::{Document, Policy, ProviderGrant};
 use freehold_reconcile::{Gate, GateLinks};
 use freehold_vault::Vault;
 use rustix::net::sockopt;
@@ -44,6 +44,8 @@ struct State {
     published: HashMap<WorkspaceId, (Source, String)>,
     /// Whose each pod's token says its traffic is, and since when.
     tokens: HashMap<PodId, (Option<TaskId>, Instant)>,
+    /// The policies in force, by digest: workspaces of one role share theirs.
+    policies: HashMap<String, Weak<Policy>>,
 }
 
 /// When the rows behind a grant last changed: the same times, the same grant.
@@ -75,7 +77,12 @@ impl EgressGate {
         self.minter.mint(&subject, TOKEN_LIFETIME).map_err(io::Error::other)
     }
 
-    fn grant(&self, look: &Look) -> anyhow::Result<Grant> {
+    /// The workspace's policy, compiled unless another workspace has the same.
+    fn policy(&self, look: &Look) -> anyhow::Result<Arc<Policy>> {
+        let digest = policy_digest(look);
+        if let Some(policy) = self.state().policies.get(&digest).and_then(Weak::upgrade) {
+            return Ok(policy);
+        }
         let provider = ProviderGrant {
             kind: look.provider.kind,
             domain: look.provider.domain.clone(),
@@ -84,6 +91,15 @@ impl EgressGate {
         let base = document(look.provider.capabilities.as_deref()).context("the provider's capabilities")?;
         let own = document(look.role.capabilities.as_deref()).context("the role's capabilities")?;
         let policy = freehold_policy::compile(&provider, &base, &own).map_err(anyhow::Error::msg)?;
+        let policy = Arc::new(policy);
+        let mut state = self.state();
+        state.policies.retain(|_, policy| policy.strong_count() > 0);
+        state.policies.insert(digest, Arc::downgrade(&policy));
+        Ok(policy)
+    }
+
+    fn grant(&self, look: &Look) -> anyhow::Result<Grant> {
+        let policy = self.policy(look)?;
         let injections =
             look.provider.credential_name.iter().map(|name| (name.clone(), self.injection(look)));
         Ok(Grant {
@@ -121,11 +137,12 @@ fn destination_before_redirect(stream: &TcpStream) -> io::Result<SocketAddr> {
     })
 }
 
-/// The digest of the policy's texts, as evidence in tokens of what was in force.
+/// The digest of all that the policy is made from, as evidence in tokens of what was in force.
 fn policy_digest(look: &Look) -> String {
     let mut digest = Sha256::new();
     let (provider, role) = (look.provider.capabilities.as_deref(), look.role.capabilities.as_deref());
-    for text in [Some(look.provider.domain.as_str()), provider, role] {
+    let (kind, credential) = (look.provider.kind.as_str(), look.provider.credential_name.as_deref());
+    for text in [Some(kind), Some(look.provider.domain.as_str()), credential, provider, role] {
         let text = text.unwrap_or_default();
         digest.update((text.len() as u64).to_be_bytes());
         digest.update(text);

@@ -18,7 +18,7 @@ mod schema;
 mod token;
 mod value;
 
-pub use evaluate::{Fault, Scope};
+pub use evaluate::{Fault, Scope, Work};
 pub use schema::{Attribute, Place, Type};
 pub use value::{List, Map, MapSource, Text, Value};
 
@@ -31,6 +31,12 @@ pub const DEPTH_MAX: usize = 48;
 pub const COST_MAX: u64 = 200_000;
 /// The most items of a list or a map that a walk (`all`, `exists`, `filter`, `map`) takes; a longer one is a [`Fault`].
 pub const LIST_ITEMS_MAX: usize = 1_000;
+/// The most work that the expressions of one decision may take together: a step is 1, and what goes through a text costs by
+/// its length. It bounds a decision where the cost of each expression is bounded, and there are many. Beyond it every
+/// expression is a [`Fault`].
+pub const WORK_MAX: u64 = 1_000_000;
+/// The most bytes of text that the expressions of one decision may make together.
+pub const MADE_BYTES_MAX: u64 = 1024 * 1024;
 /// The longest text that an expression may make, in bytes; a longer one is a [`Fault`].
 pub const TEXT_BYTES_MAX: usize = 64 * 1024;
 
@@ -56,6 +62,7 @@ pub struct Expression {
     root: check::Node,
     result: Type,
     cost: u64,
+    regexes: usize,
     attributes: Vec<Attribute>,
 }
 
@@ -74,17 +81,23 @@ impl Expression {
             let message = format!("this is {}, and {wanted} is wanted", checked.kind);
             return Err(CelProblem::new(tree.offset, message));
         }
-        if checked.cost > COST_MAX {
+        if checked.cost.0 > COST_MAX {
             let message = format!(
                 "this may take {} steps, which is above the limit of {COST_MAX}: walk over fewer lists inside of each other",
-                checked.cost
+                checked.cost.0
             );
             return Err(CelProblem::new(tree.offset, message));
         }
         let mut attributes = checked.attributes;
         attributes.sort_unstable();
         attributes.dedup();
-        Ok(Self { root: checked.node, result: checked.kind, cost: checked.cost, attributes })
+        Ok(Self {
+            root: checked.node,
+            result: checked.kind,
+            cost: checked.cost.0,
+            regexes: checked.regexes,
+            attributes,
+        })
     }
 
     /// The type of its value; [`Type::Dyn`] when it depends on what is found.
@@ -97,6 +110,11 @@ impl Expression {
         self.cost
     }
 
+    /// How many regular expressions it holds.
+    pub const fn regexes(&self) -> usize {
+        self.regexes
+    }
+
     /// The attributes it may ask for, each once.
     pub fn attributes(&self) -> &[Attribute] {
         &self.attributes
@@ -106,16 +124,16 @@ impl Expression {
     ///
     /// # Errors
     /// When it has none: something it asks for is absent or of another type, or it goes beyond a limit.
-    pub fn evaluate<'a>(&'a self, scope: &'a dyn Scope) -> Result<Value<'a>, Fault> {
-        evaluate::evaluate(&self.root, scope)
+    pub fn evaluate<'a>(&'a self, scope: &'a dyn Scope, work: &'a Work) -> Result<Value<'a>, Fault> {
+        evaluate::evaluate(&self.root, scope, work)
     }
 
     /// Whether it holds.
     ///
     /// # Errors
     /// As [`evaluate`](Self::evaluate), and when its value is no boolean.
-    pub fn holds(&self, scope: &dyn Scope) -> Result<bool, Fault> {
-        match self.evaluate(scope)? {
+    pub fn holds(&self, scope: &dyn Scope, work: &Work) -> Result<bool, Fault> {
+        match self.evaluate(scope, work)? {
             Value::Bool(holds) => Ok(holds),
             _ => Err(Fault::Type),
         }

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    cel::{Fault, Scope},
+    cel::{Fault, Scope, Work},
     destination::{Destination, Scheme, normal_host},
     document::{Capability, Condition, DomainPattern, Method, Rule},
     path::NormalPath,
@@ -224,8 +224,8 @@ impl Policy {
     /// Decides a request. A rule that denies it beats every one that allows it, also when its condition has no value; of
     /// several that allow it, the first of the merged document is named.
     pub fn decide(&self, request: &RequestHead<'_>) -> Decision {
-        let host = request.destination.host();
-        let denies = |rule: &&Arc<CompiledRule>| rule.denies(request);
+        let (host, work) = (request.destination.host(), Work::default());
+        let denies = |rule: &&Arc<CompiledRule>| rule.denies(request, &work);
         if let Some(rule) = self.deny.candidates(host).filter(denies).min_by_key(|rule| rule.order) {
             let (reason, rule) = (Reason::DeniedByRule, Some(rule.name.clone()));
             return Decision::Deny(Denial { reason, rule });
@@ -238,7 +238,7 @@ impl Policy {
             if best.is_some_and(|other| other.order < rule.order) {
                 continue;
             }
-            match rule.check(request, method) {
+            match rule.check(request, method, &work) {
                 Ok(()) => best = Some(rule),
                 Err(miss) if miss.nearness() > reason.nearness() => reason = miss,
                 Err(_) => {}
@@ -262,16 +262,19 @@ impl Policy {
         rules.extend(self.deny.rules().map(|rule| (rule, true)));
         rules.sort_unstable_by_key(|(rule, _)| rule.order);
         rules.dedup_by_key(|(rule, _)| rule.order);
+        let work = Work::default();
         let verdict = |(rule, denies): (&Arc<CompiledRule>, bool)| {
             let head = if denies { rule.denies_head(request) } else { rule.allows_head(request, method) };
-            let fails =
-                |(at, condition): (usize, &Condition)| match condition.expression().holds(request.scope) {
-                    Ok(true) => None,
-                    // What denies does so in doubt.
-                    Err(_) if denies => None,
-                    Ok(false) => Some(Match::Condition { at, fault: None }),
-                    Err(fault) => Some(Match::Condition { at, fault: Some(fault) }),
-                };
+            let fails = |(at, condition): (usize, &Condition)| match condition
+                .expression()
+                .holds(request.scope, &work)
+            {
+                Ok(true) => None,
+                // What denies does so in doubt.
+                Err(_) if denies => None,
+                Ok(false) => Some(Match::Condition { at, fault: None }),
+                Err(fault) => Some(Match::Condition { at, fault: Some(fault) }),
+            };
             let outcome = match head {
                 Err(miss) => Match::Misses(miss),
                 Ok(()) => rule.rule.when.iter().enumerate().find_map(fails).unwrap_or(Match::Whole),
@@ -355,9 +358,9 @@ impl Index {
 
 impl CompiledRule {
     /// `Ok` when it allows the request, or how near it came.
-    fn check(&self, request: &RequestHead<'_>, method: Option<Method>) -> Result<(), Reason> {
+    fn check(&self, request: &RequestHead<'_>, method: Option<Method>, work: &Work) -> Result<(), Reason> {
         self.allows_head(request, method)?;
-        if !self.rule.when.iter().all(|one| one.expression().holds(request.scope) == Ok(true)) {
+        if !self.rule.when.iter().all(|one| one.expression().holds(request.scope, work) == Ok(true)) {
             return Err(Reason::ConditionNotMet);
         }
         debug_assert!(
@@ -385,12 +388,13 @@ impl CompiledRule {
     }
 
     /// Whether it denies the request: what cannot be told is denied.
-    fn denies(&self, request: &RequestHead<'_>) -> bool {
+    fn denies(&self, request: &RequestHead<'_>, work: &Work) -> bool {
         self.denies_head(request).is_ok()
-            && self.rule.when.iter().all(|one| one.expression().holds(request.scope) != Ok(false))
+            && self.rule.when.iter().all(|one| one.expression().holds(request.scope, work) != Ok(false))
     }
 
-    /// The same without its conditions. A domain without a port is denied at every port.
+    /// The same without its conditions. A domain without a port is denied at every port, and a path in every spelling that
+    /// servers take for one that is named.
     fn denies_head(&self, request: &RequestHead<'_>) -> Result<(), Reason> {
         let (rule, destination) = (&self.rule, request.destination);
         let names_host = |domain: &DomainPattern| {
@@ -403,7 +407,7 @@ impl CompiledRule {
         if !rule.methods.is_empty() && !rule.methods.iter().any(|method| method.as_str() == request.method) {
             return Err(Reason::MethodNotAllowed);
         }
-        if !rule.paths.is_empty() && !rule.paths.iter().any(|pattern| pattern.matches(request.path)) {
+        if !rule.paths.is_empty() && !rule.paths.iter().any(|pattern| pattern.may_match(request.path)) {
             return Err(Reason::PathNotAllowed);
         }
         Ok(())

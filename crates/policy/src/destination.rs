@@ -97,10 +97,10 @@ pub fn normal_host(text: &str) -> Result<String, InvalidHost> {
     if let Some(inner) = text.strip_prefix('[') {
         let address: Ipv6Addr =
             inner.strip_suffix(']').ok_or(InvalidHost)?.parse().map_err(|_| InvalidHost)?;
-        return Ok(address.to_string());
+        return Ok(address.to_canonical().to_string());
     }
     if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(address.to_string());
+        return Ok(address.to_canonical().to_string());
     }
     let name = text.strip_suffix('.').unwrap_or(text);
     if name.is_empty() || name.len() > HOST_BYTES_MAX || !name.split('.').all(is_label) {
@@ -141,6 +141,7 @@ mod tests {
             ("192.0.2.1", "192.0.2.1"),
             ("[2001:DB8:0::1]", "2001:db8::1"),
             ("2001:db8::1", "2001:db8::1"),
+            ("[::ffff:192.0.2.1]", "192.0.2.1"),
             ("localhost", "localhost"),
         ] {
             assert_eq!(normal_host(given).as_deref(), Ok(normal), "{given}");

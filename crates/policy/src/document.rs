@@ -175,7 +175,11 @@ fn wild_host(host: &str) -> Result<String, String> {
 
 /// Paths that a rule names: `*` for characters of one segment, `**` for any number of segments.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathPattern(pub(crate) Glob);
+pub struct PathPattern {
+    exact: Glob,
+    /// The same without what servers read in different ways.
+    loose: Glob,
+}
 
 impl PathPattern {
     /// Parses a pattern. The problem is text for the author.
@@ -184,12 +188,21 @@ impl PathPattern {
             return Err(format!("`{bad}` has no place in a path; only `*` and `**` are wildcards"));
         }
         let normal = NormalPath::parse(text).map_err(|problem| format!("the path {problem}"))?;
-        Glob::parse(normal.as_str(), '/').map(Self).map_err(|_| "`**` must be a whole segment".to_owned())
+        let glob = |text: &str| Glob::parse(text, '/').map_err(|_| "`**` must be a whole segment".to_owned());
+        let exact = glob(normal.as_str())?;
+        let loose = glob(&normal.loosened()).unwrap_or_else(|_| exact.clone());
+        Ok(Self { exact, loose })
     }
 
     /// Whether the path, in normal form, is one of these.
     pub fn matches(&self, path: &NormalPath<'_>) -> bool {
-        self.0.matches(path.as_str(), '/')
+        self.exact.matches(path.as_str(), '/')
+    }
+
+    /// Whether a server may take the path for one of these: with escaped characters read as themselves, and without what
+    /// stands behind a `;` in each segment.
+    pub fn may_match(&self, path: &NormalPath<'_>) -> bool {
+        self.matches(path) || self.loose.matches(&path.loosened(), '/')
     }
 }
 

@@ -25,6 +25,9 @@ pub use decide::{
 };
 pub use destination::{Destination, InvalidHost, Scheme, normal_host};
 pub use document::{Capability, Condition, Document, DomainPattern, Method, PathPattern, Rule};
-pub use parse::{CAPABILITIES_MAX, DOCUMENT_BYTES_MAX, PATTERNS_MAX, Problem, RULES_MAX, parse};
-pub use path::{NormalPath, PATH_BYTES_MAX, PathProblem};
+pub use parse::{
+    CAPABILITIES_MAX, CONDITIONS_MAX, DOCUMENT_BYTES_MAX, PATTERNS_MAX, Problem, REGEXES_MAX, RULES_MAX,
+    parse,
+};
+pub use path::{NormalPath, PATH_BYTES_MAX, PathProblem, is_plain_query};
 pub use provider::{PROVIDER_CAPABILITY, ProviderGrant, compile};

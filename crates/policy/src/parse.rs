@@ -1,5 +1,7 @@
 //! From text to a checked [`Document`]. Every problem is found in one pass, each with its place.
 
+use std::collections::HashMap;
+
 use crate::{
     cel::{Attribute, CelProblem},
     document::{Capability, Condition, Document, DomainPattern, Method, PathPattern, Rule},
@@ -16,6 +18,8 @@ pub const RULES_MAX: usize = 10_000;
 pub const PATTERNS_MAX: usize = 1_000;
 /// The most conditions of one rule.
 pub const CONDITIONS_MAX: usize = 32;
+/// The most regular expressions in the conditions of a document; equal conditions count once.
+pub const REGEXES_MAX: usize = 500;
 /// Problems reported before giving up.
 const PROBLEMS_MAX: usize = 100;
 
@@ -58,7 +62,8 @@ pub fn parse(text: &str) -> Result<Document, Vec<Problem>> {
         Err(_) if is_blank(text) => return Ok(Document::default()),
         Err(problem) => return Err(vec![problem]),
     };
-    let mut checker = Checker { text, problems: Vec::new(), rules: 0 };
+    let mut checker =
+        Checker { text, problems: Vec::new(), rules: 0, conditions: HashMap::new(), regexes: 0 };
     let document = checker.document(&root);
     if checker.problems.is_empty() { Ok(document) } else { Err(checker.problems) }
 }
@@ -72,6 +77,9 @@ struct Checker<'t> {
     text: &'t str,
     problems: Vec<Problem>,
     rules: usize,
+    /// By what they say: an alias of YAML may repeat one without end.
+    conditions: HashMap<String, Condition>,
+    regexes: usize,
 }
 
 /// The fields of a mapping that are known today, and those of a later version of the language.
@@ -226,7 +234,16 @@ impl Checker<'_> {
                 self.problem(item, &path, format!("expected an expression, found {}", item.value.kind()));
                 continue;
             };
-            match Condition::parse(source) {
+            match self.condition(source) {
+                Ok(condition) if self.regexes > REGEXES_MAX => {
+                    drop(condition);
+                    self.problem(
+                        item,
+                        &path,
+                        format!("more than {REGEXES_MAX} regular expressions in the document"),
+                    );
+                    return conditions;
+                }
                 Ok(condition) => match later_attribute(&condition) {
                     Some(name) => self.problem(item, &path, format!("`{name}` is not supported yet")),
                     None => conditions.push(condition),
@@ -235,6 +252,16 @@ impl Checker<'_> {
             }
         }
         conditions
+    }
+
+    fn condition(&mut self, source: &str) -> Result<Condition, CelProblem> {
+        if let Some(known) = self.conditions.get(source) {
+            return Ok(known.clone());
+        }
+        let condition = Condition::parse(source)?;
+        self.regexes += condition.expression().regexes();
+        self.conditions.insert(source.to_owned(), condition.clone());
+        Ok(condition)
     }
 
     /// Reports a problem where it stands in the document, as near as the way in which the text is written allows.

@@ -42,6 +42,22 @@ pub enum PathProblem {
 pub struct NormalPath<'a>(Cow<'a, str>);
 
 impl NormalPath<'_> {
+    /// The path as a server reads it that takes every escape for its character and drops parameters (`;...`) of segments.
+    pub(crate) fn loosened(&self) -> Cow<'_, str> {
+        if !self.0.contains(['%', ';']) {
+            return Cow::Borrowed(&self.0);
+        }
+        let mut loose = String::with_capacity(self.0.len());
+        for (index, segment) in self.0.split('/').enumerate() {
+            if index > 0 {
+                loose.push('/');
+            }
+            let plain = unescaped(segment);
+            loose.push_str(plain.split(';').next().unwrap_or(&plain));
+        }
+        Cow::Owned(loose)
+    }
+
     /// The same, kept by itself.
     pub fn into_owned(self) -> NormalPath<'static> {
         NormalPath(Cow::Owned(self.0.into_owned()))
@@ -173,6 +189,51 @@ fn check_segments(path: &str) -> Result<(), PathProblem> {
     Ok(())
 }
 
+/// Whether all servers read a query alike: no `;`, at which some cut it as at `&`, no escape that is none, and nothing that is
+/// not text when it is unescaped.
+pub fn is_plain_query(query: &str) -> bool {
+    let mut bytes = Vec::with_capacity(query.len());
+    let mut rest = query.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        match (byte, after) {
+            (b';', _) => return false,
+            (b'%', [high, low, after @ ..]) => {
+                let Some(decoded) = hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low) else {
+                    return false;
+                };
+                bytes.push(decoded);
+                rest = after;
+            }
+            (b'%', _) => return false,
+            _ => bytes.push(byte),
+        }
+    }
+    std::str::from_utf8(&bytes).is_ok()
+}
+
+/// The text with its escapes of ASCII read; a normal path has no others that are malformed or hide a separator.
+fn unescaped(segment: &str) -> String {
+    let mut plain = String::with_capacity(segment.len());
+    let mut rest = segment;
+    while let Some(at) = rest.find('%') {
+        plain.push_str(&rest[..at]);
+        let digits = rest.get(at + 1..at + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match digits.filter(u8::is_ascii) {
+            Some(byte) => {
+                plain.push(char::from(byte));
+                rest = &rest[at + 3..];
+            }
+            None => {
+                plain.push('%');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    plain.push_str(rest);
+    plain
+}
+
 const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
@@ -254,6 +315,16 @@ mod tests {
             assert_eq!(normal(given), Err(problem), "{given}");
         }
         assert_eq!(normal(&format!("/{}", "a".repeat(PATH_BYTES_MAX))), Err(PathProblem::TooLong));
+    }
+
+    #[test]
+    fn a_query_that_servers_read_differently_is_not_plain() {
+        for plain in ["", "a=1&b=2", "a=%C3%A9+x&a=", "a=b=c", "%3B"] {
+            assert!(is_plain_query(plain), "{plain}");
+        }
+        for other in ["a=1;b=2", "a=%", "a=%2", "a=%zz", "a=%ff", "a=%C3&x=%A9"] {
+            assert!(!is_plain_query(other), "{other}");
+        }
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use freehold_policy::cel::{
     Attribute, COST_MAX, DEPTH_MAX, Expression, Fault, LIST_ITEMS_MAX, List, Map, MapSource, Place, Scope,
-    Type, Value,
+    Type, Value, Work,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -63,7 +63,7 @@ fn body() -> serde_json::Value {
 fn holds(source: &str) -> Result<bool, Fault> {
     let expression = Expression::compile(source, Place::Request, &Type::Bool)
         .unwrap_or_else(|problem| panic!("{source}: {problem}"));
-    expression.holds(&Known::new(body()))
+    expression.holds(&Known::new(body()), &Work::default())
 }
 
 fn problem(source: &str) -> (usize, String) {
@@ -90,6 +90,7 @@ fn what_is_true_of_a_request_holds() {
         "request.body.numbers.map(n, n * 2) == [2, 4, 6] && request.body.numbers.map(n, n > 1, n) == [2, 3]",
         "request.query.all(name, name in ['q', 'tag'])",
         "(request.body.yes ? 'a' : 'b') == 'a'",
+        "request.headers == request.headers && request.query == request.query",
         "now < timestamp('2027-01-01T00:00:00Z') && now.getHours() == 5 && now.getHours('+02:00') == 7",
         "now.getDayOfWeek() == 0 && now.getMonth() == 10 && now.getDate() == 22 && now.getDate('-06:00') == 21",
         "now - timestamp('2026-11-22T05:00:00Z') < duration('5m') && now + duration('1h') > now",
@@ -126,6 +127,8 @@ fn what_has_no_value_is_a_fault_and_never_true() {
         ("request.body.amount + 9223372036854775807 > 0", Fault::Range),
         ("request.body.amount / 0 == 1", Fault::Range),
         ("int('x') == 1", Fault::Text),
+        ("double('nan') > 1.0", Fault::Text),
+        ("0.0 / 0.0 > 1.0", Fault::Range),
         ("timestamp('yesterday') < now", Fault::Text),
         ("request.body.numbers.all(n, n < 3 || n.missing)", Fault::Type),
         ("request.body.missing == 1 || false", Fault::Absent),
@@ -208,6 +211,59 @@ fn what_could_run_long_is_refused_at_load() {
 }
 
 #[test]
+fn no_nesting_is_so_deep_that_its_cost_comes_round() {
+    for walks in 2..=DEPTH_MAX - 2 {
+        let mut nested = "true".to_owned();
+        for walk in 0..walks {
+            nested = format!("request.query.all(a{walk}, {nested})");
+        }
+        for source in [
+            nested.clone(),
+            format!("!({nested})"),
+            format!("[{nested}] == []"),
+            format!("{nested} && true || {nested}"),
+        ] {
+            assert!(Expression::compile(&source, Place::Request, &Type::Bool).is_err(), "{walks} {source}");
+        }
+    }
+}
+
+#[test]
+fn the_expressions_of_a_decision_do_no_more_than_so_much_work_together() {
+    let known = Known {
+        query: (0..1000).map(|n| (n.to_string(), json!(["1"]))).collect(),
+        ..Known::new(json!({"text": "x".repeat(60_000)}))
+    };
+    for source in [
+        "request.query.all(a, a != request.headers.x)",
+        "request.query.map(a, request.body.text + a).size() > 0",
+        "request.body.text.matches('(?:[ab]{1,9}){1,9}c')",
+        "request.body.text.replace('x', 'y').replace('y', 'x') == request.body.text",
+    ] {
+        let expression = Expression::compile(source, Place::Request, &Type::Bool).unwrap();
+        let (work, mut evaluated) = (Work::default(), 0);
+        while expression.holds(&known, &work) != Err(Fault::TooLong) {
+            evaluated += 1;
+            assert!(evaluated < 1000, "{source}");
+        }
+        // Nothing is left for others.
+        let other =
+            Expression::compile("request.port == 443 && request.port > 1", Place::Request, &Type::Bool)
+                .unwrap();
+        while other.holds(&known, &work).is_ok() {}
+        assert_eq!(other.holds(&known, &Work::default()), Ok(true));
+    }
+}
+
+#[test]
+fn classes_of_regular_expressions_are_of_ascii_and_large_ones_are_refused() {
+    assert_eq!(holds(r"!'é'.matches(r'^\w+$') && 'é'.matches('^é$') && 'a1_'.matches(r'^\w+$')"), Ok(true));
+    assert!(
+        problem(r"request.path.matches('(?:[a-z]{1,200}){1,50}')").1.contains("not a regular expression")
+    );
+}
+
+#[test]
 fn lists_and_texts_without_measure_are_a_fault() {
     let items = vec![json!(1); LIST_ITEMS_MAX + 1];
     let known = Known::new(json!({"items": items, "text": "x".repeat(60_000)}));
@@ -219,7 +275,7 @@ fn lists_and_texts_without_measure_are_a_fault() {
         "base64.encode(request.body.text) == ''",
     ] {
         let expression = Expression::compile(source, Place::Request, &Type::Bool).unwrap();
-        assert_eq!(expression.holds(&known), Err(Fault::TooLong), "{source}");
+        assert_eq!(expression.holds(&known, &Work::default()), Err(Fault::TooLong), "{source}");
     }
 }
 
@@ -234,10 +290,11 @@ fn an_expression_tells_what_it_asks_for_and_transforms_may_use_secrets() {
     assert_eq!(expression.unwrap().attributes(), asked);
     let value = Expression::compile("'Bearer ' + secrets['x-one']", Place::Transform, &Type::Text).unwrap();
     let known = Known::new(json!(null));
-    let Value::Text(text) = value.evaluate(&known).unwrap() else { panic!("a text") };
+    let work = Work::default();
+    let Value::Text(text) = value.evaluate(&known, &work).unwrap() else { panic!("a text") };
     assert_eq!(text.as_str(), "Bearer 1");
     let status = Expression::compile("response.status < 300", Place::Response, &Type::Bool).unwrap();
-    assert_eq!(status.holds(&known), Err(Fault::Absent));
+    assert_eq!(status.holds(&known, &Work::default()), Err(Fault::Absent));
 }
 
 #[test]
@@ -360,7 +417,8 @@ proptest! {
         // What is refused at load is nothing the other one need agree with: it looks at types when it comes to them.
         let Ok(ours) = Expression::compile(&source, Place::Request, &Type::Dyn) else { return Ok(()) };
         let known = Known::new(body_of_both());
-        let ours = ours.evaluate(&known);
+        let work = Work::default();
+        let ours = ours.evaluate(&known, &work);
         let program = cel::Program::compile(&source).unwrap();
         let mut context = cel::Context::default();
         context.add_variable_from_value("request", theirs(&json!({"body": body_of_both()})));
@@ -387,7 +445,8 @@ proptest! {
         let source = tokens.join(" ");
         if let Ok(expression) = Expression::compile(&source, Place::Transform, &Type::Dyn) {
             let known = Known::new(body());
-            let _ = expression.evaluate(&known);
+            let work = Work::default();
+            let _ = expression.evaluate(&known, &work);
         }
     }
 }

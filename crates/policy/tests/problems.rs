@@ -163,6 +163,16 @@ fn a_document_has_limits() {
         "- &b [*a,*a,*a,*a,*a,*a,*a,*a]\n- [*b,*b,*b,*b,*b]\n".repeat(50)
     );
     assert!(!problems(&bomb).is_empty());
+    // Equal conditions count once, however often an alias repeats them.
+    let deny = |conditions: &[String]| {
+        let rules: Vec<_> =
+            conditions.iter().map(|when| format!("    - {{domains: [a.test], when: '{when}'}}")).collect();
+        format!("- name: a\n  type: http\n  deny:\n{}\n", rules.join("\n"))
+    };
+    let pattern = |n: usize| format!("request.path.matches(\"^/{n}$\")");
+    assert!(parse(&deny(&vec![pattern(1); 2_000])).is_ok());
+    assert!(parse(&deny(&(0..500).map(pattern).collect::<Vec<_>>())).is_ok());
+    assert!(problems(&deny(&(0..501).map(pattern).collect::<Vec<_>>()))[0].contains("more than 500 regular"));
 }
 
 proptest! {

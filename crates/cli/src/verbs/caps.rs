@@ -23,15 +23,15 @@ mod request;
 
 const CHECK: &str =
     "Examples:\n  freehold caps check caps.yaml\n  freehold caps check provider.yaml coder.yaml";
-const TEST: &str = "The cases are a list in YAML:\n\n  \
+const TEST: &str = "Examples:\n  freehold caps test caps.yaml --cases cases.yaml\n  \
+    freehold caps test caps.yaml --base provider.yaml --cases cases.yaml\n\n\
+    The cases are a list in YAML:\n\n  \
     - request: GET https://pypi.org/simple/?page=1\n    \
       headers: {accept: text/html}\n    \
       expect: allow package-index/allow[0]\n  \
     - request: POST https://pypi.org/legacy/\n    \
       expect: deny method_not_allowed\n\n\
-    `expect` is `allow` or `deny`, and may go on with the rule, or the reason.\n\n\
-    Examples:\n  freehold caps test caps.yaml --cases cases.yaml\n  \
-    freehold caps test caps.yaml --base provider.yaml --cases cases.yaml";
+    `expect` is `allow` or `deny`, and may go on with the rule, or the reason.";
 const EXPLAIN: &str = "Examples:\n  freehold caps explain caps.yaml GET https://pypi.org/simple/\n  \
     freehold caps explain caps.yaml POST 'https://api.example.com/v1/items?dry=1' --header 'x-team: a'";
 

@@ -108,6 +108,9 @@ async fn conditions_see_the_head_as_it_goes_out_and_a_rule_that_denies_is_named(
         (Request::get("/a?a+b=1&a%20b=2"), "condition_not_met"),
         (seen("/a?a+b=1&a+b=2").header("x-mark", "1"), "denied_by_rule"),
         (seen("/a?a+b=1&a+b=2").header("x-mark", &b"\xff"[..]), "denied_by_rule"),
+        (seen("/a?a+b=1&a+b=2").header("x_mark", "1"), "denied_by_rule"),
+        (seen("/a?a+b=1&a+b=2;c=1"), "condition_not_met"),
+        (seen("/a?a+b=1&a+b=2&x=%ff"), "condition_not_met"),
         (Request::get("/secret"), "denied_by_rule"),
         (Request::builder().method("PROPFIND").uri("/secret"), "denied_by_rule"),
     ] {

@@ -251,7 +251,7 @@ impl Proxy {
             organization_id: self.pod.organization_id,
             role: "reviewer".to_owned(),
             provider: "prod".to_owned(),
-            policy: compile(&provider, &parse("").unwrap(), &parse(caps).unwrap()).unwrap(),
+            policy: Arc::new(compile(&provider, &parse("").unwrap(), &parse(caps).unwrap()).unwrap()),
             injections: HashMap::from([("main".to_owned(), injection)]),
         };
         self.handle.publish(self.pod.workspace_id, Arc::new(grant));

@@ -1,6 +1,8 @@
 //! From a syntax tree to what can be evaluated: names resolved, types and costs known.
 
-use regex::Regex;
+use std::{iter::Sum, ops::Add};
+
+use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
     CelProblem, LIST_ITEMS_MAX,
@@ -90,29 +92,61 @@ const WALKS: &[(&str, Walk)] = &[
 ];
 
 /// The cost of going through a text.
-const TEXT_COST: u64 = 10;
+const TEXT_COST: Cost = Cost(10);
+
+/// The cost of one step.
+const STEP: Cost = Cost(1);
 
 /// A regular expression that compiles to more, in bytes, is refused.
-const REGEX_BYTES_MAX: usize = 256 * 1024;
+const REGEX_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes that a thread may keep to search faster for one regular expression.
+const REGEX_CACHE_BYTES_MAX: usize = 32 * 1024;
+
+/// Steps of an evaluation at most. Sums and products stay at the greatest number: a cost that came round would be small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Cost(pub(super) u64);
+
+impl Add for Cost {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+impl Cost {
+    fn times(self, count: usize) -> Self {
+        Self(self.0.saturating_mul(count as u64))
+    }
+}
+
+impl Sum for Cost {
+    fn sum<I: Iterator<Item = Self>>(costs: I) -> Self {
+        costs.fold(Self(0), Self::add)
+    }
+}
 
 /// What is known of a checked part.
 pub(super) struct Checked {
     pub(super) node: Node,
     pub(super) kind: Type,
-    pub(super) cost: u64,
+    pub(super) cost: Cost,
     pub(super) attributes: Vec<Attribute>,
+    /// How many regular expressions it holds.
+    pub(super) regexes: usize,
 }
 
 struct Typed {
     node: Node,
     kind: Type,
-    cost: u64,
+    cost: Cost,
     /// How many items a list has at most.
     items: usize,
 }
 
 impl Typed {
-    fn new(node: Node, kind: Type, cost: u64) -> Self {
+    fn new(node: Node, kind: Type, cost: Cost) -> Self {
         Self { node, kind, cost, items: LIST_ITEMS_MAX }
     }
 }
@@ -120,13 +154,14 @@ impl Typed {
 type Part = Result<Typed, CelProblem>;
 
 pub(super) fn check(tree: &Ast, place: Place) -> Result<Checked, CelProblem> {
-    let mut checker = Checker { place, locals: Vec::new(), attributes: Vec::new() };
+    let mut checker = Checker { place, regexes: 0, locals: Vec::new(), attributes: Vec::new() };
     let Typed { node, kind, cost, .. } = checker.part(tree)?;
-    Ok(Checked { node, kind, cost, attributes: checker.attributes })
+    Ok(Checked { node, kind, cost, attributes: checker.attributes, regexes: checker.regexes })
 }
 
 struct Checker {
     place: Place,
+    regexes: usize,
     locals: Vec<(String, Type)>,
     attributes: Vec<Attribute>,
 }
@@ -134,11 +169,11 @@ struct Checker {
 impl Checker {
     fn part(&mut self, tree: &Ast) -> Part {
         Ok(match &tree.kind {
-            AstKind::Null => Typed::new(Node::Null, Type::Null, 1),
-            AstKind::Bool(value) => Typed::new(Node::Bool(*value), Type::Bool, 1),
-            AstKind::Int(value) => Typed::new(Node::Int(*value), Type::Int, 1),
-            AstKind::Double(value) => Typed::new(Node::Double(*value), Type::Double, 1),
-            AstKind::Text(value) => Typed::new(Node::Text(value.as_str().into()), Type::Text, 1),
+            AstKind::Null => Typed::new(Node::Null, Type::Null, STEP),
+            AstKind::Bool(value) => Typed::new(Node::Bool(*value), Type::Bool, STEP),
+            AstKind::Int(value) => Typed::new(Node::Int(*value), Type::Int, STEP),
+            AstKind::Double(value) => Typed::new(Node::Double(*value), Type::Double, STEP),
+            AstKind::Text(value) => Typed::new(Node::Text(value.as_str().into()), Type::Text, STEP),
             AstKind::List(items) => self.list(items)?,
             AstKind::Name(_) | AstKind::Select(..) => self.name_or_select(tree)?,
             AstKind::Index(pair) => self.index(pair)?,
@@ -147,7 +182,7 @@ impl Checker {
             }
             AstKind::Not(of) => {
                 let of = self.wanted(of, &Type::Bool)?;
-                Typed::new(Node::Not(Box::new(of.node)), Type::Bool, of.cost + 1)
+                Typed::new(Node::Not(Box::new(of.node)), Type::Bool, of.cost + STEP)
             }
             AstKind::Negate(of) => self.negate(tree, of)?,
             AstKind::And(parts) => self.booleans(parts, Node::And)?,
@@ -166,11 +201,11 @@ impl Checker {
     }
 
     fn list(&mut self, items: &[Ast]) -> Part {
-        let (mut nodes, mut kind, mut cost) = (Vec::new(), None::<Type>, 1);
+        let (mut nodes, mut kind, mut cost) = (Vec::new(), None::<Type>, STEP);
         for item in items {
             let item = self.part(item)?;
             kind = Some(kind.map_or_else(|| item.kind.clone(), |kind| kind.or(&item.kind)));
-            cost += item.cost;
+            cost = cost + item.cost;
             nodes.push(item.node);
         }
         let items = nodes.len();
@@ -179,10 +214,10 @@ impl Checker {
     }
 
     fn booleans(&mut self, parts: &[Ast], make: fn(Box<[Node]>) -> Node) -> Part {
-        let (mut nodes, mut cost) = (Vec::new(), 1);
+        let (mut nodes, mut cost) = (Vec::new(), STEP);
         for part in parts {
             let part = self.wanted(part, &Type::Bool)?;
-            cost += part.cost;
+            cost = cost + part.cost;
             nodes.push(part.node);
         }
         Ok(Typed::new(make(nodes.into()), Type::Bool, cost))
@@ -193,14 +228,14 @@ impl Checker {
         if !is_number(&of.kind) {
             return Err(CelProblem::new(tree.offset, format!("`-` wants a number, and this is {}", of.kind)));
         }
-        Ok(Typed::new(Node::Negate(Box::new(of.node)), of.kind, of.cost + 1))
+        Ok(Typed::new(Node::Negate(Box::new(of.node)), of.kind, of.cost + STEP))
     }
 
     fn conditional(&mut self, parts: &[Ast; 3]) -> Part {
         let [condition, then, otherwise] = parts;
         let condition = self.wanted(condition, &Type::Bool)?;
         let (then, otherwise) = (self.part(then)?, self.part(otherwise)?);
-        let cost = 1 + condition.cost + then.cost.max(otherwise.cost);
+        let cost = STEP + condition.cost + then.cost.max(otherwise.cost);
         let kind = then.kind.or(&otherwise.kind);
         let items = then.items.max(otherwise.items);
         let node = Node::Conditional(Box::new([condition.node, then.node, otherwise.node]));
@@ -217,7 +252,7 @@ impl Checker {
             other => return Err(CelProblem::new(of.offset, format!("{other} has no items"))),
         };
         let key = self.wanted(key, &key_kind)?;
-        let cost = of_kind.cost + key.cost + 1;
+        let cost = of_kind.cost + key.cost + STEP;
         Ok(Typed::new(Node::Index(Box::new([of_kind.node, key.node])), kind, cost))
     }
 
@@ -228,11 +263,11 @@ impl Checker {
             let message = format!("`{operator}` does not go between {} and {}", left.kind, right.kind);
             return Err(CelProblem::new(offset, message));
         };
-        let through = match (operator, &left.kind, &right.kind) {
-            (Operator::In, _, Type::List(_) | Type::Dyn) => right.items as u64,
-            (_, Type::List(_) | Type::Dyn, Type::List(_) | Type::Dyn) => left.items as u64,
+        let through = STEP.times(match (operator, &left.kind, &right.kind) {
+            (Operator::In, _, Type::List(_) | Type::Dyn) => right.items,
+            (_, Type::List(_) | Type::Dyn, Type::List(_) | Type::Dyn) => left.items,
             _ => 1,
-        };
+        });
         let items = left.items.saturating_add(right.items).min(LIST_ITEMS_MAX);
         let cost = left.cost + right.cost + through;
         let node = Node::Binary(operator, Box::new([left.node, right.node]));
@@ -254,7 +289,7 @@ impl Checker {
         match &tree.kind {
             AstKind::Name(name) => {
                 let at = self.locals.iter().rposition(|(local, _)| local == name).unwrap_or_default();
-                Ok(Typed::new(Node::Local(at), self.locals[at].1.clone(), 1))
+                Ok(Typed::new(Node::Local(at), self.locals[at].1.clone(), STEP))
             }
             _ => self.select_or_unknown(tree),
         }
@@ -278,7 +313,7 @@ impl Checker {
             Type::Dyn => Type::Dyn,
             other => return Err(CelProblem::new(tree.offset, format!("{other} has no field `{field}`"))),
         };
-        Ok(Typed::new(Node::Select(Box::new(of.node), field.as_str().into()), kind, of.cost + 1))
+        Ok(Typed::new(Node::Select(Box::new(of.node), field.as_str().into()), kind, of.cost + STEP))
     }
 
     fn attribute(&mut self, offset: usize, attribute: Attribute) -> Part {
@@ -286,7 +321,7 @@ impl Checker {
             return Err(CelProblem::new(offset, refusal));
         }
         self.attributes.push(attribute);
-        Ok(Typed::new(Node::Attribute(attribute), attribute.kind(), 1))
+        Ok(Typed::new(Node::Attribute(attribute), attribute.kind(), STEP))
     }
 
     /// The name with dots that a tree spells, unless it begins with a variable.
@@ -332,7 +367,7 @@ impl Checker {
             let kinds: Vec<String> = given.iter().map(|part| part.kind.to_string()).collect();
             return Err(CelProblem::new(tree.offset, format!("`{full}` does not take {}", kinds.join(", "))));
         };
-        let cost = TEXT_COST + given.iter().map(|part| part.cost).sum::<u64>();
+        let cost = TEXT_COST + given.iter().map(|part| part.cost).sum::<Cost>();
         let nodes = given.into_iter().map(|part| part.node).collect();
         Ok(Typed::new(Node::Call(signature.function, nodes), signature.gives.of(), cost))
     }
@@ -355,13 +390,13 @@ impl Checker {
             };
             if let Some(attribute) = attribute {
                 self.attribute(argument.offset, attribute)?;
-                return Ok(Typed::new(Node::Present(attribute), Type::Bool, 1));
+                return Ok(Typed::new(Node::Present(attribute), Type::Bool, STEP));
             }
         }
         // Checked as if it were asked for, so that what cannot be there is found.
         self.part(argument)?;
         let of = self.part(of)?;
-        Ok(Typed::new(Node::Has(Box::new(of.node), field.as_str().into()), Type::Bool, of.cost + 1))
+        Ok(Typed::new(Node::Has(Box::new(of.node), field.as_str().into()), Type::Bool, of.cost + STEP))
     }
 
     fn walk(&mut self, offset: usize, kind: Walk, over: &Ast, arguments: &[Ast]) -> Part {
@@ -393,9 +428,8 @@ impl Checker {
             Walk::Filter => Type::list(item),
             Walk::Map => Type::list(checked.last().map_or(Type::Dyn, |part| part.kind.clone())),
         };
-        let each = 1 + checked.iter().map(|part| part.cost).sum::<u64>();
-        let cost =
-            over_part.cost.saturating_add(each.saturating_mul(over_part.items as u64)).saturating_add(1);
+        let each = STEP + checked.iter().map(|part| part.cost).sum::<Cost>();
+        let cost = over_part.cost + each.times(over_part.items) + STEP;
         let parts = checked.into_iter().map(|part| part.node).collect();
         let node = Node::Walk { kind, over: Box::new(over_part.node), parts };
         Ok(Typed { items: over_part.items, ..Typed::new(node, result, cost) })
@@ -407,15 +441,17 @@ impl Checker {
                 "`matches` takes a regular expression that is written there, so that it is compiled once";
             return Err(CelProblem::new(offset, message));
         };
-        let compiled =
-            regex::RegexBuilder::new(pattern).size_limit(REGEX_BYTES_MAX).build().map_err(|error| {
-                let text = error.to_string();
-                let last =
-                    text.lines().last().unwrap_or("it is none").trim_start_matches("error: ").to_owned();
-                CelProblem::new(*at, format!("not a regular expression: {last}"))
-            })?;
+        // Classes such as `\w` are of ASCII, as CEL has them, and small.
+        let mut builder = RegexBuilder::new(pattern);
+        builder.unicode(false).size_limit(REGEX_BYTES_MAX).dfa_size_limit(REGEX_CACHE_BYTES_MAX);
+        let compiled = builder.build().map_err(|error| {
+            let text = error.to_string();
+            let last = text.lines().last().unwrap_or("it is none").trim_start_matches("error: ").to_owned();
+            CelProblem::new(*at, format!("not a regular expression: {last}"))
+        })?;
+        self.regexes += 1;
         let of = self.wanted(of, &Type::Text)?;
-        let cost = of.cost + 2 * TEXT_COST;
+        let cost = of.cost + TEXT_COST.times(2);
         Ok(Typed::new(Node::Matches(Box::new(of.node), Box::new(compiled)), Type::Bool, cost))
     }
 }

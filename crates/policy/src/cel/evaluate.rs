@@ -1,13 +1,13 @@
 //! The value of a checked expression for one request.
 
-use std::{cmp::Ordering, rc::Rc};
+use std::{cell::Cell, cmp::Ordering, rc::Rc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use freehold_model::Timestamp;
 use jiff::{SignedDuration, civil::DateTime, tz::Offset};
 
 use super::{
-    LIST_ITEMS_MAX, TEXT_BYTES_MAX,
+    LIST_ITEMS_MAX, MADE_BYTES_MAX, TEXT_BYTES_MAX, WORK_MAX,
     check::{Function, Node, Walk},
     parse::Operator,
     schema::Attribute,
@@ -40,19 +40,62 @@ pub enum Fault {
     TooLong,
 }
 
+/// Bytes of text that are gone through in the time of a step.
+const BYTES_PER_STEP: usize = 64;
+/// Steps for each byte that a regular expression is held against: it may follow hundreds of ways at once.
+const REGEX_STEPS_PER_BYTE: usize = 16;
+
+/// What the expressions of one decision may still do.
+#[derive(Debug)]
+pub struct Work {
+    steps: Cell<u64>,
+    bytes: Cell<u64>,
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Self { steps: Cell::new(WORK_MAX), bytes: Cell::new(MADE_BYTES_MAX) }
+    }
+}
+
+impl Work {
+    fn steps(&self, count: usize) -> Result<(), Fault> {
+        take(&self.steps, count)
+    }
+
+    /// Goes through so many bytes.
+    fn reads(&self, bytes: usize) -> Result<(), Fault> {
+        self.steps(bytes / BYTES_PER_STEP)
+    }
+
+    fn makes(&self, bytes: usize) -> Result<(), Fault> {
+        self.reads(bytes)?;
+        take(&self.bytes, bytes)
+    }
+}
+
+/// Takes from what is left. When that is not enough, nothing is left: what follows shall not go on with less.
+fn take(left: &Cell<u64>, count: usize) -> Result<(), Fault> {
+    let now = left.get().checked_sub(count as u64);
+    left.set(now.unwrap_or(0));
+    now.map(drop).ok_or(Fault::TooLong)
+}
+
 type Evaluated<'a> = Result<Value<'a>, Fault>;
 
-pub(super) fn evaluate<'a>(root: &'a Node, scope: &'a dyn Scope) -> Evaluated<'a> {
-    Evaluation { scope, locals: Vec::new() }.value(root)
+pub(super) fn evaluate<'a>(root: &'a Node, scope: &'a dyn Scope, work: &'a Work) -> Evaluated<'a> {
+    Evaluation { scope, work, locals: Vec::new() }.value(root)
 }
 
 struct Evaluation<'a> {
     scope: &'a dyn Scope,
+    work: &'a Work,
     locals: Vec<Value<'a>>,
 }
 
 impl<'a> Evaluation<'a> {
     fn value(&mut self, node: &'a Node) -> Evaluated<'a> {
+        self.work.steps(1)?;
         Ok(match node {
             Node::Null => Value::Null,
             Node::Bool(value) => Value::Bool(*value),
@@ -79,7 +122,7 @@ impl<'a> Evaluation<'a> {
             Node::Or(parts) => Value::Bool(self.any(parts, true)?),
             Node::Binary(operator, pair) => {
                 let (left, right) = (self.value(&pair[0])?, self.value(&pair[1])?);
-                binary(*operator, &left, &right)?
+                binary(self.work, *operator, &left, &right)?
             }
             Node::Conditional(parts) => {
                 let [condition, then, otherwise] = &**parts;
@@ -87,7 +130,11 @@ impl<'a> Evaluation<'a> {
             }
             Node::Call(function, arguments) => self.call(*function, arguments)?,
             Node::Matches(of, regex) => match self.value(of)? {
-                Value::Text(text) => Value::Bool(regex.is_match(text.as_str())),
+                Value::Text(text) => {
+                    let bytes = text.as_str().as_bytes();
+                    self.work.steps(bytes.len().saturating_mul(REGEX_STEPS_PER_BYTE))?;
+                    Value::Bool(regex.is_match(bytes))
+                }
                 _ => return Err(Fault::Type),
             },
             Node::Walk { kind, over, parts } => self.walk(*kind, over, parts)?,
@@ -134,7 +181,11 @@ impl<'a> Evaluation<'a> {
     fn walk(&mut self, kind: Walk, over: &'a Node, parts: &'a [Node]) -> Evaluated<'a> {
         let list = match self.value(over)? {
             Value::List(list) => list,
-            Value::Map(map) => List::Made(map.keys().into_iter().map(Value::text).collect()),
+            Value::Map(map) => {
+                let keys = map.keys();
+                self.work.steps(keys.len())?;
+                List::Made(keys.into_iter().map(Value::text).collect())
+            }
             _ => return Err(Fault::Type),
         };
         if list.len() > LIST_ITEMS_MAX {
@@ -187,20 +238,29 @@ impl<'a> Evaluation<'a> {
         for argument in arguments {
             values.push(self.value(argument)?);
         }
+        let work = self.work;
+        for value in &values {
+            match value {
+                Value::Text(text) => work.reads(text.as_str().len())?,
+                Value::List(list) => work.steps(list.len())?,
+                _ => {}
+            }
+        }
         match values.as_slice() {
-            [of] => unary(function, of),
-            [Value::Text(of), Value::Text(with)] => text_pair(function, of.as_str(), with.as_str()),
-            [Value::List(list), Value::Text(between)] => join(list, between.as_str()),
+            [of] => unary(work, function, of),
+            [Value::Text(of), Value::Text(with)] => text_pair(work, function, of.as_str(), with.as_str()),
+            [Value::List(list), Value::Text(between)] => join(work, list, between.as_str()),
             [Value::Timestamp(moment), Value::Text(zone)] => part_of_time(function, *moment, zone.as_str()),
             [Value::Text(of), Value::Text(from), Value::Text(to)] => {
-                replace(of.as_str(), from.as_str(), to.as_str())
+                replace(work, of.as_str(), from.as_str(), to.as_str())
             }
             _ => Err(Fault::Type),
         }
     }
 }
 
-fn made<'a>(text: &str) -> Evaluated<'a> {
+fn made<'a>(work: &Work, text: &str) -> Evaluated<'a> {
+    work.makes(text.len())?;
     if text.len() > TEXT_BYTES_MAX { Err(Fault::TooLong) } else { Ok(Value::made(text)) }
 }
 
@@ -208,19 +268,16 @@ fn integer<'a>(count: usize) -> Evaluated<'a> {
     i64::try_from(count).map(Value::Int).map_err(|_| Fault::Range)
 }
 
-fn binary<'a>(operator: Operator, left: &Value<'a>, right: &Value<'a>) -> Evaluated<'a> {
+fn binary<'a>(work: &Work, operator: Operator, left: &Value<'a>, right: &Value<'a>) -> Evaluated<'a> {
     let ordered = |holds: fn(Ordering) -> bool| match left.compare(right) {
         Some(order) => Ok(Value::Bool(holds(order))),
-        // No number is in order with what is no number; other types have no order.
-        None if matches!(
-            (left, right),
-            (Value::Int(_) | Value::Double(_), Value::Int(_) | Value::Double(_))
-        ) =>
-        {
-            Ok(Value::Bool(false))
-        }
-        None => Err(Fault::Type),
+        // What is no number is in no order with numbers: neither below a limit nor above it.
+        None => Err(match (left, right) {
+            (Value::Int(_) | Value::Double(_), Value::Int(_) | Value::Double(_)) => Fault::Range,
+            _ => Fault::Type,
+        }),
     };
+    work.reads(weight(left).min(weight(right)))?;
     match operator {
         Operator::Equal => Ok(Value::Bool(left.equals(right))),
         Operator::NotEqual => Ok(Value::Bool(!left.equals(right))),
@@ -229,15 +286,28 @@ fn binary<'a>(operator: Operator, left: &Value<'a>, right: &Value<'a>) -> Evalua
         Operator::Greater => ordered(Ordering::is_gt),
         Operator::GreaterOrEqual => ordered(Ordering::is_ge),
         Operator::In => match (left, right) {
-            (_, Value::List(list)) => Ok(Value::Bool(list.iter().any(|item| item.equals(left)))),
+            (_, Value::List(list)) => {
+                work.steps(list.len())?;
+                Ok(Value::Bool(list.iter().any(|item| item.equals(left))))
+            }
             (Value::Text(key), Value::Map(map)) => Ok(Value::Bool(map.get(key.as_str()).is_some())),
             _ => Err(Fault::Type),
         },
-        _ => arithmetic(operator, left, right),
+        _ => arithmetic(work, operator, left, right),
     }
 }
 
-fn arithmetic<'a>(operator: Operator, left: &Value<'a>, right: &Value<'a>) -> Evaluated<'a> {
+/// How many bytes are gone through to compare a value, about.
+fn weight(value: &Value<'_>) -> usize {
+    match value {
+        Value::Text(text) => text.as_str().len(),
+        Value::List(list) => list.len().saturating_mul(BYTES_PER_STEP),
+        Value::Map(map) => map.keys().len().saturating_mul(BYTES_PER_STEP),
+        _ => 0,
+    }
+}
+
+fn arithmetic<'a>(work: &Work, operator: Operator, left: &Value<'a>, right: &Value<'a>) -> Evaluated<'a> {
     use Value::{Double, Duration, Int, Text, Timestamp};
     let moment = |moment: Result<freehold_model::Timestamp, _>| {
         moment.map(Timestamp).map_err(|_: jiff::Error| Fault::Range)
@@ -248,11 +318,12 @@ fn arithmetic<'a>(operator: Operator, left: &Value<'a>, right: &Value<'a>) -> Ev
         (Operator::Subtract, Double(left), Double(right)) => Ok(Double(left - right)),
         (Operator::Multiply, Double(left), Double(right)) => Ok(Double(left * right)),
         (Operator::Divide, Double(left), Double(right)) => Ok(Double(left / right)),
-        (Operator::Add, Text(left), Text(right)) => concat(left.as_str(), right.as_str()),
+        (Operator::Add, Text(left), Text(right)) => concat(work, left.as_str(), right.as_str()),
         (Operator::Add, Value::List(left), Value::List(right)) => {
             if left.len() + right.len() > LIST_ITEMS_MAX {
                 return Err(Fault::TooLong);
             }
+            work.steps(left.len() + right.len())?;
             Ok(Value::List(List::Made(left.iter().chain(right.iter()).collect())))
         }
         (Operator::Add, Timestamp(at), Duration(by)) | (Operator::Add, Duration(by), Timestamp(at)) => {
@@ -282,20 +353,22 @@ fn integers<'a>(operator: Operator, left: i64, right: i64) -> Evaluated<'a> {
     result.map(Value::Int).ok_or(Fault::Range)
 }
 
-fn concat<'a>(left: &str, right: &str) -> Evaluated<'a> {
+fn concat<'a>(work: &Work, left: &str, right: &str) -> Evaluated<'a> {
     if left.len() + right.len() > TEXT_BYTES_MAX {
         Err(Fault::TooLong)
     } else {
-        made(&[left, right].concat())
+        made(work, &[left, right].concat())
     }
 }
 
-fn text_pair<'a>(function: Function, of: &str, with: &str) -> Evaluated<'a> {
+fn text_pair<'a>(work: &Work, function: Function, of: &str, with: &str) -> Evaluated<'a> {
     match function {
         Function::Contains => Ok(Value::Bool(of.contains(with))),
         Function::StartsWith => Ok(Value::Bool(of.starts_with(with))),
         Function::EndsWith => Ok(Value::Bool(of.ends_with(with))),
         Function::Split => {
+            work.makes(of.len())?;
+            work.steps(of.len().min(LIST_ITEMS_MAX))?;
             let parts: Vec<_> = if with.is_empty() {
                 of.char_indices()
                     .map(|(at, c)| Value::made(&of[at..at + c.len_utf8()]))
@@ -314,7 +387,7 @@ fn text_pair<'a>(function: Function, of: &str, with: &str) -> Evaluated<'a> {
     }
 }
 
-fn join<'a>(list: &List<'_>, between: &str) -> Evaluated<'a> {
+fn join<'a>(work: &Work, list: &List<'_>, between: &str) -> Evaluated<'a> {
     let mut joined = String::new();
     for (index, item) in list.iter().enumerate() {
         let Value::Text(text) = item else { return Err(Fault::Type) };
@@ -326,33 +399,33 @@ fn join<'a>(list: &List<'_>, between: &str) -> Evaluated<'a> {
             return Err(Fault::TooLong);
         }
     }
-    made(&joined)
+    made(work, &joined)
 }
 
-fn replace<'a>(of: &str, from: &str, to: &str) -> Evaluated<'a> {
+fn replace<'a>(work: &Work, of: &str, from: &str, to: &str) -> Evaluated<'a> {
     let times = of.matches(from).count();
     let length = of.len().saturating_add(times.saturating_mul(to.len()));
     if length > TEXT_BYTES_MAX.saturating_add(times.saturating_mul(from.len())) {
         return Err(Fault::TooLong);
     }
-    made(&of.replace(from, to))
+    made(work, &of.replace(from, to))
 }
 
-fn unary<'a>(function: Function, of: &Value<'a>) -> Evaluated<'a> {
+fn unary<'a>(work: &Work, function: Function, of: &Value<'a>) -> Evaluated<'a> {
     match (function, of) {
         (Function::Size, Value::Text(text)) => integer(text.as_str().chars().count()),
         (Function::Size, Value::List(list)) => integer(list.len()),
         (Function::Size, Value::Map(map)) => integer(map.keys().len()),
-        (Function::LowerAscii, Value::Text(text)) => made(&text.as_str().to_ascii_lowercase()),
-        (Function::UpperAscii, Value::Text(text)) => made(&text.as_str().to_ascii_uppercase()),
+        (Function::LowerAscii, Value::Text(text)) => made(work, &text.as_str().to_ascii_lowercase()),
+        (Function::UpperAscii, Value::Text(text)) => made(work, &text.as_str().to_ascii_uppercase()),
         (Function::Trim, Value::Text(text)) => Ok(match text {
             Text::Borrowed(text) => Value::text(text.trim()),
             Text::Made(text) => Value::made(text.trim()),
         }),
-        (Function::Base64Encode, Value::Text(text)) => made(&STANDARD.encode(text.as_str())),
+        (Function::Base64Encode, Value::Text(text)) => made(work, &STANDARD.encode(text.as_str())),
         (Function::Base64Decode, Value::Text(text)) => {
             let bytes = STANDARD.decode(text.as_str()).map_err(|_| Fault::Text)?;
-            made(&String::from_utf8(bytes).map_err(|_| Fault::Text)?)
+            made(work, &String::from_utf8(bytes).map_err(|_| Fault::Text)?)
         }
         (Function::ToTimestamp, Value::Text(text)) => {
             text.as_str().parse().map(Value::Timestamp).map_err(|_| Fault::Text)
@@ -363,13 +436,13 @@ fn unary<'a>(function: Function, of: &Value<'a>) -> Evaluated<'a> {
         (Function::ToDuration, Value::Text(text)) => {
             text.as_str().parse::<SignedDuration>().map(Value::Duration).map_err(|_| Fault::Text)
         }
-        (Function::ToInt | Function::ToDouble | Function::ToText, _) => converted(function, of),
+        (Function::ToInt | Function::ToDouble | Function::ToText, _) => converted(work, function, of),
         (_, Value::Timestamp(moment)) => part_of_time(function, *moment, "UTC"),
         _ => Err(Fault::Type),
     }
 }
 
-fn converted<'a>(to: Function, of: &Value<'a>) -> Evaluated<'a> {
+fn converted<'a>(work: &Work, to: Function, of: &Value<'a>) -> Evaluated<'a> {
     match (to, of) {
         (Function::ToInt, Value::Int(_))
         | (Function::ToDouble, Value::Double(_))
@@ -385,12 +458,13 @@ fn converted<'a>(to: Function, of: &Value<'a>) -> Evaluated<'a> {
             Ok(Value::Double(nearest))
         }
         (Function::ToDouble, Value::Text(text)) => {
-            text.as_str().parse().map(Value::Double).map_err(|_| Fault::Text)
+            let number = text.as_str().parse::<f64>().ok().filter(|number| number.is_finite());
+            number.map(Value::Double).ok_or(Fault::Text)
         }
-        (Function::ToText, Value::Int(number)) => made(&number.to_string()),
-        (Function::ToText, Value::Double(number)) => made(&number.to_string()),
-        (Function::ToText, Value::Bool(value)) => made(if *value { "true" } else { "false" }),
-        (Function::ToText, Value::Timestamp(moment)) => made(&moment.to_string()),
+        (Function::ToText, Value::Int(number)) => made(work, &number.to_string()),
+        (Function::ToText, Value::Double(number)) => made(work, &number.to_string()),
+        (Function::ToText, Value::Bool(value)) => made(work, if *value { "true" } else { "false" }),
+        (Function::ToText, Value::Timestamp(moment)) => made(work, &moment.to_string()),
         _ => Err(Fault::Type),
     }
 }

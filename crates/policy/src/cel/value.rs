@@ -89,8 +89,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Whether two values are equal; of different types they are not, but for numbers. Maps are compared by content when
-    /// both are of bodies, and are otherwise never equal.
+    /// Whether two values are equal; of different types they are not, but for numbers.
     pub(super) fn equals(&self, other: &Value<'_>) -> bool {
         match (self, other) {
             (Self::Null, Value::Null) => true,
@@ -102,11 +101,12 @@ impl<'a> Value<'a> {
                 one.len() == other.len()
                     && one.iter().zip(other.iter()).all(|(one, other)| one.equals(&other))
             }
-            (Self::Map(Map::Json(one)), Value::Map(Map::Json(other))) => {
-                one.len() == other.len()
-                    && one.iter().all(|(key, one)| {
-                        other.get(key).is_some_and(|other| Value::json(one).equals(&Value::json(other)))
-                    })
+            (Self::Map(one), Value::Map(other)) => {
+                let keys = one.keys();
+                let same = |key: &str| {
+                    one.get(key).zip(other.get(key)).is_some_and(|(one, other)| one.equals(&other))
+                };
+                keys.len() == other.keys().len() && keys.into_iter().all(same)
             }
             _ => self.compare(other) == Some(Ordering::Equal),
         }

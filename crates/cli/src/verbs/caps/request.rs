@@ -6,6 +6,7 @@ use freehold_model::Timestamp;
 use freehold_policy::{
     Destination, NormalPath, RequestHead, Scheme,
     cel::{Attribute, List, Map, MapSource, Scope, Value},
+    is_plain_query,
 };
 use serde::Deserialize;
 
@@ -18,7 +19,8 @@ pub(super) struct Request {
     method: String,
     destination: Destination,
     path: NormalPath<'static>,
-    query: Values,
+    /// `None` where servers read it in different ways.
+    query: Option<Values>,
     headers: Texts,
 }
 
@@ -121,7 +123,7 @@ impl Request {
             method: method.to_owned(),
             destination,
             path: path.into_owned(),
-            query: Values::parse(query),
+            query: is_plain_query(query).then(|| Values::parse(query)),
             headers: Texts::parse(headers)?,
         })
     }
@@ -157,7 +159,7 @@ impl Scope for Known<'_> {
             Attribute::RequestHost => Value::text(request.destination.host()),
             Attribute::RequestPort => Value::Int(request.destination.port().into()),
             Attribute::RequestPath => Value::text(request.path.as_str()),
-            Attribute::RequestQuery => Value::Map(Map::Source(&request.query)),
+            Attribute::RequestQuery => Value::Map(Map::Source(request.query.as_ref()?)),
             Attribute::RequestHeaders => Value::Map(Map::Source(&request.headers)),
             Attribute::RequestWebsocket => Value::Bool(false),
             Attribute::WorkspaceId => {
