@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -179,6 +180,11 @@ fn stop_on_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How long a start waits for an earlier server on its directory to end: one that was killed has its lock for a moment.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
 /// The directory of one server. The lock is held as long as this lives.
 pub struct DataDir(PathBuf, #[expect(dead_code, reason = "held for its lock")] File);
 
@@ -203,16 +209,20 @@ impl DataDir {
             .mode(0o600)
             .open(path.join("lock"))
             .with_context(|| format!("cannot use the data directory {}", path.display()))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                anyhow::bail!("another server uses {}; stop it, or choose another --data-dir", path.display())
-            }
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+        let began = Instant::now();
+        loop {
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self(path, lock)),
+                Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < LOCK_WAIT_MAX => {
+                    std::thread::sleep(LOCK_PAUSE)
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => anyhow::bail!(
+                    "another server uses {}; stop it, or choose another --data-dir",
+                    path.display()
+                ),
+                Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
             }
         }
-        Ok(Self(path, lock))
     }
 
     /// The directory itself.

@@ -128,6 +128,20 @@ async fn keys_are_for_the_server_s_user_only() {
 }
 
 #[tokio::test]
+async fn a_start_waits_for_an_earlier_server_that_is_ending() {
+    let mut world = World::start(SCENARIO).await;
+    world.kill_server();
+    let lock = fs::File::options().write(true).open(world.data().join("lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let ends = async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(lock);
+    };
+    tokio::join!(ends, world.start_server());
+    assert_eq!(world.client.health_view().await.unwrap().into_value().status, "ok");
+}
+
+#[tokio::test]
 async fn a_second_server_on_one_data_directory_is_refused() {
     let world = World::start(SCENARIO).await;
     let second = world.run(&["server"]).await;
