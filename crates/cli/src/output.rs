@@ -13,6 +13,9 @@ use crate::{environment::Streams, failure::Failure, resolve::Names, text};
 /// The most characters shown of what a server says went wrong.
 const MESSAGE_CHARS_MAX: usize = 2000;
 
+/// The most lines shown beside it: a policy's problems, which the server bounds likewise, and a few.
+const DETAILS_MAX: usize = 110;
+
 pub(crate) const BOLD: Style = Style::new().bold();
 pub(crate) const DIM: Style = Style::new().dimmed();
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -102,13 +105,25 @@ impl Console {
             return;
         }
         let message = text::cut(&text::harmless(&failure.message), MESSAGE_CHARS_MAX);
-        let mut text = format!("{BAD}error:{BAD:#} {message}\n");
-        let indent = |line: &str| format!("  {}\n", text::line(line, 400));
-        text.extend(failure.details.iter().map(|line| indent(line)));
-        if let Some(hint) = &failure.hint {
-            text.push_str(&format!("{NOTE}hint:{NOTE:#} {}\n", text::harmless(hint)));
+        let mut said = format!("{BAD}error:{BAD:#} {message}\n");
+        // A refused field may have many problems, a line each.
+        let lines =
+            failure.details.iter().flat_map(|detail| detail.lines()).filter(|line| !line.trim().is_empty());
+        let mut left_out = 0;
+        for (n, line) in lines.enumerate() {
+            if n < DETAILS_MAX {
+                said.push_str(&format!("  {}\n", text::line(line, MESSAGE_CHARS_MAX)));
+            } else {
+                left_out += 1;
+            }
         }
-        self.note(&text);
+        if left_out > 0 {
+            said.push_str(&format!("  … {left_out} more lines\n"));
+        }
+        if let Some(hint) = &failure.hint {
+            said.push_str(&format!("{NOTE}hint:{NOTE:#} {}\n", text::harmless(hint)));
+        }
+        self.note(&said);
     }
 }
 

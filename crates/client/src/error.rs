@@ -156,6 +156,15 @@ impl Error {
         }
     }
 
+    /// Whether asking again later can help: the server does not answer, is overloaded or stops.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Broken { .. } => true,
+            Self::Api(error) => error.status == 429 || error.status >= 500,
+            _ => false,
+        }
+    }
+
     /// What to do about it, in a sentence.
     pub fn hint(&self) -> Option<&'static str> {
         match self {

@@ -19,7 +19,7 @@ use crate::{
     answer,
     failure::{Failure, exit},
     follow, input,
-    output::{Console, Format, or_dash, seconds, table, time},
+    output::{Console, DIM, Format, or_dash, seconds, table, time},
     progress::Detail,
     resolve, terminal,
 };
@@ -187,16 +187,18 @@ async fn submit(client: &Client, submit: Submit, console: &mut Console) -> Outco
         return Ok(exit::OK);
     };
     let followed = follow::Followed { workspace: submitted.workspace_id, task: submitted.task_id };
+    let follow::Followed { workspace, task } = followed;
+    console.note(&format!("{DIM}{task} in {workspace}{DIM:#}\n"));
+    let goes_on = format!(
+        "the task goes on: `freehold task get {workspace} {task}` shows it, `freehold task cancel {workspace}` ends it"
+    );
     let mut tell = |text: &str| console.note(text);
     let interrupted = terminal::interrupted();
     let task = tokio::select! {
-        task = follow::task(client, stream, followed, Detail::SHORT, &mut tell) => task?,
-        () = interrupted => {
-            let follow::Followed { workspace, task } = followed;
-            return Err(terminal::interruption().hint(format!(
-                "the task goes on: `freehold task get {workspace} {task}` shows it, `freehold task cancel {workspace}` ends it"
-            )));
+        task = follow::task(client, stream, followed, Detail::SHORT, &mut tell) => {
+            task.map_err(|failure| failure.hint(goes_on))?
         }
+        () = interrupted => return Err(terminal::interruption().hint(goes_on)),
     };
     show(client, &task, console).await?;
     Ok(code(task.status))

@@ -249,6 +249,26 @@ async fn a_star_without_quotes_in_a_policy_is_answered_with_a_hint() {
 }
 
 #[tokio::test]
+async fn a_refused_policy_s_problems_are_a_line_each_and_whole() {
+    let long = format!("9:1: {}", "long ".repeat(200).trim());
+    let why = format!("2:3: the first\n4:1: the second\n{long}");
+    let body = json!({"error": {"code": "validation_error", "message": "not acceptable: capabilities", "request_id": "7f",
+        "details": {"fields": {"capabilities": why}}}});
+    let refuse = async move || (axum::http::StatusCode::BAD_REQUEST, Json(body)).into_response();
+    let person = serve(Router::new().route("/v1/agent-roles", axum::routing::post(refuse))).await;
+    let file = person.home.path().join("caps.yaml");
+    std::fs::write(&file, "[]\n").unwrap();
+    let (provider, file) = (format!("provider_{ID}"), file.to_str().unwrap());
+    for format in ["table", "json"] {
+        let ran = person
+            .runs(&["role", "create", "c", "-o", format, "--provider", &provider, "--capabilities", file])
+            .await;
+        let lines = format!("  capabilities:\n  2:3: the first\n  4:1: the second\n  {long}\n");
+        assert!(ran.err.contains(&lines), "{}", ran.err);
+    }
+}
+
+#[tokio::test]
 async fn audit_rows_show_their_rule_who_caused_them_and_their_id() {
     let decided = row(
         1,
