@@ -36,6 +36,8 @@ pub enum Format {
 pub(crate) struct Console {
     pub stdin: Box<dyn Read + Send>,
     pub stdin_is_terminal: bool,
+    /// Where nobody looks at columns, nothing needs to be cut to them.
+    pub stdout_is_terminal: bool,
     pub out: Box<dyn Write + Send>,
     pub err: Box<dyn Write + Send>,
     out_colour: bool,
@@ -48,6 +50,7 @@ impl Console {
         Self {
             stdin: streams.stdin,
             stdin_is_terminal,
+            stdout_is_terminal: false,
             out: streams.stdout,
             err: streams.stderr,
             out_colour: stdout_colour,
@@ -140,13 +143,22 @@ fn write(out: &mut dyn Write, text: &str, colour: bool) -> io::Result<()> {
 pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     /// The most characters of a cell; what is copied from tables (ids) is shorter.
     const CELL_CHARS_MAX: usize = 48;
+    table_of(headings, rows, CELL_CHARS_MAX)
+}
+
+/// As [`table`], with cells of at most so many characters.
+pub(crate) fn table_of(
+    headings: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+    cell_chars_max: usize,
+) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings.iter().map(|heading| heading.to_uppercase()));
     let mut any = false;
     for row in rows {
         any = true;
-        table.add_row(row.iter().map(|cell| text::line(cell, CELL_CHARS_MAX)));
+        table.add_row(row.iter().map(|cell| text::line(cell, cell_chars_max)));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

@@ -56,7 +56,7 @@ With --follow the exit code tells how it ended: 0 completed, 10 failed, 11 cance
         /// The task; `freehold task list WORKSPACE` shows them
         task: Option<TaskId>,
     },
-    /// Cancel the running task of a workspace
+    /// Cancel the running task of a workspace; its present step may go on for up to 30 seconds
     #[command(after_help = "Examples:\n  freehold task cancel ws_0199...")]
     Cancel {
         /// The workspace
@@ -114,9 +114,17 @@ pub(crate) async fn run(client: &Client, verb: Task, console: &mut Console) -> O
             show(client, &client.task_view(workspace, task).await?, console).await?;
         }
         Task::Cancel { workspace } => {
+            // Looked at before: afterwards one that ended at once is no longer there. Tasks run in their order, so that none
+            // is left when the newest has ended.
+            let newest = client.task_list(workspace, &ListQuery { limit: Some(1), cursor: None }).await;
             let answer = client.task_cancel(workspace).await?;
             console.json(answer.text())?;
-            console.note("The running task, if there is one, will end after its present step.\n");
+            console.note(match newest {
+                Ok(newest) if newest.iter().all(|task| task.status.is_terminal()) => {
+                    "No task was running there.\n"
+                }
+                _ => "The running task, if there is one, ends after its present step, within 30 seconds.\n",
+            });
         }
     }
     Ok(exit::OK)

@@ -497,6 +497,20 @@ async fn who_can_follow_a_task_no_further_is_told_that_it_goes_on() {
 }
 
 #[tokio::test]
+async fn a_cancel_says_how_long_it_may_take_or_that_nothing_ran() {
+    for (status, says) in [("completed", "No task was running there"), ("running", "within 30 seconds")] {
+        let task = json!({"id": format!("task_{ID}"), "org_id": format!("org_{ID}"), "workspace_id": format!("ws_{ID}"),
+                          "description": "work", "status": status, "created_at": "2026-01-01T00:00:00Z"});
+        let router = Router::new()
+            .route("/v1/workspaces/{id}/tasks", get(async move || Json(json!([task]))))
+            .route("/v1/workspaces/{id}/cancel", post(async || StatusCode::NO_CONTENT));
+        let ran = serve(router).await.runs(&["task", "cancel", &format!("ws_{ID}")]).await;
+        assert_eq!(ran.code, exit::OK, "{}", ran.err);
+        assert!(ran.err.contains(says), "{}", ran.err);
+    }
+}
+
+#[tokio::test]
 async fn completions_are_of_the_whole_command_line() {
     let ran = Person::new("http://127.0.0.1:1").runs(&["completions", "bash"]).await;
     assert_eq!(ran.code, exit::OK);

@@ -196,8 +196,9 @@ async fn a_second_server_on_one_database_is_refused_until_the_first_is_gone() {
     world.task_phase(done.workspace_id, next.task_id, task::Phase::Completed).await;
 }
 
-/// The process of PostgreSQL that serves whoever owns the database.
-const OWNER: &str = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted";
+/// The process of PostgreSQL that serves whoever owns the database; other tests have theirs beside it.
+const OWNER: &str = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// Starts a second server in `data`, and takes the first one's connection away while it waits for the database. Which of the
 /// two then gets it is a race; answers the second once it has won one.
@@ -213,6 +214,7 @@ async fn second_that_takes_over(world: &World, database: &Database, data: &Path)
             .spawn();
         let second = RefCell::new(second.unwrap());
         let waits = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory_lock%' AND pid <> pg_backend_pid()
+            AND datname = current_database()
             AND pid NOT IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted)";
         world
             .until("the second server waits", async || (database.psql(waits).unwrap() != "0").then_some(()))
@@ -328,6 +330,31 @@ async fn two_hundred_cancels_at_once_cancel_the_task_once() {
     assert_eq!((count("task_cancel_requested"), count("task_completed")), (1, 1));
     let next = world.next_task(workspace, "say hello").await;
     world.task_phase(workspace, next.task_id, task::Phase::Completed).await;
+}
+
+#[tokio::test]
+async fn members_of_a_server_on_another_database_are_not_looked_for_in_a_new_one() {
+    let database = Database::create().unwrap();
+    let world = World::with(SCENARIO, &format!("server.database_url = \"{}\"", database.url())).await;
+    let list = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_freehold"));
+        command.args(["member", "list", "--data-dir"]).arg(world.data()).args(more);
+        // No configuration but this.
+        command
+            .env("HOME", world.data())
+            .env_remove("XDG_CONFIG_HOME")
+            .current_dir(world.data())
+            .output()
+            .unwrap()
+    };
+    let refused = list(&[]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("uses another database; give --database-url"),
+        "{said}"
+    );
+    assert!(!world.data().join("freehold.db").exists(), "nothing is made");
+    assert!(printed(&list(&["--database-url", &database.url()])).contains("owner@localhost"));
 }
 
 #[tokio::test]
