@@ -252,6 +252,7 @@ async fn a_login_is_kept_for_the_owners_eyes_and_used_afterwards() {
     person.stdin = b"pt_bad\n".to_vec();
     let ran = person.runs(&["login", "--url", &url]).await;
     assert_eq!(ran.code, exit::NOT_SIGNED_IN);
+    assert!(ran.err.contains("does not know this key") && !ran.err.contains("freehold login"), "{}", ran.err);
     let file = person.home.path().join("freehold/credentials");
     assert!(!file.exists());
 
@@ -503,7 +504,7 @@ async fn a_cancel_says_how_long_it_may_take_or_that_nothing_ran() {
                           "description": "work", "status": status, "created_at": "2026-01-01T00:00:00Z"});
         let router = Router::new()
             .route("/v1/workspaces/{id}/tasks", get(async move || Json(json!([task]))))
-            .route("/v1/workspaces/{id}/cancel", post(async || StatusCode::NO_CONTENT));
+            .route("/v1/workspaces/{id}/task/cancel", post(async || StatusCode::NO_CONTENT));
         let ran = serve(router).await.runs(&["task", "cancel", &format!("ws_{ID}")]).await;
         assert_eq!(ran.code, exit::OK, "{}", ran.err);
         assert!(ran.err.contains(says), "{}", ran.err);
