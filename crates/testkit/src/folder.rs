@@ -77,7 +77,6 @@ fn open(folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
     use super::*;
 
     #[test]
@@ -87,7 +86,7 @@ mod tests {
         let closed = path.join("work/incompat/volatile");
         fs::create_dir_all(closed.join("dirty")).unwrap();
         for dir in [closed, path.join("work/incompat"), path.join("work")] {
-            fs::set_permissions(dir, fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o000)).unwrap();
         }
         drop(folder);
         assert!(!path.exists());
