@@ -87,7 +87,7 @@ codes! {
     InternalError => "internal_error", 500;
     /// The workspace's agent does not answer.
     AgentUnreachable => "agent_unreachable", 502;
-    /// The server is overloaded or stopping, or its storage is full.
+    /// The server is overloaded or stopping, or its database or storage cannot be used: the message says which.
     Unavailable => "unavailable", 503;
 }
 

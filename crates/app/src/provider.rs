@@ -260,11 +260,17 @@ fn check(tx: &mut OrgRead<'_>, provider: &Provider) -> Result<(), Error> {
     if let Some(name) = &provider.credential_name {
         match tx.credential_by_name(name)? {
             None => fields.add("credential_name", "no credential of this organization has this name"),
-            Some(credential) => fields.refuse(
-                credential.provider != provider.kind.as_str(),
-                "credential_name",
-                "the credential's `provider` differs from this provider's `kind`",
-            ),
+            Some(credential) if credential.provider != provider.kind.as_str() => {
+                let (of, kind) = (&credential.provider, provider.kind);
+                fields.add(
+                    "credential_name",
+                    format!(
+                        "the credential's `provider` is `{of}`, and this provider's `kind` is `{kind}`; delete the \
+                         credential and create it with `--provider {kind}`"
+                    ),
+                );
+            }
+            Some(_) => {}
         }
     }
     fields.check()

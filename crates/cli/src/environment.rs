@@ -29,6 +29,8 @@ pub struct Environment {
     pub config_dir: Option<PathBuf>,
     /// Whether stdin is a terminal, where questions can be asked.
     pub stdin_is_terminal: bool,
+    /// Whether stdout is a terminal, whose columns are few.
+    pub stdout_is_terminal: bool,
     /// Whether stdout takes colours.
     pub stdout_colour: bool,
     /// Whether stderr takes colours.
@@ -74,6 +76,7 @@ impl Environment {
                 .map(PathBuf::from)
                 .or(home.map(|home| home.join(".config"))),
             stdin_is_terminal: std::io::stdin().is_terminal(),
+            stdout_is_terminal: std::io::stdout().is_terminal(),
             stdout_colour: colour && std::io::stdout().is_terminal(),
             stderr_colour: colour && std::io::stderr().is_terminal(),
             streams: Mutex::new(Some(Streams {
@@ -92,7 +95,10 @@ impl Environment {
             stdout: Box::new(std::io::sink()),
             stderr: Box::new(std::io::sink()),
         });
-        Console::new(streams, self.stdin_is_terminal, self.stdout_colour, self.stderr_colour)
+        let mut console =
+            Console::new(streams, self.stdin_is_terminal, self.stdout_colour, self.stderr_colour);
+        console.stdout_is_terminal = self.stdout_is_terminal;
+        console
     }
 }
 

@@ -88,7 +88,10 @@ impl From<Error> for Failure {
         };
         let mut details = Vec::new();
         if let Some(api) = error.api() {
-            details.extend(api.fields().into_iter().map(|(name, why)| format!("{name}: {why}")));
+            details.extend(api.fields().into_iter().map(|(name, why)| match why.contains('\n') {
+                true => format!("{name}:\n{why}"),
+                false => format!("{name}: {why}"),
+            }));
             if !api.request_id.is_empty() {
                 details.push(format!("{} (request {})", api.code, api.request_id));
             }

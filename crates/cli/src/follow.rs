@@ -20,7 +20,9 @@ use futures::{StreamExt, stream::BoxStream};
 
 use crate::{
     failure::Failure,
+    output::NOTE,
     progress::{Detail, Progress},
+    text,
 };
 
 /// How often decisions are read.
@@ -35,6 +37,9 @@ const DECISIONS_LINGER: Duration = Duration::from_millis(600);
 const DECISIONS_OVERLAP: Duration = Duration::from_secs(10);
 /// Rows read at once: as many as the API gives.
 const DECISIONS_PAGE: u32 = 10_000;
+/// How long the task and its decisions may be unreadable before following gives up. The stream itself gives up sooner when
+/// the server does not answer at all.
+const UNREADABLE_MAX: Duration = Duration::from_secs(60);
 /// The most rows remembered as shown.
 const SEEN_MAX: usize = 100_000;
 
@@ -62,6 +67,7 @@ pub(crate) async fn task(
 ) -> Result<Answer<Task>, Failure> {
     let mut rows = Rows::new(detail);
     let mut decisions = Decisions::new(followed);
+    let mut patience = Patience::default();
     let mut decide = tokio::time::interval(DECISIONS_EVERY);
     let mut look = tokio::time::interval(TASK_EVERY);
     decide.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -75,7 +81,8 @@ pub(crate) async fn task(
                 }
                 if is_end(&row, followed) {
                     tokio::time::sleep(DECISIONS_LINGER).await;
-                    decisions.read(client, &mut rows).await?;
+                    // Shown without them rather than not at all.
+                    patience.of(decisions.read(client, &mut rows).await, show)?;
                     rows.show_all(show);
                     show(&rows.progress.render(&row));
                     return Ok(client.task_view(followed.workspace, followed.task).await?);
@@ -83,11 +90,12 @@ pub(crate) async fn task(
                 rows.hold(row);
             }
             _ = decide.tick() => {
-                decisions.read(client, &mut rows).await?;
+                patience.of(decisions.read(client, &mut rows).await, show)?;
                 rows.show_ripe(show);
             }
             _ = look.tick() => {
-                let task = client.task_view(followed.workspace, followed.task).await?;
+                let task = client.task_view(followed.workspace, followed.task).await;
+                let Some(task) = patience.of(task, show)? else { continue };
                 if task.status.is_terminal() {
                     // Its rows are under way, unless the stream lost them: they get one more moment.
                     if let Ok(Some(Ok(ActivityEvent { row: Some(row), .. }))) =
@@ -99,11 +107,49 @@ pub(crate) async fn task(
                             continue;
                         }
                     }
-                    decisions.read(client, &mut rows).await?;
+                    patience.of(decisions.read(client, &mut rows).await, show)?;
                     rows.show_all(show);
                     return Ok(task);
                 }
             }
+        }
+    }
+}
+
+/// Bears a server that is away for a while, as the stream does by itself: a restart is no end of the task.
+#[derive(Default)]
+struct Patience {
+    /// Since when nothing could be read.
+    since: Option<Instant>,
+}
+
+impl Patience {
+    /// What was read; nothing when it could not be read and may be later. Says so once, and once when it is over.
+    fn of<T>(
+        &mut self,
+        answer: Result<T, Error>,
+        show: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<Option<T>, Failure> {
+        match answer {
+            Ok(value) => {
+                if self.since.take().is_some() {
+                    show(&format!("{NOTE}note:{NOTE:#} the server answers again\n"));
+                }
+                Ok(Some(value))
+            }
+            Err(error) if error.may_pass() => {
+                if self.since.is_none() {
+                    show(&format!(
+                        "{NOTE}note:{NOTE:#} {}; trying again\n",
+                        text::line(&error.to_string(), 200)
+                    ));
+                }
+                match self.since.get_or_insert_with(Instant::now).elapsed() < UNREADABLE_MAX {
+                    true => Ok(None),
+                    false => Err(error.into()),
+                }
+            }
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -182,7 +228,7 @@ impl Decisions {
     }
 
     /// Holds the decisions that were stored since the last time.
-    async fn read(&mut self, client: &Client, rows: &mut Rows) -> Result<(), Failure> {
+    async fn read(&mut self, client: &Client, rows: &mut Rows) -> Result<(), Error> {
         if !self.is_readable || self.seen.len() >= SEEN_MAX {
             return Ok(());
         }

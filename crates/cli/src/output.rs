@@ -13,6 +13,9 @@ use crate::{environment::Streams, failure::Failure, resolve::Names, text};
 /// The most characters shown of what a server says went wrong.
 const MESSAGE_CHARS_MAX: usize = 2000;
 
+/// The most lines shown beside it: a policy's problems, which the server bounds likewise, and a few.
+const DETAILS_MAX: usize = 110;
+
 pub(crate) const BOLD: Style = Style::new().bold();
 pub(crate) const DIM: Style = Style::new().dimmed();
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -33,6 +36,8 @@ pub enum Format {
 pub(crate) struct Console {
     pub stdin: Box<dyn Read + Send>,
     pub stdin_is_terminal: bool,
+    /// Where nobody looks at columns, nothing needs to be cut to them.
+    pub stdout_is_terminal: bool,
     pub out: Box<dyn Write + Send>,
     pub err: Box<dyn Write + Send>,
     out_colour: bool,
@@ -45,6 +50,7 @@ impl Console {
         Self {
             stdin: streams.stdin,
             stdin_is_terminal,
+            stdout_is_terminal: false,
             out: streams.stdout,
             err: streams.stderr,
             out_colour: stdout_colour,
@@ -102,13 +108,25 @@ impl Console {
             return;
         }
         let message = text::cut(&text::harmless(&failure.message), MESSAGE_CHARS_MAX);
-        let mut text = format!("{BAD}error:{BAD:#} {message}\n");
-        let indent = |line: &str| format!("  {}\n", text::line(line, 400));
-        text.extend(failure.details.iter().map(|line| indent(line)));
-        if let Some(hint) = &failure.hint {
-            text.push_str(&format!("{NOTE}hint:{NOTE:#} {}\n", text::harmless(hint)));
+        let mut said = format!("{BAD}error:{BAD:#} {message}\n");
+        // A refused field may have many problems, a line each.
+        let lines =
+            failure.details.iter().flat_map(|detail| detail.lines()).filter(|line| !line.trim().is_empty());
+        let mut left_out = 0;
+        for (n, line) in lines.enumerate() {
+            if n < DETAILS_MAX {
+                said.push_str(&format!("  {}\n", text::line(line, MESSAGE_CHARS_MAX)));
+            } else {
+                left_out += 1;
+            }
         }
-        self.note(&text);
+        if left_out > 0 {
+            said.push_str(&format!("  … {left_out} more lines\n"));
+        }
+        if let Some(hint) = &failure.hint {
+            said.push_str(&format!("{NOTE}hint:{NOTE:#} {}\n", text::harmless(hint)));
+        }
+        self.note(&said);
     }
 }
 
@@ -125,13 +143,22 @@ fn write(out: &mut dyn Write, text: &str, colour: bool) -> io::Result<()> {
 pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     /// The most characters of a cell; what is copied from tables (ids) is shorter.
     const CELL_CHARS_MAX: usize = 48;
+    table_of(headings, rows, CELL_CHARS_MAX)
+}
+
+/// As [`table`], with cells of at most so many characters.
+pub(crate) fn table_of(
+    headings: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+    cell_chars_max: usize,
+) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings.iter().map(|heading| heading.to_uppercase()));
     let mut any = false;
     for row in rows {
         any = true;
-        table.add_row(row.iter().map(|cell| text::line(cell, CELL_CHARS_MAX)));
+        table.add_row(row.iter().map(|cell| text::line(cell, cell_chars_max)));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

@@ -221,14 +221,20 @@ fn completed(row: &AuditEvent, at: f64) -> String {
     out
 }
 
-/// One line that says what a row is about.
+/// One line that says what a row is about, cut for a terminal.
 pub(crate) fn summary(row: &AuditEvent) -> String {
+    summary_of(row, 60)
+}
+
+/// One line of at most so many characters that says what a row is about.
+pub(crate) fn summary_of(row: &AuditEvent, columns: usize) -> String {
     let text = |name: &str| text_of(row, name).unwrap_or_default();
     let said = match row.event_type {
         EventType::PolicyDecision => {
             let decision = row.decision.map(Decision::as_str).unwrap_or_default();
             let why = row.reason.as_deref().unwrap_or_default();
-            format!("{decision} {} {why}", request(row))
+            let lost = text_of(row, "upstream_error").map(|error| format!("no answer: {error}"));
+            format!("{decision} {} {why} {}", request(row), lost.unwrap_or_default())
         }
         EventType::IterationCompleted => text("text"),
         EventType::IterationRetrying => format!("attempt {} {}", text("attempt"), text("error")),
@@ -244,7 +250,7 @@ pub(crate) fn summary(row: &AuditEvent) -> String {
         EventType::TaskCompleted => format!("{} {}", text("status"), text("reason")),
         _ => row.detail.as_ref().map(brief).unwrap_or_default(),
     };
-    line(&said, 60)
+    line(&said, columns)
 }
 
 /// The statuses before and after; a change that somebody asked for calls the latter `to`.

@@ -131,7 +131,7 @@ impl Follower {
         self.failures += 1;
         match self.open().await {
             Ok(()) => Ok(()),
-            Err(error) if self.failures < RECONNECTS_MAX && may_pass(&error) => Ok(()),
+            Err(error) if self.failures < RECONNECTS_MAX && error.may_pass() => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -164,14 +164,5 @@ fn is_repeated(last: Option<&str>, id: &str) -> bool {
     match (last.and_then(|last| last.parse::<u64>().ok()), id.parse::<u64>()) {
         (Some(last), Ok(id)) => id <= last,
         _ => !id.is_empty() && last == Some(id),
-    }
-}
-
-/// Whether trying again can help.
-fn may_pass(error: &Error) -> bool {
-    match error {
-        Error::Unreachable { .. } | Error::Broken { .. } => true,
-        Error::Api(error) => error.status == 429 || error.status >= 500,
-        _ => false,
     }
 }

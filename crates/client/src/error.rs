@@ -156,6 +156,15 @@ impl Error {
         }
     }
 
+    /// Whether asking again later can help: the server does not answer, is overloaded or stops.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Broken { .. } => true,
+            Self::Api(error) => error.status == 429 || error.status >= 500,
+            _ => false,
+        }
+    }
+
     /// What to do about it, in a sentence.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
@@ -217,7 +226,7 @@ const fn code_hint(code: ErrorCode) -> Option<&'static str> {
         E::TooManyRequests => "wait until some of the work is done, then try again",
         E::InternalError => "the server's log has the cause under this request id",
         E::AgentUnreachable => "the workspace's agent does not answer; try again, then stop the workspace",
-        E::Unavailable => "the server is overloaded, stopping or out of space; try again later",
+        E::Unavailable => "try again later; the server's log has the cause under this request id",
         E::InvalidCursor => "begin again without a cursor",
         E::PayloadTooLarge => "send less: see the limits in the API's reference",
         E::ValidationError

@@ -102,6 +102,7 @@ pub async fn run(arguments: Args) -> anyhow::Result<String> {
         "there is no data directory {}; start the server once, or name its directory with --data-dir",
         config.server.data_dir.display()
     );
+    server::ensure_database(&config)?;
     let store = server::open_store(&config, &config.server.data_dir, false)?;
     let app = server::offline_app(&config, store.clone())?;
     let revokes =

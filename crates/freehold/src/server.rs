@@ -39,6 +39,10 @@ const ADDRESS_FILE: &str = "server.addr";
 
 /// The file with the owner's personal token, written at the first start.
 const OWNER_FILE: &str = "owner.key";
+/// The database, in the data directory, where no other is configured.
+const DATABASE_FILE: &str = "freehold.db";
+/// The file that a running server holds locked; it stays.
+const LOCK_FILE: &str = "lock";
 
 /// The owner of the first start, who may be anybody until there is sign-in.
 const OWNER_EMAIL: &str = "owner@localhost";
@@ -207,7 +211,7 @@ impl DataDir {
             .truncate(false)
             .write(true)
             .mode(0o600)
-            .open(path.join("lock"))
+            .open(path.join(LOCK_FILE))
             .with_context(|| format!("cannot use the data directory {}", path.display()))?;
         let began = Instant::now();
         loop {
@@ -239,11 +243,30 @@ impl DataDir {
 /// Opens the store that the configuration names; the server as its owner, whoever works beside it not.
 pub fn open_store(config: &Config, data_dir: &Path, owner: bool) -> anyhow::Result<Store> {
     let database = match &config.server.database_url {
-        None => freehold_store::Database::Sqlite { path: data_dir.join("freehold.db") },
+        None => freehold_store::Database::Sqlite { path: data_dir.join(DATABASE_FILE) },
         Some(url) => freehold_store::Database::Postgres { url: url.clone() },
     };
     let options = freehold_store::Options { owner, ..freehold_store::Options::new(database) };
     Store::open(&options).context("cannot open the database")
+}
+
+/// Refuses where opening would make a database: commands beside a server work on the server's.
+///
+/// # Errors
+/// When the data directory is to have the database and has none.
+pub fn ensure_database(config: &Config) -> anyhow::Result<()> {
+    let data_dir = &config.server.data_dir;
+    if config.server.database_url.is_some() || data_dir.join(DATABASE_FILE).exists() {
+        return Ok(());
+    }
+    let dir = data_dir.display();
+    anyhow::ensure!(
+        !data_dir.join(LOCK_FILE).exists(),
+        "there is no database in {dir}: this directory's server uses another database; give --database-url, or --config"
+    );
+    anyhow::bail!(
+        "there is no database in {dir}; start the server once, or name its directory with --data-dir"
+    )
 }
 
 fn open_uploads(data_dir: &Path) -> anyhow::Result<Arc<dyn UploadStore>> {

@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use freehold_testkit::Folder;
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
 
 /// The longest wait for anything. A test fails here rather than hang.
 const WAIT_MAX: Duration = Duration::from_secs(120);
@@ -21,12 +21,12 @@ const BY_HAND: &str = "Go on by hand";
 /// A demo with a temporary directory of its own, and what it said so far.
 struct Demo {
     child: Child,
-    temporary: TempDir,
+    temporary: Folder,
 }
 
 impl Demo {
     fn start(arguments: &[&str]) -> Self {
-        let temporary = tempfile::Builder::new().prefix("freehold-demo-test-").tempdir().unwrap();
+        let temporary = Folder::new("freehold-demo-test-").unwrap();
         let out = fs::File::create(temporary.path().join("out")).unwrap();
         fs::create_dir(temporary.path().join("tmp")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_freehold"))

@@ -13,8 +13,7 @@ use std::{
 };
 
 use freehold_sim_model::{Handle, Scenario};
-use freehold_testkit::tls::Authority;
-use tempfile::TempDir;
+use freehold_testkit::{Folder, tls::Authority};
 use tokio::net::{TcpListener, UdpSocket};
 
 /// A public address, which is nobody's in a test's own network.
@@ -65,7 +64,7 @@ fn in_a_network_of_its_own(test: &str, body: impl AsyncFnOnce()) {
 
 /// A vendor, and the configuration that leads to it.
 struct World {
-    dir: TempDir,
+    dir: Folder,
     vendor: Handle,
     /// Names that were asked for.
     asked: Arc<Mutex<Vec<String>>>,
@@ -74,7 +73,7 @@ struct World {
 
 impl World {
     async fn new(domain: &str, scenario: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("freehold-live-test-").tempdir().unwrap();
+        let dir = Folder::new("freehold-live-test-").unwrap();
         fs::create_dir(dir.path().join("tmp")).unwrap();
         let authority = Authority::new().unwrap();
         fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();

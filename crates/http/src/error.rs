@@ -146,7 +146,11 @@ impl Failure {
     fn store(error: freehold_app::StoreError) -> Self {
         use freehold_app::StoreError as S;
         let mut failure = match &error {
-            S::Unavailable { .. } | S::Closed => Self::of(ErrorCode::Unavailable),
+            S::Unavailable { .. } => Self::new(
+                ErrorCode::Unavailable,
+                error.unavailability().unwrap_or("the database is unavailable"),
+            ),
+            S::Closed => Self::new(ErrorCode::Unavailable, "the server is stopping"),
             S::Owned => Self::new(ErrorCode::Unavailable, "another server works on this database"),
             S::Uncertain { .. } => {
                 Self::new(ErrorCode::Unavailable, "the database was lost; the change may have been made")

@@ -109,6 +109,35 @@ impl Error {
         matches!(self, Self::Unavailable { .. } | Self::Owned)
     }
 
+    /// What is known of why the database is unavailable, in words that hold no address and no secret.
+    pub fn unavailability(&self) -> Option<&'static str> {
+        let Self::Unavailable { source } = self else { return None };
+        let mut cause: Option<&(dyn error::Error + 'static)> = Some(source.as_ref());
+        while let Some(found) = cause {
+            if let Some(error) = found.downcast_ref::<tokio_postgres::Error>() {
+                return Some(match error.as_db_error().map(|told| told.code()) {
+                    None => "the database cannot be reached",
+                    Some(&tokio_postgres::error::SqlState::DISK_FULL) => "the database's disk is full",
+                    Some(_) => "the database refuses work for now",
+                });
+            }
+            if let Some(error) = found.downcast_ref::<rusqlite::Error>() {
+                return Some(match error.sqlite_error_code() {
+                    Some(rusqlite::ErrorCode::DiskFull) => "the database's disk is full",
+                    Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+                        "the database is busy"
+                    }
+                    _ => "the database's file cannot be used",
+                });
+            }
+            if found.is::<std::io::Error>() {
+                return Some("the database cannot be reached");
+            }
+            cause = found.source();
+        }
+        Some("the database is unavailable")
+    }
+
     /// Whether the change was refused because a key exists already; `constraint` names it, as in the migrations.
     pub fn is_duplicate(&self, constraint: &str) -> bool {
         matches!(self, Self::Violation { rule: Rule::Unique, constraint: Some(name) } if name == constraint)
@@ -124,5 +153,31 @@ impl Error {
 
     pub(crate) fn open(what: impl Into<String>, source: impl error::Error + Send + Sync + 'static) -> Self {
         Self::Open { what: what.into(), source: Arc::new(source) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_the_database_is_unavailable_is_said_without_its_address() {
+        let of = |source: Cause| Error::Unavailable { source }.unavailability();
+        let refused = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "10.0.0.7:5432 refused");
+        assert_eq!(of(Arc::new(refused)), Some("the database cannot be reached"));
+        let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+        let full = rusqlite::Error::SqliteFailure(full, None);
+        assert_eq!(of(Arc::new(full)), Some("the database's disk is full"));
+        assert_eq!(Error::Owned.unavailability(), None);
+    }
+
+    #[test]
+    fn a_server_of_the_database_that_is_not_there_cannot_be_reached() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let connect =
+            tokio_postgres::connect("host=127.0.0.1 port=1 user=x password=hunter2", tokio_postgres::NoTls);
+        let error = runtime.block_on(connect).err().unwrap();
+        let error = Error::Unavailable { source: Arc::new(error) };
+        assert_eq!(error.unavailability(), Some("the database cannot be reached"));
     }
 }

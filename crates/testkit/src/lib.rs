@@ -1,4 +1,7 @@
-//! What tests share: private PostgreSQL, certificates, fixtures.
+//! What tests share: private PostgreSQL, certificates, folders that are removed whatever is in them.
 
+mod folder;
 pub mod postgresql;
 pub mod tls;
+
+pub use folder::Folder;

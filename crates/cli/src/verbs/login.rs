@@ -7,7 +7,7 @@ use crate::{
     context::KEY_SEEN,
     credentials::{self, DEFAULT_URL},
     environment::Environment,
-    failure::exit,
+    failure::{Failure, exit},
     input,
     output::{Console, table},
     text,
@@ -46,7 +46,11 @@ pub(crate) async fn run(login: Login, environment: &Environment, console: &mut C
         None => Key::new(input::secret(console, None, "key").await?.expose().trim()),
     };
     let client = Client::new(&url, key.clone())?;
-    let me = client.me_session_view().await?;
+    let me = client.me_session_view().await.map_err(|error| match error.api() {
+        Some(api) if api.status == 401 => Failure::from(error)
+            .hint("the server does not know this key, or it was revoked; is it whole, and of this server?"),
+        _ => Failure::from(error),
+    })?;
     let path = credentials::save(environment, client.address(), &key)?;
     let who =
         if me.email.is_empty() { me.api_key_label.as_deref().unwrap_or("an API key") } else { &me.email };

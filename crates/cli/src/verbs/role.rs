@@ -114,7 +114,7 @@ pub struct Settings {
     /// The most seconds a task may run
     #[arg(long, value_name = "SECONDS")]
     task_timeout: Option<u32>,
-    /// Seconds a workspace may sit idle
+    /// Seconds a workspace may sit idle before it is stopped; this version cannot start a stopped workspace again
     #[arg(long, value_name = "SECONDS")]
     idle_timeout: Option<u32>,
     /// How hard the model should think

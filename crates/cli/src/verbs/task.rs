@@ -19,7 +19,7 @@ use crate::{
     answer,
     failure::{Failure, exit},
     follow, input,
-    output::{Console, Format, or_dash, seconds, table, time},
+    output::{Console, DIM, Format, or_dash, seconds, table, time},
     progress::Detail,
     resolve, terminal,
 };
@@ -56,7 +56,7 @@ With --follow the exit code tells how it ended: 0 completed, 10 failed, 11 cance
         /// The task; `freehold task list WORKSPACE` shows them
         task: Option<TaskId>,
     },
-    /// Cancel the running task of a workspace
+    /// Cancel the running task of a workspace; its present step may go on for up to 30 seconds
     #[command(after_help = "Examples:\n  freehold task cancel ws_0199...")]
     Cancel {
         /// The workspace
@@ -114,9 +114,17 @@ pub(crate) async fn run(client: &Client, verb: Task, console: &mut Console) -> O
             show(client, &client.task_view(workspace, task).await?, console).await?;
         }
         Task::Cancel { workspace } => {
+            // Looked at before: afterwards one that ended at once is no longer there. Tasks run in their order, so that none
+            // is left when the newest has ended.
+            let newest = client.task_list(workspace, &ListQuery { limit: Some(1), cursor: None }).await;
             let answer = client.task_cancel(workspace).await?;
             console.json(answer.text())?;
-            console.note("The running task, if there is one, will end after its present step.\n");
+            console.note(match newest {
+                Ok(newest) if newest.iter().all(|task| task.status.is_terminal()) => {
+                    "No task was running there.\n"
+                }
+                _ => "The running task, if there is one, ends after its present step, within 30 seconds.\n",
+            });
         }
     }
     Ok(exit::OK)
@@ -187,16 +195,18 @@ async fn submit(client: &Client, submit: Submit, console: &mut Console) -> Outco
         return Ok(exit::OK);
     };
     let followed = follow::Followed { workspace: submitted.workspace_id, task: submitted.task_id };
+    let follow::Followed { workspace, task } = followed;
+    console.note(&format!("{DIM}{task} in {workspace}{DIM:#}\n"));
+    let goes_on = format!(
+        "the task goes on: `freehold task get {workspace} {task}` shows it, `freehold task cancel {workspace}` ends it"
+    );
     let mut tell = |text: &str| console.note(text);
     let interrupted = terminal::interrupted();
     let task = tokio::select! {
-        task = follow::task(client, stream, followed, Detail::SHORT, &mut tell) => task?,
-        () = interrupted => {
-            let follow::Followed { workspace, task } = followed;
-            return Err(terminal::interruption().hint(format!(
-                "the task goes on: `freehold task get {workspace} {task}` shows it, `freehold task cancel {workspace}` ends it"
-            )));
+        task = follow::task(client, stream, followed, Detail::SHORT, &mut tell) => {
+            task.map_err(|failure| failure.hint(goes_on))?
         }
+        () = interrupted => return Err(terminal::interruption().hint(goes_on)),
     };
     show(client, &task, console).await?;
     Ok(code(task.status))

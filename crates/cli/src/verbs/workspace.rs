@@ -38,6 +38,10 @@ What it means for each of them is told by `freehold workspace stop --help`.";
 pub(crate) const STOP_MEANS: &str = "Running tasks are cancelled; files and conversations are kept. This version cannot start a \
     stopped workspace again, so it takes no more tasks.";
 
+/// What deleting means.
+const DELETE_MEANS: &str = "Its audit rows are kept, but `freehold workspace audit` can no longer show them: it knows only \
+    workspaces that are there.";
+
 /// The role of a new workspace, as a word or as a flag.
 #[derive(Debug, Clone, clap::Args)]
 #[group(required = true, multiple = false)]
@@ -204,7 +208,11 @@ pub(crate) async fn run(client: &Client, verb: Workspace, console: &mut Console)
         Workspace::Archive { id } => console.fields(&client.workspace_archive(id).await?)?,
         Workspace::Unarchive { id } => console.fields(&client.workspace_unarchive(id).await?)?,
         Workspace::Delete { id, confirm } => {
-            confirm.ask(console, &format!("remove {id} with its files and conversation for good"))?;
+            confirm.ask_telling(
+                console,
+                &format!("remove {id} with its files and conversation for good"),
+                DELETE_MEANS,
+            )?;
             console.fields(&client.workspace_delete(id).await?)?;
         }
         Workspace::Session { id } => console.fields(&client.workspace_session_view(id).await?)?,
@@ -224,7 +232,8 @@ pub(crate) async fn run(client: &Client, verb: Workspace, console: &mut Console)
         Workspace::Audit { id, limit } => {
             let query = AuditListQuery { limit, ..Default::default() };
             let list = client.workspace_audit_list(id, &query).await?;
-            console.answer(&list, |list| audit::table(&list.events))?;
+            let is_whole = !console.stdout_is_terminal;
+            console.answer(&list, |list| audit::table(&list.events, is_whole))?;
             if console.format == Format::Table {
                 console.note(&audit::hint(&list.events));
             }

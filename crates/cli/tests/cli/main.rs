@@ -9,7 +9,10 @@ mod support;
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
 };
 
 use axum::{
@@ -24,6 +27,7 @@ use clap::{CommandFactory, Parser};
 use freehold_cli::exit;
 use serde_json::{Value, json};
 use support::{Freehold, ID, Person, error, me, role, serve};
+use tokio::sync::Notify;
 
 #[test]
 fn the_command_line_is_consistent_and_every_verb_shows_examples() {
@@ -248,6 +252,7 @@ async fn a_login_is_kept_for_the_owners_eyes_and_used_afterwards() {
     person.stdin = b"pt_bad\n".to_vec();
     let ran = person.runs(&["login", "--url", &url]).await;
     assert_eq!(ran.code, exit::NOT_SIGNED_IN);
+    assert!(ran.err.contains("does not know this key") && !ran.err.contains("freehold login"), "{}", ran.err);
     let file = person.home.path().join("freehold/credentials");
     assert!(!file.exists());
 
@@ -420,6 +425,89 @@ async fn a_followed_task_shows_its_steps_and_its_end_is_the_exit_code() {
             "{}",
             ran.out
         );
+    }
+}
+
+/// A server on which a followed task cannot be read at first; its end is streamed once it can, if ever.
+async fn away(refusals: u32, status: u16, code: &'static str) -> Person {
+    let asked = Arc::new(AtomicU32::new(0));
+    let back = Arc::new(Notify::new());
+    let end = json!({
+        "id": format!("event_{:032x}", 1), "org_id": format!("org_{ID}"), "user_id": "system",
+        "timestamp": "2026-01-01T00:00:01Z", "event_type": "task_completed", "category": "activity", "actor": "agent",
+        "workspace_id": format!("ws_{ID}"), "task_id": format!("task_{ID}"), "detail": {"status": "completed", "iterations": 1},
+    });
+    let task = json!({"id": format!("task_{ID}"), "org_id": format!("org_{ID}"), "workspace_id": format!("ws_{ID}"),
+                      "description": "work", "status": "completed", "created_at": "2026-01-01T00:00:00Z"});
+    let submitted =
+        json!({"task_id": format!("task_{ID}"), "workspace_id": format!("ws_{ID}"), "status": "submitted"});
+    let is_back = Arc::clone(&back);
+    let reads = Arc::clone(&asked);
+    let router = Router::new()
+        .route(
+            "/v1/activity/stream",
+            get(async move || {
+                let event = futures::stream::once(async move {
+                    back.notified().await;
+                    Ok::<_, std::io::Error>(Bytes::from(format!("event: activity\nid: 1\ndata: {end}\n\n")))
+                });
+                axum::body::Body::from_stream(event).into_response()
+            }),
+        )
+        .route("/v1/workspaces/{id}/tasks", post(async move || (StatusCode::ACCEPTED, Json(submitted))))
+        .route(
+            "/v1/workspaces/{id}/tasks/{tid}",
+            get(async move || match reads.load(Relaxed) < refusals {
+                true => error(status, code),
+                false => Json(task).into_response(),
+            }),
+        )
+        .route(
+            "/v1/workspaces/{id}/audit",
+            get(async move || {
+                if asked.fetch_add(1, Relaxed) < refusals {
+                    return error(status, code);
+                }
+                is_back.notify_one();
+                Json(json!({"events": []})).into_response()
+            }),
+        );
+    serve(router).await
+}
+
+#[tokio::test]
+async fn a_task_is_followed_on_when_the_server_was_away() {
+    let person = away(12, 503, "unavailable").await;
+    let workspace = format!("ws_{ID}");
+    let ran = person.runs(&["task", "submit", "--workspace", &workspace, "--follow", "work"]).await;
+    assert_eq!(ran.code, exit::OK, "{}", ran.err);
+    assert!(ran.err.starts_with(&format!("task_{ID} in ws_{ID}\n")), "{}", ran.err);
+    for words in ["trying again", "the server answers again"] {
+        assert_eq!(ran.err.matches(words).count(), 1, "{}", ran.err);
+    }
+}
+
+#[tokio::test]
+async fn who_can_follow_a_task_no_further_is_told_that_it_goes_on() {
+    let person = away(u32::MAX, 401, "unauthorized").await;
+    let workspace = format!("ws_{ID}");
+    let ran = person.runs(&["task", "submit", "--workspace", &workspace, "--follow", "work"]).await;
+    assert_eq!(ran.code, exit::NOT_SIGNED_IN, "{}", ran.err);
+    let hint = format!("hint: the task goes on: `freehold task get ws_{ID} task_{ID}`");
+    assert!(ran.err.contains(&hint), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_cancel_says_how_long_it_may_take_or_that_nothing_ran() {
+    for (status, says) in [("completed", "No task was running there"), ("running", "within 30 seconds")] {
+        let task = json!({"id": format!("task_{ID}"), "org_id": format!("org_{ID}"), "workspace_id": format!("ws_{ID}"),
+                          "description": "work", "status": status, "created_at": "2026-01-01T00:00:00Z"});
+        let router = Router::new()
+            .route("/v1/workspaces/{id}/tasks", get(async move || Json(json!([task]))))
+            .route("/v1/workspaces/{id}/task/cancel", post(async || StatusCode::NO_CONTENT));
+        let ran = serve(router).await.runs(&["task", "cancel", &format!("ws_{ID}")]).await;
+        assert_eq!(ran.code, exit::OK, "{}", ran.err);
+        assert!(ran.err.contains(says), "{}", ran.err);
     }
 }
 

@@ -249,11 +249,34 @@ async fn a_star_without_quotes_in_a_policy_is_answered_with_a_hint() {
 }
 
 #[tokio::test]
+async fn a_refused_policy_s_problems_are_a_line_each_and_whole() {
+    let long = format!("9:1: {}", "long ".repeat(200).trim());
+    let why = format!("2:3: the first\n4:1: the second\n{long}");
+    let body = json!({"error": {"code": "validation_error", "message": "not acceptable: capabilities", "request_id": "7f",
+        "details": {"fields": {"capabilities": why}}}});
+    let refuse = async move || (axum::http::StatusCode::BAD_REQUEST, Json(body)).into_response();
+    let person = serve(Router::new().route("/v1/agent-roles", axum::routing::post(refuse))).await;
+    let file = person.home.path().join("caps.yaml");
+    std::fs::write(&file, "[]\n").unwrap();
+    let (provider, file) = (format!("provider_{ID}"), file.to_str().unwrap());
+    for format in ["table", "json"] {
+        let ran = person
+            .runs(&["role", "create", "c", "-o", format, "--provider", &provider, "--capabilities", file])
+            .await;
+        let lines = format!("  capabilities:\n  2:3: the first\n  4:1: the second\n  {long}\n");
+        assert!(ran.err.contains(&lines), "{}", ran.err);
+    }
+}
+
+#[tokio::test]
 async fn audit_rows_show_their_rule_who_caused_them_and_their_id() {
+    let long = format!("/{}", "x".repeat(100));
+    let what = format!("allow GET a.test{long} no answer: upstream_tls");
     let decided = row(
         1,
         &json!({"event_type": "policy_decision", "actor": "policy-engine", "decision": "allow",
-        "method": "GET", "destination": "a.test", "path": "/x", "capability_name": "package-index"}),
+        "method": "GET", "destination": "a.test", "path": long, "capability_name": "package-index",
+        "detail": {"rule": "read", "upstream_error": "upstream_tls"}}),
     );
     let user = format!("user_{ID}");
     let denied = row(
@@ -264,7 +287,8 @@ async fn audit_rows_show_their_rule_who_caused_them_and_their_id() {
     let changed =
         row(2, &json!({"event_type": "workspace_created", "actor": "control-plane", "user_id": user}));
     let rows = json!({"events": [decided, changed, denied]});
-    let person = serve(Router::new().route("/v1/workspaces/{id}/audit", get(async move || Json(rows)))).await;
+    let mut person =
+        serve(Router::new().route("/v1/workspaces/{id}/audit", get(async move || Json(rows)))).await;
     let ran = person.runs(&["workspace", "audit", &format!("ws_{ID}")]).await;
     assert!(
         ran.err.starts_with("hint: address_forbidden: ") && ran.err.contains("egress.hosts"),
@@ -277,10 +301,13 @@ async fn audit_rows_show_their_rule_who_caused_them_and_their_id() {
         lines[0].split_whitespace().collect::<Vec<_>>(),
         ["TIME", "EVENT", "RULE", "BY", "WHAT", "ID"]
     );
-    for words in ["package-index", "policy-engine", "allow GET a.test/x", &format!("event_{:032x}", 1)] {
+    for words in ["package-index/read", "policy-engine", &what, &format!("event_{:032x}", 1)] {
         assert!(lines[1].contains(words), "{out}");
     }
     assert!(lines[2].contains(&user), "{out}");
+    person.at_terminal = true;
+    let ran = person.runs(&["workspace", "audit", &format!("ws_{ID}")]).await;
+    assert!(ran.out.contains("allow GET a.test/xx") && !ran.out.contains(&what), "{}", ran.out);
 }
 
 #[tokio::test]

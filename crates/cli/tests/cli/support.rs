@@ -87,6 +87,7 @@ impl Person {
             openai_api_key: None,
             config_dir: Some(self.home.path().to_owned()),
             stdin_is_terminal: self.at_terminal,
+            stdout_is_terminal: self.at_terminal,
             stdout_colour: self.colour,
             stderr_colour: self.colour,
             streams: Mutex::new(Some(freehold_cli::Streams {

@@ -12,7 +12,7 @@ use std::{
 
 use freehold_client::{ActivityScope, Client};
 use freehold_model::{task, workspace::Phase};
-use freehold_testkit::postgresql::Database;
+use freehold_testkit::{Folder, postgresql::Database};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::{
@@ -120,6 +120,44 @@ async fn revoke_a_token(world: World) {
     assert!(listed.contains("bob@example.test") && !listed.contains("ann@example.test"), "{listed}");
 }
 
+/// Runs a page's commands as its reader does, with the program under test as `freehold`.
+async fn typed(world: &World, dir: &Folder, commands: &str) -> Output {
+    tokio::process::Command::new("sh")
+        .args(["-ec", &format!("freehold() {{ \"$PROGRAM\" \"$@\"; }}\n{commands}")])
+        .current_dir(dir.path())
+        .env("PROGRAM", env!("CARGO_BIN_EXE_freehold"))
+        .env("FREEHOLD_URL", &world.url)
+        .env("FREEHOLD_API_KEY", fs::read_to_string(world.data().join("owner.key")).unwrap().trim())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn the_commands_of_the_scripted_model_s_page_make_a_provider() {
+    let world = World::start(SCENARIO).await;
+    let page = include_str!("../../../../docs/sim-model.md");
+    let commands = page[page.find("echo any-key").unwrap()..].split("```").next().unwrap();
+    let dir = Folder::new("freehold-e2e-").unwrap();
+    let said = printed(&typed(&world, &dir, commands).await);
+    assert!(said.contains("model.test"), "{said}");
+}
+
+#[tokio::test]
+async fn a_credential_of_another_kind_of_provider_is_refused_with_both_kinds_and_the_remedy() {
+    let world = World::start(SCENARIO).await;
+    let dir = Folder::new("freehold-e2e-").unwrap();
+    let commands = "echo any-key > key.txt
+        freehold credential create other --provider sim --secret-file key.txt
+        freehold provider create other --kind anthropic --domain other.test --credential other --default-model any";
+    let output = typed(&world, &dir, commands).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("is `sim`"), "{said}");
+    assert!(said.contains("create it with `--provider anthropic`"), "{said}");
+}
+
 #[tokio::test]
 async fn keys_are_for_the_server_s_user_only() {
     let world = World::start(SCENARIO).await;
@@ -156,7 +194,7 @@ async fn a_second_server_on_one_database_is_refused_until_the_first_is_gone() {
     let database = Database::create().unwrap();
     let setting = format!("server.database_url = \"{}\"", database.url());
     let mut world = World::with(SCENARIO, &setting).await;
-    let elsewhere = tempfile::tempdir().unwrap();
+    let elsewhere = Folder::new("freehold-e2e-").unwrap();
     let elsewhere = elsewhere.path().join("data").display().to_string();
     let second = world.run(&["server", "--data-dir", &elsewhere]).await;
     assert!(!second.status.success());
@@ -172,8 +210,9 @@ async fn a_second_server_on_one_database_is_refused_until_the_first_is_gone() {
     world.task_phase(done.workspace_id, next.task_id, task::Phase::Completed).await;
 }
 
-/// The process of PostgreSQL that serves whoever owns the database.
-const OWNER: &str = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted";
+/// The process of PostgreSQL that serves whoever owns the database; other tests have theirs beside it.
+const OWNER: &str = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// Starts a second server in `data`, and takes the first one's connection away while it waits for the database. Which of the
 /// two then gets it is a race; answers the second once it has won one.
@@ -189,6 +228,7 @@ async fn second_that_takes_over(world: &World, database: &Database, data: &Path)
             .spawn();
         let second = RefCell::new(second.unwrap());
         let waits = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory_lock%' AND pid <> pg_backend_pid()
+            AND datname = current_database()
             AND pid NOT IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted)";
         world
             .until("the second server waits", async || (database.psql(waits).unwrap() != "0").then_some(()))
@@ -220,7 +260,7 @@ async fn a_server_that_another_took_the_database_from_says_so_until_it_has_it_ag
     let world = World::with(SCENARIO, &format!("server.database_url = \"{}\"", database.url())).await;
     let role = world.role("").await;
     assert!(health(&world).await.starts_with("HTTP/1.1 200"));
-    let elsewhere = tempfile::tempdir().unwrap();
+    let elsewhere = Folder::new("freehold-e2e-").unwrap();
     let mut second = second_that_takes_over(&world, &database, &elsewhere.path().join("data")).await;
     let refused = world
         .until("the first says that it is not well", async || {
@@ -304,6 +344,31 @@ async fn two_hundred_cancels_at_once_cancel_the_task_once() {
     assert_eq!((count("task_cancel_requested"), count("task_completed")), (1, 1));
     let next = world.next_task(workspace, "say hello").await;
     world.task_phase(workspace, next.task_id, task::Phase::Completed).await;
+}
+
+#[tokio::test]
+async fn members_of_a_server_on_another_database_are_not_looked_for_in_a_new_one() {
+    let database = Database::create().unwrap();
+    let world = World::with(SCENARIO, &format!("server.database_url = \"{}\"", database.url())).await;
+    let list = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_freehold"));
+        command.args(["member", "list", "--data-dir"]).arg(world.data()).args(more);
+        // No configuration but this.
+        command
+            .env("HOME", world.data())
+            .env_remove("XDG_CONFIG_HOME")
+            .current_dir(world.data())
+            .output()
+            .unwrap()
+    };
+    let refused = list(&[]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("uses another database; give --database-url"),
+        "{said}"
+    );
+    assert!(!world.data().join("freehold.db").exists(), "nothing is made");
+    assert!(printed(&list(&["--database-url", &database.url()])).contains("owner@localhost"));
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@ use std::{
     fs,
     future::Future,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
@@ -22,9 +21,8 @@ use freehold_client::{
 };
 use freehold_model::{TaskId, WorkspaceId, task, workspace::Phase};
 use freehold_sim_model::{Handle, Scenario};
-use freehold_testkit::tls::Authority;
+use freehold_testkit::{Folder, tls::Authority};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -45,7 +43,7 @@ pub struct World {
     /// Where the server answers.
     pub url: String,
     _model: Handle,
-    dir: TempDir,
+    dir: Folder,
     /// The size of the file system that the data directory has to itself, in bytes, if it has.
     disk_bytes: Option<u64>,
     /// Where the server's log goes instead of [`Self::log`].
@@ -77,7 +75,7 @@ impl World {
     }
 
     async fn configured(scenario: &str, settings: &str, filter: &str, disk_bytes: Option<u64>) -> Self {
-        let dir = tempfile::Builder::new().prefix("freehold-e2e-").tempdir().unwrap();
+        let dir = Folder::new("freehold-e2e-").unwrap();
         let authority = Authority::new().unwrap();
         fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -407,13 +405,6 @@ fn end_pods(data: &Path) {
             if let Some(pid) = pid {
                 let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
-        }
-    }
-    // The kernel gives a work directory of an overlay no rights at all, and an ordinary user then cannot remove what is in it.
-    for workspace in fs::read_dir(Path::new(&data).join("pods/workspaces")).into_iter().flatten().flatten() {
-        for overlay in ["root", "usr"] {
-            let work = workspace.path().join("files/work").join(overlay).join("work");
-            let _absent = fs::set_permissions(work, fs::Permissions::from_mode(0o700));
         }
     }
 }
