@@ -41,6 +41,8 @@ const VICTIM_BYTES_MIN: u64 = 4 << 20;
 const LOG_BYTES_MAX: u64 = 1 << 20;
 /// Bytes for entries of a directory that are read at once.
 const ENTRY_BYTES: usize = 4096;
+/// Bytes of the kernel's for a file in memory and its name; it counts attributes of files as so many files of this size.
+const INODE_BYTES: u64 = 1 << 10;
 /// Bytes of a pipe, at most: the filter of calls lets nobody give it another size.
 const PIPE_BYTES: u64 = 64 << 10;
 /// Pages of each further pipe of a user who has as many pages in pipes as the machine allows.
@@ -310,10 +312,14 @@ impl Memory {
     }
 }
 
-/// Bytes used of a file system.
+/// Bytes used of a file system in memory, with what the kernel needs for its files.
 fn on_file_system(proc: &OwnedFd, place: &str) -> u64 {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(proc, place, flags, Mode::empty())
         .and_then(fstatvfs)
-        .map_or(0, |stat| stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize))
+        .map_or(0, |stat| {
+            let content = stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize);
+            let files = stat.f_files.saturating_sub(stat.f_ffree);
+            content.saturating_add(files.saturating_mul(INODE_BYTES))
+        })
 }

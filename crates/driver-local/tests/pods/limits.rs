@@ -84,6 +84,11 @@ async fn a_hog_of_files_in_memory_that_are_mapped_and_not_open_is_contained() {
 }
 
 #[tokio::test]
+async fn a_hog_of_page_tables_is_contained() {
+    is_contained("exec /opt/freehold/freehold hog page-tables 400").await;
+}
+
+#[tokio::test]
 async fn hogs_of_the_buffers_of_sockets_are_contained() {
     for hog in ["sockets", "left-in-sockets", "left-datagrams"] {
         is_contained(&format!("/opt/freehold/freehold hog {hog} 400")).await;
@@ -135,6 +140,30 @@ async fn a_hog_behind_many_descriptors_is_contained() {
 async fn a_hog_of_files_on_file_systems_in_memory_is_contained() {
     // It pauses, so that a watch that looks now and then sees it.
     is_contained("i=0; while [ $i -lt 100 ]; do head -c 4194304 /dev/zero > /dev/shm/$i || exit 1; i=$((i+1)); sleep 0.05; done").await;
+}
+
+/// Makes files of no length in a directory until it fails, and then says how many there are.
+fn empty_files(directory: &str, most: u32) -> String {
+    let name = "n".repeat(200);
+    format!(
+        r#"perl -e 'my $n = 0; for (1 .. {most}) {{ open my $f, ">", "{directory}/{name}$_" or last; $n++ }} print $n'"#
+    )
+}
+
+#[tokio::test]
+async fn file_systems_in_memory_have_a_number_of_files() {
+    let (machine, spec, _agent) = limited(Limits { tmp_bytes: 4 << 20, ..spec().limits }).await;
+    for directory in ["/tmp", "/dev/shm"] {
+        let (_, made) = machine.sh(&spec, &empty_files(directory, 20_000)).await;
+        assert!((16_000..=16_384).contains(&made.parse().unwrap_or(0)), "{directory}: {made}");
+    }
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hog_of_empty_files_is_contained() {
+    let [tmp, shm] = ["/tmp", "/dev/shm"].map(|directory| empty_files(directory, 65_000));
+    is_contained(&format!("{tmp} && {shm} && sleep 30")).await;
 }
 
 #[tokio::test]

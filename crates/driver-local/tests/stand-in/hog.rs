@@ -28,6 +28,7 @@ pub fn hog(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some("sysv") => segments(bytes),
         Some("mapped") => mapped(rustix::fs::memfd_create("hog", rustix::fs::MemfdFlags::CLOEXEC), bytes),
         Some("mapped-on-disk") => (0..bytes / PIECE).try_for_each(|_| mapped(hidden(), PIECE)),
+        Some("page-tables") => page_tables(bytes),
         Some("pipes") => pipes(bytes),
         Some("sockets") => sockets(bytes, false),
         Some("left-in-sockets") => sockets(bytes, true),
@@ -90,6 +91,26 @@ fn mapped(file: rustix::io::Result<OwnedFd>, bytes: usize) -> std::io::Result<()
         return Err(std::io::Error::last_os_error());
     }
     fill(&file, bytes)
+}
+
+/// Page tables of pages that were read and never written: all are the one page of zeros.
+fn page_tables(bytes: usize) -> std::io::Result<()> {
+    /// What one table of 4 KiB is for.
+    const OF_TABLE: usize = 2 << 20;
+    let length = bytes / 4096 * OF_TABLE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address of the kernel's choice, read within its bounds.
+    unsafe {
+        let start = libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, flags, -1, 0);
+        if start == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        libc::madvise(start, length, libc::MADV_NOHUGEPAGE);
+        for offset in (0..length).step_by(OF_TABLE) {
+            start.cast::<u8>().add(offset).read_volatile();
+        }
+    }
+    Ok(())
 }
 
 /// Takes more until there is so much, or no more to be had, and keeps it.

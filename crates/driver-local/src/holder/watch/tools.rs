@@ -58,7 +58,7 @@ pub struct Tool {
 /// Bytes of a process, by what the kernel knows without a walk over its pages.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Size {
-    /// In memory, to itself.
+    /// In memory, to itself, with the page tables of all that it maps.
     pub own: u64,
     /// In memory, shared with others but no file on disk.
     pub shared: u64,
@@ -127,16 +127,18 @@ impl Tool {
         let mut words = text.split(' ').map(|word| word.trim().parse::<u64>().unwrap_or(0));
         let mut next = || words.next().unwrap_or(0);
         let (all, resident, with_files, _, _, data) = (next(), next(), next(), next(), next(), next());
-        // Most share nothing but the pages of programs; the longer file need not be read for small ones.
-        let shared = if with_files == 0 { 0 } else { bytes_of(&read(self.seen(), "status"), "RssShmem") };
+        // Most have little else than the pages of programs, and a few tables; the longer file tells what they share.
+        let text = read(self.seen(), "status");
         let bytes = |of: u64, but: u64| of.saturating_sub(but).saturating_mul(page_bytes);
-        Size { own: bytes(resident, with_files), shared, mapped: bytes(all, data) }
+        let own = bytes(resident, with_files).saturating_add(page_tables(&text));
+        Size { own, shared: bytes_of(&text, "RssShmem"), mapped: bytes(all, data) }
     }
 
-    /// What it has in memory to itself and shared, each page divided among those who map it.
+    /// What it has in memory to itself and shared, each page divided among those who map it; page tables are its own.
     pub fn share(&self) -> (u64, u64) {
         let text = read(self.seen(), "smaps_rollup");
-        (bytes_of(&text, "Pss_Anon"), bytes_of(&text, "Pss_Shmem"))
+        let tables = page_tables(&read(self.seen(), "status"));
+        (bytes_of(&text, "Pss_Anon").saturating_add(tables), bytes_of(&text, "Pss_Shmem"))
     }
 
     /// Every descriptor that it has, but for files with names and devices.
@@ -304,6 +306,12 @@ pub fn read(process: &OwnedFd, name: &str) -> String {
     let read = openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .and_then(|file| rustix::io::read(&file, &mut buffer));
     String::from_utf8_lossy(buffer.get(..read.unwrap_or(0)).unwrap_or_default()).into_owned()
+}
+
+/// Bytes of the kernel's tables of a process's pages, by its `status`: a page that was only read costs none of its own,
+/// and a table all the same.
+fn page_tables(status: &str) -> u64 {
+    bytes_of(status, "VmPTE")
 }
 
 /// The number of a line `name: number kB`, in bytes.
