@@ -315,11 +315,9 @@ impl Memory {
 /// Bytes used of a file system in memory, with what the kernel needs for its files.
 fn on_file_system(proc: &OwnedFd, place: &str) -> u64 {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat(proc, place, flags, Mode::empty())
-        .and_then(fstatvfs)
-        .map_or(0, |stat| {
-            let content = stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize);
-            let files = stat.f_files.saturating_sub(stat.f_ffree);
-            content.saturating_add(files.saturating_mul(INODE_BYTES))
-        })
+    openat(proc, place, flags, Mode::empty()).and_then(fstatvfs).map_or(0, |stat| {
+        let content = stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize);
+        let files = stat.f_files.saturating_sub(stat.f_ffree);
+        content.saturating_add(files.saturating_mul(INODE_BYTES))
+    })
 }

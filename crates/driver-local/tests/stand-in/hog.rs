@@ -23,6 +23,7 @@ pub fn hog(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<String> = arguments.filter_map(|argument| argument.into_string().ok()).collect();
     let bytes = arguments.get(1).and_then(|text| text.parse::<usize>().ok()).unwrap_or(0) << 20;
     let taken = match arguments.first().map(String::as_str) {
+        Some("numbers") => return numbers(),
         Some("memfd") => memfd(bytes),
         Some("shared") => shared(bytes),
         Some("sysv") => segments(bytes),
@@ -55,6 +56,24 @@ pub fn hog(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
     std::thread::sleep(LIFE);
     ExitCode::SUCCESS
+}
+
+/// Says how many terminals, watchers of files and message queues there are to be had, up to a hundred each.
+fn numbers() -> ExitCode {
+    fn many<T, E>(more: impl FnMut() -> Result<T, E>) -> usize {
+        std::iter::repeat_with(more).take(100).map_while(Result::ok).collect::<Vec<_>>().len()
+    }
+    let terminals = many(|| std::fs::File::options().read(true).write(true).open("/dev/ptmx"));
+    let watchers = many(|| rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC));
+    // SAFETY: a new queue, which goes with the pod.
+    let queues = many(|| match unsafe { libc::msgget(libc::IPC_PRIVATE, 0o600) } {
+        -1 => Err(()),
+        _ => Ok(()),
+    });
+    match writeln!(std::io::stdout(), "{terminals} {watchers} {queues}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 /// A file in memory that is not mapped.
