@@ -143,6 +143,18 @@ async fn what_the_machine_has_a_number_of_a_pod_has_a_smaller_number_of() {
 }
 
 #[tokio::test]
+async fn a_hog_of_events_to_wait_for_is_contained() {
+    let (machine, spec, mut agent) = limited(spec().limits).await;
+    // Elsewhere the kernel counts their memory as the pod's, and has a number of them for all pods.
+    if machine.enforcement("memory") == Enforcement::BestEffort {
+        let (code, out) = machine.sh(&spec, "exec /opt/freehold/freehold hog epolls").await;
+        assert_eq!(code, None, "it was killed: {out}");
+        assert!(agent.ask("environment").contains("GREETING"), "the agent still answers");
+    }
+    machine.driver.delete(spec.pod_id).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_hog_behind_many_descriptors_is_contained() {
     is_contained("ulimit -n 5000 && exec /opt/freehold/freehold hog descriptors 400").await;
 }

@@ -23,6 +23,7 @@ pub fn hog(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<String> = arguments.filter_map(|argument| argument.into_string().ok()).collect();
     let bytes = arguments.get(1).and_then(|text| text.parse::<usize>().ok()).unwrap_or(0) << 20;
     let taken = match arguments.first().map(String::as_str) {
+        Some("epolls") => epolls(),
         Some("numbers") => return numbers(),
         Some("memfd") => memfd(bytes),
         Some("shared") => shared(bytes),
@@ -56,6 +57,27 @@ pub fn hog(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
     std::thread::sleep(LIFE);
     ExitCode::SUCCESS
+}
+
+/// Waits by epoll for an eighth of the events that the user may wait for, of few files.
+fn epolls() -> std::io::Result<()> {
+    let all = std::fs::read_to_string("/proc/sys/fs/epoll/max_user_watches")?;
+    let mut left = all.trim().parse().unwrap_or(0_usize) / 8;
+    let checked = |result: i32| if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(result) };
+    // SAFETY: new descriptors, which stay open.
+    let files: Vec<i32> =
+        (0..2000).map(|_| checked(unsafe { libc::eventfd(0, 0) })).collect::<Result<_, _>>()?;
+    while left > 0 {
+        // SAFETY: as above.
+        let epoll = checked(unsafe { libc::epoll_create1(0) })?;
+        for file in files.iter().take(left) {
+            let mut event = libc::epoll_event { events: libc::EPOLLIN.cast_unsigned(), u64: 0 };
+            // SAFETY: the event outlives the call.
+            checked(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, *file, &raw mut event) })?;
+        }
+        left = left.saturating_sub(files.len());
+    }
+    Ok(())
 }
 
 /// Says how many terminals, watchers of files and message queues there are to be had, up to a hundred each.

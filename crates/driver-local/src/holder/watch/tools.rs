@@ -13,7 +13,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, makedev, openat, statat},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, makedev, openat, readlinkat, statat},
     process::{Signal, pidfd_send_signal},
 };
 
@@ -82,6 +82,8 @@ pub enum Open {
     Pipe(File),
     /// A socket, by its inode.
     Socket(u64),
+    /// What waits for events of so many files, rather too many than too few; one may be named many times.
+    Epoll(u64),
 }
 
 impl Tool {
@@ -152,10 +154,31 @@ impl Tool {
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Fifo => visit(Open::Pipe(File { device: stat.st_dev, inode: stat.st_ino })),
                 FileType::Socket => visit(Open::Socket(stat.st_ino)),
+                // What has no type is the kernel's own, and tells what it is by its link.
+                FileType::Unknown if is_epoll(&open, entry.file_name()) => {
+                    visit(Open::Epoll(self.lines_about(entry.file_name())));
+                }
                 _ => nameless(&stat, &mut |file, bytes| visit(Open::Nameless(file, bytes))),
             }
         }
         Ok(())
+    }
+
+    /// Lines that the kernel says about a descriptor.
+    fn lines_about(&self, descriptor: &CStr) -> u64 {
+        let path = format!("fdinfo/{}", descriptor.to_string_lossy());
+        let Ok(file) = openat(self.seen(), path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else {
+            return 0;
+        };
+        let (mut buffer, mut lines) = ([0; ENTRY_BYTES], 0);
+        while let Some(piece) = rustix::io::read(&file, &mut buffer)
+            .ok()
+            .and_then(|read| buffer.get(..read))
+            .filter(|piece| !piece.is_empty())
+        {
+            lines += u64::try_from(piece.iter().filter(|byte| **byte == b'\n').count()).unwrap_or(0);
+        }
+        lines
     }
 
     /// Every file without a name that it maps and is on a device that `is_meant`, with its bytes; where this user may not
@@ -221,6 +244,11 @@ pub fn activity(proc: &OwnedFd) -> u64 {
 /// Kills every tool but the supervisors of commands.
 pub fn kill_all(proc: &OwnedFd) {
     for_each(proc, |tool, _| tool.kill_unless_supervisor());
+}
+
+fn is_epoll(open: &OwnedFd, name: &CStr) -> bool {
+    const LINK: &[u8] = b"anon_inode:[eventpoll]";
+    readlinkat(open, name, Vec::with_capacity(2 * LINK.len())).is_ok_and(|link| link.to_bytes() == LINK)
 }
 
 fn nameless(stat: &Stat, visit: &mut impl FnMut(File, u64)) {
