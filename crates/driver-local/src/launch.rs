@@ -36,7 +36,10 @@ const START_WITHIN: Duration = Duration::from_secs(20);
 const BORN_WITHIN: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
 /// Files that a tool may have open, and that may be on their way through sockets, all of one user's together.
-const OPEN_FILES_MAX: u64 = 16_384;
+pub const OPEN_FILES_MAX: u64 = 16_384;
+/// Of the hard limit, what a tool may have open is one part in so many: the server and holders of the same user need
+/// descriptors on their way when tools have as many there as they may.
+pub const OPEN_FILES_PART: u64 = 2;
 /// The host's uid of pods' root users, when the driver runs as root: above what people and containers are given.
 const USERS_BASE: u32 = 1_900_000_000;
 /// Variables of every program in a pod.
@@ -234,7 +237,7 @@ fn make_plan(options: &Options, groups: &Groups, make: Make, spec: &PodSpec, lay
         .collect();
     let environment = tool_environment.iter().cloned().chain(spec.environment.iter().cloned()).collect();
     let watch_memory = groups.enforces("memory").is_err();
-    let files = getrlimit(Resource::Nofile).maximum.map_or(OPEN_FILES_MAX, |most| most.min(OPEN_FILES_MAX));
+    let files = open_files();
     let mut tool_rlimits =
         vec![("core".to_owned(), 0), ("fsize".to_owned(), limits.disk_bytes), ("nofile".to_owned(), files)];
     if watch_memory {
@@ -260,6 +263,12 @@ fn make_plan(options: &Options, groups: &Groups, make: Make, spec: &PodSpec, lay
         watch_memory,
         watch_disk: true,
     }
+}
+
+/// Files that a tool may have open.
+pub fn open_files() -> u64 {
+    let of_all = getrlimit(Resource::Nofile).maximum;
+    of_all.map_or(OPEN_FILES_MAX, |most| (most / OPEN_FILES_PART).min(OPEN_FILES_MAX))
 }
 
 /// Has a holder started.

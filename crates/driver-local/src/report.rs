@@ -5,8 +5,12 @@ use freehold_driver::{Enforcement, LimitReport, OriginalDestination, Report};
 use crate::{
     driver::PodRoot,
     groups::Groups,
+    launch,
     plan::{Interception, Make, Users},
 };
+
+/// With fewer files for a tool there are few for everybody.
+const FILES_ENOUGH: u64 = launch::OPEN_FILES_MAX / 2;
 
 /// How a pod's connections tell where they wanted to go.
 pub fn original_destination(interception: Interception) -> OriginalDestination {
@@ -73,5 +77,31 @@ fn limits(groups: &Groups) -> Vec<LimitReport> {
             why: "the holder sums up the workspace's files and kills tools that go on writing; no project quota is used".into(),
         },
         LimitReport { limit: "tmp", enforcement: Enforcement::Enforced, why: "size of the tmpfs".into() },
+        files(launch::open_files()),
     ]
+}
+
+/// A tool's descriptors on their way count for its user, whom the server may share with it, and all pods with each other.
+fn files(most: u64) -> LimitReport {
+    if most < FILES_ENOUGH {
+        let why = format!(
+            "a tool may open {most} files, half of what this server may; many in use may keep other workspaces waiting: \
+             raise the hard limit of open files (LimitNOFILE, ulimit -Hn) to {}",
+            launch::OPEN_FILES_MAX * launch::OPEN_FILES_PART
+        );
+        return LimitReport { limit: "files", enforcement: Enforcement::BestEffort, why };
+    }
+    let why = format!("RLIMIT_NOFILE of {most} for each tool");
+    LimitReport { limit: "files", enforcement: Enforcement::Enforced, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_number_of_open_files_is_told() {
+        assert_eq!(files(FILES_ENOUGH - 1).enforcement, Enforcement::BestEffort);
+        assert_eq!(files(FILES_ENOUGH).enforcement, Enforcement::Enforced);
+    }
 }

@@ -128,9 +128,17 @@ pub enum Error {
 }
 
 /// Errors of a machine, or of what it allows this user, that is full for now: no room for another process, descriptor,
-/// namespace, page or block.
-const PASSING: &[Errno] =
-    &[Errno::AGAIN, Errno::NOMEM, Errno::NOBUFS, Errno::MFILE, Errno::NFILE, Errno::NOSPC, Errno::DQUOT];
+/// descriptor on its way, namespace, page or block.
+const PASSING: &[Errno] = &[
+    Errno::AGAIN,
+    Errno::NOMEM,
+    Errno::NOBUFS,
+    Errno::MFILE,
+    Errno::NFILE,
+    Errno::TOOMANYREFS,
+    Errno::NOSPC,
+    Errno::DQUOT,
+];
 
 impl Error {
     /// Whether the machine had no room for this just now, so that the same may succeed a moment later: somebody else may

@@ -141,7 +141,7 @@ pub struct Report {
 /// How far a limit holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitReport {
-    /// The limit: `memory`, `processes`, `cpu`, `disk`, `tmp`.
+    /// The limit: `memory`, `processes`, `cpu`, `disk`, `tmp`, `files`.
     pub limit: &'static str,
     /// How far.
     pub enforcement: Enforcement,

@@ -69,6 +69,8 @@ const ABSENT: &[libc::c_long] = &[
     MEMFD_SECRET,
     STATMOUNT,
     LISTMOUNT,
+    // The machine has a number of events of this kind, for all users together.
+    libc::SYS_io_setup,
 ];
 const QUOTACTL_FD: libc::c_long = 443;
 const MEMFD_SECRET: libc::c_long = 447;
@@ -132,6 +134,11 @@ enum Answer {
     IfPipesStay,
     /// Allowed when the first argument is 0, the caller: an agent of the same user has limits too.
     IfOwn,
+    /// Allowed when the first argument is this, a process, and the second 0, the caller.
+    IfOwnProcess(u32),
+    /// Allowed when the second argument is to free a part of a file. Space can be given faster than anybody sums it up;
+    /// libraries then write, and are seen.
+    IfFrees,
 }
 
 /// Calls whose arguments decide.
@@ -143,10 +150,24 @@ const CONDITIONAL: &[(libc::c_long, Answer)] = &[
     (libc::SYS_socketpair, Answer::IfFamily),
     (libc::SYS_prlimit64, Answer::IfOwn),
     (libc::SYS_fcntl, Answer::IfPipesStay),
+    (libc::SYS_fallocate, Answer::IfFrees),
 ];
+/// Calls by which a tool could slow an agent of the same user down, but for itself.
+const SCHEDULING: &[(libc::c_long, Answer)] = &[
+    (libc::SYS_sched_setaffinity, Answer::IfOwn),
+    (libc::SYS_sched_setattr, Answer::IfOwn),
+    (libc::SYS_sched_setparam, Answer::IfOwn),
+    (libc::SYS_sched_setscheduler, Answer::IfOwn),
+    (libc::SYS_setpriority, Answer::IfOwnProcess(PRIO_PROCESS)),
+    (libc::SYS_ioprio_set, Answer::IfOwnProcess(IOPRIO_WHO_PROCESS)),
+];
+const PRIO_PROCESS: u32 = 0;
+const IOPRIO_WHO_PROCESS: u32 = 1;
+/// Of the modes of `fallocate`, the one that frees; the kernel lets nobody ask for space with it.
+const PUNCH_HOLE: u32 = libc::FALLOC_FL_PUNCH_HOLE.cast_unsigned();
 
-/// The program, for a little-endian machine.
-pub fn program() -> Result<Vec<sock_filter>, TryFromIntError> {
+/// The program, for a little-endian machine. With `one_user`, agent and tools are the same.
+pub fn program(one_user: bool) -> Result<Vec<sock_filter>, TryFromIntError> {
     const NUMBER: u32 = 0;
     const ARCHITECTURE_AT: u32 = 4;
     let mut program = vec![
@@ -155,12 +176,12 @@ pub fn program() -> Result<Vec<sock_filter>, TryFromIntError> {
         answer(libc::SECCOMP_RET_KILL_PROCESS),
         load(NUMBER),
     ];
-    program.extend(halve(&pieces()?)?);
+    program.extend(halve(&pieces(one_user)?)?);
     Ok(program)
 }
 
 /// Answers by the number of the call: each holds from its number up to the next one's.
-fn pieces() -> Result<Vec<(u32, Answer)>, TryFromIntError> {
+fn pieces(one_user: bool) -> Result<Vec<(u32, Answer)>, TryFromIntError> {
     let mut answers = BTreeMap::new();
     for call in DENIED.iter().chain(DENIED_HERE) {
         answers.insert(u32::try_from(*call)?, Answer::Refuse);
@@ -168,7 +189,8 @@ fn pieces() -> Result<Vec<(u32, Answer)>, TryFromIntError> {
     for call in ABSENT {
         answers.insert(u32::try_from(*call)?, Answer::Absent);
     }
-    for (call, answer) in CONDITIONAL {
+    let scheduling = if one_user { SCHEDULING } else { &[] };
+    for (call, answer) in CONDITIONAL.iter().chain(scheduling) {
         answers.insert(u32::try_from(*call)?, *answer);
     }
     let mut pieces = vec![(0, Answer::Allow)];
@@ -226,6 +248,18 @@ fn leaf(what: Answer) -> Vec<sock_filter> {
         Answer::IfPipesStay => {
             let resize = libc::F_SETPIPE_SZ.cast_unsigned();
             vec![load(SECOND), jump(libc::BPF_JEQ, resize, 1, 0), allow, refuse]
+        }
+        Answer::IfOwnProcess(process) => vec![
+            load(FIRST),
+            jump(libc::BPF_JEQ, process, 0, 3),
+            load(SECOND),
+            jump(libc::BPF_JEQ, 0, 0, 1),
+            allow,
+            refuse,
+        ],
+        Answer::IfFrees => {
+            let unsupported = answer(libc::SECCOMP_RET_ERRNO | libc::EOPNOTSUPP.cast_unsigned());
+            vec![load(SECOND), jump(libc::BPF_JSET, PUNCH_HOLE, 0, 1), allow, unsupported]
         }
         Answer::IfFamily => {
             let absent = answer(libc::SECCOMP_RET_ERRNO | libc::EPROTONOSUPPORT.cast_unsigned());
@@ -293,7 +327,7 @@ mod tests {
 
     /// What becomes of a call of this architecture.
     fn answered(call: libc::c_long, arguments: [u32; 3]) -> u32 {
-        run(&program().unwrap(), ARCHITECTURE, number(call), arguments)
+        run(&program(true).unwrap(), ARCHITECTURE, number(call), arguments)
     }
 
     fn number(call: libc::c_long) -> u32 {
@@ -302,10 +336,11 @@ mod tests {
 
     #[test]
     fn every_call_is_answered_as_the_lists_say() {
-        let program = program().unwrap();
+        let program = program(true).unwrap();
         assert!(program.len() < 256, "{} instructions", program.len());
         let unknown = i64::from(UNKNOWN_CALLS);
-        let is_conditional = |call: &libc::c_long| CONDITIONAL.iter().any(|(other, _)| other == call);
+        let is_conditional =
+            |call: &libc::c_long| CONDITIONAL.iter().chain(SCHEDULING).any(|(other, _)| other == call);
         for call in (0..1024).filter(|call| !is_conditional(call)) {
             let expected = if DENIED.contains(&call) || DENIED_HERE.contains(&call) {
                 REFUSED
@@ -359,6 +394,39 @@ mod tests {
         assert_eq!(answered(libc::SYS_close_range, [3, u32::MAX, unshare]), REFUSED);
         assert_eq!(answered(libc::SYS_prlimit64, [0, 7, 0]), libc::SECCOMP_RET_ALLOW);
         assert_eq!(answered(libc::SYS_prlimit64, [1, 7, 0]), REFUSED);
+    }
+
+    #[test]
+    fn a_tool_of_the_agents_user_is_scheduled_apart_from_it() {
+        let one_user = program(true).unwrap();
+        let two_users = program(false).unwrap();
+        let passes = |program: &[sock_filter], call, arguments| {
+            run(program, ARCHITECTURE, number(call), arguments) == libc::SECCOMP_RET_ALLOW
+        };
+        for (call, kind) in SCHEDULING {
+            for first in 0..4 {
+                for second in 0..3 {
+                    let arguments = [first, second, 0];
+                    let own = match kind {
+                        Answer::IfOwnProcess(process) => first == *process && second == 0,
+                        _ => first == 0,
+                    };
+                    assert_eq!(passes(&one_user, *call, arguments), own, "call {call} of {arguments:?}");
+                    assert!(passes(&two_users, *call, arguments), "call {call}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn space_is_freed_and_not_reserved() {
+        for mode in 0..256_u32 {
+            let frees = mode & PUNCH_HOLE != 0;
+            let answer = answered(libc::SYS_fallocate, [3, mode, 0]);
+            let unsupported = libc::SECCOMP_RET_ERRNO | libc::EOPNOTSUPP.cast_unsigned();
+            let expected = if frees { libc::SECCOMP_RET_ALLOW } else { unsupported };
+            assert_eq!(answer, expected, "mode {mode:#x}");
+        }
     }
 
     #[test]

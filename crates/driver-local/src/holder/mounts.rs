@@ -27,6 +27,13 @@ use crate::{
 
 /// Device nodes of the host that a pod has too.
 const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
+/// Terminals of a pod, at most; the machine has some thousand for all.
+const TERMINALS_MAX: u32 = 64;
+/// A file system in memory may have one file for so many of its bytes, for a file takes memory of the kernel's own. What
+/// attributes of files take, in KiB, counts as files too (Linux 6.6 or newer).
+const BYTES_OF_INODE: u64 = 16 << 10;
+/// And at least so many.
+const INODES_MIN: u64 = 16_384;
 /// Where the program lies in a pod.
 const PROGRAM: &str = "opt/freehold/freehold";
 /// Where a pod works.
@@ -187,12 +194,13 @@ fn own_file_systems(plan: &Plan) -> Result<(), Failure> {
         place(path, Kind::Directory)?;
     }
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
-    step(
-        "mount /dev/pts",
-        mount("devpts", "dev/pts", "devpts", flags, Some(c"newinstance,ptmxmode=0666,mode=0620")),
-    )?;
-    tmpfs("tmp", &format!("mode=1777,size={}", plan.limits.tmp_bytes))?;
-    tmpfs("dev/shm", &format!("mode=1777,size={}", plan.limits.tmp_bytes))?;
+    let options = text(format!("newinstance,ptmxmode=0666,mode=0620,max={TERMINALS_MAX}"))?;
+    step("mount /dev/pts", mount("devpts", "dev/pts", "devpts", flags, Some(options.as_c_str())))?;
+    let bytes = plan.limits.tmp_bytes;
+    let inodes = (bytes / BYTES_OF_INODE).max(INODES_MIN);
+    for place in ["tmp", "dev/shm"] {
+        tmpfs(place, &format!("mode=1777,size={bytes},nr_inodes={inodes}"))?;
+    }
     proc::mount_at("proc", Some(&plan.limits))
 }
 

@@ -65,7 +65,7 @@ pub fn become_tool(users: Users) -> Result<(), Failure> {
     step(set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT))?;
     drop_all()?;
     step(set_no_new_privs(true))?;
-    restrict_calls()
+    restrict_calls(users)
 }
 
 fn drop_all() -> Result<(), Failure> {
@@ -90,8 +90,8 @@ fn forget_bounding_set() {
 }
 
 /// Filters the system calls of the caller, who must not be able to gain privileges any more.
-pub fn restrict_calls() -> Result<(), Failure> {
-    let program = filter::program()
+pub fn restrict_calls(users: Users) -> Result<(), Failure> {
+    let program = filter::program(users.base().is_none())
         .map_err(|_| Failure { step: "compile the system call filter".into(), errno: libc::EINVAL })?;
     sys::filter_calls(&program).map_err(Failure::at("apply the system call filter"))
 }

@@ -21,8 +21,13 @@ const HIDDEN_DIRECTORIES: &[&str] = &["acpi", "scsi"];
 
 /// Of the pod's memory, the part that shared memory of System V may be: one in this many.
 const SHARED_MEMORY_PART: u64 = 4;
-/// The most segments of shared memory, and the most message queues, of System V.
+/// The most segments of shared memory of System V.
 const SEGMENTS_MAX: u32 = 256;
+/// The most message queues of System V, each of 16,384 messages or bytes.
+const QUEUES_MAX: u32 = 16;
+/// The most descriptors by which a pod's processes may watch files, and files that these watch.
+const INOTIFY_INSTANCES_MAX: u32 = 32;
+const INOTIFY_WATCHES_MAX: u32 = 16_384;
 /// Semaphores of System V: in a set, in all, operations in a call, sets.
 const SEMAPHORES: &str = "500 16000 100 256";
 
@@ -78,12 +83,15 @@ fn set_limits(proc: &Path, limits: &Limits) {
     for (name, value) in [
         // A second wall beside the system call filter: no user namespace in here.
         ("user/max_user_namespaces", "0".to_owned()),
+        // An ordinary user has some for all pods and everything else.
+        ("user/max_inotify_instances", INOTIFY_INSTANCES_MAX.to_string()),
+        ("user/max_inotify_watches", INOTIFY_WATCHES_MAX.to_string()),
         ("kernel/shmmax", bytes.to_string()),
         ("kernel/shmall", pages.to_string()),
         ("kernel/shmmni", SEGMENTS_MAX.to_string()),
         // A segment goes with the last process that has it, so that ending processes frees its memory.
         ("kernel/shm_rmid_forced", "1".to_owned()),
-        ("kernel/msgmni", SEGMENTS_MAX.to_string()),
+        ("kernel/msgmni", QUEUES_MAX.to_string()),
         ("kernel/sem", SEMAPHORES.to_owned()),
     ] {
         // Older kernels leave some of these to the host's root; the watchdog and control groups remain.

@@ -375,7 +375,7 @@ impl Program {
         // Becoming another user cleared it.
         die_with_the_holder()?;
         stand()?;
-        privileges::restrict_calls()?;
+        privileges::restrict_calls(plan.make.users)?;
         if plan.trial {
             sys::exit(0);
         }

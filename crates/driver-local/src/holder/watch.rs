@@ -41,6 +41,12 @@ const VICTIM_BYTES_MIN: u64 = 4 << 20;
 const LOG_BYTES_MAX: u64 = 1 << 20;
 /// Bytes for entries of a directory that are read at once.
 const ENTRY_BYTES: usize = 4096;
+/// Bytes of the kernel's for a file in memory and its name; it counts attributes of files as so many files of this size.
+const INODE_BYTES: u64 = 1 << 10;
+/// Of the files whose events a user may wait for by epoll, a pod's tools may have one part in so many.
+const AWAITED_PART: u64 = 16;
+/// So few are nobody's concern.
+const AWAITED_MIN: u64 = 4096;
 /// Bytes of a pipe, at most: the filter of calls lets nobody give it another size.
 const PIPE_BYTES: u64 = 64 << 10;
 /// Pages of each further pipe of a user who has as many pages in pipes as the machine allows.
@@ -131,6 +137,8 @@ struct Part {
     files: u64,
     /// What its pipes may hold, and what its sockets do.
     buffers: u64,
+    /// Files whose events it waits for by epoll.
+    awaited: u64,
 }
 
 /// What all tools have.
@@ -162,6 +170,7 @@ impl Memory {
         let proc = sources.proc;
         let mut budget = Budget::new();
         let Seen { mut parts, mut files, pipes, sockets } = self.see(proc, &mut budget);
+        contain_awaited(proc, &parts);
         self.look_at_sockets(sources, sockets);
         let named = IN_MEMORY.iter().map(|place| on_file_system(proc, place)).fold(0, u64::saturating_add);
         let buffers = self.sockets.all.saturating_add(self.in_pipes(proc, pipes));
@@ -200,7 +209,7 @@ impl Memory {
         let mut seen = Seen::default();
         let mut pipes = BTreeSet::new();
         tools::for_each(proc, |tool, name| {
-            let mut held = 0_u64;
+            let (mut held, mut awaited) = (0_u64, 0_u64);
             let known = tool.open_files(budget, |open| match open {
                 Open::Nameless(file, bytes) if Some(file.device) == self.device => {
                     held = held.saturating_add(bytes);
@@ -213,13 +222,15 @@ impl Memory {
                     pipes.insert(pipe);
                 }
                 Open::Socket(_) => seen.sockets = true,
+                Open::Epoll(files) => awaited = awaited.saturating_add(files),
             });
             let size = tool.size(self.page_bytes);
             if known.is_err() || (size.own == 0 && tool.is_hidden()) {
                 tool.kill_unless_supervisor();
             }
             let (own, shared, mapped) = (size.own, size.shared, size.mapped);
-            seen.parts.push(Part { name: name.to_owned(), own, shared, mapped, files: held, buffers: 0 });
+            let name = name.to_owned();
+            seen.parts.push(Part { name, own, shared, mapped, files: held, buffers: 0, awaited });
         });
         seen.pipes = u64::try_from(pipes.len()).unwrap_or(u64::MAX);
         seen
@@ -254,7 +265,7 @@ impl Memory {
         // What is counted for nobody makes nobody the largest.
         let _too_many = tool.open_files(&mut Budget::new(), |open| {
             bytes = bytes.saturating_add(match open {
-                Open::Nameless(..) => 0,
+                Open::Nameless(..) | Open::Epoll(_) => 0,
                 // A pipe has two ends.
                 Open::Pipe(_) => PIPE_BYTES / 2,
                 Open::Socket(inode) => self.sockets.by_inode.get(&inode).copied().unwrap_or(0),
@@ -310,10 +321,28 @@ impl Memory {
     }
 }
 
-/// Bytes used of a file system.
+/// Kills the tool that waits for events of the most files where all together have too large a part of what the user may,
+/// who may be the server's.
+fn contain_awaited(proc: &OwnedFd, parts: &[Part]) {
+    let all = parts.iter().map(|part| part.awaited).fold(0, u64::saturating_add);
+    if all < AWAITED_MIN {
+        return;
+    }
+    let of_user = tools::read(proc, "sys/fs/epoll/max_user_watches").trim().parse().unwrap_or(u64::MAX);
+    if all > of_user / AWAITED_PART
+        && let Some(most) = parts.iter().max_by_key(|part| part.awaited)
+        && let Some(tool) = Tool::find(proc, &most.name)
+    {
+        tool.kill();
+    }
+}
+
+/// Bytes used of a file system in memory, with what the kernel needs for its files.
 fn on_file_system(proc: &OwnedFd, place: &str) -> u64 {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat(proc, place, flags, Mode::empty())
-        .and_then(fstatvfs)
-        .map_or(0, |stat| stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize))
+    openat(proc, place, flags, Mode::empty()).and_then(fstatvfs).map_or(0, |stat| {
+        let content = stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize);
+        let files = stat.f_files.saturating_sub(stat.f_ffree);
+        content.saturating_add(files.saturating_mul(INODE_BYTES))
+    })
 }

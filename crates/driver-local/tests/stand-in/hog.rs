@@ -23,11 +23,14 @@ pub fn hog(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<String> = arguments.filter_map(|argument| argument.into_string().ok()).collect();
     let bytes = arguments.get(1).and_then(|text| text.parse::<usize>().ok()).unwrap_or(0) << 20;
     let taken = match arguments.first().map(String::as_str) {
+        Some("epolls") => epolls(),
+        Some("numbers") => return numbers(),
         Some("memfd") => memfd(bytes),
         Some("shared") => shared(bytes),
         Some("sysv") => segments(bytes),
         Some("mapped") => mapped(rustix::fs::memfd_create("hog", rustix::fs::MemfdFlags::CLOEXEC), bytes),
         Some("mapped-on-disk") => (0..bytes / PIECE).try_for_each(|_| mapped(hidden(), PIECE)),
+        Some("page-tables") => page_tables(bytes),
         Some("pipes") => pipes(bytes),
         Some("sockets") => sockets(bytes, false),
         Some("left-in-sockets") => sockets(bytes, true),
@@ -54,6 +57,45 @@ pub fn hog(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
     std::thread::sleep(LIFE);
     ExitCode::SUCCESS
+}
+
+/// Waits by epoll for an eighth of the events that the user may wait for, of few files.
+fn epolls() -> std::io::Result<()> {
+    let all = std::fs::read_to_string("/proc/sys/fs/epoll/max_user_watches")?;
+    let mut left = all.trim().parse().unwrap_or(0_usize) / 8;
+    let checked = |result: i32| if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(result) };
+    // SAFETY: new descriptors, which stay open.
+    let files: Vec<i32> =
+        (0..2000).map(|_| checked(unsafe { libc::eventfd(0, 0) })).collect::<Result<_, _>>()?;
+    while left > 0 {
+        // SAFETY: as above.
+        let epoll = checked(unsafe { libc::epoll_create1(0) })?;
+        for file in files.iter().take(left) {
+            let mut event = libc::epoll_event { events: libc::EPOLLIN.cast_unsigned(), u64: 0 };
+            // SAFETY: the event outlives the call.
+            checked(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, *file, &raw mut event) })?;
+        }
+        left = left.saturating_sub(files.len());
+    }
+    Ok(())
+}
+
+/// Says how many terminals, watchers of files and message queues there are to be had, up to a hundred each.
+fn numbers() -> ExitCode {
+    fn many<T, E>(more: impl FnMut() -> Result<T, E>) -> usize {
+        std::iter::repeat_with(more).take(100).map_while(Result::ok).collect::<Vec<_>>().len()
+    }
+    let terminals = many(|| std::fs::File::options().read(true).write(true).open("/dev/ptmx"));
+    let watchers = many(|| rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC));
+    // SAFETY: a new queue, which goes with the pod.
+    let queues = many(|| match unsafe { libc::msgget(libc::IPC_PRIVATE, 0o600) } {
+        -1 => Err(()),
+        _ => Ok(()),
+    });
+    match writeln!(std::io::stdout(), "{terminals} {watchers} {queues}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 /// A file in memory that is not mapped.
@@ -90,6 +132,26 @@ fn mapped(file: rustix::io::Result<OwnedFd>, bytes: usize) -> std::io::Result<()
         return Err(std::io::Error::last_os_error());
     }
     fill(&file, bytes)
+}
+
+/// Page tables of pages that were read and never written: all are the one page of zeros.
+fn page_tables(bytes: usize) -> std::io::Result<()> {
+    /// What one table of 4 KiB is for.
+    const OF_TABLE: usize = 2 << 20;
+    let length = bytes / 4096 * OF_TABLE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address of the kernel's choice, read within its bounds.
+    unsafe {
+        let start = libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, flags, -1, 0);
+        if start == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        libc::madvise(start, length, libc::MADV_NOHUGEPAGE);
+        for offset in (0..length).step_by(OF_TABLE) {
+            start.cast::<u8>().add(offset).read_volatile();
+        }
+    }
+    Ok(())
 }
 
 /// Takes more until there is so much, or no more to be had, and keeps it.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, makedev, openat, statat},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, makedev, openat, readlinkat, statat},
     process::{Signal, pidfd_send_signal},
 };
 
@@ -58,7 +58,7 @@ pub struct Tool {
 /// Bytes of a process, by what the kernel knows without a walk over its pages.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Size {
-    /// In memory, to itself.
+    /// In memory, to itself, with the page tables of all that it maps.
     pub own: u64,
     /// In memory, shared with others but no file on disk.
     pub shared: u64,
@@ -82,6 +82,8 @@ pub enum Open {
     Pipe(File),
     /// A socket, by its inode.
     Socket(u64),
+    /// What waits for events of so many files, rather too many than too few; one may be named many times.
+    Epoll(u64),
 }
 
 impl Tool {
@@ -127,16 +129,18 @@ impl Tool {
         let mut words = text.split(' ').map(|word| word.trim().parse::<u64>().unwrap_or(0));
         let mut next = || words.next().unwrap_or(0);
         let (all, resident, with_files, _, _, data) = (next(), next(), next(), next(), next(), next());
-        // Most share nothing but the pages of programs; the longer file need not be read for small ones.
-        let shared = if with_files == 0 { 0 } else { bytes_of(&read(self.seen(), "status"), "RssShmem") };
+        // Most have little else than the pages of programs, and a few tables; the longer file tells what they share.
+        let text = read(self.seen(), "status");
         let bytes = |of: u64, but: u64| of.saturating_sub(but).saturating_mul(page_bytes);
-        Size { own: bytes(resident, with_files), shared, mapped: bytes(all, data) }
+        let own = bytes(resident, with_files).saturating_add(page_tables(&text));
+        Size { own, shared: bytes_of(&text, "RssShmem"), mapped: bytes(all, data) }
     }
 
-    /// What it has in memory to itself and shared, each page divided among those who map it.
+    /// What it has in memory to itself and shared, each page divided among those who map it; page tables are its own.
     pub fn share(&self) -> (u64, u64) {
         let text = read(self.seen(), "smaps_rollup");
-        (bytes_of(&text, "Pss_Anon"), bytes_of(&text, "Pss_Shmem"))
+        let tables = page_tables(&read(self.seen(), "status"));
+        (bytes_of(&text, "Pss_Anon").saturating_add(tables), bytes_of(&text, "Pss_Shmem"))
     }
 
     /// Every descriptor that it has, but for files with names and devices.
@@ -150,10 +154,31 @@ impl Tool {
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Fifo => visit(Open::Pipe(File { device: stat.st_dev, inode: stat.st_ino })),
                 FileType::Socket => visit(Open::Socket(stat.st_ino)),
+                // What has no type is the kernel's own, and tells what it is by its link.
+                FileType::Unknown if is_epoll(&open, entry.file_name()) => {
+                    visit(Open::Epoll(self.lines_about(entry.file_name())));
+                }
                 _ => nameless(&stat, &mut |file, bytes| visit(Open::Nameless(file, bytes))),
             }
         }
         Ok(())
+    }
+
+    /// Lines that the kernel says about a descriptor.
+    fn lines_about(&self, descriptor: &CStr) -> u64 {
+        let path = format!("fdinfo/{}", descriptor.to_string_lossy());
+        let Ok(file) = openat(self.seen(), path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else {
+            return 0;
+        };
+        let (mut buffer, mut lines) = ([0; ENTRY_BYTES], 0);
+        while let Some(piece) = rustix::io::read(&file, &mut buffer)
+            .ok()
+            .and_then(|read| buffer.get(..read))
+            .filter(|piece| !piece.is_empty())
+        {
+            lines += u64::try_from(piece.iter().filter(|byte| **byte == b'\n').count()).unwrap_or(0);
+        }
+        lines
     }
 
     /// Every file without a name that it maps and is on a device that `is_meant`, with its bytes; where this user may not
@@ -219,6 +244,11 @@ pub fn activity(proc: &OwnedFd) -> u64 {
 /// Kills every tool but the supervisors of commands.
 pub fn kill_all(proc: &OwnedFd) {
     for_each(proc, |tool, _| tool.kill_unless_supervisor());
+}
+
+fn is_epoll(open: &OwnedFd, name: &CStr) -> bool {
+    const LINK: &[u8] = b"anon_inode:[eventpoll]";
+    readlinkat(open, name, Vec::with_capacity(2 * LINK.len())).is_ok_and(|link| link.to_bytes() == LINK)
 }
 
 fn nameless(stat: &Stat, visit: &mut impl FnMut(File, u64)) {
@@ -304,6 +334,12 @@ pub fn read(process: &OwnedFd, name: &str) -> String {
     let read = openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .and_then(|file| rustix::io::read(&file, &mut buffer));
     String::from_utf8_lossy(buffer.get(..read.unwrap_or(0)).unwrap_or_default()).into_owned()
+}
+
+/// Bytes of the kernel's tables of a process's pages, by its `status`: a page that was only read costs none of its own,
+/// and a table all the same.
+fn page_tables(status: &str) -> u64 {
+    bytes_of(status, "VmPTE")
 }
 
 /// The number of a line `name: number kB`, in bytes.
