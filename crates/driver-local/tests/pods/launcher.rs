@@ -15,7 +15,8 @@ use crate::common::{launcher, machine, spec, until};
 fn open_files(process: Pid) -> BTreeSet<PathBuf> {
     let common = ["/dev/null", "/proc", "anon_inode:[signalfd]"].map(PathBuf::from);
     let entries = std::fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero())).unwrap();
-    let open = entries.map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap());
+    // What a holder has open for a look is closed again at once.
+    let open = entries.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
     open.filter(|file| !common.contains(file)).collect()
 }
 
