@@ -23,7 +23,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Grant, agree,
+    Grant, Unavailable, agree,
     audit::{self, Attribution},
     body::ReplyBody,
     deny::{self, Reason},
@@ -135,7 +135,7 @@ impl Connection {
         agree::check(&self.destination, self.sni.as_deref(), parts).map_err(|_| Reason::AuthorityMismatch)?;
         let (permit, path, upgrade) = self.decide(grant, parts)?;
         let mut query = parts.uri.query().map(str::to_owned);
-        let injected = match put_credential(grant, &permit, &mut parts.headers, &mut query) {
+        let injected = match put_credential(grant, &permit, &mut parts.headers, &mut query).await {
             Ok(injected) => injected,
             Err(reason) => return Err(Refusal::of_permitted(reason, &permit)),
         };
@@ -287,7 +287,7 @@ impl Connection {
 }
 
 /// The provider's credential on requests to the provider's domain; nothing on others.
-fn put_credential(
+async fn put_credential(
     grant: &Grant,
     permit: &Permit,
     headers: &mut HeaderMap,
@@ -298,8 +298,19 @@ fn put_credential(
     }
     inject::strip_placeholder(headers, query).map_err(|_| Reason::ForeignCredential)?;
     let Some(name) = permit.credential() else { return Ok(None) };
-    let Some(Ok(injection)) = grant.injections.get(name) else { return Err(Reason::AuthUnavailable) };
-    inject::apply(injection, headers, query);
+    let unavailable = |unavailable: Unavailable| {
+        tracing::debug!(
+            credential.name = name,
+            egress.code = unavailable.code(),
+            "a credential is unavailable"
+        );
+        Reason::AuthUnavailable
+    };
+    let injection = grant.credentials.injection(name).await.map_err(unavailable)?;
+    if injection.as_signer().is_some() {
+        return Err(unavailable(Unavailable("signer_not_taken")));
+    }
+    inject::apply(&injection, headers, query);
     let mask = injection.mask();
     if mask.is_some() {
         masking::prepare(headers);

@@ -1,15 +1,13 @@
-//! What a workspace may do, pushed by the control plane: compiled policy and resolved injections.
+//! What a workspace may do, pushed by the control plane: compiled policy, and where its credentials come from.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
+use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use freehold_model::OrganizationId;
 use freehold_policy::Policy;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use zeroize::Zeroizing;
 
 use crate::mask::Mask;
@@ -24,13 +22,87 @@ pub struct Grant {
     pub provider: String,
     /// The compiled policy; workspaces of one role share it.
     pub policy: Arc<Policy>,
-    /// Credentials by name. One that is absent here is unavailable, and its requests are denied.
-    pub injections: HashMap<String, Result<Injection, Unavailable>>,
+    /// Where its credentials and secrets come from.
+    pub credentials: Arc<dyn Credentials>,
 }
 
-/// A credential that cannot be resolved: its requests are denied with `auth_unavailable`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unavailable;
+/// Credentials and secrets of one workspace, by the names that its policy uses.
+#[async_trait]
+pub trait Credentials: Send + Sync {
+    /// What to put on a request for this credential. At once when it is known; waits for a mint otherwise.
+    ///
+    /// # Errors
+    /// When it cannot be had: the request is denied.
+    async fn injection(&self, name: &str) -> Result<Arc<Injection>, Unavailable>;
+
+    /// An opaque secret's value.
+    ///
+    /// # Errors
+    /// When it cannot be had: the request is denied.
+    async fn secret(&self, name: &str) -> Result<Arc<SecretValue>, Unavailable>;
+}
+
+/// A credential or secret that cannot be had: its requests are denied with `auth_unavailable`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("unavailable: {0}")]
+pub struct Unavailable(pub &'static str);
+
+impl Unavailable {
+    /// Why, as a short slug for the log.
+    pub const fn code(self) -> &'static str {
+        self.0
+    }
+}
+
+/// An opaque secret. Has no `Debug`; wiped when the last user is done with it.
+pub struct SecretValue(Zeroizing<Vec<u8>>);
+
+impl SecretValue {
+    /// Takes the bytes over.
+    pub const fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes. Secret.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Signs requests, for credentials that are not sent themselves. Applied last, to the request as it goes upstream.
+pub trait Signer: Send + Sync {
+    /// Whether [`Outgoing::body_sha256`] has to be given: then the whole body is read before the request goes on.
+    fn needs_body(&self, request: &Outgoing<'_>) -> bool;
+
+    /// Takes off what the client signed, and puts the signature on.
+    ///
+    /// # Errors
+    /// When the request cannot be signed: it is denied.
+    fn sign(&self, request: &mut Outgoing<'_>) -> Result<(), Unavailable>;
+
+    /// What is sent and must not come back, such as a session token.
+    fn secrets(&self) -> Vec<&[u8]>;
+}
+
+/// A request as it goes upstream, whose headers and query a signer may change.
+pub struct Outgoing<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// Host, and the port where it is not the scheme's own: the `Host` header that is sent.
+    pub authority: &'a str,
+    /// Whether it goes over TLS.
+    pub is_tls: bool,
+    /// The path, as it is sent.
+    pub path: &'a str,
+    /// The query, as it is sent.
+    pub query: &'a mut Option<String>,
+    /// The headers, without `Host`.
+    pub headers: &'a mut HeaderMap,
+    /// SHA-256 of the body, where the signer needs it.
+    pub body_sha256: Option<[u8; 32]>,
+    /// When it is sent.
+    pub now: freehold_model::Timestamp,
+}
 
 /// A value that cannot be put on a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +124,7 @@ pub(crate) enum Place {
     Header(HeaderName, HeaderValue),
     /// Name and value, neither escaped.
     Query(String, Arc<Zeroizing<String>>),
+    Signer(Arc<dyn Signer>),
 }
 
 /// Bytes that are wiped when the last reference is gone.
@@ -81,6 +154,19 @@ impl Injection {
         Ok(Self::at(Place::Query(name.to_owned(), Arc::new(Zeroizing::new(value.to_owned())))))
     }
 
+    /// Signs each request.
+    pub fn signer(signer: Arc<dyn Signer>) -> Self {
+        Self::at(Place::Signer(signer))
+    }
+
+    /// What signs the request once all else is done with it; `None` for what is put on at once.
+    pub(crate) const fn as_signer(&self) -> Option<&Arc<dyn Signer>> {
+        match &self.place {
+            Place::Signer(signer) => Some(signer),
+            Place::Header(..) | Place::Query(..) => None,
+        }
+    }
+
     fn at(place: Place) -> Self {
         Self { place, mask: Arc::default() }
     }
@@ -90,6 +176,7 @@ impl Injection {
         let make = || match &self.place {
             Place::Header(name, value) => header_mask(name, value.as_bytes()),
             Place::Query(_, value) => Mask::new([value.as_bytes()]),
+            Place::Signer(signer) => Mask::new(signer.secrets()),
         };
         self.mask.get_or_init(|| make().map(Arc::new)).clone()
     }

@@ -49,7 +49,9 @@ mod watch;
 pub use audit::{AuditSink, SinkError};
 pub use deny::Reason;
 pub use error::Error;
-pub use grant::{Grant, Injection, InvalidInjection, Unavailable};
+pub use grant::{
+    Credentials, Grant, Injection, InvalidInjection, Outgoing, SecretValue, Signer, Unavailable,
+};
 pub use options::{Limits, Options};
 pub use pod::{Listeners, OriginalDestination, PodIdentity};
 pub use service::{Handle, Service};
