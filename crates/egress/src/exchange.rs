@@ -28,12 +28,14 @@ use crate::{
     body::ReplyBody,
     deny::{self, Reason},
     facts::Facts,
+    follow_up::FollowUp,
     headers::{prepare_headers, strip_hop_by_hop},
     inject,
     mask::SECRET_BYTES_MIN,
     masking::{self, Masking},
     masks::Secret,
     options::ms,
+    passage::Passage,
     pod::Pod,
     spool::{Settlement, Settles},
     token::Verified,
@@ -118,7 +120,12 @@ impl Connection {
         };
         Ok(match outcome {
             Ok((response, masking)) => response.map(|body| {
-                ReplyBody::upstream(body, masking, ms(self.pod.state.options.limits.stalled_ms), open)
+                ReplyBody::upstream(
+                    Passage::downstream(body),
+                    masking,
+                    ms(self.pod.state.options.limits.stalled_ms),
+                    open,
+                )
             }),
             Err(reason) => deny::response(reason, &self.destination.to_string(), id)
                 .map(|body| ReplyBody::own(body, open)),
@@ -219,7 +226,8 @@ impl Connection {
         let (name, secrets) = injected.map(|injected| (injected.name, injected.secrets)).unzip();
         row.auth_applied = name.into_iter().collect();
         let mask = self.pod.workspace.masks.of(&secrets.unwrap_or_default());
-        let mut masking = mask.map(|mask| Masking::new(mask, Arc::clone(&self.pod), row.clone()));
+        let mut masking =
+            mask.map(|mask| Masking::new(mask, FollowUp::new(Arc::clone(&self.pod), row.clone())));
         if !self.pod.record(row, Settles::Later).await {
             return Err(Reason::AuditUnavailable);
         }
@@ -228,7 +236,8 @@ impl Connection {
             Err(reason) => Err(reason),
             Ok(()) if upgrade => self.pass_upgrade(&permit, parts, body, &mut masking).await,
             Ok(()) => {
-                let response = upstream.send(&permit, Request::from_parts(parts, body)).await;
+                let response =
+                    upstream.send(&permit, Request::from_parts(parts, Passage::upstream(body))).await;
                 response.and_then(|response| checked(response, masking.as_mut())).and_then(|mut response| {
                     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                         // To what, nobody asked.

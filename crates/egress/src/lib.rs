@@ -23,6 +23,7 @@ mod error;
 mod escapes;
 mod exchange;
 mod facts;
+mod follow_up;
 mod forms;
 mod frame;
 #[doc(hidden)]
@@ -37,6 +38,7 @@ mod masks;
 mod names;
 mod nameserver;
 mod options;
+mod passage;
 mod pod;
 mod resolve;
 mod service;
