@@ -12,6 +12,7 @@
 //! are pushed, audit rows are handed to an [`AuditSink`].
 
 mod address;
+mod admit;
 mod agree;
 mod audit;
 mod body;
@@ -40,11 +41,14 @@ mod nameserver;
 mod options;
 mod passage;
 mod pod;
+mod query;
 mod resolve;
+mod respond;
 mod service;
 mod spool;
 mod state;
 pub mod token;
+mod transform;
 mod upgrade;
 mod upstream;
 mod watch;

@@ -1,7 +1,7 @@
 //! What the transforms of a rule change of a request that it allows.
 //!
 //! Three steps: what they need is gathered ([`gather`], which may wait for a token to be minted), every expression is
-//! evaluated over the request as it was decided on ([`evaluate`]), and what came of that is put on the request ([`apply`]).
+//! evaluated over the request as it was decided on ([`evaluate`]), and what came of that is put on the request ([`Changes::apply`]).
 //! A credential that cannot be had, or an expression without a value, denies the request: it never goes out half changed.
 
 use std::{collections::HashMap, sync::Arc};
@@ -97,10 +97,7 @@ pub(crate) async fn gather(credentials: &dyn Credentials, permit: &Permit) -> Re
     let mut gathered = Gathered::default();
     for transform in permit.transforms() {
         if let Some(name) = &transform.credential {
-            let injection = credentials.injection(name).await.map_err(|unavailable| {
-                tell(name, unavailable);
-                Failure::Credential(name.clone())
-            })?;
+            let injection = ask(credentials, name).await?;
             gathered.credentials.insert(name.clone(), injection);
         }
         let secrets = transform.formulas().flat_map(|formula| formula.expression().secrets());
@@ -113,6 +110,17 @@ pub(crate) async fn gather(credentials: &dyn Credentials, permit: &Permit) -> Re
         }
     }
     Ok(gathered)
+}
+
+/// Asks for one credential.
+///
+/// # Errors
+/// When it cannot be had.
+pub(crate) async fn ask(credentials: &dyn Credentials, name: &str) -> Result<Arc<Injection>, Failure> {
+    credentials.injection(name).await.map_err(|unavailable| {
+        tell(name, unavailable);
+        Failure::Credential(name.to_owned())
+    })
 }
 
 fn tell(name: &str, unavailable: Unavailable) {
@@ -250,51 +258,14 @@ fn json(value: &Value<'_>) -> Option<Json> {
     })
 }
 
-/// Puts what was evaluated on the request, transform by transform.
-///
-/// # Errors
-/// When a body is not of the form that is to be changed. The request is not to be sent then.
-pub(crate) fn apply(
-    evaluated: Vec<Evaluated<'_>>,
-    gathered: &Gathered,
-    target: &mut Target<'_>,
-) -> Result<Changes, Failure> {
-    let own = Own::of(target.headers, target.query.as_deref());
-    let mut changes = Changes::default();
-    for one in evaluated {
-        changes.applied += 1;
-        let transform = one.transform;
-        if transform.mask {
-            let named = transform.formulas().flat_map(|formula| formula.expression().secrets());
-            let secrets = named.filter_map(|name| gathered.secrets.0.get(name));
-            changes.secrets.extend(secrets.map(|secret| Zeroizing::new(secret.expose().to_vec())));
-        }
-        if let Some(name) = &transform.credential {
-            inject::remove_placeholder(target.headers, target.query);
-            let injection = gathered.credentials.get(name);
-            let injection = injection.ok_or_else(|| Failure::Credential(name.clone()))?;
-            if changes.put_credential(injection, transform, &own, target) {
-                changes.credentials.push(name.clone());
-            }
-        }
-        changes.put_headers(&one, &own, target.headers);
-        changes.put_query(&one, &own, target.query);
-        if let Some(path) = &one.path {
-            target.path.clone_from(path);
-        }
-        changes.put_body(&one, target)?;
-    }
-    Ok(changes)
-}
-
 /// What the client itself put on the request, and not as a placeholder.
-struct Own {
+pub(crate) struct Own {
     headers: Vec<HeaderName>,
     parameters: Vec<String>,
 }
 
 impl Own {
-    fn of(headers: &HeaderMap, query: Option<&str>) -> Self {
+    pub(crate) fn of(headers: &HeaderMap, query: Option<&str>) -> Self {
         let meant = |(name, value): (&HeaderName, &HeaderValue)| {
             (!inject::is_placeholder(value)).then(|| name.clone())
         };
@@ -316,6 +287,43 @@ impl Own {
 }
 
 impl Changes {
+    /// Puts what was evaluated on the request, transform by transform.
+    ///
+    /// # Errors
+    /// When a body is not of the form that is to be changed. The request is not to be sent then.
+    pub(crate) fn apply(
+        &mut self,
+        evaluated: Vec<Evaluated<'_>>,
+        gathered: &Gathered,
+        own: &Own,
+        target: &mut Target<'_>,
+    ) -> Result<(), Failure> {
+        for one in evaluated {
+            self.applied += 1;
+            let transform = one.transform;
+            if transform.mask {
+                let named = transform.formulas().flat_map(|formula| formula.expression().secrets());
+                let secrets = named.filter_map(|name| gathered.secrets.0.get(name));
+                self.secrets.extend(secrets.map(|secret| Zeroizing::new(secret.expose().to_vec())));
+            }
+            if let Some(name) = &transform.credential {
+                inject::remove_placeholder(target.headers, target.query);
+                let injection = gathered.credentials.get(name);
+                let injection = injection.ok_or_else(|| Failure::Credential(name.clone()))?;
+                if self.put_credential(injection, transform, own, target) {
+                    self.credentials.push(name.clone());
+                }
+            }
+            self.put_headers(&one, own, target.headers);
+            self.put_query(&one, own, target.query);
+            if let Some(path) = &one.path {
+                target.path.clone_from(path);
+            }
+            self.put_body(&one, target)?;
+        }
+        Ok(())
+    }
+
     /// Puts a credential on. False: the client sent one of its own, for a narrower purpose, which stays.
     fn put_credential(
         &mut self,
