@@ -293,6 +293,16 @@ fn an_expression_tells_what_it_asks_for_and_transforms_may_use_secrets() {
     let work = Work::default();
     let Value::Text(text) = value.evaluate(&known, &work).unwrap() else { panic!("a text") };
     assert_eq!(text.as_str(), "Bearer 1");
+    assert_eq!(value.secrets(), [Box::from("x-one")]);
+    for source in [
+        "secrets[request.method]",
+        "string(secrets)",
+        "secrets.all(s, true) ? '' : ''",
+        "has(secrets.a) ? '' : ''",
+    ] {
+        let problem = Expression::compile(source, Place::Transform, &Type::Text).unwrap_err();
+        assert!(problem.message.contains("named where it is used"), "{source}: {problem}");
+    }
     let status = Expression::compile("response.status < 300", Place::Response, &Type::Bool).unwrap();
     assert_eq!(status.holds(&known, &Work::default()), Err(Fault::Absent));
 }
@@ -307,6 +317,9 @@ fn every_attribute_has_one_name_and_is_found_by_it() {
         } else {
             source
         };
+        // Secrets are asked for by name.
+        let source =
+            if attribute == Attribute::Secrets { "secrets['a'] == secrets.b".to_owned() } else { source };
         let place = if attribute.name().starts_with("response") { Place::Response } else { Place::Transform };
         let expression = Expression::compile(&source, place, &Type::Bool);
         assert_eq!(
