@@ -1,7 +1,5 @@
 //! What a document must not say, and where the author is told it stands.
 
-#![expect(clippy::unwrap_used, reason = "a helper of tests fails by panicking")]
-
 use freehold_model::provider::Kind;
 use freehold_policy::{
     Body, Decision, Destination, Document, NormalPath, ProviderGrant, RequestHead, Scheme,
@@ -62,24 +60,6 @@ fn every_problem_of_a_document_is_reported_with_its_place() {
             "13:10: [1].allow: expected at least one",
         ]
     );
-}
-
-#[test]
-fn what_a_later_version_brings_is_refused_and_not_ignored() {
-    for field in ["transforms", "budgets"] {
-        let text = format!(
-            "- name: a\n  type: http\n  {field}: []\n  allow: [{{domains: [a.test], methods: [GET]}}]\n"
-        );
-        assert_eq!(problems(&text), [format!("3:3: [0]: `{field}` is not supported yet")]);
-    }
-    for field in ["body", "response", "approval"] {
-        let text = format!(
-            "- name: a\n  type: http\n  allow:\n    - domains: [a.test]\n      methods: [GET]\n      {field}: x\n"
-        );
-        assert_eq!(problems(&text), [format!("6:7: [0].allow[0]: `{field}` is not supported yet")]);
-    }
-    let text = "- name: a\n  type: http\n  deny:\n    - { domains: [a.test], when: request.body.a == 1 }\n";
-    assert_eq!(problems(text), ["4:34: [0].deny[0].when: `request.body` is not supported yet"]);
 }
 
 #[test]
