@@ -407,6 +407,11 @@ impl Checker<'_> {
 
     /// A mapping that says nothing is a slip.
     fn not_empty(&mut self, node: &Node, path: &str, entries: &[(Node, Node)], fields: &Fields) {
+        let is_unknown = |key: &Node| !fields.names().any(|name| is_text(key, name));
+        // What is not known has been reported, and may have been meant for it.
+        if entries.iter().any(|(key, _)| is_unknown(key)) {
+            return;
+        }
         if !fields.at_least.iter().any(|name| find(entries, name).is_some()) {
             self.problem(
                 node,

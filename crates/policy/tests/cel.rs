@@ -140,11 +140,8 @@ fn what_has_no_value_is_a_fault_and_never_true() {
 #[test]
 fn what_is_wrong_is_found_at_load_and_named_with_its_place() {
     for (source, offset, part) in [
-        (
-            "request.methd == 'GET'",
-            8,
-            "unknown field `methd` of `request`; the fields are `method`, `scheme`",
-        ),
+        ("request.methd == 'GET'", 8, "unknown field `methd` of `request`; did you mean `request.method`?"),
+        ("request.verb == 'GET'", 8, "unknown field `verb` of `request`; the fields are `method`, `scheme`"),
         ("reqest.method == 'GET'", 0, "nothing has this name"),
         ("request == 1", 0, "name a field of `request`"),
         ("request.method == 1", 15, "`==` does not go between a text and an integer"),
@@ -172,6 +169,14 @@ fn what_is_wrong_is_found_at_load_and_named_with_its_place() {
         ("has(request)", 4, "`has` takes a field"),
         ("for == 1", 0, "expected a value, found `for`"),
         ("'\u{e9}' == 1", 5, "does not go between"),
+        ("headers['a'] == ''", 0, "nothing has this name; did you mean `request.headers`?"),
+        ("requst.path == ''", 6, "did you mean `request.path`?"),
+        (
+            "request.mcp.tol == ''",
+            11,
+            "unknown field `tol` of `request.mcp`; did you mean `request.mcp.tool`?",
+        ),
+        ("nobody.knows == ''", 6, "nothing has this name; there are `request`"),
     ] {
         let (found, message) = problem(source);
         assert!(message.contains(part), "{source}: {message}");

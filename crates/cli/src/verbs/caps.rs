@@ -43,6 +43,7 @@ const TEST: &str = "Examples:\n  freehold caps test caps.yaml --cases cases.yaml
       expect: allow orders/create\n\n\
     A `body` that is a text is sent as it is, with its `content_type`; any other is JSON.\n\
     `expect` is `allow` or `deny`, and may go on with the rule, or the reason.";
+const SCHEMA: &str = "Examples:\n  freehold caps schema > caps.schema.json";
 const EXPLAIN: &str = "Examples:\n  freehold caps explain caps.yaml GET https://pypi.org/simple/\n  \
     freehold caps explain caps.yaml POST 'https://api.example.com/v1/items?dry=1' --header 'x-team: a'\n  \
     freehold caps explain caps.yaml POST https://api.example.com/v1/items \\\n    \
@@ -71,6 +72,7 @@ pub enum Caps {
     #[command(after_help = EXPLAIN)]
     Explain(Box<Explain>),
     /// Print the JSON Schema of the language, for editors
+    #[command(after_help = SCHEMA)]
     Schema,
 }
 

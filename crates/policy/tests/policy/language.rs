@@ -36,7 +36,9 @@ fn every_example_is_decided_as_it_says() {
             let found = match (text.strip_prefix("-> "), &allowed) {
                 (Some(response), Some((request, permit))) => Request::answered(request, permit, response),
                 (Some(_), None) => "no request before it".to_owned(),
-                (None, _) if text.starts_with("DNS ") => decided(&in_force, text),
+                (None, _) if text.starts_with("DNS ") || Request::new(text).path.is_err() => {
+                    decided(&in_force, text)
+                }
                 (None, _) => {
                     let mut request = Request::new(text);
                     let decision = request.decide(&in_force, |decision, _| decision);

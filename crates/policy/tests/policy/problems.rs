@@ -54,7 +54,7 @@ fn every_problem_of_a_document_is_reported_with_its_place() {
             "7:30: [0].allow[0].paths[2]: `/a?b`: `?` has no place in a path; only `*` and `**` are wildcards",
             "7:38: [0].allow[0].paths[3]: `/a**`: `**` must be a whole segment",
             "8:23: [0].allow[0].allow_insecure: expected `true` or `false`",
-            "9:7: [0].allow[1]: unknown field `domain`; the fields are `name`, `domains`, `methods`, `paths`, `allow_insecure`, `when`",
+            "9:7: [0].allow[1]: unknown field `domain`; did you mean `domains`?",
             "9:7: [0].allow[1]: `domains` is missing",
             "10:16: [0].allow[1].methods: expected at least one",
             "13:10: [1].allow: expected at least one",
@@ -86,15 +86,158 @@ fn a_problem_of_an_expression_is_reported_where_it_stands() {
     assert_eq!(
         problems(text),
         [
-            "5:28: [0].deny[0]: unknown field `allow_insecure`; the fields are `name`, `domains`, `methods`, `paths`, `when`",
+            "5:28: [0].deny[0]: unknown field `allow_insecure`; the fields are `name`, `domains`, `methods`, `paths`, `when`, `body`",
             "5:56: [0].deny[0].when: expected at least one",
-            "7:21: [0].deny[1].when: unknown field `methd` of `request`; the fields are `method`, `scheme`, `host`, `port`, `path`, `query`, `headers`, `body`, `websocket`, `graphql`, `grpc`, `mcp`",
+            "7:21: [0].deny[1].when: unknown field `methd` of `request`; did you mean `request.method`?",
             "10:25: [0].deny[2].when[0]: `==` does not go between an integer and a text",
             "13:34: [0].deny[2].when[1]: not a regular expression: unclosed group",
             // A text that is folded or escaped is another one than stands there: its beginning is named.
-            "15:11: [0].deny[2].when[2]: unknown field `hst` of `request`; the fields are `method`, `scheme`, `host`, `port`, `path`, `query`, `headers`, `body`, `websocket`, `graphql`, `grpc`, `mcp`",
+            "15:11: [0].deny[2].when[2]: unknown field `hst` of `request`; did you mean `request.host`?",
             "17:11: [0].deny[2].when[3]: expected an expression, found a number",
-            "18:11: [0].deny[2].when[4]: unknown field `hst` of `request`; the fields are `method`, `scheme`, `host`, `port`, `path`, `query`, `headers`, `body`, `websocket`, `graphql`, `grpc`, `mcp`",
+            "18:11: [0].deny[2].when[4]: unknown field `hst` of `request`; did you mean `request.host`?",
+        ]
+    );
+}
+
+#[test]
+fn what_bodies_and_responses_must_not_say_is_reported_with_its_place() {
+    let text = r#"
+- name: a
+  type: http
+  allow:
+    - domains: [a.test]
+      methods: [POST]
+      body: { content_types: [json, a/b, 'a/*/c'], max_bytes: 1.5 }
+      response:
+        status: [200, 4xx, 600, 6xx, ok]
+        max_bytes: -1
+        when: [response.statuss == 200, request.body.a == 1, 'secrets["x"] == ""']
+      approval: optional
+    - { domains: [a.test], methods: [GET], body: {}, response: { code: 200 } }
+  deny:
+    - { domains: [a.test], body: { max_bytes: 1 }, approval: required, when: response.status == 200 }
+"#;
+    assert_eq!(
+        problems(text),
+        [
+            "7:31: [0].allow[0].body.content_types[0]: `json`: expected `type/subtype`, such as `application/json`",
+            "7:42: [0].allow[0].body.content_types[2]: `a/*/c`: expected `type/subtype`, `type/*` or `type/*+suffix`, without parameters",
+            "7:63: [0].allow[0].body.max_bytes: expected a whole number of bytes, from 0",
+            "9:28: [0].allow[0].response.status[2]: `600`: expected a status from 100 to 599, or a class such as `4xx`",
+            "9:33: [0].allow[0].response.status[3]: `6xx`: expected a status from 100 to 599, or a class such as `4xx`",
+            "9:38: [0].allow[0].response.status[4]: `ok`: expected a status from 100 to 599, or a class such as `4xx`",
+            "10:20: [0].allow[0].response.max_bytes: expected a whole number of bytes, from 0",
+            "11:25: [0].allow[0].response.when[0]: unknown field `statuss` of `response`; did you mean `response.status`?",
+            "11:63: [0].allow[0].response.when[2]: secrets are for transforms alone",
+            "12:17: [0].allow[0].approval: the only approval is `required`",
+            "13:50: [0].allow[1].body: it says nothing: give it `content_types` or `max_bytes` or `schema`",
+            "13:66: [0].allow[1].response: unknown field `code`; the fields are `status`, `content_types`, `max_bytes`, `when`",
+            "15:52: [0].deny[0]: unknown field `approval`; the fields are `name`, `domains`, `methods`, `paths`, `when`, `body`",
+            "15:87: [0].deny[0].when: the response is known in `response.when` alone",
+            "15:36: [0].deny[0].body: unknown field `max_bytes`; the fields are `content_types`, `schema`",
+        ]
+    );
+}
+
+#[test]
+fn what_transforms_must_not_say_is_reported_with_its_place() {
+    let text = r#"
+- name: a
+  type: http
+  allow:
+    - { name: issues, domains: [a.test], methods: [POST] }
+  transforms:
+    - name: t
+      applies_to: [issue, issues, issues]
+      auth: { credential: "" }
+      override: yes
+      headers:
+        set: { Host: '"a"', X-Forwarded-For: '"a"', x_a: request.port, x-b: 'secret["b"]', x-c: 'secrets[role.name]' }
+        remove: [content-length, x-d, X-D, x_a, "a b"]
+      query: {}
+      path: secrets["a"]
+      body:
+        set: { a: "1", /a: "1", /a/b: "1", /c: now, /d~: "1" }
+        form: { f: "1" }
+    - { name: t, mask: true }
+"#;
+    assert_eq!(
+        problems(text),
+        [
+            "8:20: [0].transforms[0].applies_to[0]: no rule under `allow` is called `issue`; did you mean `issues`?",
+            "8:35: [0].transforms[0].applies_to[2]: `issues` is named twice",
+            "9:27: [0].transforms[0].auth.credential: ``: expected 1 to 256 characters, none of control",
+            "12:16: [0].transforms[0].headers.set: `Host`: this header is egress's own, and no transform's",
+            "12:29: [0].transforms[0].headers.set: `X-Forwarded-For`: this header is egress's own, and no transform's",
+            "12:66: [0].transforms[0].headers.set.x_a: this is an integer, and a text is wanted",
+            "12:78: [0].transforms[0].headers.set.x-b: nothing has this name; did you mean `secrets`?",
+            "12:111: [0].transforms[0].headers.set.x-c: a secret is named where it is used, as in `secrets[\"name\"]`",
+            "13:18: [0].transforms[0].headers.remove[0]: `content-length`: this header is egress's own, and no transform's",
+            "13:39: [0].transforms[0].headers.remove[2]: `x-d` is removed twice",
+            "13:49: [0].transforms[0].headers.remove[4]: `a b`: not the name of a header",
+            "14:14: [0].transforms[0].query: it says nothing: give it `set` or `remove`",
+            "15:13: [0].transforms[0].path: a secret has no place in a path, which the audit log shows",
+            "17:16: [0].transforms[0].body.set: `a`: a JSON pointer begins with `/`, such as `/metadata/user`",
+            "17:48: [0].transforms[0].body.set./c: a moment or a length of time is no value of JSON; use `string(...)`",
+            "17:53: [0].transforms[0].body.set: `/d~`: in a JSON pointer `~` stands before `0` (for `~`) or `1` (for `/`)",
+            "17:9: [0].transforms[0].body.set: `/a/b` is within another place that is set",
+            "18:21: [0].transforms[0].body.form.f: this is an integer, and a text is wanted",
+            "10:17: [0].transforms[0].override: expected `true` or `false`",
+            "19:7: [0].transforms[1]: it says nothing: give it `auth` or `headers` or `query` or `path` or `body`",
+            "19:7: [0].transforms[1]: a second transform of this name in the capability",
+        ]
+    );
+}
+
+#[test]
+fn what_budgets_must_not_say_is_reported_with_its_place() {
+    let text = r#"
+- name: a
+  type: http
+  allow:
+    - { name: issues, domains: [a.test], methods: [POST] }
+    - { domains: [a.test], methods: [GET] }
+  budgets:
+    one: { unit: request, per: team, limit: 1 }
+    one: { unit: requests, per: task, limit: 1.5, warn_at: -1 }
+    two: { unit: requests, per: task, limit: 10, warn_at: 11, window: 1w, on_limit: stop, amount: "1" }
+    three: { unit: expression, per: task, limit: 1, window: 400d, applies_to: [] }
+    four: { unit: expression, amount: '"a"', per: task, limit: 1 }
+    five: { unit: usd, per: role, limit: 0.0000001, warn_at: 0.000001, applies_to: ["allow[1]"] }
+    _six: { unit: usd, per: role, limit: 10000000000000 }
+- name: _provider
+  type: http
+  allow: []
+  budgets:
+    tokens: { unit: tokens, per: role, limit: 1, applies_to: [inferrence] }
+- name: _other
+  type: http
+  budgets: []
+"#;
+    assert_eq!(
+        problems(text),
+        [
+            "8:18: [0].budgets.one.unit: `request`: did you mean `requests`?",
+            "8:32: [0].budgets.one.per: `team`: expected `task`, `session`, `workspace`, `role`, `organization`",
+            "9:5: [0].budgets: a second counter named `one`",
+            "9:46: [0].budgets.one.limit: expected a whole number, from 0 to 9000000000000000",
+            "9:60: [0].budgets.one.warn_at: expected a whole number, from 0 to 9000000000000000",
+            "10:85: [0].budgets.two.on_limit: `stop`: expected `deny`, `ask`",
+            "10:99: [0].budgets.two.amount: `unit: requests` counts by itself; an `amount` is for `unit: expression`",
+            "10:71: [0].budgets.two.window: `1w`: expected a time from `1s` to `366d`, such as `90s`, `15m`, `1h` or `30d`",
+            "10:59: [0].budgets.two.warn_at: it is above `limit`, where nothing is left to warn of",
+            "11:12: [0].budgets.three: `amount` is missing",
+            "11:61: [0].budgets.three.window: `400d`: expected a time from `1s` to `366d`, such as `90s`, `15m`, `1h` or `30d`",
+            "11:79: [0].budgets.three.applies_to: expected at least one",
+            "12:40: [0].budgets.four.amount: this is a text, and an integer is wanted",
+            "13:42: [0].budgets.five.limit: expected dollars with at most six digits behind the point, from 0 to 9000000000",
+            "13:85: [0].budgets.five.applies_to[0]: no rule under `allow` is called `allow[1]`; there are `issues`",
+            "14:5: [0].budgets: names that begin with `_` are reserved",
+            "14:42: [0].budgets._six.limit: expected dollars with at most six digits behind the point, from 0 to 9000000000",
+            "17:3: [1]: the platform's own capability takes `budgets` alone",
+            "19:63: [1].budgets.tokens.applies_to[0]: no rule under `allow` is called `inferrence`; did you mean `inference`?",
+            "20:9: [2].name: names that begin with `_` are reserved",
+            "20:3: [2]: `allow` is missing",
         ]
     );
 }

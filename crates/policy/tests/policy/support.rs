@@ -102,7 +102,7 @@ impl Scope for Seen<'_> {
 pub(crate) struct Request {
     method: String,
     destination: Destination,
-    path: Result<NormalPath<'static>, String>,
+    pub(crate) path: Result<NormalPath<'static>, String>,
     query: serde_json::Value,
     pub(crate) body: Content,
 }
