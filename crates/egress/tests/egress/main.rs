@@ -5,6 +5,7 @@
 mod attacks;
 mod attacks_http2;
 mod audit;
+mod bodies;
 mod credentials;
 mod curl;
 mod decisions;
@@ -16,4 +17,5 @@ mod pods;
 mod resolver;
 mod smuggling;
 mod streams;
+mod transforms;
 mod upstream;
