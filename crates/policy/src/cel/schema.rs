@@ -254,10 +254,9 @@ pub(super) fn known_names(object: Option<&str>) -> String {
 
 /// How a problem with an unknown name ends: with the attribute that may be meant, or with `all`.
 pub(super) fn like(path: &str, all: &str) -> String {
-    // The name alone, without the object that it is a field of.
+    // The name alone, without the object that it is a field of; those of the request come first.
     let known = ATTRIBUTES.iter().map(|(name, _)| *name);
-    let mut fields = known.clone().filter(|name| name.rsplit('.').next() == Some(path));
-    if let (Some(field), None) = (fields.next(), fields.next()) {
+    if let Some(field) = known.clone().find(|name| name.rsplit('.').next() == Some(path)) {
         return format!("did you mean `{field}`?");
     }
     if let Some((object, field)) = path.rsplit_once('.')
