@@ -59,6 +59,15 @@ impl Asked {
     }
 }
 
+/// What is known of a request beside its head.
+struct Heard<'a> {
+    grant: &'a Grant,
+    /// In normal form.
+    path: &'a str,
+    upgrade: bool,
+    read: Option<&'a ReadBody>,
+}
+
 /// A request that may not go out.
 pub(crate) struct Refusal {
     pub(crate) reason: Reason,
@@ -134,7 +143,8 @@ impl Connection {
         let permit = self.decide(&grant, parts, &path, upgrade, &body, read.as_ref())?;
         let asked = permit.response().map(|_| (parts.clone(), Arc::clone(&grant)));
         let path = path.as_str().to_owned();
-        let changes = self.change(&grant, &permit, parts, &path, upgrade, read.as_ref(), &mut body).await?;
+        let heard = Heard { grant: &grant, path: &path, upgrade, read: read.as_ref() };
+        let changes = self.change(&heard, &permit, parts, &mut body).await?;
         let resolved = match self.pod.workspace.upstream.resolve(&permit).await {
             Err(reason) if !reason.is_upstream() => return Err(Refusal::of_permitted(reason, &permit)),
             resolved => resolved,
@@ -227,14 +237,12 @@ impl Connection {
     /// Puts the provider's credential on the request and has the rule's transforms change it.
     async fn change(
         &self,
-        grant: &Grant,
+        heard: &Heard<'_>,
         permit: &Permit,
         parts: &mut Parts,
-        path: &str,
-        upgrade: bool,
-        read: Option<&ReadBody>,
         body: &mut Passage,
     ) -> Result<Changes, Refusal> {
+        let &Heard { grant, path, upgrade, read } = heard;
         let unchanged = |failure| Refusal::unchanged(failure, permit);
         let mut query = parts.uri.query().map(str::to_owned);
         let own = transform::Own::of(&parts.headers, query.as_deref());
@@ -250,7 +258,8 @@ impl Connection {
         let (mut path, mut replaced) = (path.to_owned(), None);
         if let Some((evaluated, gathered)) = evaluated {
             let headers = &mut parts.headers;
-            let mut target = Target { headers, query: &mut query, path: &mut path, read, body: &mut replaced };
+            let mut target =
+                Target { headers, query: &mut query, path: &mut path, read, body: &mut replaced };
             changes.apply(evaluated, &gathered, &own, &mut target).map_err(unchanged)?;
         }
         if let Some(bytes) = replaced {
@@ -315,7 +324,8 @@ impl Connection {
         if signer.needs_body(&outgoing) {
             let length = body.length().unwrap_or(SIGNED_BODY_BYTES_MAX);
             let room = self.room(&self.pod.request_bodies, length.min(SIGNED_BODY_BYTES_MAX)).await?;
-            let read = body.read(SIGNED_BODY_BYTES_MAX, Some(room)).await.map_err(|_| Reason::RequestMalformed)?;
+            let read =
+                body.read(SIGNED_BODY_BYTES_MAX, Some(room)).await.map_err(|_| Reason::RequestMalformed)?;
             let Read::Whole(bytes) = read else {
                 let reason = Reason::Policy(freehold_policy::Reason::BodyTooLarge);
                 return Err(Refusal::of_permitted(reason, permit));

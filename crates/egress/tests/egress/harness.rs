@@ -379,7 +379,12 @@ impl Proxy {
     }
 
     /// The same with a body.
-    pub async fn send_body(&self, name: &str, request: http::request::Builder, body: impl Into<Bytes>) -> Answer {
+    pub async fn send_body(
+        &self,
+        name: &str,
+        request: http::request::Builder,
+        body: impl Into<Bytes>,
+    ) -> Answer {
         let request = request.header("host", name).body(Full::new(body.into())).unwrap();
         read(self.http1(name).await.send_request(request).await.unwrap()).await
     }
