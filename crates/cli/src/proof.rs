@@ -60,6 +60,8 @@ pub(crate) struct Verifier {
     keys: HashMap<String, Vec<u8>>,
     used: Vec<String>,
     checkpoint: Option<Last>,
+    /// Whether nothing has come yet in a file that goes on from another.
+    is_carried: bool,
     stage: Stage,
 }
 
@@ -97,6 +99,7 @@ impl Verifier {
             keys: HashMap::new(),
             used: Vec::new(),
             checkpoint: None,
+            is_carried: false,
             stage: Stage::Header,
         }
     }
@@ -184,6 +187,7 @@ impl Verifier {
             self.keys.insert(key.id, public);
         }
         (self.seq, self.hash, self.stage) = (after, previous, Stage::Rows);
+        self.is_carried = self.checkpoint.is_some();
         Ok(())
     }
 
@@ -210,7 +214,7 @@ impl Verifier {
                 "row {expected} does not follow: it, its hash or what came before was changed"
             ));
         }
-        (self.seq, self.hash) = (expected, hash);
+        (self.seq, self.hash, self.is_carried) = (expected, hash, false);
         Ok(())
     }
 
@@ -241,7 +245,7 @@ impl Verifier {
         let hash: Hash = Sha256::digest(payload).into();
         let follows = match &self.checkpoint {
             // A file that goes on from another begins with that one's last checkpoint.
-            Some(last) if last.hash == hash => true,
+            Some(last) if self.is_carried && last.hash == hash => true,
             Some(last) => (said.number, hash_of(&said.previous)) == (last.number + 1, Some(last.hash)),
             None if self.after == 0 => (said.number, hash_of(&said.previous)) == (1, Some([0; 32])),
             None => true,
@@ -257,6 +261,7 @@ impl Verifier {
         if !self.used.contains(&said.key_id) {
             self.used.push(said.key_id);
         }
+        self.is_carried = false;
         self.checkpoint = Some(Last { number: said.number, hash, seq: said.seq });
         Ok(())
     }
@@ -290,3 +295,6 @@ fn lower_hex(text: &str) -> Option<Vec<u8>> {
     let bytes = hex::decode(text).ok()?;
     (hex::encode(&bytes) == text).then_some(bytes)
 }
+
+#[cfg(test)]
+mod tests;
