@@ -17,7 +17,8 @@ fn one(column: C, value: &str) -> Condition {
 /// Filters, and the index that answers each.
 fn cases() -> Vec<(AuditFilter, &'static str)> {
     let all = AuditFilter::default;
-    let workspace = Some(WorkspaceId::from_uuid(Uuid::from_u128(7)));
+    let id = WorkspaceId::from_uuid(Uuid::from_u128(7));
+    let workspace = Some(id);
     let task = TaskId::from_uuid(Uuid::from_u128(7));
     let activity = Some(Category::Activity);
     vec![
@@ -32,7 +33,7 @@ fn cases() -> Vec<(AuditFilter, &'static str)> {
         (AuditFilter { user_id: Some("user_1".to_owned()), ..all() }, "audit_events_by_user"),
         (AuditFilter { workspace, ..all() }, "audit_events_by_workspace"),
         (
-            AuditFilter { conditions: vec![one(C::WorkspaceId, &workspace.unwrap().to_string())], ..all() },
+            AuditFilter { conditions: vec![one(C::WorkspaceId, &id.to_string())], ..all() },
             "audit_events_by_workspace",
         ),
         (AuditFilter { workspace, user_id: Some("user_1".to_owned()), ..all() }, "audit_events_by_workspace"),
