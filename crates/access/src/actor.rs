@@ -66,6 +66,8 @@ pub enum Right {
     CredentialWrite,
     /// Change credentials of the whole organization.
     CredentialWriteAll,
+    /// Create, change and delete secrets.
+    SecretsWrite,
     /// List, create and revoke API keys.
     ApiKeysWrite,
 }
@@ -81,6 +83,7 @@ impl Right {
         Self::AuditRead,
         Self::CredentialWrite,
         Self::CredentialWriteAll,
+        Self::SecretsWrite,
         Self::ApiKeysWrite,
     ];
 
@@ -95,6 +98,7 @@ impl Right {
             Self::AuditRead => (Scope::AuditRead, Some(Scope::AuditReadOwn)),
             Self::CredentialWrite => (Scope::AuthWrite, Some(Scope::AuthWriteOwn)),
             Self::CredentialWriteAll => (Scope::AuthWrite, None),
+            Self::SecretsWrite => (Scope::SecretsWrite, None),
             Self::ApiKeysWrite => (Scope::ApiKeysWrite, None),
         }
     }

@@ -21,6 +21,7 @@ pub mod ports;
 pub mod provider;
 pub mod role;
 mod seats;
+pub mod secret;
 pub mod session;
 pub mod stream;
 pub mod task;

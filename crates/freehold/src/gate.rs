@@ -17,15 +17,14 @@ use freehold_egress::{
     AuditSink, Grant, Handle, Injection, Listeners, PodIdentity, SinkError, Unavailable,
     token::{Minter, Subject},
 };
-use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditEvent};
+use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditEvent, secret::Holder};
 use freehold_policy::{Document, Policy, ProviderGrant};
 use freehold_reconcile::{Gate, GateLinks};
-use freehold_vault::Vault;
+use freehold_vault::{Place, Vault};
 use rustix::net::sockopt;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 
-use crate::ports::sealing_context;
 
 /// How long a token counts. It is renewed at half of this, while its pod is wanted.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
@@ -98,27 +97,30 @@ impl EgressGate {
         Ok(policy)
     }
 
-    fn grant(&self, look: &Look) -> anyhow::Result<Grant> {
+    async fn grant(&self, look: &Look) -> anyhow::Result<Grant> {
         let policy = self.policy(look)?;
-        let injections =
-            look.provider.credential_name.iter().map(|name| (name.clone(), self.injection(look)));
+        let mut injections = HashMap::new();
+        if let Some(name) = &look.provider.credential_name {
+            injections.insert(name.clone(), self.injection(look).await);
+        }
         Ok(Grant {
             organization_id: look.workspace.organization_id,
             role: look.role.name.clone(),
             provider: look.provider.name.clone(),
             policy,
-            injections: injections.collect(),
+            injections,
         })
     }
 
-    fn injection(&self, look: &Look) -> Result<Injection, Unavailable> {
+    async fn injection(&self, look: &Look) -> Result<Injection, Unavailable> {
         let (credential, sealed) = look.credential.as_ref().ok_or(Unavailable)?;
-        let context = sealing_context(credential.organization_id, credential.id);
+        let place =
+            Place { organization: credential.organization_id, holder: Holder::Credential(credential.id) };
         let unavailable = |error: &(dyn std::error::Error + 'static)| {
             tracing::warn!(credential.id = %credential.id, error, "credential {} cannot be injected", credential.id);
             Unavailable
         };
-        let secret = self.vault.open_sealed(&context, sealed).map_err(|error| unavailable(&error))?;
+        let secret = self.vault.open_sealed(place, sealed).await.map_err(|error| unavailable(&error))?;
         let injection =
             freehold_broker::injection(credential, secret.expose()).map_err(|error| unavailable(&error))?;
         match injection.placement() {
@@ -198,7 +200,7 @@ impl Gate for EgressGate {
         if self.state().published.get(&look.workspace.id).is_some_and(|(published, _)| *published == source) {
             return Ok(());
         }
-        match self.grant(look) {
+        match self.grant(look).await {
             Ok(grant) => {
                 let digest = policy_digest(look);
                 self.egress.publish(look.workspace.id, Arc::new(grant));

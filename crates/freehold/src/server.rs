@@ -17,7 +17,6 @@ use freehold_driver_local::{LocalDriver, PodRoot};
 use freehold_model::UploadId;
 use freehold_reconcile as reconcile;
 use freehold_store::Store;
-use freehold_vault::Vault;
 use object_store::local::LocalFileSystem;
 use rustix::{
     fs::FlockOperation,
@@ -31,7 +30,8 @@ use crate::{
     control,
     gate::{EgressGate, StoreSink},
     machine,
-    ports::{Agents, NoAgents, Sealer},
+    ports::{Agents, NoAgents},
+    secrets::{self, Sealer},
 };
 
 /// The file that tells where the server listens, for programs that let it choose a port.
@@ -84,7 +84,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let address = listener.local_addr()?;
     let store = open_store(&config, data.root(), true)?;
     let control = control::listen(&data)?;
-    let vault = Arc::new(Vault::open(&data.path("master.key"))?);
+    let vault = Arc::new(secrets::open(&config, data.root(), &store)?);
     sweep_uploads(&data)?;
     let uploads = open_uploads(data.root())?;
     let fleet = fleet::Fleet::new(store.clone(), uploads.clone(), settings(&config));
@@ -104,13 +104,13 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let reconciler = reconcile::Service::new(options, fleet, driver.clone(), gate);
     let ports = Ports {
         agent: Arc::new(Agents::new(reconciler.handle(), driver.clone())),
-        sealer: Arc::new(Sealer(vault)),
+        sealer: Arc::new(Sealer(vault.clone())),
         uploads,
     };
     let app = App::new(store.clone(), ports, app_settings(&config, address));
     first_start(&app, &data).await?;
 
-    let control_task = tokio::spawn(control::serve(control, store.clone(), shutdown.child_token()));
+    let control_task = tokio::spawn(control::serve(control, store.clone(), vault.clone(), shutdown.child_token()));
     let stopped = shutdown.clone();
     let egress_task = tokio::spawn(egress_service.run(shutdown.child_token()));
     let reconcile_task = tokio::spawn(reconciler.run(async move { stopped.cancelled().await }));
@@ -307,7 +307,7 @@ pub fn offline_app(config: &Config, store: Store) -> anyhow::Result<App> {
     let data_dir = &config.server.data_dir;
     let ports = Ports {
         agent: Arc::new(NoAgents),
-        sealer: Arc::new(Sealer(Arc::new(Vault::open(&data_dir.join("master.key"))?))),
+        sealer: Arc::new(Sealer(Arc::new(secrets::open(config, data_dir, &store)?))),
         uploads: open_uploads(data_dir)?,
     };
     Ok(App::new(store, ports, app_settings(config, config.server.listen)))

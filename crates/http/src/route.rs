@@ -6,6 +6,7 @@ mod credential;
 mod key;
 mod provider;
 mod role;
+mod secret;
 mod service;
 mod session;
 mod task;
@@ -26,6 +27,7 @@ fn handlers() -> impl Iterator<Item = &'static (&'static str, Handler)> {
         key::HANDLERS,
         provider::HANDLERS,
         role::HANDLERS,
+        secret::HANDLERS,
         service::HANDLERS,
         session::HANDLERS,
         task::HANDLERS,

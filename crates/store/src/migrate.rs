@@ -26,6 +26,8 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0012_uploads", include_str!("migrations/0012_uploads.sql")),
     ("0013_audit_events", include_str!("migrations/0013_audit_events.sql")),
     ("0014_idempotency_keys", include_str!("migrations/0014_idempotency_keys.sql")),
+    ("0015_data_keys", include_str!("migrations/0015_data_keys.sql")),
+    ("0016_secrets", include_str!("migrations/0016_secrets.sql")),
 ];
 
 /// Any number, the same in every version: servers that start together take turns.
