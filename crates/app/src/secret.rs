@@ -87,9 +87,11 @@ impl App {
                         let text = format!("there are {SECRETS_MAX} secrets already, which is the most");
                         return Err(Error::field("name", text));
                     }
-                    tx.secret_insert(&secret, &sealed).map_err(|error| match error.is_duplicate(SECRET_NAME_KEY) {
-                        true => taken(),
-                        false => error.into(),
+                    tx.secret_insert(&secret, &sealed).map_err(|error| {
+                        match error.is_duplicate(SECRET_NAME_KEY) {
+                            true => taken(),
+                            false => error.into(),
+                        }
                     })?;
                     append(tx, &caller, EventType::SecretCreated, &secret.name, now)?;
                     Ok(secret)

@@ -71,7 +71,10 @@ pub async fn serve(listener: UnixListener, store: Store, vault: Arc<Vault>, shut
                 store.wake(Topic::Callers);
                 if let Err(error) = vault.reload().await {
                     // Whoever asked is not told that it is done.
-                    tracing::error!(error = &error as &dyn std::error::Error, "the master keys cannot be read anew");
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the master keys cannot be read anew"
+                    );
                     continue;
                 }
                 let answer = format!("{DONE}{}\n", vault.newest_key().await);

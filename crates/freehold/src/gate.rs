@@ -25,7 +25,6 @@ use rustix::net::sockopt;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 
-
 /// How long a token counts. It is renewed at half of this, while its pod is wanted.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
 

@@ -4,9 +4,7 @@ use std::{os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use freehold_app::ports::{
-    AgentError, AgentPort, ExecEvent, ExecRequest, ExecStream, OutputStream,
-};
+use freehold_app::ports::{AgentError, AgentPort, ExecEvent, ExecRequest, ExecStream, OutputStream};
 use freehold_driver::{Exec, ExecSpec, PodDriver};
 use freehold_model::{PodId, workspace::Workspace};
 use freehold_reconcile::{AgentUnreachable, Handle};

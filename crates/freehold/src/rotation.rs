@@ -82,7 +82,12 @@ pub async fn run(arguments: Args) -> anyhow::Result<String> {
         data_dir.display()
     );
     server::ensure_database(&config)?;
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(data_dir.join(LOCK_FILE));
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(data_dir.join(LOCK_FILE));
     let lock = lock.with_context(|| format!("cannot use {}", data_dir.display()))?;
     rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).context("another rotation runs")?;
     let store = server::open_store(&config, data_dir, false)?;
@@ -91,7 +96,10 @@ pub async fn run(arguments: Args) -> anyhow::Result<String> {
     let rotated = rotate(&store, &vault, data_dir, data_keys, &mut say).await;
     store.close().await;
     let Rotated { keys, secrets } = rotated.context("the rotation is not finished; run it again")?;
-    Ok(format!("resealed {keys} data keys and {secrets} secrets under the master key {}\n", vault.newest_key().await))
+    Ok(format!(
+        "resealed {keys} data keys and {secrets} secrets under the master key {}\n",
+        vault.newest_key().await
+    ))
 }
 
 #[expect(clippy::print_stderr, reason = "progress goes to standard error")]
@@ -255,3 +263,6 @@ async fn reseal_secrets(
         progress(Step::Secrets(count))?;
     }
 }
+
+#[cfg(test)]
+mod tests;

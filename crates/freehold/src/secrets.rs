@@ -14,8 +14,8 @@ use freehold_app::ports::{SealError, SecretSealer};
 use freehold_model::{OrganizationId, Timestamp, secret::Holder};
 use freehold_store::{Store, Topic};
 use freehold_vault::{
-    DataKeyRows, Error, Login, MasterKey, MasterKeys, OpenBao, OpenBaoOptions, Place, RowsError, SealedDataKey,
-    Secret, Vault,
+    DataKeyRows, Error, Login, MasterKey, MasterKeys, OpenBao, OpenBaoOptions, Place, RowsError,
+    SealedDataKey, Secret, Vault,
 };
 use lru::LruCache;
 use tokio::sync::{Semaphore, watch};
@@ -40,7 +40,13 @@ pub fn open(config: &Config, data_dir: &Path, store: &Store) -> anyhow::Result<V
     let keys = MasterKeys {
         file: data_dir.join(KEY_FILE),
         given: config.vault.master_key.as_ref().map(key).transpose().context("`vault.master_key`")?,
-        former: config.vault.former_master_keys.iter().map(key).collect::<Result<_, _>>().context("`vault.former_master_keys`")?,
+        former: config
+            .vault
+            .former_master_keys
+            .iter()
+            .map(key)
+            .collect::<Result<_, _>>()
+            .context("`vault.former_master_keys`")?,
     };
     let openbao = openbao(&config.openbao)?;
     Ok(Vault::open(keys, Arc::new(Rows(store.clone())), openbao)?)
@@ -96,7 +102,8 @@ impl DataKeyRows for Rows {
         key: SealedDataKey,
     ) -> Result<SealedDataKey, RowsError> {
         let SealedDataKey { version, sealed } = key;
-        let insert = self.0.write(organization, move |tx| tx.data_key_insert(version, &sealed, Timestamp::now()));
+        let insert =
+            self.0.write(organization, move |tx| tx.data_key_insert(version, &sealed, Timestamp::now()));
         insert.await.map(plain).map_err(Into::into)
     }
 }
@@ -171,7 +178,13 @@ impl Secrets {
     /// The secrets of this store, opened by this vault.
     pub fn new(store: Store, vault: Arc<Vault>) -> Self {
         let changes = store.subscribe(Topic::Secrets);
-        Self { store, vault, changes, values: Mutex::new(LruCache::new(VALUES_MAX)), opens: Semaphore::new(OPENS_MAX) }
+        Self {
+            store,
+            vault,
+            changes,
+            values: Mutex::new(LruCache::new(VALUES_MAX)),
+            opens: Semaphore::new(OPENS_MAX),
+        }
     }
 
     fn values(&self) -> MutexGuard<'_, LruCache<(OrganizationId, String), Value>> {
@@ -215,3 +228,6 @@ impl std::fmt::Debug for Secrets {
         f.write_str("Secrets(..)")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -110,7 +110,8 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let app = App::new(store.clone(), ports, app_settings(&config, address));
     first_start(&app, &data).await?;
 
-    let control_task = tokio::spawn(control::serve(control, store.clone(), vault.clone(), shutdown.child_token()));
+    let control_task =
+        tokio::spawn(control::serve(control, store.clone(), vault.clone(), shutdown.child_token()));
     let stopped = shutdown.clone();
     let egress_task = tokio::spawn(egress_service.run(shutdown.child_token()));
     let reconcile_task = tokio::spawn(reconciler.run(async move { stopped.cancelled().await }));

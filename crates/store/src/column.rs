@@ -7,8 +7,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use freehold_model::{
     ApiKeyId, CredentialId, EventId, MemberId, OrganizationId, PackId, PodId, ProviderId, RoleId, SecretId,
-    SessionId, TaskId, Timestamp, TokenId, TurnId, UploadId, WorkspaceId, api_key, audit, credential, member, provider,
-    role, session, task, workspace,
+    SessionId, TaskId, Timestamp, TokenId, TurnId, UploadId, WorkspaceId, api_key, audit, credential, member,
+    provider, role, session, task, workspace,
 };
 use serde::{Deserialize, Serialize};
 

@@ -79,7 +79,8 @@ impl OpenBao {
                     let _gone = stream.set_read_timeout(Some(REQUEST_TIME_MAX)).and_then(|()| match tls {
                         None => converse(stream, &state),
                         Some(config) => {
-                            let session = rustls::ServerConnection::new(config).map_err(std::io::Error::other)?;
+                            let session =
+                                rustls::ServerConnection::new(config).map_err(std::io::Error::other)?;
                             converse(rustls::StreamOwned::new(session, stream), &state)
                         }
                     });
@@ -219,7 +220,8 @@ impl State {
         if !request.token.as_ref().is_some_and(|token| self.tokens.contains(token)) {
             return errors(403, "permission denied");
         }
-        let Some((kind, path)) = path.strip_prefix(MOUNT).and_then(|path| path.strip_prefix('/')?.split_once('/'))
+        let Some((kind, path)) =
+            path.strip_prefix(MOUNT).and_then(|path| path.strip_prefix('/')?.split_once('/'))
         else {
             return errors(404, "no handler for route");
         };

@@ -55,7 +55,9 @@ pub enum Error {
     #[error("a master key is {KEY_BYTES} random bytes in base64, as `openssl rand -base64 32` writes them")]
     KeyText,
     /// More master keys are known than [`MASTER_KEYS_MAX`].
-    #[error("there are more than {MASTER_KEYS_MAX} master keys; leave out those that nothing is sealed under any more")]
+    #[error(
+        "there are more than {MASTER_KEYS_MAX} master keys; leave out those that nothing is sealed under any more"
+    )]
     TooManyKeys,
     /// The secret is longer than [`SECRET_BYTES_MAX`].
     #[error("the secret is longer than {SECRET_BYTES_MAX} bytes")]
@@ -190,7 +192,11 @@ impl Vault {
     /// # Errors
     /// When a file cannot be read or made, is not a plain file of exactly [`KEY_BYTES`], or may be read by anybody but its
     /// owner, who must be this user.
-    pub fn open(keys: MasterKeys, rows: Arc<dyn DataKeyRows>, openbao: Option<OpenBao>) -> Result<Self, Error> {
+    pub fn open(
+        keys: MasterKeys,
+        rows: Arc<dyn DataKeyRows>,
+        openbao: Option<OpenBao>,
+    ) -> Result<Self, Error> {
         Ok(Self { envelope: Envelope::new(keys, rows)?, openbao })
     }
 

@@ -106,7 +106,6 @@ impl Ring {
     /// Whether what was sealed under a master key was so under the one that seals now.
     pub(crate) fn is_current(&self, sealed: &[u8]) -> bool {
         let current = self.0.first().map(|key| key.number);
-        form::prefix(sealed)
-            .is_ok_and(|(form, number)| form == form::UNDER_MASTER && Some(number) == current)
+        form::prefix(sealed).is_ok_and(|(form, number)| form == form::UNDER_MASTER && Some(number) == current)
     }
 }

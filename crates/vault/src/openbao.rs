@@ -121,7 +121,9 @@ impl OpenBao {
         let address = parse_address(&options.address).map_err(|why| wrong(why.to_owned()))?;
         for (what, path) in [("mount", &options.mount), ("prefix", &options.prefix)] {
             if !is_path(path) {
-                return Err(wrong(format!("the {what} must be letters, digits, `-`, `_`, `.` and `/` between them")));
+                return Err(wrong(format!(
+                    "the {what} must be letters, digits, `-`, `_`, `.` and `/` between them"
+                )));
             }
         }
         let tls = tls(options.ca_pem.as_deref()).map_err(wrong)?;
@@ -198,7 +200,10 @@ impl OpenBao {
             Login::AppRole { mount, role_id, secret_id_file } => {
                 let secret_id = self.read(secret_id_file)?;
                 let client = self.client("");
-                let login = || Box::pin(approle::login(&client, mount, role_id, &secret_id)) as Asked<'_, vaultrs::api::AuthInfo>;
+                let login = || {
+                    Box::pin(approle::login(&client, mount, role_id, &secret_id))
+                        as Asked<'_, vaultrs::api::AuthInfo>
+                };
                 let login = self.patiently("log in", login).await?;
                 let seconds = login.lease_duration.saturating_mul(LOGIN_RENEWED_PERCENT) / 100;
                 let until = (seconds > 0).then(|| Instant::now().checked_add(Duration::from_secs(seconds)));
@@ -219,7 +224,8 @@ impl OpenBao {
     }
 
     fn read(&self, path: &PathBuf) -> Result<Zeroizing<String>, Error> {
-        let failed = |why: &dyn fmt::Display| self.misconfigured(format!("cannot read {}: {why}", path.display()));
+        let failed =
+            |why: &dyn fmt::Display| self.misconfigured(format!("cannot read {}: {why}", path.display()));
         let length = fs::metadata(path).map_err(|error| failed(&error))?.len();
         if length > TOKEN_BYTES_MAX {
             return Err(failed(&"it is too long"));
@@ -271,11 +277,15 @@ impl OpenBao {
         match error {
             ClientError::APIError { code, errors } => self.refused(what, *code, errors),
             ClientError::RestClientError { source } => match source {
-                rustify::errors::ClientError::ServerResponseError { code, .. } => self.refused(what, *code, &[]),
+                rustify::errors::ClientError::ServerResponseError { code, .. } => {
+                    self.refused(what, *code, &[])
+                }
                 rustify::errors::ClientError::RequestError { source, .. } => {
                     self.unavailable(format!("{source:#}"))
                 }
-                rustify::errors::ClientError::ResponseError { .. } => self.unavailable("its answer broke off"),
+                rustify::errors::ClientError::ResponseError { .. } => {
+                    self.unavailable("its answer broke off")
+                }
                 // What these say may be what was answered.
                 _ => self.unavailable("its answer is none of the KV engine, version 2"),
             },
@@ -321,7 +331,9 @@ impl Keeper for OpenBao {
             })
             .await?;
         let bytes = STANDARD.decode(stored.value_base64.as_bytes());
-        bytes.map(Secret::new).map_err(|_| self.unavailable("what it has there was not written by this program"))
+        bytes
+            .map(Secret::new)
+            .map_err(|_| self.unavailable("what it has there was not written by this program"))
     }
 
     async fn discard(&self, place: Place, kept: &[u8]) -> Result<(), Error> {
@@ -372,7 +384,8 @@ fn tls(ca_pem: Option<&str>) -> Result<rustls::ClientConfig, String> {
     match ca_pem {
         Some(pem) => {
             for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-                let certificate = certificate.map_err(|_| "the authority's certificate is no PEM".to_owned())?;
+                let certificate =
+                    certificate.map_err(|_| "the authority's certificate is no PEM".to_owned())?;
                 roots.add(certificate).map_err(|error| format!("the authority's certificate: {error}"))?;
             }
             if roots.is_empty() {

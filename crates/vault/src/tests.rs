@@ -131,9 +131,10 @@ async fn the_same_secret_is_never_sealed_to_the_same_bytes() {
 async fn no_byte_of_a_sealed_secret_can_be_changed_or_taken_away() {
     let setting = Setting::new();
     let place = secret_of(1, 1);
-    for sealed in
-        [setting.vault.seal(place, b"secret").await.unwrap(), sealed_before(&setting.path, credential_of(1, 1), b"s")]
-    {
+    for sealed in [
+        setting.vault.seal(place, b"secret").await.unwrap(),
+        sealed_before(&setting.path, credential_of(1, 1), b"s"),
+    ] {
         let place = if Vault::is_under_master(&sealed) { credential_of(1, 1) } else { place };
         for index in 0..sealed.len() {
             let mut changed = sealed.clone();

@@ -22,7 +22,11 @@ impl DataKeyRows for NoRows {
         Ok(None)
     }
 
-    async fn data_key_insert(&self, _: OrganizationId, key: SealedDataKey) -> Result<SealedDataKey, RowsError> {
+    async fn data_key_insert(
+        &self,
+        _: OrganizationId,
+        key: SealedDataKey,
+    ) -> Result<SealedDataKey, RowsError> {
         Ok(key)
     }
 }

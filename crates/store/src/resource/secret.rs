@@ -108,7 +108,8 @@ impl OrgTx<'_> {
 
     /// Inserts a data key, unless there is one of this version; answers the one that is there now.
     pub fn data_key_insert(&mut self, version: u32, sealed: &[u8], at: Timestamp) -> Result<DataKey, Error> {
-        let sql = "INSERT INTO data_keys (organization_id, version, sealed, created_at) VALUES (?1, ?2, ?3, ?4)
+        let sql =
+            "INSERT INTO data_keys (organization_id, version, sealed, created_at) VALUES (?1, ?2, ?3, ?4)
             ON CONFLICT DO NOTHING";
         self.execute(sql, &[version.write(), Value::Bytes(sealed.into()), at.write()])?;
         self.data_key(Some(version))?.ok_or(Error::Missing { table: "data_keys" })
@@ -116,7 +117,8 @@ impl OrgTx<'_> {
 
     /// Exchanges a data key as it is sealed, if it is still sealed as it was read. Answers whether it was.
     pub fn data_key_exchange(&mut self, version: u32, from: &[u8], to: &[u8]) -> Result<bool, Error> {
-        let sql = "UPDATE data_keys SET sealed = ?4 WHERE organization_id = ?1 AND version = ?2 AND sealed = ?3";
+        let sql =
+            "UPDATE data_keys SET sealed = ?4 WHERE organization_id = ?1 AND version = ?2 AND sealed = ?3";
         let values = [version.write(), Value::Bytes(from.into()), Value::Bytes(to.into())];
         Ok(self.execute(sql, &values)? > 0)
     }
@@ -152,7 +154,11 @@ impl SystemRead<'_> {
     }
 
     /// What credentials of every organization keep, in the order of their ids, after this one.
-    pub fn sealed_credentials(&mut self, after: Option<CredentialId>, limit: u32) -> Result<Vec<Sealed>, Error> {
+    pub fn sealed_credentials(
+        &mut self,
+        after: Option<CredentialId>,
+        limit: u32,
+    ) -> Result<Vec<Sealed>, Error> {
         self.sealed("credentials", after.as_ref().map(Column::write), limit, |row| {
             Ok(Holder::Credential(row.get("credentials")?))
         })
@@ -172,7 +178,8 @@ impl SystemRead<'_> {
         limit: u32,
         holder: fn(&mut Row<'_>) -> Result<Holder, Error>,
     ) -> Result<Vec<Sealed>, Error> {
-        let sql = format!("SELECT organization_id, id, sealed FROM {table} WHERE id > ?1 ORDER BY id LIMIT ?2");
+        let sql =
+            format!("SELECT organization_id, id, sealed FROM {table} WHERE id > ?1 ORDER BY id LIMIT ?2");
         self.query(&sql, &[after.unwrap_or_else(|| column::text("")), limit.write()], |row| {
             Ok(Sealed { organization_id: row.get(table)?, holder: holder(row)?, sealed: row.get(table)? })
         })
