@@ -18,5 +18,7 @@ mod operators;
 mod restarts;
 #[path = "server/tasks.rs"]
 mod tasks;
+#[path = "server/vault.rs"]
+mod vault;
 #[path = "server/walls.rs"]
 mod walls;

@@ -1,10 +1,11 @@
 //! Values by name, and when one that is held in memory does not count any more.
 
-use freehold_model::{SecretId, secret};
+use freehold_model::{SecretId, Timestamp, secret};
 use freehold_store::{Database, Options, Organization};
 use uuid::Uuid;
 
 use super::*;
+use crate::{config::Config, secrets::open};
 
 struct Setting {
     _dir: tempfile::TempDir,
