@@ -7,9 +7,6 @@ use crate::config;
 /// Variables that the client verbs read.
 const CLIENT: &[&str] = &["FREEHOLD_URL", "FREEHOLD_API_KEY"];
 
-/// Variables that hold keys of secrets.
-const KEYS: &[&str] = &["FREEHOLD_VAULT__MASTER_KEY", "FREEHOLD_VAULT__FORMER_MASTER_KEYS"];
-
 /// How alike two names must be for one to be suggested in the place of the other, of 1.
 const ALIKE_MIN: f64 = 0.7;
 
@@ -39,28 +36,6 @@ pub fn check(variables: impl Iterator<Item = (OsString, OsString)>) -> anyhow::R
         }
     }
     Ok(())
-}
-
-/// Takes the keys of secrets out of the environment, once they are read: programs that this one starts, and whoever looks at
-/// its environment by its own means, do not find them there.
-///
-/// Only to be called while no other thread runs.
-pub fn forget_keys() {
-    let is_key = |name: &OsString| {
-        let name = name.to_string_lossy().to_ascii_uppercase();
-        KEYS.iter().any(|key| name == *key)
-    };
-    for (name, _) in std::env::vars_os().filter(|(name, _)| is_key(name)) {
-        #[expect(
-            unsafe_code,
-            clippy::disallowed_methods,
-            reason = "no other thread runs yet that could read it"
-        )]
-        // SAFETY: the caller says that this is the only thread.
-        unsafe {
-            std::env::remove_var(name);
-        }
-    }
 }
 
 /// Whether a cluster made the variable for a service that is called `freehold`.

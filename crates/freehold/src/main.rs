@@ -143,7 +143,6 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Server { flags, stop_with_stdin, throw_away } => {
             let loaded = config::load(&flags, &config::Home::from_environment())?;
-            environment::forget_keys();
             let data_dir = loaded.config.server.data_dir.clone();
             let runtime = runtime()?;
             let ended = runtime.block_on(server::run(loaded.config, stop_with_stdin));

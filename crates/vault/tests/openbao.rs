@@ -1,5 +1,7 @@
 //! Secrets in a store of secrets. The store is a simulation (`freehold_testkit::openbao`), strict about the protocol.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{fs, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;

@@ -12,6 +12,7 @@ mod opening;
 mod organizations;
 #[cfg(test)]
 mod resources;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod sessions;
