@@ -14,16 +14,22 @@ use freehold_app::fleet::{Fleet, Look};
 use freehold_broker::Placement;
 use freehold_driver::OriginalDestination;
 use freehold_egress::{
-    AuditSink, Grant, Handle, Injection, Listeners, PodIdentity, SinkError, Unavailable,
+    AuditSink, Credentials, Grant, Handle, Injection, Listeners, PodIdentity, SecretValue, SinkError,
+    Unavailable,
     token::{Minter, Subject},
 };
-use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditEvent, secret::Holder};
+use freehold_model::{
+    OrganizationId, PodId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditEvent, secret::Holder,
+};
 use freehold_policy::{Document, Policy, ProviderGrant};
 use freehold_reconcile::{Gate, GateLinks};
 use freehold_vault::{Place, Vault};
 use rustix::net::sockopt;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
+use zeroize::Zeroizing;
+
+use crate::secrets::Secrets;
 
 /// How long a token counts. It is renewed at half of this, while its pod is wanted.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
@@ -33,6 +39,7 @@ pub struct EgressGate {
     egress: Handle,
     minter: Minter,
     vault: Arc<Vault>,
+    secrets: Arc<Secrets>,
     state: Mutex<State>,
 }
 
@@ -51,8 +58,8 @@ type Source = (Timestamp, Timestamp, Option<Timestamp>);
 
 impl EgressGate {
     /// A gate over this egress.
-    pub fn new(egress: Handle, minter: Minter, vault: Arc<Vault>) -> Self {
-        Self { egress, minter, vault, state: Mutex::default() }
+    pub fn new(egress: Handle, minter: Minter, vault: Arc<Vault>, secrets: Arc<Secrets>) -> Self {
+        Self { egress, minter, vault, secrets, state: Mutex::default() }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -98,26 +105,27 @@ impl EgressGate {
 
     async fn grant(&self, look: &Look) -> anyhow::Result<Grant> {
         let policy = self.policy(look)?;
-        let mut injections = HashMap::new();
-        if let Some(name) = &look.provider.credential_name {
-            injections.insert(name.clone(), self.injection(look).await);
-        }
         Ok(Grant {
             organization_id: look.workspace.organization_id,
             role: look.role.name.clone(),
             provider: look.provider.name.clone(),
             policy,
-            injections,
+            credentials: Arc::new(ProviderCredential {
+                name: look.provider.credential_name.clone(),
+                injection: self.injection(look).await.map(Arc::new),
+                organization: look.workspace.organization_id,
+                secrets: Arc::clone(&self.secrets),
+            }),
         })
     }
 
     async fn injection(&self, look: &Look) -> Result<Injection, Unavailable> {
-        let (credential, sealed) = look.credential.as_ref().ok_or(Unavailable)?;
+        let (credential, sealed) = look.credential.as_ref().ok_or(Unavailable("not_found"))?;
         let place =
             Place { organization: credential.organization_id, holder: Holder::Credential(credential.id) };
         let unavailable = |error: &(dyn std::error::Error + 'static)| {
             tracing::warn!(credential.id = %credential.id, error, "credential {} cannot be injected", credential.id);
-            Unavailable
+            Unavailable("unusable")
         };
         let secret = self.vault.open_sealed(place, sealed).await.map_err(|error| unavailable(&error))?;
         let injection =
@@ -127,6 +135,37 @@ impl EgressGate {
             Placement::Query(name) => Injection::query(name, injection.expose()),
         }
         .map_err(|error| unavailable(&error))
+    }
+}
+
+/// The provider's credential, as it was when the grant was made, and the organization's secrets, as they are.
+struct ProviderCredential {
+    name: Option<String>,
+    injection: Result<Arc<Injection>, Unavailable>,
+    organization: OrganizationId,
+    secrets: Arc<Secrets>,
+}
+
+#[async_trait]
+impl Credentials for ProviderCredential {
+    async fn injection(&self, name: &str) -> Result<Arc<Injection>, Unavailable> {
+        if self.name.as_deref() == Some(name) {
+            self.injection.clone()
+        } else {
+            Err(Unavailable("not_found"))
+        }
+    }
+
+    async fn secret(&self, name: &str) -> Result<Arc<SecretValue>, Unavailable> {
+        let opened = self.secrets.open(self.organization, name).await.map_err(|error| {
+            tracing::warn!(
+                secret.name = name,
+                error = &error as &dyn std::error::Error,
+                "a secret cannot be opened"
+            );
+            Unavailable(error.code())
+        })?;
+        Ok(Arc::new(SecretValue::new(Zeroizing::new(opened.expose().to_vec()))))
     }
 }
 

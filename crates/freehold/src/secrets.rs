@@ -15,6 +15,7 @@ use freehold_vault::{
     SealedDataKey, Vault,
 };
 
+pub use self::by_name::Secrets;
 use crate::config::{Config, OpenBaoConfig};
 
 /// The file of the master key, in the data directory.

@@ -31,7 +31,7 @@ use crate::{
     gate::{EgressGate, StoreSink},
     machine,
     ports::{Agents, NoAgents},
-    secrets::{self, Sealer},
+    secrets::{self, Sealer, Secrets},
 };
 
 /// The file that tells where the server listens, for programs that let it choose a port.
@@ -100,7 +100,8 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
         trust_anchors_pem: egress.ca_pem().to_owned(),
         ..reconcile::Options::default()
     };
-    let gate = Arc::new(EgressGate::new(egress, minter, vault.clone()));
+    let values = Arc::new(Secrets::new(store.clone(), vault.clone()));
+    let gate = Arc::new(EgressGate::new(egress, minter, vault.clone(), values));
     let reconciler = reconcile::Service::new(options, fleet, driver.clone(), gate);
     let ports = Ports {
         agent: Arc::new(Agents::new(reconciler.handle(), driver.clone())),

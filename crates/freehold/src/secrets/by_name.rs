@@ -1,8 +1,4 @@
 //! Values of secrets by name, for egress.
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the gate asks for values once transforms of policies name secrets")
-)]
 
 use std::{
     num::NonZeroUsize,
@@ -33,6 +29,17 @@ pub enum Unopened {
     /// The vault does not open it.
     #[error("the secret cannot be opened")]
     Vault(#[from] Error),
+}
+
+impl Unopened {
+    /// Why, as a short slug.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Store(_) | Self::Vault(Error::Unavailable { .. } | Error::Rows(_)) => "unavailable",
+            Self::Vault(_) => "unusable",
+        }
+    }
 }
 
 /// Values of secrets by name, for egress.
