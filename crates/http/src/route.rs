@@ -7,6 +7,7 @@ mod key;
 mod proof;
 mod provider;
 mod role;
+mod secret;
 mod service;
 mod session;
 mod task;
@@ -28,6 +29,7 @@ fn handlers() -> impl Iterator<Item = &'static (&'static str, Handler)> {
         proof::HANDLERS,
         provider::HANDLERS,
         role::HANDLERS,
+        secret::HANDLERS,
         service::HANDLERS,
         session::HANDLERS,
         task::HANDLERS,
