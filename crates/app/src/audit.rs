@@ -74,6 +74,10 @@ pub const fn category(event_type: EventType) -> Category {
         | E::CredentialCreated
         | E::CredentialDeleted
         | E::CredentialStatusChanged
+        | E::CredentialConsented
+        | E::CredentialMinted
+        | E::CredentialMintFailed
+        | E::CredentialRevocation
         | E::ApiKeyCreated
         | E::ApiKeyRevoked
         | E::MemberAdded
