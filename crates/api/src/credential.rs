@@ -3,10 +3,8 @@
 use std::{collections::BTreeMap, fmt};
 
 use freehold_access::Right;
-use freehold_model::{
-    CredentialId, OrganizationId, Timestamp,
-    credential::{Kind, Status},
-};
+pub use freehold_model::credential::Kind;
+use freehold_model::{CredentialId, OrganizationId, Timestamp, credential::Status};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -134,6 +132,28 @@ pub struct CredentialCreate {
     /// Whether members may create a personal override; for `oauth2_authorization_code`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_user_override: Option<bool>,
+}
+
+impl CredentialCreate {
+    /// One of this kind, with nothing else said.
+    pub fn of(kind: Kind) -> Self {
+        Self {
+            name: String::new(),
+            provider: String::new(),
+            kind,
+            scopes: Vec::new(),
+            provider_config: BTreeMap::new(),
+            api_key: None,
+            password: None,
+            client_secret: None,
+            private_key: None,
+            service_account_json: None,
+            secret_access_key: None,
+            session_token: None,
+            personal: None,
+            allow_user_override: None,
+        }
+    }
 }
 
 impl fmt::Debug for CredentialCreate {

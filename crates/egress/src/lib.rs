@@ -36,6 +36,7 @@ mod masking;
 mod names;
 mod nameserver;
 mod options;
+mod outbound;
 mod pod;
 mod resolve;
 mod service;
@@ -53,5 +54,6 @@ pub use grant::{
     Credentials, Grant, Injection, InvalidInjection, Outgoing, SecretValue, Signer, Unavailable,
 };
 pub use options::{Limits, Options};
+pub use outbound::Outbound;
 pub use pod::{Listeners, OriginalDestination, PodIdentity};
 pub use service::{Handle, Service};

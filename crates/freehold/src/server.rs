@@ -16,7 +16,7 @@ use freehold_driver::{Enforcement, PodDriver};
 use freehold_driver_local::{LocalDriver, PodRoot};
 use freehold_model::UploadId;
 use freehold_reconcile as reconcile;
-use freehold_store::Store;
+use freehold_store::{Store, Topic};
 use freehold_vault::Vault;
 use object_store::local::LocalFileSystem;
 use rustix::{
@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{Config, LogFormat},
     control,
+    credentials::{self, Brokering, Directory, Issuing, Kept, NoSecrets, WayOut},
     gate::{EgressGate, StoreSink},
     machine,
     ports::{Agents, NoAgents, Sealer},
@@ -59,6 +60,9 @@ pub enum Ended {
 /// Files that the server may have open, if the system allows as many. Each connection of a pod to the outside takes two;
 /// with the usual 1,024 for all, two pods could leave nothing for the others.
 const OPEN_FILES: u64 = 65_536;
+
+/// How long the end of the server waits for issuers that were asked: what they answer must not be lost.
+const ISSUERS_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// Runs the server until it is told to stop: by a signal, which leaves the pods running, or by the end of its standard
 /// input where `stop_with_stdin` says so, which takes them away.
@@ -100,11 +104,17 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
         trust_anchors_pem: egress.ca_pem().to_owned(),
         ..reconcile::Options::default()
     };
-    let gate = Arc::new(EgressGate::new(egress, minter, vault.clone()));
+    let keeper = Arc::new(Kept { fleet: fleet.clone(), vault: vault.clone() });
+    let way_out = Arc::new(WayOut(egress.outbound()));
+    let broker = Brokering::new(way_out, keeper, freehold_broker::Options::default(), credentials::convert);
+    let changes = store.subscribe(Topic::Credentials);
+    let directory = Directory::new(fleet.clone(), broker.clone(), Arc::new(NoSecrets), changes);
+    let gate = Arc::new(EgressGate::new(egress, minter, directory));
     let reconciler = reconcile::Service::new(options, fleet, driver.clone(), gate);
     let ports = Ports {
         agent: Arc::new(Agents::new(reconciler.handle(), driver.clone())),
-        sealer: Arc::new(Sealer(vault)),
+        sealer: Arc::new(Sealer(vault.clone())),
+        issuers: Arc::new(Issuing { vault, broker: Some(broker.clone()) }),
         uploads,
     };
     let app = App::new(store.clone(), ports, app_settings(&config, address));
@@ -123,6 +133,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     reconcile_task.await?;
     egress_task.await?;
     control_task.await?;
+    broker.drain(ISSUERS_WAIT_MAX).await;
     store.close().await;
     if abandoned.is_cancelled() {
         for pod in driver.observe().await? {
@@ -305,9 +316,11 @@ fn sweep_uploads(data: &DataDir) -> anyhow::Result<()> {
 /// The use cases for commands on the server's machine, which need no agents.
 pub fn offline_app(config: &Config, store: Store) -> anyhow::Result<App> {
     let data_dir = &config.server.data_dir;
+    let vault = Arc::new(Vault::open(&data_dir.join("master.key"))?);
     let ports = Ports {
         agent: Arc::new(NoAgents),
-        sealer: Arc::new(Sealer(Arc::new(Vault::open(&data_dir.join("master.key"))?))),
+        sealer: Arc::new(Sealer(vault.clone())),
+        issuers: Arc::new(Issuing { vault, broker: None }),
         uploads: open_uploads(data_dir)?,
     };
     Ok(App::new(store, ports, app_settings(config, config.server.listen)))

@@ -16,13 +16,16 @@ use freehold_app::{
     App, Ports, Settings,
     audit::Cause,
     ports::{
-        AgentError, AgentPort, ExecEvent, ExecRequest, ExecStream, OutputStream, SealError, SecretSealer,
+        AgentError, AgentPort, ExecEvent, ExecRequest, ExecStream, IssuerRefused, Issuers, OutputStream,
+        PackedSecret, SealError, SecretFields, SecretSealer,
     },
     uploads::ObjectUploads,
 };
 use freehold_http::{Options, ServeError, Server};
 use freehold_model::{
     CredentialId, OrganizationId, TaskId, WorkspaceId,
+    credential::{Credential, Kind},
+    issuer::Endpoint,
     member::MemberRole,
     task,
     workspace::{self, Workspace},
@@ -85,10 +88,77 @@ impl SecretSealer for SimSealer {
     }
 }
 
+/// Issuers that give what the code says: `refused` is refused. Real ones are in the tests of the whole server.
+#[derive(Default)]
+pub struct SimIssuers {
+    /// What was taken back.
+    pub revoked: Mutex<Vec<String>>,
+}
+
+#[async_trait]
+impl Issuers for SimIssuers {
+    fn pack(&self, kind: Kind, given: SecretFields) -> Result<PackedSecret, BTreeMap<String, String>> {
+        let (field, text) = match kind {
+            Kind::ApiKey | Kind::QueryApiKey => ("api_key", given.api_key),
+            Kind::BasicAuth => ("password", given.password),
+            Kind::Oauth2AuthorizationCode => {
+                ("client_secret", given.client_secret.or(Some("".to_owned().into())))
+            }
+            Kind::Oauth2ClientCredentials => ("client_secret", given.client_secret),
+            Kind::Oauth2JwtBearer | Kind::Oauth2JwtBearerWithSubject => {
+                ("service_account_json", given.service_account_json)
+            }
+            Kind::Oauth2ClientAssertion => ("private_key", given.private_key),
+            Kind::AwsSigv4 => ("secret_access_key", given.secret_access_key),
+        };
+        let missing = || BTreeMap::from([(field.to_owned(), "is required for this kind".to_owned())]);
+        let text = text.ok_or_else(missing)?;
+        Ok(PackedSecret { secret: text.as_bytes().to_vec().into(), token_url: None })
+    }
+
+    fn client_of(&self, _: &Credential, sealed: &[u8], _: &Credential) -> Result<Vec<u8>, SealError> {
+        Ok(sealed.to_vec())
+    }
+
+    fn authorization_url(
+        &self,
+        of: &Credential,
+        redirect: &str,
+        state: &str,
+        verifier: &str,
+    ) -> Option<String> {
+        assert_eq!(verifier.len(), 43);
+        let base = of.endpoint(Endpoint::Authorization).ok()?;
+        Some(format!("{base}?redirect_uri={redirect}&state={state}"))
+    }
+
+    async fn exchange(
+        &self,
+        _: &Credential,
+        _: Vec<u8>,
+        code: &str,
+        _: &str,
+        redirect_uri: &str,
+    ) -> Result<Vec<u8>, IssuerRefused> {
+        assert_eq!(redirect_uri, "http://freehold.test/oauth/callback");
+        if code == "refused" { Err(IssuerRefused("invalid_grant")) } else { Ok(code.as_bytes().to_vec()) }
+    }
+
+    fn refusal(&self, error: &str) -> &'static str {
+        if error == "access_denied" { "access_denied" } else { "refused" }
+    }
+
+    async fn revoke(&self, credential: &Credential, _: Vec<u8>) -> Option<Result<(), IssuerRefused>> {
+        self.revoked.lock().unwrap().push(credential.name.clone());
+        Some(Ok(()))
+    }
+}
+
 /// A server, its app, and callers of every kind.
 pub struct Context {
     pub app: App,
     pub agent: Arc<SimAgent>,
+    pub issuers: Arc<SimIssuers>,
     pub organization: OrganizationId,
     pub url: String,
     pub owner: String,
@@ -156,9 +226,11 @@ impl Context {
         let store = Store::open(&store_options).unwrap();
         let objects = object_store::local::LocalFileSystem::new_with_prefix(folder.path()).unwrap();
         let agent = Arc::new(SimAgent::default());
+        let issuers = Arc::new(SimIssuers::default());
         let ports = Ports {
             agent: Arc::clone(&agent) as _,
             sealer: Arc::new(SimSealer),
+            issuers: Arc::clone(&issuers) as _,
             uploads: Arc::new(ObjectUploads::new(Arc::new(objects))),
         };
         let settings = Settings {
@@ -182,7 +254,7 @@ impl Context {
         let stopped = Arc::clone(&stop);
         let served = tokio::spawn(server.serve(listener, async move { stopped.notified().await }));
         let client = Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
-        Self { app, agent, organization, url, owner, ann, bob, stop, served, client, folder }
+        Self { app, agent, issuers, organization, url, owner, ann, bob, stop, served, client, folder }
     }
 
     /// The owner's token of another organization.

@@ -1,13 +1,16 @@
 //! A reconciler over real rows, with simulated pods, and agents that the test plays.
 
-use std::{future::Future, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use freehold_access::Actor;
 use freehold_app::{
     App, Outcome, Ports,
     fleet::{self, Fleet, JournalLimits, Place},
-    ports::{AgentError, AgentPort, ExecRequest, ExecStream, SealError, SecretSealer},
+    ports::{
+        AgentError, AgentPort, ExecRequest, ExecStream, IssuerRefused, Issuers, PackedSecret, SealError,
+        SecretFields, SecretSealer,
+    },
     provider::ProviderNew,
     role::{RoleChange, RoleNew},
     task::{self, TaskNew},
@@ -19,6 +22,7 @@ use freehold_model::{
     WorkspaceId,
     audit::AuditEvent,
     checkpoint::{Checkpoint, OpenTurn},
+    credential::{self, Credential},
     event::{
         ContentPart, Context, Message, MessageRole, Payload, SessionEvent, StopReason, ToolStatus, Usage,
     },
@@ -78,6 +82,40 @@ impl SecretSealer for NoSecrets {
     }
 }
 
+#[async_trait]
+impl Issuers for NoSecrets {
+    fn pack(&self, _: credential::Kind, _: SecretFields) -> Result<PackedSecret, BTreeMap<String, String>> {
+        Err(BTreeMap::new())
+    }
+
+    fn client_of(&self, _: &Credential, _: &[u8], _: &Credential) -> Result<Vec<u8>, SealError> {
+        Err(SealError("there are no secrets here".into()))
+    }
+
+    fn authorization_url(&self, _: &Credential, _: &str, _: &str, _: &str) -> Option<String> {
+        None
+    }
+
+    async fn exchange(
+        &self,
+        _: &Credential,
+        _: Vec<u8>,
+        _: &str,
+        _: &str,
+        _: &str,
+    ) -> Result<Vec<u8>, IssuerRefused> {
+        Err(IssuerRefused("offline"))
+    }
+
+    fn refusal(&self, _: &str) -> &'static str {
+        "refused"
+    }
+
+    async fn revoke(&self, _: &Credential, _: Vec<u8>) -> Option<Result<(), IssuerRefused>> {
+        None
+    }
+}
+
 pub struct World {
     pub app: App,
     pub fleet: Fleet,
@@ -112,7 +150,12 @@ impl World {
             journal,
         };
         let fleet = Fleet::new(store.clone(), uploads.clone(), settings);
-        let ports = Ports { agent: Arc::new(NoAgents), sealer: Arc::new(NoSecrets), uploads };
+        let ports = Ports {
+            agent: Arc::new(NoAgents),
+            sealer: Arc::new(NoSecrets),
+            issuers: Arc::new(NoSecrets),
+            uploads,
+        };
         let settings = freehold_app::Settings {
             task_timeout_seconds: 3600,
             idle_timeout_seconds: 0,
