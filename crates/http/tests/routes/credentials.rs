@@ -1,6 +1,8 @@
 //! `/v1/credentials`.
 
 use freehold_api::error::ErrorCode;
+use freehold_model::audit::{AuditEvent, EventType};
+use freehold_store::{AuditFilter, Order, Page};
 use serde_json::{Value, json};
 
 use crate::context::{Context, names};
@@ -118,6 +120,15 @@ fn consented(name: &str) -> Value {
         "scopes": ["mail"], "provider_config": { "client_id": "c" } })
 }
 
+/// The rows of the audit log, oldest first.
+async fn rows(context: &Context) -> Vec<AuditEvent> {
+    let filter = AuditFilter { order: Order::Ascending, ..AuditFilter::default() };
+    let read =
+        context.app.store().read(context.organization, move |tx| tx.audit_list(&filter, &Page::first(1000)));
+    let rows: Result<Vec<_>, freehold_store::Error> = read.await;
+    rows.unwrap().into_iter().map(|row| row.event).collect()
+}
+
 /// Begins a consent; answers the state and the cookie.
 async fn begin(context: &Context, path: &str, key: &str) -> (String, String) {
     let begun = context.post(&format!("{path}/oauth/start"), key, json!({})).await;
@@ -160,10 +171,10 @@ async fn a_person_consents_once_in_the_browser_that_began() {
     assert_eq!((&active["status"], &active["last_minted_status"]), (&json!("active"), &json!("ok")));
     assert!(active["next"].is_null());
     assert_eq!(back(&context, &query, Some(&cookie)).await.0, 400);
-    let types = context.get("/v1/audit", &context.owner).await.ok();
-    let types: Vec<&str> =
-        types["events"].as_array().unwrap().iter().map(|row| row["event_type"].as_str().unwrap()).collect();
-    assert_eq!(types[..3], ["credential_status_changed", "credential_consented", "credential_created"]);
+    let rows = rows(&context).await;
+    let types: Vec<EventType> = rows.iter().rev().take(3).map(|row| row.event_type).collect();
+    use EventType as E;
+    assert_eq!(types, [E::CredentialStatusChanged, E::CredentialConsented, E::CredentialCreated]);
 }
 
 #[tokio::test]
@@ -264,14 +275,13 @@ async fn the_issuer_of_a_deleted_credential_is_asked_to_take_back_what_it_gave_a
     let made = context.post("/v1/credentials", &context.owner, consented("mail")).await.ok();
     context.delete(&format!("/v1/credentials/{}", made["id"].as_str().unwrap()), &context.owner).await.ok();
     let row = loop {
-        let rows = context.get("/v1/audit", &context.owner).await.ok();
-        let newest = rows["events"][0].clone();
-        if newest["event_type"] == "credential_revocation" {
+        let newest = rows(&context).await.pop().unwrap();
+        if newest.event_type == EventType::CredentialRevocation {
             break newest;
         }
         tokio::task::yield_now().await;
     };
-    assert_eq!(row["detail"]["outcome"], "revoked");
+    assert_eq!(row.detail.unwrap()["outcome"], "revoked");
     assert_eq!(*context.issuers.revoked.lock().unwrap(), ["mail"]);
 }
 
