@@ -264,6 +264,7 @@ pub const OPERATIONS: &[Operation] = &[
             answers a page for the person, with the status 400 where it came to nothing.",
         guard: Guard::Public,
         answer: Answer::Html,
+        errors: &[ErrorCode::InternalError, ErrorCode::Unavailable],
         ..Operation::BASE
     },
 ];
