@@ -30,8 +30,9 @@ use crate::{
     facts::Facts,
     headers::{prepare_headers, strip_hop_by_hop},
     inject,
-    mask::Mask,
+    mask::SECRET_BYTES_MIN,
     masking::{self, Masking},
+    masks::Secret,
     options::ms,
     pod::Pod,
     spool::{Settlement, Settles},
@@ -71,8 +72,8 @@ struct Admitted {
 /// A credential that was put on.
 struct Injected {
     name: String,
-    /// What strikes it out of the response, unless it is too short for that.
-    mask: Option<Arc<Mask>>,
+    /// What must not come back.
+    secrets: Vec<Secret>,
 }
 
 /// A request that may not.
@@ -215,9 +216,10 @@ impl Connection {
         row.path = Some(parts.uri.path().to_owned());
         audit::by_rule(&mut row, permit.rule());
         row.transforms_applied = Some(u32::from(injected.is_some()));
-        let (name, mask) = injected.map(|injected| (injected.name, injected.mask)).unzip();
+        let (name, secrets) = injected.map(|injected| (injected.name, injected.secrets)).unzip();
         row.auth_applied = name.into_iter().collect();
-        let mut masking = mask.flatten().map(|mask| Masking::new(mask, Arc::clone(&self.pod), row.clone()));
+        let mask = self.pod.workspace.masks.of(&secrets.unwrap_or_default());
+        let mut masking = mask.map(|mask| Masking::new(mask, Arc::clone(&self.pod), row.clone()));
         if !self.pod.record(row, Settles::Later).await {
             return Err(Reason::AuditUnavailable);
         }
@@ -311,11 +313,11 @@ async fn put_credential(
         return Err(unavailable(Unavailable("signer_not_taken")));
     }
     inject::apply(&injection, headers, query);
-    let mask = injection.mask();
-    if mask.is_some() {
+    let secrets = injection.secrets();
+    if secrets.iter().any(|secret| secret.len() >= SECRET_BYTES_MIN) {
         masking::prepare(headers);
     }
-    Ok(Some(Injected { name: name.to_owned(), mask }))
+    Ok(Some(Injected { name: name.to_owned(), secrets }))
 }
 
 /// A response's head as it may be seen: without a way past this proxy, without secrets, and with a body in which they

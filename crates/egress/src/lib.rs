@@ -33,6 +33,7 @@ mod headers;
 mod inject;
 mod mask;
 mod masking;
+mod masks;
 mod names;
 mod nameserver;
 mod options;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     AuditSink, Error, Grant, Listeners, Options, PodIdentity,
     ca::Authority,
+    masks::Masks,
     names::{Names, Ranges},
     outbound::Outbound,
     pod::{Pod, Sockets},
@@ -47,6 +48,7 @@ pub(crate) struct State {
 pub(crate) struct Workspace {
     pub(crate) grant: ArcSwapOption<Grant>,
     pub(crate) upstream: Upstream,
+    pub(crate) masks: Masks,
     /// Opened when the first pod is attached.
     names: ArcSwapOption<Names>,
 }
@@ -205,6 +207,7 @@ impl State {
             Arc::new(Workspace {
                 grant: ArcSwapOption::empty(),
                 upstream: Upstream::new(&self.dialer, &self.options.limits),
+                masks: Masks::default(),
                 names: ArcSwapOption::empty(),
             })
         });
