@@ -25,6 +25,9 @@ use crate::{
     token::{self, Tokens},
 };
 
+/// How long before its expiry a token is used no more, at most; of a short-lived one a tenth of its life.
+const USED_UNTIL: Duration = Duration::from_secs(10);
+
 /// A credential that cannot be had now, and why, as the slug in `last_minted_status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the credential is unavailable: {0}")]
@@ -400,13 +403,8 @@ impl<T: Send + Sync + 'static> Broker<T> {
         backoff.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(backoff_max)
     }
 
-    /// When a token that expires then is replaced, and when it is used no more.
     fn life(&self, expires_at: Timestamp) -> (Timestamp, Timestamp) {
-        let Options { skew, jitter, .. } = self.inner.options;
-        let left = Duration::try_from(expires_at.duration_since(Timestamp::now())).unwrap_or_default();
-        let early = skew.min(left / 5) + jitter.min(left / 20).mul_f64(fraction());
-        let before = |early: Duration| expires_at.saturating_sub(early).unwrap_or(expires_at);
-        (before(early), before(Duration::from_secs(10).min(left / 10)))
+        life(&self.inner.options, expires_at, Timestamp::now(), fraction())
     }
 
     /// Notes a failure, and that it is the answer for a while.
@@ -461,10 +459,38 @@ impl<T> Drop for Landing<T> {
     }
 }
 
+/// When a token that expires then is replaced, and when it is used no more. `random` is from 0 to 1.
+fn life(options: &Options, expires_at: Timestamp, now: Timestamp, random: f64) -> (Timestamp, Timestamp) {
+    let left = Duration::try_from(expires_at.duration_since(now)).unwrap_or_default();
+    let early = options.skew.min(left / 5) + options.jitter.min(left / 20).mul_f64(random);
+    let before = |early: Duration| expires_at.saturating_sub(early).unwrap_or(expires_at);
+    (before(early), before(USED_UNTIL.min(left / 10)))
+}
+
 /// A number from 0 to 1, at random.
 fn fraction() -> f64 {
     let mut bytes = [0; 4];
     // Without randomness there is no jitter.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
     f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_replaced_before_it_is_used_no_more_and_that_is_before_it_expires() {
+        let (options, now) = (Options::default(), Timestamp::UNIX_EPOCH);
+        for seconds in [1, 2, 10, 59, 300, 3_600, 86_400] {
+            for random in [0.0, 0.5, 1.0] {
+                let expires_at = now + Duration::from_secs(seconds);
+                let (refresh_at, good_until) = life(&options, expires_at, now, random);
+                assert!(now < refresh_at && refresh_at < good_until && good_until < expires_at, "{seconds}");
+                assert!(refresh_at >= expires_at - Duration::from_secs(360), "{seconds}");
+            }
+        }
+        // One that has expired already is not used at all.
+        assert_eq!(life(&options, now, now + Duration::from_secs(5), 1.0), (now, now));
+    }
 }

@@ -23,6 +23,7 @@ use freehold_model::{
     MemberId, OrganizationId, WorkspaceId,
     credential::{Credential, Kind},
 };
+use freehold_store::{Store, Topic};
 use freehold_vault::Vault;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
@@ -50,6 +51,27 @@ impl SecretSource for NoSecrets {
     }
 }
 
+/// The broker over these rows, asking issuers by egress's way out, and the directory over both.
+pub fn wire(
+    store: &Store,
+    fleet: &Fleet,
+    vault: &Arc<Vault>,
+    egress: &freehold_egress::Handle,
+    secrets: Arc<dyn SecretSource>,
+) -> (Brokering, Arc<Directory>) {
+    let keeper = Arc::new(Kept { fleet: fleet.clone(), vault: Arc::clone(vault) });
+    let way_out = Arc::new(WayOut(egress.outbound()));
+    let broker = Broker::new(way_out, keeper, freehold_broker::Options::default(), convert);
+    let directory = Arc::new(Directory {
+        fleet: fleet.clone(),
+        broker: broker.clone(),
+        secrets,
+        changes: store.subscribe(Topic::Credentials),
+        workspaces: Mutex::default(),
+    });
+    (broker, directory)
+}
+
 /// The credentials of all workspaces.
 pub struct Directory {
     fleet: Fleet,
@@ -61,16 +83,6 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// A directory over these rows; `changes` counts the changes of credentials.
-    pub fn new(
-        fleet: Fleet,
-        broker: Brokering,
-        secrets: Arc<dyn SecretSource>,
-        changes: watch::Receiver<u64>,
-    ) -> Arc<Self> {
-        Arc::new(Self { fleet, broker, secrets, changes, workspaces: Mutex::default() })
-    }
-
     /// The credentials of a workspace: those of its organization, and its creator's own in their place.
     pub fn of(self: &Arc<Self>, look: &Look) -> Arc<WorkspaceCredentials> {
         let mut workspaces = self.workspaces.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,8 +109,11 @@ pub struct WorkspaceCredentials {
     organization: OrganizationId,
     member: Option<MemberId>,
     /// What each name stood for after so many changes.
-    known: RwLock<HashMap<String, (u64, Arc<Slot<Injection>>)>>,
+    known: RwLock<HashMap<String, Known>>,
 }
+
+/// A place of the broker, found after so many changes.
+type Known = (u64, Arc<Slot<Injection>>);
 
 impl WorkspaceCredentials {
     /// What this name stands for, where nothing has changed since it was looked up.
@@ -144,7 +159,7 @@ impl Credentials for WorkspaceCredentials {
 }
 
 /// What egress puts on requests for what the broker obtained.
-pub fn convert(injection: freehold_broker::Injection) -> Result<Injection, NotObtained> {
+fn convert(injection: freehold_broker::Injection) -> Result<Injection, NotObtained> {
     use freehold_broker::Injection as I;
     let made = match injection {
         I::Header { name, value } => Injection::header(&name, &value),
@@ -182,7 +197,7 @@ impl Signer for Aws {
 }
 
 /// Egress's way out, as the broker needs it.
-pub struct WayOut(pub Outbound);
+struct WayOut(Outbound);
 
 #[async_trait]
 impl Http for WayOut {
@@ -192,11 +207,9 @@ impl Http for WayOut {
 }
 
 /// Rows and vault, as the broker needs them.
-pub struct Kept {
-    /// The rows.
-    pub fleet: Fleet,
-    /// What seals.
-    pub vault: Arc<Vault>,
+struct Kept {
+    fleet: Fleet,
+    vault: Arc<Vault>,
 }
 
 #[async_trait]

@@ -16,7 +16,7 @@ use freehold_driver::{Enforcement, PodDriver};
 use freehold_driver_local::{LocalDriver, PodRoot};
 use freehold_model::UploadId;
 use freehold_reconcile as reconcile;
-use freehold_store::{Store, Topic};
+use freehold_store::Store;
 use freehold_vault::Vault;
 use object_store::local::LocalFileSystem;
 use rustix::{
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{Config, LogFormat},
     control,
-    credentials::{self, Brokering, Directory, Issuing, Kept, NoSecrets, WayOut},
+    credentials::{self, Issuing, NoSecrets},
     gate::{EgressGate, StoreSink},
     machine,
     ports::{Agents, NoAgents, Sealer},
@@ -104,11 +104,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
         trust_anchors_pem: egress.ca_pem().to_owned(),
         ..reconcile::Options::default()
     };
-    let keeper = Arc::new(Kept { fleet: fleet.clone(), vault: vault.clone() });
-    let way_out = Arc::new(WayOut(egress.outbound()));
-    let broker = Brokering::new(way_out, keeper, freehold_broker::Options::default(), credentials::convert);
-    let changes = store.subscribe(Topic::Credentials);
-    let directory = Directory::new(fleet.clone(), broker.clone(), Arc::new(NoSecrets), changes);
+    let (broker, directory) = credentials::wire(&store, &fleet, &vault, &egress, Arc::new(NoSecrets));
     let gate = Arc::new(EgressGate::new(egress, minter, directory));
     let reconciler = reconcile::Service::new(options, fleet, driver.clone(), gate);
     let ports = Ports {

@@ -406,7 +406,7 @@ async fn role(app: &App, owner: &Actor) -> RoleId {
         credential_name: None,
         default_model: Some("scripted".into()),
         capabilities: None,
-        config: std::collections::BTreeMap::new(),
+        config: BTreeMap::new(),
     };
     let provider = done(app.provider_create(owner, provider, None).await.unwrap());
     let role = RoleNew { name: "worker".into(), provider_id: provider.id, rest: RoleChange::default() };
