@@ -154,3 +154,16 @@ async fn a_refresh_token_that_was_replaced_outlives_a_server_that_is_killed() {
     assert_eq!(ask(&world, workspace).await, 200);
     assert!(world.issuer().is_active(&world.last_bearer()).unwrap());
 }
+
+#[tokio::test]
+async fn an_issuer_inside_is_not_asked_unless_the_operator_names_it() {
+    let world = World::start(SCENARIO).await;
+    let given = json!({ "name": "main", "provider": "openai", "kind": "oauth2_client_credentials", "client_secret": "s",
+        "provider_config": { "client_id": "c", "token_url": "https://169.254.169.254/token" } });
+    let credential = world.client.credential_create(&from(given)).await.unwrap();
+    let workspace = workspace(&world).await.id;
+    assert_eq!(ask(&world, workspace).await, 403);
+    let noted = world.client.credential_view(credential.id).await.unwrap();
+    let noted = (noted.status, noted.last_minted_status.as_deref());
+    assert_eq!(noted, (Status::Active, Some("address_forbidden")));
+}
