@@ -5,7 +5,9 @@ use std::sync::Arc;
 use freehold_model::{PodId, WorkspaceId};
 use tokio_util::sync::CancellationToken;
 
-use crate::{AuditSink, Error, Grant, Listeners, Options, PodIdentity, state::State, token::Verifier};
+use crate::{
+    AuditSink, Error, Grant, Listeners, Options, Outbound, PodIdentity, state::State, token::Verifier,
+};
 
 impl Options {
     /// Opens the state directory, makes the platform CA at the first start and takes up what an earlier process left
@@ -70,6 +72,11 @@ impl Handle {
     /// Forgets a workspace that will never run again: its grant and the addresses its names were answered with.
     pub fn forget(&self, workspace: WorkspaceId) {
         self.state.forget(workspace);
+    }
+
+    /// The way out for requests of the server's own, which no policy decides.
+    pub fn outbound(&self) -> Outbound {
+        self.state.outbound()
     }
 
     /// The platform CA's certificate, to be trusted inside pods.

@@ -5,6 +5,7 @@
 
 mod config;
 mod control;
+mod credentials;
 mod environment;
 mod gate;
 mod machine;

@@ -29,6 +29,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0015_audit_proof", include_str!("migrations/0015_audit_proof.sql")),
     ("0016_data_keys", include_str!("migrations/0016_data_keys.sql")),
     ("0017_secrets", include_str!("migrations/0017_secrets.sql")),
+    ("0018_credential_kinds", include_str!("migrations/0018_credential_kinds.sql")),
 ];
 
 /// Any number, the same in every version: servers that start together take turns.

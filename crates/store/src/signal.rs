@@ -14,7 +14,7 @@ use crate::work::{Work, WorkChanges};
 pub enum Topic {
     /// Rows of the audit log, activity included.
     Audit,
-    /// What the reconciler looks at: workspaces, tasks, roles, providers, credentials.
+    /// What the reconciler looks at: workspaces, tasks, roles, providers.
     Work,
     /// Events of sessions.
     Sessions,
@@ -22,11 +22,14 @@ pub enum Topic {
     Callers,
     /// Secrets: one was created, got another value or was deleted.
     Secrets,
+    /// Which credentials there are, and whether they can be used.
+    Credentials,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: &'static [Self] = &[Self::Audit, Self::Work, Self::Sessions, Self::Callers, Self::Secrets];
+    pub const ALL: &'static [Self] =
+        &[Self::Audit, Self::Work, Self::Sessions, Self::Callers, Self::Secrets, Self::Credentials];
 
     const fn bit(self) -> u8 {
         match self {
@@ -35,6 +38,7 @@ impl Topic {
             Self::Sessions => 4,
             Self::Callers => 8,
             Self::Secrets => 16,
+            Self::Credentials => 32,
         }
     }
 }
@@ -81,6 +85,7 @@ pub(crate) struct Signals {
     changes: WorkChanges,
     callers: watch::Sender<u64>,
     secrets: watch::Sender<u64>,
+    credentials: watch::Sender<u64>,
     closed: AtomicBool,
     /// Whether another process owns the database that this one is to own.
     ousted: AtomicBool,
@@ -96,6 +101,7 @@ impl Signals {
             changes: WorkChanges::default(),
             callers: watch::Sender::new(0),
             secrets: watch::Sender::new(0),
+            credentials: watch::Sender::new(0),
             closed: AtomicBool::new(false),
             ousted: AtomicBool::new(false),
         }
@@ -108,6 +114,7 @@ impl Signals {
             Topic::Sessions => &self.sessions,
             Topic::Callers => &self.callers,
             Topic::Secrets => &self.secrets,
+            Topic::Credentials => &self.credentials,
         }
     }
 
