@@ -4,7 +4,9 @@ use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use freehold_model::{CredentialId, OrganizationId, Timestamp, UploadId, workspace::Workspace};
+use freehold_model::{
+    CredentialId, OrganizationId, ProviderId, RoleId, Timestamp, UploadId, workspace::Workspace,
+};
 use futures::stream::BoxStream;
 use serde_json::Value;
 
@@ -17,6 +19,33 @@ pub struct Ports {
     pub sealer: Arc<dyn SecretSealer>,
     /// The bytes of uploaded files.
     pub uploads: Arc<dyn UploadStore>,
+    /// Where policy is in force.
+    pub policy: Arc<dyn PolicyPort>,
+}
+
+/// What changed about the policy of workspaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyChange {
+    /// A role.
+    Role(RoleId),
+    /// A provider.
+    Provider(ProviderId),
+}
+
+/// Where policy is in force.
+#[async_trait]
+pub trait PolicyPort: Send + Sync {
+    /// Puts what the rows say now in force for the running workspaces that a change is about. Answers when it is, or after a
+    /// limit; it will be in force all the same, for the change is in the rows.
+    async fn changed(&self, change: PolicyChange);
+}
+
+/// Where no workspace runs.
+pub struct NoWorkspaces;
+
+#[async_trait]
+impl PolicyPort for NoWorkspaces {
+    async fn changed(&self, _: PolicyChange) {}
 }
 
 /// Why an agent could not be asked.

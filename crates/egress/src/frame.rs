@@ -58,6 +58,11 @@ impl Framer {
         step
     }
 
+    /// Whether the last request that was begun has come whole.
+    pub(crate) const fn is_between_requests(&self) -> bool {
+        matches!(self.state, State::Head)
+    }
+
     fn step(&mut self, bytes: &[u8]) -> Step {
         match self.state {
             State::Through => Step::Release(bytes.len()),

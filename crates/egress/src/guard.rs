@@ -1,4 +1,6 @@
-//! The client's side of a connection with ambiguous HTTP/1.1 kept from hyper.
+//! The client's side of a connection with ambiguous HTTP/1.1 kept from hyper, and with patience at its end: a client that
+//! is still sending what nobody reads gets to read why. A system takes back what was not read yet from a connection that is
+//! closed with bytes left in it.
 
 use std::{
     io,
@@ -6,9 +8,13 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
 
 use crate::{
     frame::{Framer, Step},
@@ -17,6 +23,9 @@ use crate::{
 
 /// Bytes read from the connection at once.
 const READ_BYTES: usize = 16 * 1024;
+/// Bytes that are read and dropped at the end of a connection whose client is still sending, and how long that may take.
+const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
+const LINGER_TIME_MAX: Duration = Duration::from_secs(5);
 /// No HTTP, wherever it stands: hyper answers a head of it with 400 and breaks off a body.
 const NONSENSE: &[u8] = b"\0\r\n\r\n";
 
@@ -30,12 +39,14 @@ pub(crate) struct Guarded<S> {
     /// How many bytes of `held` may be passed on.
     released: usize,
     malformed: bool,
+    /// At the end: how many bytes may still be read and dropped, and for how long.
+    linger: Option<(usize, Pin<Box<Sleep>>)>,
 }
 
 impl<S> Guarded<S> {
     pub(crate) const fn new(stream: S, activity: Arc<Activity>, head_bytes_max: usize) -> Self {
         let framer = Framer::new(head_bytes_max);
-        Self { stream, activity, framer, held: Vec::new(), released: 0, malformed: false }
+        Self { stream, activity, framer, held: Vec::new(), released: 0, malformed: false, linger: None }
     }
 
     /// Moves released bytes out; true when there were any.
@@ -68,6 +79,27 @@ impl<S> Guarded<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Guarded<S> {
+    /// Reads and drops what the client sends until it closes its side.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (left, limit) =
+            self.linger.get_or_insert_with(|| (LINGER_BYTES_MAX, Box::pin(sleep(LINGER_TIME_MAX))));
+        let mut piece = [MaybeUninit::uninit(); READ_BYTES];
+        while *left > 0 {
+            let mut piece = ReadBuf::uninit(&mut piece);
+            let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, &mut piece) else {
+                return limit.as_mut().poll(cx);
+            };
+            let count = piece.filled().len();
+            if read.is_err() || count == 0 {
+                break;
+            }
+            *left = left.saturating_sub(count);
+        }
+        Poll::Ready(())
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -96,7 +128,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buffer)
     }
@@ -118,6 +150,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let this = &mut *self;
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            let is_whole = this.framer.is_between_requests() && this.held.is_empty() && !this.malformed;
+            if is_whole || this.activity.is_upgraded() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        this.poll_linger(cx).map(Ok)
     }
 }

@@ -11,7 +11,11 @@ use std::{
 };
 
 use anyhow::Context;
-use freehold_app::{App, Ports, Secret, fleet, ports::UploadStore, uploads::ObjectUploads};
+use freehold_app::{
+    App, Ports, Secret, fleet,
+    ports::{NoWorkspaces, UploadStore},
+    uploads::ObjectUploads,
+};
 use freehold_driver::{Enforcement, PodDriver};
 use freehold_driver_local::{LocalDriver, PodRoot};
 use freehold_model::UploadId;
@@ -31,7 +35,7 @@ use crate::{
     control,
     gate::{EgressGate, StoreSink},
     machine,
-    ports::{Agents, NoAgents, Sealer},
+    ports::{Agents, NoAgents, Policies, Sealer},
 };
 
 /// The file that tells where the server listens, for programs that let it choose a port.
@@ -106,6 +110,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
         agent: Arc::new(Agents::new(reconciler.handle(), driver.clone())),
         sealer: Arc::new(Sealer(vault)),
         uploads,
+        policy: Arc::new(Policies(reconciler.handle())),
     };
     let app = App::new(store.clone(), ports, app_settings(&config, address));
     first_start(&app, &data).await?;
@@ -309,6 +314,7 @@ pub fn offline_app(config: &Config, store: Store) -> anyhow::Result<App> {
         agent: Arc::new(NoAgents),
         sealer: Arc::new(Sealer(Arc::new(Vault::open(&data_dir.join("master.key"))?))),
         uploads: open_uploads(data_dir)?,
+        policy: Arc::new(NoWorkspaces),
     };
     Ok(App::new(store, ports, app_settings(config, config.server.listen)))
 }

@@ -417,3 +417,32 @@ async fn an_upstream_that_stops_reading_holds_its_client_up() {
     assert!(sent < 24 << 20, "{sent} bytes were taken for an upstream that reads none");
     drop(stream);
 }
+
+#[tokio::test]
+async fn a_client_that_is_refused_in_the_middle_of_a_large_body_reads_why() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let piece = vec![b'x'; 64 * 1024];
+    for length in ["content-length: 33554432", "transfer-encoding: chunked"] {
+        for _ in 0..20 {
+            let mut stream = proxy.https("api.test").await;
+            let head = format!("POST /closed HTTP/1.1\r\nhost: api.test\r\n{length}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            // It reads only when it has sent everything, or cannot send any more.
+            for _ in 0..512 {
+                let sent = if length.contains("chunked") {
+                    stream.write_all(&[b"10000\r\n", &piece[..], b"\r\n"].concat()).await
+                } else {
+                    stream.write_all(&piece).await
+                };
+                if sent.is_err() {
+                    break;
+                }
+            }
+            let mut answer = [0; 12];
+            tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 403");
+        }
+    }
+    assert_eq!(upstream.count(), 0);
+}

@@ -25,6 +25,6 @@ for http2 in (False, True):
         assert heard == [f"data: event {n}" for n in range(5)], heard
         refused = client.get("/closed/secret")
         error = refused.json()["error"]
-        assert (refused.status_code, error["reason"]) == (403, "no_matching_rule"), error
+        assert (refused.status_code, error["reason"]) == (403, "path_not_allowed"), error
         assert error["destination"] == "web.clients.test", error
 print("done")

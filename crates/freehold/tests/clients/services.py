@@ -93,14 +93,15 @@ class Web(http.server.BaseHTTPRequestHandler):
     def events(self):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Connection", "close")
+        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         # Each event waits until the one before has reached the client.
         for number in range(5):
-            self.wfile.write(f"id: {number}\ndata: event {number}\n\n".encode())
+            event = f"id: {number}\ndata: event {number}\n\n".encode()
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
             self.wfile.flush()
             acknowledged.get(timeout=20)
-        self.close_connection = True
+        self.wfile.write(b"0\r\n\r\n")
 
     def git(self, path):
         url = urllib.parse.urlsplit(self.path)

@@ -177,7 +177,7 @@ async fn curl_works_over_both_versions_in_every_way_it_sends() {
                 length,
                 length,
                 length,
-                &lines[5].to_owned(),
+                lines[5],
                 "200",
                 "1",
                 "0"
@@ -187,7 +187,7 @@ async fn curl_works_over_both_versions_in_every_way_it_sends() {
         assert!(lines[5].eq_ignore_ascii_case("content-length: 512"), "{out}");
         let (body, status) = lines[9].rsplit_once(' ').unwrap();
         let body: Value = serde_json::from_str(body).unwrap();
-        assert_eq!((status, &body["error"]["reason"]), ("403", &json!("no_matching_rule")));
+        assert_eq!((status, &body["error"]["reason"]), ("403", &json!("path_not_allowed")));
     }
 }
 
@@ -203,7 +203,7 @@ async fn whoever_is_refused_in_the_middle_of_a_large_upload_reads_why() {
              done"
         );
         let out = stage.succeeds(&script).await;
-        assert_eq!(out.matches("\"reason\":\"no_matching_rule\"").count(), 5, "{version}: {out}");
+        assert_eq!(out.matches("\"reason\":\"path_not_allowed\"").count(), 5, "{version}: {out}");
     }
 }
 

@@ -16,7 +16,7 @@ use freehold_app::{
     App, Ports, Settings,
     audit::Cause,
     ports::{
-        AgentError, AgentPort, ExecEvent, ExecRequest, ExecStream, OutputStream, SealError, SecretSealer,
+        AgentError, AgentPort, ExecEvent, ExecRequest, ExecStream, OutputStream, NoWorkspaces, SealError, SecretSealer,
     },
     uploads::ObjectUploads,
 };
@@ -160,6 +160,7 @@ impl Context {
             agent: Arc::clone(&agent) as _,
             sealer: Arc::new(SimSealer),
             uploads: Arc::new(ObjectUploads::new(Arc::new(objects))),
+            policy: Arc::new(NoWorkspaces),
         };
         let settings = Settings {
             task_timeout_seconds: 3600,

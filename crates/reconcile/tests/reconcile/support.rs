@@ -7,7 +7,7 @@ use freehold_access::Actor;
 use freehold_app::{
     App, Outcome, Ports,
     fleet::{self, Fleet, JournalLimits, Place},
-    ports::{AgentError, AgentPort, ExecRequest, ExecStream, SealError, SecretSealer},
+    ports::{AgentError, AgentPort, ExecRequest, ExecStream, NoWorkspaces, SealError, SecretSealer},
     provider::ProviderNew,
     role::{RoleChange, RoleNew},
     task::{self, TaskNew},
@@ -112,7 +112,7 @@ impl World {
             journal,
         };
         let fleet = Fleet::new(store.clone(), uploads.clone(), settings);
-        let ports = Ports { agent: Arc::new(NoAgents), sealer: Arc::new(NoSecrets), uploads };
+        let ports = Ports { agent: Arc::new(NoAgents), sealer: Arc::new(NoSecrets), uploads, policy: Arc::new(NoWorkspaces) };
         let settings = freehold_app::Settings {
             task_timeout_seconds: 3600,
             idle_timeout_seconds: 0,
