@@ -29,7 +29,7 @@ use crate::{
     deny::{self, Reason},
     facts::Facts,
     headers::{prepare_headers, strip_hop_by_hop},
-    inject,
+    inject, linger,
     mask::Mask,
     masking::{self, Masking},
     options::ms,
@@ -113,7 +113,10 @@ impl Connection {
         let id = row.id;
         let outcome = match self.admit(grant.as_deref(), &mut parts).await {
             Ok(admitted) => self.pass(admitted, row, parts, body, started).await,
-            Err(refusal) => Err(self.refuse(refusal, row).await),
+            Err(refusal) => {
+                linger::drop_slowly(body, parts.version);
+                Err(self.refuse(refusal, row).await)
+            }
         };
         Ok(match outcome {
             Ok((response, masking)) => response.map(|body| {

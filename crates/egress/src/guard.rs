@@ -8,7 +8,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use tokio::{
@@ -18,14 +17,12 @@ use tokio::{
 
 use crate::{
     frame::{Framer, Step},
+    linger::{LINGER_BYTES_MAX, LINGER_TIME_MAX},
     watch::Activity,
 };
 
 /// Bytes read from the connection at once.
 const READ_BYTES: usize = 16 * 1024;
-/// Bytes that are read and dropped at the end of a connection whose client is still sending, and how long that may take.
-const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
-const LINGER_TIME_MAX: Duration = Duration::from_secs(5);
 /// No HTTP, wherever it stands: hyper answers a head of it with 400 and breaks off a body.
 const NONSENSE: &[u8] = b"\0\r\n\r\n";
 
