@@ -64,11 +64,20 @@ pub enum Ended {
 /// with the usual 1,024 for all, two pods could leave nothing for the others.
 const OPEN_FILES: u64 = 65_536;
 
+/// A process that crashes leaves no image of its memory, in which the secrets of all organizations are.
+fn leave_no_core() {
+    let nothing = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, nothing) {
+        tracing::warn!(%error, "a crash may leave an image of the server's memory, secrets included");
+    }
+}
+
 /// Runs the server until it is told to stop: by a signal, which leaves the pods running, or by the end of its standard
 /// input where `stop_with_stdin` says so, which takes them away.
 pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended> {
     log(&config)?;
     raise_open_files();
+    leave_no_core();
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
     let abandoned = CancellationToken::new();

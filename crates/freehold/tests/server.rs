@@ -14,8 +14,12 @@ mod exec;
 mod full_disk;
 #[path = "server/hostile.rs"]
 mod hostile;
+#[path = "server/leak.rs"]
+mod leak;
 #[path = "server/operators.rs"]
 mod operators;
+#[path = "server/policy.rs"]
+mod policy;
 #[path = "server/restarts.rs"]
 mod restarts;
 #[path = "server/tasks.rs"]

@@ -155,8 +155,8 @@ async fn curl_works_over_both_versions_in_every_way_it_sends() {
         let web = "https://web.clients.test";
         let number = if version == "--http2" { "2" } else { "1.1" };
         let script = format!(
-            "head -c 33554432 /dev/zero >/tmp/zeros
-             {curl} -w '%{{http_version}} %{{http_code}}\\n' -o /tmp/down '{web}/bytes?size=67108864'
+            "head -c 8388608 /dev/zero >/tmp/zeros
+             {curl} -w '%{{http_version}} %{{http_code}}\\n' -o /tmp/down '{web}/bytes?size=16777216'
              wc -c </tmp/down
              {curl} -T /tmp/zeros {web}/echo | grep -o '\"length\": [0-9]*'
              {curl} -H 'Expect: 100-continue' --data-binary @/tmp/zeros {web}/echo | grep -o '\"length\": [0-9]*'
@@ -168,12 +168,12 @@ async fn curl_works_over_both_versions_in_every_way_it_sends() {
         );
         let out = stage.succeeds(&script).await;
         let lines: Vec<&str> = out.lines().collect();
-        let length = "\"length\": 33554432";
+        let length = "\"length\": 8388608";
         assert_eq!(
             lines[..9],
             [
                 format!("{number} 200").as_str(),
-                "67108864",
+                "16777216",
                 length,
                 length,
                 length,

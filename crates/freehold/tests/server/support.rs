@@ -220,6 +220,11 @@ impl World {
         }
     }
 
+    /// The server's process.
+    pub fn server_id(&self) -> u32 {
+        self.server.as_ref().unwrap().id()
+    }
+
     /// The data directory, as it is to be found from here.
     pub fn data(&self) -> PathBuf {
         let data = self.dir.path().join("data");
