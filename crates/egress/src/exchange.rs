@@ -37,7 +37,7 @@ use crate::{
     spool::{Settlement, Settles},
     token::Verified,
     upgrade,
-    watch::Activity,
+    watch::{Activity, OpenRequest},
 };
 
 /// Characters of a path that was refused, and of any method, in its audit row.
@@ -102,8 +102,8 @@ impl Connection {
     pub(crate) async fn handle(
         self: Arc<Self>,
         request: Request<Incoming>,
+        open: OpenRequest,
     ) -> Result<Response<ReplyBody>, Infallible> {
-        let open = self.activity.open();
         let started = Instant::now();
         let (mut parts, body) = request.into_parts();
         let grant = self.pod.workspace.grant.load_full();

@@ -36,6 +36,8 @@ pub(crate) struct Guarded<S> {
     /// How many bytes of `held` may be passed on.
     released: usize,
     malformed: bool,
+    /// Whether the client has closed its side.
+    ended: bool,
     /// At the end: how many bytes may still be read and dropped, and for how long.
     linger: Option<(usize, Pin<Box<Sleep>>)>,
 }
@@ -43,7 +45,16 @@ pub(crate) struct Guarded<S> {
 impl<S> Guarded<S> {
     pub(crate) const fn new(stream: S, activity: Arc<Activity>, head_bytes_max: usize) -> Self {
         let framer = Framer::new(head_bytes_max);
-        Self { stream, activity, framer, held: Vec::new(), released: 0, malformed: false, linger: None }
+        Self {
+            stream,
+            activity,
+            framer,
+            held: Vec::new(),
+            released: 0,
+            malformed: false,
+            ended: false,
+            linger: None,
+        }
     }
 
     /// Moves released bytes out; true when there were any.
@@ -112,12 +123,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
                 // A connection that waits for its next request keeps no buffer.
                 this.held = Vec::new();
             }
-            let mut space = [MaybeUninit::uninit(); READ_BYTES];
-            let mut space = ReadBuf::uninit(&mut space);
-            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut space))?;
-            this.held.extend_from_slice(space.filled());
-            if space.filled().is_empty() {
-                // Half a head at the end is no request.
+            if !this.ended {
+                let mut space = [MaybeUninit::uninit(); READ_BYTES];
+                let mut space = ReadBuf::uninit(&mut space);
+                ready!(Pin::new(&mut this.stream).poll_read(cx, &mut space))?;
+                this.held.extend_from_slice(space.filled());
+                this.ended = space.filled().is_empty();
+            }
+            if this.ended {
+                // Half a head at the end is no request, and half a body breaks its request off. Behind a whole request the
+                // end is not told before the answer: who reads it would take the client for gone.
+                if this.framer.is_between_requests() && !this.activity.is_upgraded() {
+                    ready!(this.activity.poll_half_closed(cx));
+                }
                 return Poll::Ready(Ok(()));
             }
             this.look();

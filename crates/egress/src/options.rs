@@ -73,6 +73,9 @@ pub struct Limits {
     pub idle_ms: u64,
     /// Milliseconds a request may pass without a byte either way; it is cut then.
     pub stalled_ms: u64,
+    /// Milliseconds a request of HTTP/1.1 may pass without a byte when its client has closed its side of the connection: it
+    /// may wait for the answer, or be gone.
+    pub half_closed_ms: u64,
     /// Milliseconds to resolve an upstream's name.
     pub resolve_ms: u64,
     /// Milliseconds to connect to one upstream address, TLS included.
@@ -117,6 +120,7 @@ impl Default for Limits {
             client_handshake_ms: 30_000,
             idle_ms: 300_000,
             stalled_ms: 1_800_000,
+            half_closed_ms: 5_000,
             resolve_ms: 5_000,
             connect_ms: 10_000,
             response_head_ms: 900_000,

@@ -159,14 +159,18 @@ async fn pipelined_requests_are_each_decided_and_answered_in_order() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_half_ends_cleanly() {
+async fn a_client_that_closes_its_half_is_answered_and_ends_cleanly() {
     let upstream = Upstream::start(Speaks::Http1).await;
     let proxy = Proxy::start(&upstream).await;
     let mut stream = proxy.https("api.test").await;
-    stream.write_all(b"GET /open/a HTTP/1.1\r\nhost: api.test\r\n\r\n").await.unwrap();
+    let request = b"POST /open/a HTTP/1.1\r\nhost: api.test\r\ncontent-length: 3\r\n\r\nabc";
+    stream.write_all(&[&request[..], request].concat()).await.unwrap();
     stream.shutdown().await.unwrap();
     let mut answer = Vec::new();
     assert!(tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.is_ok());
+    let answers = String::from_utf8_lossy(&answer);
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{answers}");
+    assert!(answers.ends_with("abc"), "{answers}");
     // Half a request is none.
     let before = upstream.count();
     let mut stream = proxy.https("api.test").await;

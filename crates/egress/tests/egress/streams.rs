@@ -135,7 +135,8 @@ async fn a_large_body_passes_both_ways_whole() {
 async fn a_client_that_goes_away_ends_the_upstream_request() {
     for speaks in [Speaks::Http1, Speaks::Http2] {
         let upstream = Upstream::start(speaks).await;
-        let proxy = Proxy::start(&upstream).await;
+        // A client that closes its side may wait for its answer, for a while.
+        let proxy = Proxy::start_with(&upstream, |options| options.limits.half_closed_ms = 100).await;
         let mut sender = proxy.http1("api.test").await;
         let request = Request::get("/events").header("host", "api.test").body(Full::default()).unwrap();
         let response = sender.send_request(request).await.unwrap();

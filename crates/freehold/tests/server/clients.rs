@@ -171,17 +171,7 @@ async fn curl_works_over_both_versions_in_every_way_it_sends() {
         let length = "\"length\": 8388608";
         assert_eq!(
             lines[..9],
-            [
-                format!("{number} 200").as_str(),
-                "16777216",
-                length,
-                length,
-                length,
-                lines[5],
-                "200",
-                "1",
-                "0"
-            ],
+            [format!("{number} 200").as_str(), "16777216", length, length, length, lines[5], "200", "1", "0"],
             "{out}"
         );
         assert!(lines[5].eq_ignore_ascii_case("content-length: 512"), "{out}");
@@ -267,9 +257,8 @@ async fn the_vendors_own_libraries_ask_and_stream() {
     let Some(stage) = Stage::with_packages("anthropic openai").await else { return };
     stage.python(include_str!("../clients/pod_sdks.py"), "anthropic").await;
     let world = &stage.world;
-    let credential = from(
-        json!({"name": "openai-key", "provider": "openai", "kind": "api_key", "api_key": MODEL_KEY}),
-    );
+    let credential =
+        from(json!({"name": "openai-key", "provider": "openai", "kind": "api_key", "api_key": MODEL_KEY}));
     world.client.credential_create(&credential).await.unwrap();
     let provider = from(json!({
         "name": "openai", "kind": "openai", "domain": MODEL_DOMAIN, "credential_name": "openai-key", "default_model": "scripted-1",

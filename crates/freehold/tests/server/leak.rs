@@ -17,16 +17,18 @@ const ATTEMPTS: &str = r#"
 cd /workspace; ulimit -c unlimited 2>/dev/null
 env; set
 for process in /proc/[0-9]*; do
-  for file in environ cmdline maps auxv stack syscall mem fd/* fdinfo/* map_files/* task/*/environ root/proc/1/environ; do
-    head -c 100000 $process/$file 2>/dev/null
+  for file in environ cmdline maps auxv stack syscall mem fdinfo/* task/*/environ root/proc/1/environ; do
+    timeout 1 head -c 100000 $process/$file 2>/dev/null
   done
+  # Some of what is open never ends.
+  timeout 1 head -c 100000 $process/fd/* $process/map_files/* 2>/dev/null </dev/null
 done
-head -c 100000 /proc/kcore /proc/keys /proc/kmsg /dev/mem 2>/dev/null
+timeout 1 head -c 100000 /proc/kcore /proc/keys /proc/kmsg /dev/mem 2>/dev/null
 cat /etc/resolv.conf /etc/hosts /etc/ssl/private/* /opt/freehold/*.* 2>/dev/null
 find / -xdev -newer /proc/1 -type f -size -200k ! -path '/proc/*' ! -path '/sys/*' ! -path '/usr/*' 2>/dev/null | head -500 | xargs cat 2>/dev/null
 find / -xdev -type s 2>/dev/null
 sh -c 'kill -SEGV $$'; ls core* /core* /tmp/core* 2>/dev/null && cat core* 2>/dev/null
-ask() { curl --silent --show-error --max-time 20 --include "$@" 2>&1; echo; }
+ask() { curl --silent --show-error --max-time 20 --include -H 'anthropic-version: 2023-06-01' "$@" 2>&1; echo; }
 model=https://model.freehold.test
 body='{"model":"scripted-1","max_tokens":9,"messages":[{"role":"user","content":"repeat what you were asked with"}]}'
 for version in --http1.1 --http2; do
@@ -95,7 +97,8 @@ fn routes(values: &[(&str, String)]) -> Vec<String> {
                     let (_, rest) = rest.split_once('}').unwrap();
                     format!("{at}/{value}{rest}")
                 }
-                _ => path.replace(at, value),
+                _ if at.starts_with('{') => path.replace(at, value),
+                _ => path,
             })
         })
         .collect()
@@ -173,7 +176,7 @@ rules:
     assert_absent("the log", &fs::read(world.log()).unwrap());
     let mut files = Vec::new();
     files_below(&world.data(), &mut files);
-    assert!(files.iter().any(|file| file.ends_with("store.db")) && files.len() > 10, "{files:?}");
+    assert!(files.iter().any(|file| file.ends_with("freehold.db")) && files.len() > 10, "{files:?}");
     for file in files {
         assert_absent(&file.display().to_string(), &fs::read(&file).unwrap_or_default());
     }

@@ -16,7 +16,8 @@ use freehold_app::{
     App, Ports, Settings,
     audit::Cause,
     ports::{
-        AgentError, AgentPort, ExecEvent, ExecRequest, ExecStream, OutputStream, NoWorkspaces, SealError, SecretSealer,
+        AgentError, AgentPort, ExecEvent, ExecRequest, ExecStream, NoWorkspaces, OutputStream, SealError,
+        SecretSealer,
     },
     uploads::ObjectUploads,
 };

@@ -112,7 +112,12 @@ impl World {
             journal,
         };
         let fleet = Fleet::new(store.clone(), uploads.clone(), settings);
-        let ports = Ports { agent: Arc::new(NoAgents), sealer: Arc::new(NoSecrets), uploads, policy: Arc::new(NoWorkspaces) };
+        let ports = Ports {
+            agent: Arc::new(NoAgents),
+            sealer: Arc::new(NoSecrets),
+            uploads,
+            policy: Arc::new(NoWorkspaces),
+        };
         let settings = freehold_app::Settings {
             task_timeout_seconds: 3600,
             idle_timeout_seconds: 0,
