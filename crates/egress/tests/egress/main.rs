@@ -8,6 +8,7 @@ mod audit;
 mod credentials;
 mod curl;
 mod decisions;
+mod differential;
 mod dns;
 mod harness;
 mod masking;
