@@ -158,6 +158,10 @@ fn body_of(request: &httparse::Request<'_, '_>, head: &[u8]) -> Option<State> {
     if (0..head.len()).any(bare) {
         return None;
     }
+    // A fragment is no part of a request; hyper would leave it out.
+    if request.path.is_some_and(|target| target.contains('#')) {
+        return None;
+    }
     let mut length = None;
     let mut chunked = false;
     for header in request.headers.iter() {
