@@ -62,13 +62,28 @@ impl Authority {
             let pem = fs::read_to_string(&certificate_path).map_err(state(&certificate_path))?;
             (KeyPair::from_pem(&key).map_err(Error::Authority)?, pem)
         } else {
-            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Error::Authority)?;
-            let pem = authority_params().self_signed(&key).map_err(Error::Authority)?.pem();
+            let (key, pem) = Self::make()?;
             // The certificate comes last: while it is absent, a half-made authority is made again.
             write_new(&key_path, key.serialize_pem().as_bytes(), 0o600).map_err(state(&key_path))?;
             write_new(&certificate_path, pem.as_bytes(), 0o644).map_err(state(&certificate_path))?;
             (key, pem)
         };
+        Self::of(key, pem, leaves_max, provider)
+    }
+
+    /// A new key and its certificate.
+    pub(crate) fn make() -> Result<(KeyPair, String), Error> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Error::Authority)?;
+        let pem = authority_params().self_signed(&key).map_err(Error::Authority)?.pem();
+        Ok((key, pem))
+    }
+
+    pub(crate) fn of(
+        key: KeyPair,
+        pem: String,
+        leaves_max: usize,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, Error> {
         let chain_end = certificate(&pem).ok_or(Error::Roots)?;
         let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(Error::Authority)?;
         Ok(Self {
