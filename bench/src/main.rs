@@ -12,6 +12,7 @@ mod machine;
 mod memory;
 mod pod_client;
 mod pod_start;
+mod policy;
 mod processes;
 mod report;
 mod scratch;
@@ -63,6 +64,8 @@ enum What {
     Api(api::Options),
     /// A request from a pod through the interception, beside a direct one
     Egress(egress::Options),
+    /// A PATCH of a role -> its policy is in force for running workspaces
+    Policy(policy::Options),
     /// The client that the egress benchmark runs inside a pod
     #[command(hide = true)]
     PodClient(pod_client::Options),
@@ -76,6 +79,7 @@ impl What {
             Self::Turn(_) => "turn",
             Self::Api(_) => "api",
             Self::Egress(_) => "egress",
+            Self::Policy(_) => "policy",
             Self::PodClient(_) => "pod-client",
         }
     }
@@ -112,6 +116,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         What::Turn(options) => turn::run(options, setting, &mut report).await,
         What::Api(options) => api::run(options, setting, &mut report).await,
         What::Egress(options) => egress::run(options, setting, &mut report).await,
+        What::Policy(options) => policy::run(options, setting, &mut report).await,
         What::PodClient(_) => bail!("the client of the pod measures nothing here"),
     }?;
     let out = arguments.out.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("out"));
