@@ -270,3 +270,9 @@ async fn the_vendors_own_libraries_ask_and_stream() {
     world.client.role_update(role.agent_roles[0].id, &change).await.unwrap();
     stage.python(include_str!("../clients/pod_sdks.py"), "openai").await;
 }
+
+#[tokio::test]
+async fn neither_quic_nor_a_way_to_it_is_offered() {
+    let Some(stage) = Stage::set("python3").await else { return };
+    stage.python(include_str!("../clients/pod_quic.py"), "").await;
+}
