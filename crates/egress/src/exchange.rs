@@ -23,15 +23,16 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Grant, agree,
+    Grant, Unavailable, agree,
     audit::{self, Attribution},
     body::ReplyBody,
     deny::{self, Reason},
     facts::Facts,
     headers::{prepare_headers, strip_hop_by_hop},
     inject, linger,
-    mask::Mask,
+    mask::SECRET_BYTES_MIN,
     masking::{self, Masking},
+    masks::Secret,
     options::ms,
     pod::Pod,
     spool::{Settlement, Settles},
@@ -71,8 +72,8 @@ struct Admitted {
 /// A credential that was put on.
 struct Injected {
     name: String,
-    /// What strikes it out of the response, unless it is too short for that.
-    mask: Option<Arc<Mask>>,
+    /// What must not come back.
+    secrets: Vec<Secret>,
 }
 
 /// A request that may not.
@@ -138,7 +139,7 @@ impl Connection {
         agree::check(&self.destination, self.sni.as_deref(), parts).map_err(|_| Reason::AuthorityMismatch)?;
         let (permit, path, upgrade) = self.decide(grant, parts)?;
         let mut query = parts.uri.query().map(str::to_owned);
-        let injected = match put_credential(grant, &permit, &mut parts.headers, &mut query) {
+        let injected = match put_credential(grant, &permit, &mut parts.headers, &mut query).await {
             Ok(injected) => injected,
             Err(reason) => return Err(Refusal::of_permitted(reason, &permit)),
         };
@@ -218,9 +219,10 @@ impl Connection {
         row.path = Some(parts.uri.path().to_owned());
         audit::by_rule(&mut row, permit.rule());
         row.transforms_applied = Some(u32::from(injected.is_some()));
-        let (name, mask) = injected.map(|injected| (injected.name, injected.mask)).unzip();
+        let (name, secrets) = injected.map(|injected| (injected.name, injected.secrets)).unzip();
         row.auth_applied = name.into_iter().collect();
-        let mut masking = mask.flatten().map(|mask| Masking::new(mask, Arc::clone(&self.pod), row.clone()));
+        let mask = self.pod.workspace.masks.of(&secrets.unwrap_or_default());
+        let mut masking = mask.map(|mask| Masking::new(mask, Arc::clone(&self.pod), row.clone()));
         if !self.pod.record(row, Settles::Later).await {
             return Err(Reason::AuditUnavailable);
         }
@@ -290,7 +292,7 @@ impl Connection {
 }
 
 /// The provider's credential on requests to the provider's domain; nothing on others.
-fn put_credential(
+async fn put_credential(
     grant: &Grant,
     permit: &Permit,
     headers: &mut HeaderMap,
@@ -301,13 +303,24 @@ fn put_credential(
     }
     inject::strip_placeholder(headers, query).map_err(|_| Reason::ForeignCredential)?;
     let Some(name) = permit.credential() else { return Ok(None) };
-    let Some(Ok(injection)) = grant.injections.get(name) else { return Err(Reason::AuthUnavailable) };
-    inject::apply(injection, headers, query);
-    let mask = injection.mask();
-    if mask.is_some() {
+    let unavailable = |unavailable: Unavailable| {
+        tracing::debug!(
+            credential.name = name,
+            egress.code = unavailable.code(),
+            "a credential is unavailable"
+        );
+        Reason::AuthUnavailable
+    };
+    let injection = grant.credentials.injection(name).await.map_err(unavailable)?;
+    if injection.as_signer().is_some() {
+        return Err(unavailable(Unavailable("signer_not_taken")));
+    }
+    inject::apply(&injection, headers, query);
+    let secrets = injection.secrets();
+    if secrets.iter().any(|secret| secret.len() >= SECRET_BYTES_MIN) {
         masking::prepare(headers);
     }
-    Ok(Some(Injected { name: name.to_owned(), mask }))
+    Ok(Some(Injected { name: name.to_owned(), secrets }))
 }
 
 /// A response's head as it may be seen: without a way past this proxy, without secrets, and with a body in which they

@@ -61,7 +61,8 @@ pub(crate) fn strip_placeholder(
     Ok(())
 }
 
-/// Puts a credential on a request; it replaces what stands in its place.
+/// Puts a credential on a request; it replaces what stands in its place. One that signs comes later, when nothing of the
+/// request changes any more: see [`Injection::as_signer`].
 pub(crate) fn apply(injection: &Injection, headers: &mut HeaderMap, query: &mut Option<String>) {
     match &injection.place {
         Place::Header(name, value) => {
@@ -79,6 +80,7 @@ pub(crate) fn apply(injection: &Injection, headers: &mut HeaderMap, query: &mut 
             let own = Zeroizing::new(format!("{escaped}={}", value.as_str()));
             *query = Some(others.chain([own.as_str()]).collect::<Vec<_>>().join("&"));
         }
+        Place::Signer(_) => {}
     }
 }
 

@@ -34,6 +34,7 @@ mod inject;
 mod linger;
 mod mask;
 mod masking;
+mod masks;
 mod names;
 mod nameserver;
 mod options;
@@ -50,7 +51,9 @@ mod watch;
 pub use audit::{AuditSink, SinkError};
 pub use deny::Reason;
 pub use error::Error;
-pub use grant::{Grant, Injection, InvalidInjection, Unavailable};
+pub use grant::{
+    Credentials, Grant, Injection, InvalidInjection, Outgoing, SecretValue, Signer, Unavailable,
+};
 pub use options::{Limits, Options};
 pub use pod::{Listeners, OriginalDestination, PodIdentity};
 pub use service::{Handle, Service};

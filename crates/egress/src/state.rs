@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     AuditSink, Error, Grant, Listeners, Options, PodIdentity,
     ca::Authority,
+    masks::Masks,
     names::{Names, Ranges},
     pod::{Pod, Sockets},
     resolve::Resolver,
@@ -46,6 +47,7 @@ pub(crate) struct State {
 pub(crate) struct Workspace {
     pub(crate) grant: ArcSwapOption<Grant>,
     pub(crate) upstream: Upstream,
+    pub(crate) masks: Masks,
     /// Opened when the first pod is attached.
     names: ArcSwapOption<Names>,
 }
@@ -199,6 +201,7 @@ impl State {
             Arc::new(Workspace {
                 grant: ArcSwapOption::empty(),
                 upstream: Upstream::new(&self.dialer, &self.options.limits),
+                masks: Masks::default(),
                 names: ArcSwapOption::empty(),
             })
         });

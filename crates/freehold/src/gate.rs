@@ -14,7 +14,8 @@ use freehold_app::fleet::{Fleet, Look};
 use freehold_broker::Placement;
 use freehold_driver::OriginalDestination;
 use freehold_egress::{
-    AuditSink, Grant, Handle, Injection, Listeners, PodIdentity, SinkError, Unavailable,
+    AuditSink, Credentials, Grant, Handle, Injection, Listeners, PodIdentity, SecretValue, SinkError,
+    Unavailable,
     token::{Minter, Subject},
 };
 use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditEvent};
@@ -100,23 +101,24 @@ impl EgressGate {
 
     fn grant(&self, look: &Look) -> anyhow::Result<Grant> {
         let policy = self.policy(look)?;
-        let injections =
-            look.provider.credential_name.iter().map(|name| (name.clone(), self.injection(look)));
         Ok(Grant {
             organization_id: look.workspace.organization_id,
             role: look.role.name.clone(),
             provider: look.provider.name.clone(),
             policy,
-            injections: injections.collect(),
+            credentials: Arc::new(ProviderCredential {
+                name: look.provider.credential_name.clone(),
+                injection: self.injection(look).map(Arc::new),
+            }),
         })
     }
 
     fn injection(&self, look: &Look) -> Result<Injection, Unavailable> {
-        let (credential, sealed) = look.credential.as_ref().ok_or(Unavailable)?;
+        let (credential, sealed) = look.credential.as_ref().ok_or(Unavailable("not_found"))?;
         let context = sealing_context(credential.organization_id, credential.id);
         let unavailable = |error: &(dyn std::error::Error + 'static)| {
             tracing::warn!(credential.id = %credential.id, error, "credential {} cannot be injected", credential.id);
-            Unavailable
+            Unavailable("unusable")
         };
         let secret = self.vault.open_sealed(&context, sealed).map_err(|error| unavailable(&error))?;
         let injection =
@@ -126,6 +128,27 @@ impl EgressGate {
             Placement::Query(name) => Injection::query(name, injection.expose()),
         }
         .map_err(|error| unavailable(&error))
+    }
+}
+
+/// The provider's credential, as it was when the grant was made.
+struct ProviderCredential {
+    name: Option<String>,
+    injection: Result<Arc<Injection>, Unavailable>,
+}
+
+#[async_trait]
+impl Credentials for ProviderCredential {
+    async fn injection(&self, name: &str) -> Result<Arc<Injection>, Unavailable> {
+        if self.name.as_deref() == Some(name) {
+            self.injection.clone()
+        } else {
+            Err(Unavailable("not_found"))
+        }
+    }
+
+    async fn secret(&self, _: &str) -> Result<Arc<SecretValue>, Unavailable> {
+        Err(Unavailable("not_found"))
     }
 }
 

@@ -13,7 +13,6 @@ use std::{
 };
 
 use axum::{Router, body::Body};
-use bytes::Bytes;
 use http::{HeaderValue, Version, header::CONNECTION};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::{body::Incoming, service::Service};
@@ -71,15 +70,19 @@ pub(crate) async fn serve(
         let open = Open::new(Arc::clone(&counted));
         let is_long = request.body().size_hint().upper().is_none_or(|bytes| bytes > REST_BYTES_MAX);
         let may_close = is_long && request.version() < Version::HTTP_2;
-        let unread = Arc::clone(&is_unread);
-        let body = |body| Body::new(Asked { body, is_unread: Arc::clone(&unread) });
-        let answered = service.call(request.map(body));
+        let (unread, noted) = (Arc::clone(&is_unread), Arc::clone(&is_unread));
+        let read = move |whole: bool| {
+            noted.fetch_or(!whole, Ordering::Relaxed);
+        };
+        let asked = |body| Body::new(Watched { body, ended: Some(read) });
+        let answered = service.call(request.map(asked));
         async move {
             let mut response = answered.await?;
             if may_close && unread.load(Ordering::Relaxed) {
                 response.headers_mut().insert(CONNECTION, const { HeaderValue::from_static("close") });
             }
-            Ok::<_, Infallible>(response.map(|body| Answered { body, _open: open }))
+            // Until the answer's end its request is under way.
+            Ok::<_, Infallible>(response.map(|body| Watched { body, ended: Some(move |_: bool| drop(open)) }))
         }
     });
     let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), answer));
@@ -137,54 +140,28 @@ impl Drop for Open {
     }
 }
 
-/// The body of a request, which says when it was dropped before its end.
-struct Asked {
-    body: Incoming,
-    is_unread: Arc<AtomicBool>,
+/// A body that tells once when it is dropped, and whether it was whole then.
+struct Watched<B: HttpBody, F: FnOnce(bool)> {
+    body: B,
+    ended: Option<F>,
 }
 
-impl Drop for Asked {
+impl<B: HttpBody, F: FnOnce(bool)> Drop for Watched<B, F> {
     fn drop(&mut self) {
-        if !self.body.is_end_stream() {
-            self.is_unread.store(true, Ordering::Relaxed);
+        if let Some(ended) = self.ended.take() {
+            ended(self.body.is_end_stream());
         }
     }
 }
 
-impl HttpBody for Asked {
-    type Data = Bytes;
-    type Error = hyper::Error;
+impl<B: HttpBody + Unpin, F: FnOnce(bool) + Unpin> HttpBody for Watched<B, F> {
+    type Data = B::Data;
+    type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// The body of an answer, until whose end its request is under way.
-struct Answered {
-    body: Body,
-    _open: Open,
-}
-
-impl HttpBody for Answered {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         Pin::new(&mut self.body).poll_frame(context)
     }
 

@@ -92,7 +92,7 @@ async fn a_clients_own_key_for_another_domain_passes_untouched() {
 async fn a_credential_that_cannot_be_resolved_denies() {
     let upstream = Upstream::start(Speaks::Http1).await;
     let proxy = Proxy::start(&upstream).await;
-    proxy.publish(CAPS, Err(Unavailable));
+    proxy.publish(CAPS, Err(Unavailable("test")));
     let answer = proxy.send("model.test", Request::post(INFERENCE)).await;
     assert_eq!((answer.status, answer.reason().as_str()), (StatusCode::FORBIDDEN, "auth_unavailable"));
     assert_eq!(upstream.count(), 0);

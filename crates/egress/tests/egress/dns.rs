@@ -28,7 +28,7 @@ async fn a_name_has_one_address_in_the_made_up_range_also_after_a_restart() {
     let proxy = proxy.restart().await;
     assert_eq!(proxy.resolve("api.test").await, first);
     // A program that remembers the address needs no question.
-    proxy.publish(crate::harness::CAPS, Err(freehold_egress::Unavailable));
+    proxy.publish(crate::harness::CAPS, Err(freehold_egress::Unavailable("test")));
     proxy.set_token(None, PATIENCE);
     let mut to = first;
     to.set_port(443);

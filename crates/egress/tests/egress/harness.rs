@@ -10,7 +10,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use freehold_egress::{
-    AuditSink, Grant, Handle, Injection, Listeners, Options, PodIdentity, SinkError, Unavailable,
+    AuditSink, Credentials, Grant, Handle, Injection, Listeners, Options, PodIdentity, SecretValue,
+    SinkError, Unavailable,
     token::{Minter, Subject},
 };
 use freehold_model::{OrganizationId, PodId, TaskId, WorkspaceId, audit::AuditEvent, provider::Kind};
@@ -252,7 +253,7 @@ impl Proxy {
             role: "reviewer".to_owned(),
             provider: "prod".to_owned(),
             policy: Arc::new(compile(&provider, &parse("").unwrap(), &parse(caps).unwrap()).unwrap()),
-            injections: HashMap::from([("main".to_owned(), injection)]),
+            credentials: Arc::new(Main(injection.map(Arc::new))),
         };
         self.handle.publish(self.pod.workspace_id, Arc::new(grant));
     }
@@ -395,4 +396,18 @@ pub async fn read(response: http::Response<hyper::body::Incoming>) -> Answer {
     let (parts, body) = response.into_parts();
     let body = tokio::time::timeout(PATIENCE, body.collect()).await.unwrap().unwrap().to_bytes();
     Answer { status: parts.status, headers: parts.headers, body }
+}
+
+/// The one credential that tests have.
+struct Main(Result<Arc<Injection>, Unavailable>);
+
+#[async_trait]
+impl Credentials for Main {
+    async fn injection(&self, name: &str) -> Result<Arc<Injection>, Unavailable> {
+        if name == "main" { self.0.clone() } else { Err(Unavailable("unknown")) }
+    }
+
+    async fn secret(&self, _: &str) -> Result<Arc<SecretValue>, Unavailable> {
+        Err(Unavailable("unknown"))
+    }
 }

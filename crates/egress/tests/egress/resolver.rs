@@ -86,7 +86,7 @@ async fn proxy(upstream: &Upstream, server: &NameServer) -> Proxy {
         options.limits.connect_ms = 200;
     })
     .await;
-    proxy.publish(CAPS, Err(freehold_egress::Unavailable));
+    proxy.publish(CAPS, Err(freehold_egress::Unavailable("test")));
     proxy
 }
 
