@@ -180,6 +180,10 @@ rules:
     for file in files {
         assert_absent(&file.display().to_string(), &fs::read(&file).unwrap_or_default());
     }
+    assert_leaves_no_core(&world);
+}
+
+fn assert_leaves_no_core(world: &World) {
     let limits = fs::read_to_string(format!("/proc/{}/limits", world.server_id())).unwrap();
     let cores = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(cores.split_whitespace().filter(|word| *word == "0").count(), 2, "{cores}");

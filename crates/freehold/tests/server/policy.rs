@@ -62,15 +62,10 @@ async fn a_patch_of_role_or_provider_counts_for_the_next_request_of_an_open_conn
         // No wait: the change has been answered.
         use std::io::Write;
         std::fs::File::options().append(true).open(&file).unwrap().write_all(b"a").unwrap();
-        let status = loop {
-            match asking.next().await.unwrap() {
-                freehold_client::ExecEvent::Stdout(data) => {
-                    break String::from_utf8_lossy(&data).into_owned();
-                }
-                freehold_client::ExecEvent::Stderr(data) => panic!("{}", String::from_utf8_lossy(&data)),
-                freehold_client::ExecEvent::Ended { exit_code, .. } => panic!("it ended with {exit_code}"),
-            }
+        let freehold_client::ExecEvent::Stdout(status) = asking.next().await.unwrap() else {
+            panic!("the client in the pod ended, or complained")
         };
+        let status = String::from_utf8_lossy(&status).into_owned();
         assert_eq!(status.trim(), if allows { "200" } else { "403" }, "change {number}");
     }
 }
