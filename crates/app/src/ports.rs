@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use freehold_model::{
-    OrganizationId, Timestamp, UploadId,
+    OrganizationId, ProviderId, RoleId, Timestamp, UploadId,
     credential::{Credential, Kind},
     secret::Holder,
     workspace::Workspace,
@@ -27,6 +27,33 @@ pub struct Ports {
     pub uploads: Arc<dyn UploadStore>,
     /// What signs checkpoints of the audit log.
     pub signer: Arc<dyn AuditSigner>,
+    /// Where policy is in force.
+    pub policy: Arc<dyn PolicyPort>,
+}
+
+/// What changed about the policy of workspaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyChange {
+    /// A role.
+    Role(RoleId),
+    /// A provider.
+    Provider(ProviderId),
+}
+
+/// Where policy is in force.
+#[async_trait]
+pub trait PolicyPort: Send + Sync {
+    /// Puts what the rows say now in force for the running workspaces that a change is about. Answers when it is, or after a
+    /// limit; it will be in force all the same, for the change is in the rows.
+    async fn changed(&self, change: PolicyChange);
+}
+
+/// Where no workspace runs.
+pub struct NoWorkspaces;
+
+#[async_trait]
+impl PolicyPort for NoWorkspaces {
+    async fn changed(&self, _: PolicyChange) {}
 }
 
 /// Why an agent could not be asked.

@@ -5,7 +5,8 @@ use std::{os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time
 use async_trait::async_trait;
 use bytes::Bytes;
 use freehold_app::ports::{
-    AgentError, AgentPort, AuditSigner, ExecEvent, ExecRequest, ExecStream, OutputStream,
+    AgentError, AgentPort, AuditSigner, ExecEvent, ExecRequest, ExecStream, OutputStream, PolicyChange,
+    PolicyPort,
 };
 use freehold_driver::{Exec, ExecSpec, PodDriver};
 use freehold_model::{PodId, workspace::Workspace};
@@ -169,6 +170,16 @@ async fn copy(
                 }
             }
         }
+    }
+}
+
+/// Policy is in force where the reconciler publishes it.
+pub struct Policies(pub Handle);
+
+#[async_trait]
+impl PolicyPort for Policies {
+    async fn changed(&self, change: PolicyChange) {
+        self.0.policy_changed(change).await;
     }
 }
 

@@ -11,7 +11,11 @@ use std::{
 };
 
 use anyhow::Context;
-use freehold_app::{App, Ports, Secret, fleet, ports::UploadStore, uploads::ObjectUploads};
+use freehold_app::{
+    App, Ports, Secret, fleet,
+    ports::{NoWorkspaces, UploadStore},
+    uploads::ObjectUploads,
+};
 use freehold_driver::{Enforcement, PodDriver};
 use freehold_driver_local::{LocalDriver, PodRoot};
 use freehold_model::UploadId;
@@ -32,7 +36,7 @@ use crate::{
     credentials::{self, Issuing},
     gate::{EgressGate, StoreSink},
     machine,
-    ports::{Agents, NoAgents, Signer},
+    ports::{Agents, NoAgents, Policies, Signer},
     secrets::{self, Sealer, Secrets},
 };
 
@@ -66,12 +70,20 @@ const OPEN_FILES: u64 = 65_536;
 
 /// How long the end of the server waits for issuers that were asked: what they answer must not be lost.
 const ISSUERS_WAIT_MAX: Duration = Duration::from_secs(20);
+/// A process that crashes leaves no image of its memory, in which the secrets of all organizations are.
+fn leave_no_core() {
+    let nothing = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, nothing) {
+        tracing::warn!(%error, "a crash may leave an image of the server's memory, secrets included");
+    }
+}
 
 /// Runs the server until it is told to stop: by a signal, which leaves the pods running, or by the end of its standard
 /// input where `stop_with_stdin` says so, which takes them away.
 pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended> {
     log(&config)?;
     raise_open_files();
+    leave_no_core();
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
     let abandoned = CancellationToken::new();
@@ -117,6 +129,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
         issuers: Arc::new(Issuing { vault: vault.clone(), broker: Some(broker.clone()) }),
         uploads,
         signer: Arc::new(Signer(SigningKey::open(&data.path(AUDIT_KEY_FILE))?)),
+        policy: Arc::new(Policies(reconciler.handle())),
     };
     let app = App::new(store.clone(), ports, app_settings(&config, address));
     first_start(&app, &data).await?;
@@ -339,6 +352,7 @@ pub fn offline_app(config: &Config, store: Store) -> anyhow::Result<App> {
         issuers: Arc::new(Issuing { vault, broker: None }),
         uploads: open_uploads(data_dir)?,
         signer: Arc::new(Signer(SigningKey::open(&data_dir.join(AUDIT_KEY_FILE))?)),
+        policy: Arc::new(NoWorkspaces),
     };
     Ok(App::new(store, ports, app_settings(config, config.server.listen)))
 }

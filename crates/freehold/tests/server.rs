@@ -6,6 +6,8 @@ mod support;
 
 #[path = "server/attack.rs"]
 mod attack;
+#[path = "server/clients.rs"]
+mod clients;
 #[path = "server/credentials.rs"]
 mod credentials;
 #[path = "server/exec.rs"]
@@ -14,8 +16,12 @@ mod exec;
 mod full_disk;
 #[path = "server/hostile.rs"]
 mod hostile;
+#[path = "server/leak.rs"]
+mod leak;
 #[path = "server/operators.rs"]
 mod operators;
+#[path = "server/policy.rs"]
+mod policy;
 #[path = "server/proof.rs"]
 mod proof;
 #[path = "server/restarts.rs"]

@@ -9,6 +9,7 @@ mod bodies;
 mod credentials;
 mod curl;
 mod decisions;
+mod differential;
 mod dns;
 mod harness;
 mod masking;
