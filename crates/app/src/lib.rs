@@ -8,6 +8,7 @@
 
 pub mod activity;
 pub mod api_key;
+pub mod approval;
 pub mod audit;
 pub mod auth;
 pub mod credential;
@@ -35,7 +36,7 @@ use uuid::Uuid;
 
 pub use auth::{Secret, Standing};
 pub use error::{Error, Thing};
-pub use freehold_store::{AuditFilter, AuditRow, Error as StoreError, Order, PAGE_MAX, Page};
+pub use freehold_store::{ApprovalFilter, AuditFilter, AuditRow, Error as StoreError, Order, PAGE_MAX, Page};
 pub use once::{Once, Outcome};
 pub use ports::Ports;
 

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use freehold_api::{
     api_key::{ApiKeyCreate, ApiKeyCreated, ApiKeyList},
+    approval::{Approval, ApprovalDecide, ApprovalList, ApprovalListQuery},
     audit::{ActivityListQuery, AuditEventList, AuditListQuery},
     config::{Config, MeSession},
     credential::{Credential, CredentialCreate, CredentialList},
@@ -15,7 +16,7 @@ use freehold_api::{
     task::{Task, TaskCreate, TaskSubmit, TaskSubmitted},
     workspace::{Workspace, WorkspaceCreate, WorkspaceExec, WorkspaceList, WorkspaceListQuery},
 };
-use freehold_model::{ApiKeyId, CredentialId, ProviderId, RoleId, SessionId, TaskId, WorkspaceId};
+use freehold_model::{ApiKeyId, ApprovalId, CredentialId, ProviderId, RoleId, SessionId, TaskId, WorkspaceId};
 use futures::stream::BoxStream;
 use serde_json::Value;
 
@@ -105,6 +106,14 @@ operations! {
     session_list() query SessionListQuery => SessionList;
     /// One session: the durable record.
     session_view(id: SessionId) => Session;
+    /// Approvals, newest first.
+    approval_list() query ApprovalListQuery => ApprovalList;
+    /// One approval.
+    approval_view(id: ApprovalId) => Approval;
+    /// Approves or denies a held request.
+    approval_decide(id: ApprovalId) body ApprovalDecide => Approval;
+    /// Takes back an approval for a rule.
+    approval_revoke(id: ApprovalId) => StatusAnswer;
     /// A workspace's activity.
     workspace_activity_list(id: WorkspaceId) query ActivityListQuery => AuditEventList;
     /// A workspace's decisions and changes.

@@ -31,6 +31,7 @@ pub use error::{Cause, Error, Rule};
 pub use page::{PAGE_MAX, Page};
 pub use resource::{
     api_key::{Caller, SecretHash},
+    approval::ApprovalFilter,
     audit::{AUDIT_ID_KEY, AuditFilter, AuditRow, CHAIN_START, ChainCheck, Order},
     idempotency::IdempotencyRecord,
     organization::Organization,

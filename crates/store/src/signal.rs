@@ -20,11 +20,13 @@ pub enum Topic {
     Sessions,
     /// Who may call: a secret was revoked, or a member's role changed.
     Callers,
+    /// Approvals: a request waits, or somebody decided.
+    Approvals,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: &'static [Self] = &[Self::Audit, Self::Work, Self::Sessions, Self::Callers];
+    pub const ALL: &'static [Self] = &[Self::Audit, Self::Work, Self::Sessions, Self::Callers, Self::Approvals];
 
     const fn bit(self) -> u8 {
         match self {
@@ -32,6 +34,7 @@ impl Topic {
             Self::Work => 2,
             Self::Sessions => 4,
             Self::Callers => 8,
+            Self::Approvals => 16,
         }
     }
 }
@@ -42,7 +45,7 @@ pub(crate) struct Topics(u8);
 
 impl Topics {
     pub(crate) const fn all() -> Self {
-        Self(15)
+        Self(31)
     }
 
     pub(crate) const fn add(&mut self, topic: Topic) {
@@ -77,6 +80,7 @@ pub(crate) struct Signals {
     sessions: watch::Sender<u64>,
     changes: WorkChanges,
     callers: watch::Sender<u64>,
+    approvals: watch::Sender<u64>,
     closed: AtomicBool,
     /// Whether another process owns the database that this one is to own.
     ousted: AtomicBool,
@@ -91,6 +95,7 @@ impl Signals {
             sessions: watch::Sender::new(0),
             changes: WorkChanges::default(),
             callers: watch::Sender::new(0),
+            approvals: watch::Sender::new(0),
             closed: AtomicBool::new(false),
             ousted: AtomicBool::new(false),
         }
@@ -102,6 +107,7 @@ impl Signals {
             Topic::Work => &self.work,
             Topic::Sessions => &self.sessions,
             Topic::Callers => &self.callers,
+            Topic::Approvals => &self.approvals,
         }
     }
 
