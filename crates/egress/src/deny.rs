@@ -40,6 +40,18 @@ pub enum Reason {
     HandshakeFailed,
     /// The workspace has asked for too many names.
     NamesExhausted,
+    /// A person was asked and denies it.
+    ApprovalDenied,
+    /// A person was asked and did not decide in time.
+    ApprovalExpired,
+    /// Nobody waits for the decision any more.
+    ApprovalAbandoned,
+    /// Too many requests wait for people already.
+    ApprovalsFull,
+    /// Nobody can be asked.
+    ApprovalUnavailable,
+    /// The destination is the control plane itself.
+    ControlPlaneForbidden,
     /// The audit log cannot take the row.
     AuditUnavailable,
     /// The upstream's name does not resolve.
@@ -78,6 +90,12 @@ impl Reason {
             Self::ProtocolUnknown => "protocol_unknown",
             Self::HandshakeFailed => "handshake_failed",
             Self::NamesExhausted => "names_exhausted",
+            Self::ApprovalDenied => "approval_denied",
+            Self::ApprovalExpired => "approval_expired",
+            Self::ApprovalAbandoned => "approval_abandoned",
+            Self::ApprovalsFull => "approvals_full",
+            Self::ApprovalUnavailable => "approval_unavailable",
+            Self::ControlPlaneForbidden => "control_plane_forbidden",
             Self::AuditUnavailable => "audit_unavailable",
             Self::UpstreamUnresolved => "upstream_unresolved",
             Self::UpstreamUnreachable => "upstream_unreachable",
@@ -95,7 +113,7 @@ impl Reason {
             Self::AuthorityMismatch => StatusCode::MISDIRECTED_REQUEST,
             Self::RequestMalformed => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::AuditUnavailable | Self::ApprovalUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamUnresolved
             | Self::UpstreamUnreachable
             | Self::UpstreamTls

@@ -106,6 +106,7 @@ impl EgressGate {
             role: look.role.name.clone(),
             provider: look.provider.name.clone(),
             policy,
+            policy_digest: policy_digest(look),
             credentials: Arc::new(ProviderCredential {
                 name: look.provider.credential_name.clone(),
                 injection: self.injection(look).map(Arc::new),
@@ -216,6 +217,7 @@ impl Gate for EgressGate {
     }
 
     async fn publish(&self, look: &Look) -> io::Result<()> {
+        self.egress.set_standing(look.workspace.id, look.standing.clone());
         let credential = look.credential.as_ref().map(|(credential, _)| credential.updated_at);
         let source = (look.role.updated_at, look.provider.updated_at, credential);
         if self.state().published.get(&look.workspace.id).is_some_and(|(published, _)| *published == source) {

@@ -27,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    approvals::StoreApprovals,
     config::{Config, LogFormat},
     control,
     gate::{EgressGate, StoreSink},
@@ -90,8 +91,14 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let fleet = fleet::Fleet::new(store.clone(), uploads.clone(), settings(&config));
 
     let minter = freehold_egress::token::Minter::generate()?;
+    // Who held a request when the server before this one ended is gone.
+    let abandoned_holds = fleet.approvals_abandon_all().await?;
+    if abandoned_holds > 0 {
+        tracing::info!(approvals = abandoned_holds, "requests were held when the server ended; their approvals are abandoned");
+    }
+    let (sink, approvals) = (Arc::new(StoreSink(fleet.clone())), Arc::new(StoreApprovals(fleet.clone())));
     let (egress_service, egress) =
-        egress_options(&config, &data)?.build(minter.verifier(), Arc::new(StoreSink(fleet.clone())))?;
+        egress_options(&config, &data, address)?.build(minter.verifier(), sink, approvals)?;
     let driver: Arc<dyn PodDriver> = Arc::new(open_driver(&config, &data).await?);
     report(driver.as_ref());
 
@@ -347,8 +354,14 @@ fn raise_open_files() {
     }
 }
 
-fn egress_options(config: &Config, data: &DataDir) -> anyhow::Result<freehold_egress::Options> {
+fn egress_options(
+    config: &Config,
+    data: &DataDir,
+    address: SocketAddr,
+) -> anyhow::Result<freehold_egress::Options> {
     let mut options = freehold_egress::Options::new(data.path("egress"));
+    options.control_plane = freehold_egress::ControlPlane::new(address, config.server.public_url.as_deref());
+    options.limits.approval_ms = u64::from(config.egress.approval_timeout_seconds.get()) * 1_000;
     options.hosts = config.egress.hosts.iter().map(|(name, address)| (name.clone(), *address)).collect();
     options.name_servers.clone_from(&config.egress.name_servers);
     for path in &config.egress.extra_roots {

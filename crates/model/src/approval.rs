@@ -64,7 +64,9 @@ slugs! {
 slugs! {
     /// The document that a rule stands in.
     Origin {
-        /// The provider's, the built-in rules for its domain included.
+        /// None: it is the platform's own.
+        BuiltIn => "built_in",
+        /// The provider's.
         Provider => "provider",
         /// The role's.
         Role => "role",

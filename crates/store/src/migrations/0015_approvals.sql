@@ -5,7 +5,7 @@ CREATE TABLE IF NOT EXISTS approvals (
     task_id TEXT,
     created_by TEXT,
     reason TEXT NOT NULL CONSTRAINT approvals_reason CHECK (reason IN ('approval_required', 'budget_exceeded')),
-    origin TEXT NOT NULL CONSTRAINT approvals_origin CHECK (origin IN ('provider', 'role')),
+    origin TEXT NOT NULL CONSTRAINT approvals_origin CHECK (origin IN ('built_in', 'provider', 'role')),
     capability TEXT NOT NULL,
     rule TEXT NOT NULL,
     policy_digest TEXT NOT NULL,
