@@ -23,6 +23,7 @@ use crate::{
     Approvals, AuditSink, Error, Grant, Listeners, Options, PodIdentity,
     approval::Desk,
     ca::Authority,
+    masks::Masks,
     names::{Names, Ranges},
     pod::{Pod, Sockets},
     resolve::Resolver,
@@ -50,6 +51,7 @@ pub(crate) struct Workspace {
     /// What people approved for rules of its policy until a time.
     pub(crate) standing: ArcSwap<Vec<Standing>>,
     pub(crate) upstream: Upstream,
+    pub(crate) masks: Masks,
     /// Opened when the first pod is attached.
     names: ArcSwapOption<Names>,
 }
@@ -221,6 +223,7 @@ impl State {
                 grant: ArcSwapOption::empty(),
                 standing: ArcSwap::default(),
                 upstream: Upstream::new(&self.dialer, &self.options.limits),
+                masks: Masks::default(),
                 names: ArcSwapOption::empty(),
             })
         });

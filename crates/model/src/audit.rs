@@ -197,6 +197,9 @@ pub struct AuditEvent {
     /// Credentials that could not be injected, and why.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub auth_failures: std::collections::BTreeMap<String, String>,
+    /// Transforms that could not be applied, and why.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub transforms_failed: std::collections::BTreeMap<String, String>,
 }
 
 impl AuditEvent {
@@ -236,6 +239,7 @@ impl AuditEvent {
             detail: None,
             auth_applied: Vec::new(),
             auth_failures: std::collections::BTreeMap::new(),
+            transforms_failed: std::collections::BTreeMap::new(),
         }
     }
 }
