@@ -29,7 +29,7 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{Limits, audit, deny::Reason, options::ms, pod::Pod, spool::Settles, state::lock};
 
-pub(crate) use shown::{Seen, shown};
+pub(crate) use shown::{BODY_BYTES_MAX, Seen, shown};
 
 /// How long a stop waits for holds to be recorded.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
@@ -123,6 +123,11 @@ impl Lifted {
         self.by.push((why, rule, by));
     }
 
+    /// The approval that was given last.
+    pub(crate) fn last(&self) -> Option<ApprovalId> {
+        self.by.last().map(|(.., id)| *id)
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.by.len() >= HOLDS_PER_REQUEST_MAX
     }
@@ -153,7 +158,7 @@ struct Held {
 }
 
 /// One hold's place.
-struct Place {
+pub(crate) struct Place {
     places: Arc<Places>,
     organization: OrganizationId,
     pod: PodId,
@@ -235,17 +240,26 @@ impl Desk {
     }
 }
 
+/// A place for one more hold of this pod, taken before anything is read for it.
+pub(crate) fn place(pod: &Pod) -> Result<Place, Reason> {
+    let place = pod.state.desk.places.take(pod.identity.organization_id, pod.identity.pod_id);
+    place.ok_or(Reason::ApprovalsFull)
+}
+
 /// Holds a request until it is decided, and answers the approval it goes on by. `row` is the request's row as far as it
 /// is known, written as a denial when nobody waits any more; of every other end the caller writes it.
-pub(crate) async fn hold(pod: &Arc<Pod>, question: Question, row: &AuditEvent) -> Result<ApprovalId, Reason> {
+pub(crate) async fn hold(
+    pod: &Arc<Pod>,
+    place: Place,
+    question: Question,
+    row: AuditEvent,
+) -> Result<ApprovalId, Reason> {
     let desk = &pod.state.desk;
-    let place = desk.places.take(question.organization_id, pod.identity.pod_id);
-    let place = place.ok_or(Reason::ApprovalsFull)?;
     let mut hold = Hold {
         pod: Arc::clone(pod),
         organization: question.organization_id,
         id: question.id,
-        row: Some(Box::new(row.clone())),
+        row: Some(Box::new(row)),
         _token: desk.tracker.token(),
         _place: place,
     };
