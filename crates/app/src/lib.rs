@@ -19,6 +19,7 @@ pub mod member;
 pub mod once;
 pub mod policy;
 pub mod ports;
+pub mod proof;
 pub mod provider;
 pub mod role;
 mod seats;
@@ -36,7 +37,10 @@ use uuid::Uuid;
 
 pub use auth::{Secret, Standing};
 pub use error::{Error, Thing};
-pub use freehold_store::{ApprovalFilter, AuditFilter, AuditRow, Error as StoreError, Order, PAGE_MAX, Page};
+pub use freehold_store::{
+    ApprovalFilter, AuditFilter, AuditPage, AuditRow, Error as StoreError, Order, PAGE_MAX, Page, Review, ReviewEntry,
+    ReviewFilter, SignedCheckpoint,
+};
 pub use once::{Once, Outcome};
 pub use ports::Ports;
 
@@ -64,6 +68,7 @@ struct Inner {
     callers: auth::Cache,
     tails: stream::Tails,
     execs: Arc<seats::Seats>,
+    exports: Arc<seats::Seats>,
 }
 
 impl std::fmt::Debug for App {
@@ -77,8 +82,9 @@ impl App {
     pub fn new(store: Store, ports: Ports, settings: Settings) -> Self {
         let callers = auth::Cache::new(store.subscribe(freehold_store::Topic::Callers));
         let execs = seats::Seats::new(exec::EXECS_PER_CALLER_MAX, "commands");
+        let exports = seats::Seats::new(proof::EXPORTS_PER_CALLER_MAX, "exports");
         let tails = stream::Tails::default();
-        Self { inner: Arc::new(Inner { store, ports, settings, callers, tails, execs }) }
+        Self { inner: Arc::new(Inner { store, ports, settings, callers, tails, execs, exports }) }
     }
 
     /// What holds where a role says nothing.

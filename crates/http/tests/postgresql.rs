@@ -5,6 +5,8 @@
 mod activity;
 #[path = "routes/approvals.rs"]
 mod approvals;
+#[path = "routes/audit.rs"]
+mod audit;
 #[path = "routes/auth.rs"]
 mod auth;
 #[path = "routes/config.rs"]

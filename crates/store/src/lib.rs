@@ -32,7 +32,10 @@ pub use page::{PAGE_MAX, Page};
 pub use resource::{
     api_key::{Caller, SecretHash},
     approval::ApprovalFilter,
-    audit::{AUDIT_ID_KEY, AuditFilter, AuditRow, CHAIN_START, ChainCheck, Order},
+    audit::{
+        AUDIT_ID_KEY, AuditFilter, AuditPage, AuditRow, CHAIN_START, ChainCheck, Order, REVIEW_ROWS_MAX,
+        Review, ReviewEntry, ReviewFilter, SCAN_ROWS_MAX, SignedCheckpoint, StoredKey,
+    },
     idempotency::IdempotencyRecord,
     organization::Organization,
     role::{ROLE_NAME_KEY, RoleFilter},

@@ -53,7 +53,7 @@ fn question(context: &Context, workspace: &str, rule: &str) -> Question {
 }
 
 /// A held request of a workspace of this caller: the fleet that holds it, and the approval.
-async fn held(context: &Context, workspace: &str) -> (Fleet, ApprovalId) {
+pub async fn held(context: &Context, workspace: &str) -> (Fleet, ApprovalId) {
     let fleet = fleet(context, context.app.store());
     let question = question(context, workspace, "issues");
     let id = question.id;
@@ -66,7 +66,7 @@ async fn decided(context: &Context, fleet: &Fleet, id: ApprovalId) -> Status {
     waited.unwrap().unwrap().status
 }
 
-fn soon() -> String {
+pub fn soon() -> String {
     (Timestamp::now() + Duration::from_secs(3_600)).to_string()
 }
 

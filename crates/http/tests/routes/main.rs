@@ -5,6 +5,7 @@
 
 mod activity;
 mod approvals;
+mod audit;
 mod auth;
 mod config;
 mod connections;
