@@ -97,7 +97,8 @@ impl App {
                         && tx.approvals_standing(approval.workspace_id, now, STANDING_MAX)?.len()
                             >= STANDING_MAX as usize
                     {
-                        let full = format!("{STANDING_MAX} approvals stand for this workspace: revoke one first");
+                        let full =
+                            format!("{STANDING_MAX} approvals stand for this workspace: revoke one first");
                         return Err(Error::InvalidState(full));
                     }
                     decide(tx, &actor, &mut approval, &decision, now)?;
@@ -140,7 +141,11 @@ impl App {
 fn check(decision: &Decision, now: Timestamp) -> Result<(), Error> {
     let mut fields = Fields::default();
     let Decision { approve, scope, until, .. } = decision;
-    fields.refuse(!approve && scope.is_some(), "scope", "is for approvals: a denial is of this request alone");
+    fields.refuse(
+        !approve && scope.is_some(),
+        "scope",
+        "is for approvals: a denial is of this request alone",
+    );
     match (scope, until) {
         (Some(Scope::Rule), None) => fields.add("until", "is required with the scope `rule`"),
         (Some(Scope::Rule), Some(until)) => {
@@ -168,7 +173,8 @@ fn decide(
     now: Timestamp,
 ) -> Result<(), Error> {
     let event = if decision.approve { Event::Approve } else { Event::Deny };
-    let decided = |_| Error::InvalidState(format!("the approval is no longer pending: it is {}", approval.status));
+    let decided =
+        |_| Error::InvalidState(format!("the approval is no longer pending: it is {}", approval.status));
     if let Next::Go(status) = next(approval.status, event).map_err(decided)? {
         approval.status = status;
         approval.scope = decision.approve.then(|| decision.scope.unwrap_or(Scope::Once));

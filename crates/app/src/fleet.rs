@@ -13,8 +13,8 @@ mod tasks;
 use std::{collections::HashMap, sync::Arc};
 
 use freehold_model::{
-    OrganizationId, SessionId, WorkspaceId, approval::Standing, audit::AuditEvent, credential::Credential, event::SessionEvent,
-    provider::Provider, role::Role, task::Task, upload::Upload, workspace::Workspace,
+    OrganizationId, SessionId, WorkspaceId, approval::Standing, audit::AuditEvent, credential::Credential,
+    event::SessionEvent, provider::Provider, role::Role, task::Task, upload::Upload, workspace::Workspace,
 };
 use freehold_store::{AUDIT_ID_KEY, OrgRead, OrgTx, Store, WorkChanges};
 
@@ -256,5 +256,14 @@ fn look(rows: &mut OrgRead<'_>, workspace: Workspace, settings: Settings) -> Res
     let idle_timeout = role.idle_timeout_seconds.unwrap_or(settings.idle_timeout_seconds);
     let idle_timeout_ms = Some(milliseconds(idle_timeout)).filter(|limit| *limit > 0);
     let standing = rows.approvals_standing(workspace.id, now(), STANDING_MAX)?;
-    Ok(Look { standing, workspace, role, provider, credential, current_task, task_timeout_ms, idle_timeout_ms })
+    Ok(Look {
+        standing,
+        workspace,
+        role,
+        provider,
+        credential,
+        current_task,
+        task_timeout_ms,
+        idle_timeout_ms,
+    })
 }

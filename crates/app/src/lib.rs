@@ -38,8 +38,8 @@ use uuid::Uuid;
 pub use auth::{Secret, Standing};
 pub use error::{Error, Thing};
 pub use freehold_store::{
-    ApprovalFilter, AuditFilter, AuditPage, AuditRow, Error as StoreError, Order, PAGE_MAX, Page, Review, ReviewEntry,
-    ReviewFilter, SignedCheckpoint,
+    ApprovalFilter, AuditFilter, AuditPage, AuditRow, Error as StoreError, Order, PAGE_MAX, Page, Review,
+    ReviewEntry, ReviewFilter, SignedCheckpoint,
 };
 pub use once::{Once, Outcome};
 pub use ports::Ports;

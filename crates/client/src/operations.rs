@@ -19,7 +19,9 @@ use freehold_api::{
     task::{Task, TaskCreate, TaskSubmit, TaskSubmitted},
     workspace::{Workspace, WorkspaceCreate, WorkspaceExec, WorkspaceList, WorkspaceListQuery},
 };
-use freehold_model::{ApiKeyId, ApprovalId, CredentialId, ProviderId, RoleId, SessionId, TaskId, WorkspaceId};
+use freehold_model::{
+    ApiKeyId, ApprovalId, CredentialId, ProviderId, RoleId, SessionId, TaskId, WorkspaceId,
+};
 use futures::stream::BoxStream;
 use serde_json::Value;
 

@@ -350,7 +350,8 @@ impl Connection {
         let (mut path, mut replaced) = (path.to_owned(), None);
         if let Some((evaluated, gathered)) = evaluated {
             let headers = &mut parts.headers;
-            let mut target = Target { headers, query: &mut query, path: &mut path, read, body: &mut replaced };
+            let mut target =
+                Target { headers, query: &mut query, path: &mut path, read, body: &mut replaced };
             changes.apply(evaluated, &gathered, &own, &mut target).map_err(unchanged)?;
         }
         if let Some(bytes) = replaced {
@@ -415,7 +416,8 @@ impl Connection {
         if signer.needs_body(&outgoing) {
             let length = body.length().unwrap_or(SIGNED_BODY_BYTES_MAX);
             let room = self.room(&self.pod.request_bodies, length.min(SIGNED_BODY_BYTES_MAX)).await?;
-            let read = body.read(SIGNED_BODY_BYTES_MAX, Some(room)).await.map_err(|_| Reason::RequestMalformed)?;
+            let read =
+                body.read(SIGNED_BODY_BYTES_MAX, Some(room)).await.map_err(|_| Reason::RequestMalformed)?;
             let Read::Whole(bytes) = read else {
                 let reason = Reason::Policy(freehold_policy::Reason::BodyTooLarge);
                 return Err(Refusal::of_permitted(reason, permit));

@@ -236,7 +236,11 @@ impl Desk {
     }
 
     fn ended_by(&self) -> Abandonment {
-        if self.closing.load(Ordering::Acquire) { Abandonment::ServerStopped } else { Abandonment::ClientGone }
+        if self.closing.load(Ordering::Acquire) {
+            Abandonment::ServerStopped
+        } else {
+            Abandonment::ClientGone
+        }
     }
 }
 
@@ -355,7 +359,8 @@ mod tests {
         assert_eq!(lifted.covers(&[], Why::BudgetExceeded, &rule("a"), "p"), None);
         let until = Timestamp::now() + Duration::from_secs(3_600);
         let policy_digest = "p".to_owned();
-        let stands = Standing { id: by, reason: Why::ApprovalRequired, rule: rule("b"), policy_digest, until };
+        let stands =
+            Standing { id: by, reason: Why::ApprovalRequired, rule: rule("b"), policy_digest, until };
         let covers = |one: &Standing, digest: &str| {
             Lifted::default().covers(std::slice::from_ref(one), Why::ApprovalRequired, &rule("b"), digest)
         };

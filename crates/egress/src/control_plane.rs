@@ -27,7 +27,8 @@ impl ControlPlane {
 
     /// Whether the destination is the control plane by name.
     pub(crate) fn is_named(&self, destination: &Destination) -> bool {
-        let is_it = |(host, port): &(String, u16)| *host == *destination.host() && *port == destination.port();
+        let is_it =
+            |(host, port): &(String, u16)| *host == *destination.host() && *port == destination.port();
         self.name.as_ref().is_some_and(is_it)
     }
 

@@ -19,8 +19,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    approval,
     admit::{Admitted, Refusal},
+    approval,
     audit::{self, Attribution},
     body::ReplyBody,
     deny::{self, Reason},
@@ -101,7 +101,8 @@ impl Connection {
         parts: Parts,
         started: Instant,
     ) -> Result<(Response<Passage>, Option<Masking>), Reason> {
-        let Admitted { permit, mut body, changes, asked, validations, upgrade, approval, resolved } = admitted;
+        let Admitted { permit, mut body, changes, asked, validations, upgrade, approval, resolved } =
+            admitted;
         let id = row.id;
         audit::allowed(&mut row, &permit.rule().capability);
         row.path = Some(parts.uri.path().to_owned());

@@ -75,7 +75,8 @@ impl Judge<'_> {
 
     /// The same for an answer that begins a tunnel, which has no body.
     pub(crate) async fn judge_switch(&self, response: &Response<Incoming>) -> Result<(), Reason> {
-        let (parts, ()) = Response::builder().status(response.status()).body(()).unwrap_or_default().into_parts();
+        let (parts, ()) =
+            Response::builder().status(response.status()).body(()).unwrap_or_default().into_parts();
         let mut parts = parts;
         parts.headers.clone_from(response.headers());
         self.check(&parts, &Reply { status: parts.status.as_u16(), body: Known::NONE }).await
@@ -112,6 +113,10 @@ impl Judge<'_> {
             None => Phase::ResponseHeaders,
         };
         let reason = Reason::Policy(reason);
-        if self.follow_up.clone().denied(phase, reason).await { Err(reason) } else { Err(Reason::AuditUnavailable) }
+        if self.follow_up.clone().denied(phase, reason).await {
+            Err(reason)
+        } else {
+            Err(Reason::AuditUnavailable)
+        }
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use freehold_model::{PodId, WorkspaceId, approval::Standing};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Approvals, AuditSink, Error, Grant, Listeners, Options, PodIdentity, state::State, token::Verifier};
+use crate::{
+    Approvals, AuditSink, Error, Grant, Listeners, Options, PodIdentity, state::State, token::Verifier,
+};
 
 impl Options {
     /// Opens the state directory, makes the platform CA at the first start and takes up what an earlier process left

@@ -96,7 +96,10 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     // Who held a request when the server before this one ended is gone.
     let abandoned_holds = fleet.approvals_abandon_all().await?;
     if abandoned_holds > 0 {
-        tracing::info!(approvals = abandoned_holds, "requests were held when the server ended; their approvals are abandoned");
+        tracing::info!(
+            approvals = abandoned_holds,
+            "requests were held when the server ended; their approvals are abandoned"
+        );
     }
     let (sink, approvals) = (Arc::new(StoreSink(fleet.clone())), Arc::new(StoreApprovals(fleet.clone())));
     let (egress_service, egress) =

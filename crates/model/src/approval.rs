@@ -300,10 +300,7 @@ pub struct Standing {
 impl Standing {
     /// Whether it answers such a question now.
     pub fn answers(&self, reason: Reason, rule: &RuleRef, policy_digest: &str, now: Timestamp) -> bool {
-        now < self.until
-            && self.reason == reason
-            && self.rule == *rule
-            && self.policy_digest == policy_digest
+        now < self.until && self.reason == reason && self.rule == *rule && self.policy_digest == policy_digest
     }
 }
 

@@ -6,9 +6,9 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use freehold_model::{
-    ApiKeyId, ApprovalId, CredentialId, EventId, MemberId, OrganizationId, PackId, PodId, ProviderId, RoleId, SessionId,
-    TaskId, Timestamp, TokenId, TurnId, UploadId, WorkspaceId, api_key, approval, audit, credential, member, provider,
-    role, session, task, workspace,
+    ApiKeyId, ApprovalId, CredentialId, EventId, MemberId, OrganizationId, PackId, PodId, ProviderId, RoleId,
+    SessionId, TaskId, Timestamp, TokenId, TurnId, UploadId, WorkspaceId, api_key, approval, audit,
+    credential, member, provider, role, session, task, workspace,
 };
 use serde::{Deserialize, Serialize};
 

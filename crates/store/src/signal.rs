@@ -26,7 +26,8 @@ pub enum Topic {
 
 impl Topic {
     /// Every topic.
-    pub const ALL: &'static [Self] = &[Self::Audit, Self::Work, Self::Sessions, Self::Callers, Self::Approvals];
+    pub const ALL: &'static [Self] =
+        &[Self::Audit, Self::Work, Self::Sessions, Self::Callers, Self::Approvals];
 
     const fn bit(self) -> u8 {
         match self {

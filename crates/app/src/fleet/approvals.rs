@@ -120,7 +120,8 @@ impl Fleet {
     pub async fn approvals_abandon_all(&self) -> Result<u64, Error> {
         let mut ended = 0;
         loop {
-            let found = self.store.system_read(|tx| tx.approvals_pending(END_STEP)).await.map_err(Error::Store)?;
+            let found =
+                self.store.system_read(|tx| tx.approvals_pending(END_STEP)).await.map_err(Error::Store)?;
             if found.is_empty() {
                 return Ok(ended);
             }

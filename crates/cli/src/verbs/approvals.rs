@@ -117,8 +117,7 @@ pub(crate) async fn run(client: &Client, verb: Approvals, console: &mut Console)
             console.answer(&approval, |approval| decided(approval))?;
         }
         Approvals::Deny { approval, comment } => {
-            let body =
-                ApprovalDecide { decision: ApprovalDecision::Deny, scope: None, until: None, comment };
+            let body = ApprovalDecide { decision: ApprovalDecision::Deny, scope: None, until: None, comment };
             let approval = client.approval_decide(approval, &body).await?;
             console.answer(&approval, |approval| decided(approval))?;
         }
@@ -134,8 +133,12 @@ async fn watch(client: &Client, workspace: Option<WorkspaceId>, console: &mut Co
     // Opened first, so that nothing is missed between the list and the stream.
     let mut stream = client.activity_stream(ActivityScope::Organization, None).await?;
     let mut interrupted = std::pin::pin!(terminal::interrupted());
-    let pending =
-        ApprovalListQuery { status: Some(Status::Pending), workspace_id: workspace, limit: None, cursor: None };
+    let pending = ApprovalListQuery {
+        status: Some(Status::Pending),
+        workspace_id: workspace,
+        limit: None,
+        cursor: None,
+    };
     let mut waiting = client.approval_list(&pending).await?.into_value().approvals;
     waiting.reverse();
     for approval in &waiting {
@@ -244,9 +247,7 @@ fn shown(approval: &Approval) -> String {
     }
     if approval.status == Status::Pending {
         let id = approval.id;
-        out.push_str(&format!(
-            "{NOTE}decide:{NOTE:#} freehold approvals approve {id} (or deny {id})\n"
-        ));
+        out.push_str(&format!("{NOTE}decide:{NOTE:#} freehold approvals approve {id} (or deny {id})\n"));
     }
     out
 }
@@ -272,7 +273,9 @@ fn shown_body(body: &HeldBody) -> String {
         (None, None) => "[no text]".to_owned(),
     };
     let text = text::harmless(&text);
-    out.extend(text.lines().take(BODY_LINES_MAX).map(|line| format!("  {}\n", text::line(line, LINE_CHARS_MAX))));
+    out.extend(
+        text.lines().take(BODY_LINES_MAX).map(|line| format!("  {}\n", text::line(line, LINE_CHARS_MAX))),
+    );
     let left = text.lines().count().saturating_sub(BODY_LINES_MAX);
     if left > 0 {
         out.push_str(&format!("  … {left} more lines; --output json shows them\n"));

@@ -101,12 +101,21 @@ pub(crate) fn shown(parts: &Parts, destination: String, path: &str, body: Seen<'
         Field { value: (!is_secret).then(|| value.into_owned()), name: name.into_owned() }
     }));
     let headers = cut.fields(parts.headers.iter().map(|(name, value)| {
-        let value = is_plain_header(name.as_str()).then(|| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let value =
+            is_plain_header(name.as_str()).then(|| String::from_utf8_lossy(value.as_bytes()).into_owned());
         Field { name: name.as_str().to_owned(), value }
     }));
     let path = cut.text(path, PATH_CHARS_MAX);
     let body = shown_body(&parts.headers, body, &mut cut);
-    Shown { method: cut.text(parts.method.as_str(), VALUE_CHARS_MAX), destination, path, query, headers, body, is_cut: cut.0 }
+    Shown {
+        method: cut.text(parts.method.as_str(), VALUE_CHARS_MAX),
+        destination,
+        path,
+        query,
+        headers,
+        body,
+        is_cut: cut.0,
+    }
 }
 
 /// Whether something was cut.
@@ -223,7 +232,10 @@ mod tests {
                 ("x-custom", None)
             ]
         );
-        assert_eq!(values(&shown.query), [("q", Some("a b")), ("api_key", None), ("key", None), ("X-Amz-Signature", None)]);
+        assert_eq!(
+            values(&shown.query),
+            [("q", Some("a b")), ("api_key", None), ("key", None), ("X-Amz-Signature", None)]
+        );
         assert!(!format!("{shown:?}").contains("canary"));
         let body = shown.body.unwrap();
         assert_eq!((body.bytes, body.is_whole, body.text.as_deref()), (5, true, Some("hello")));

@@ -321,7 +321,8 @@ async fn a_body_that_is_longer_than_what_is_shown_says_so_and_arrives_whole() {
         let proxy = Arc::clone(&proxy);
         tokio::spawn(async move {
             let mut sender = proxy.http1("api.test").await;
-            let request = Request::post("/open/a").header("host", "api.test").header("content-type", "text/plain");
+            let request =
+                Request::post("/open/a").header("host", "api.test").header("content-type", "text/plain");
             let request = request.body(Full::from("a".repeat(1024 * 1024))).unwrap();
             read(sender.send_request(request).await.unwrap()).await
         })
@@ -339,7 +340,8 @@ async fn a_body_that_is_longer_than_what_is_shown_says_so_and_arrives_whole() {
 async fn a_body_that_does_not_come_is_asked_about_without_it() {
     let (_upstream, proxy, people) = asking(|options| options.limits.approval_body_ms = 50).await;
     let mut stream = proxy.https("api.test").await;
-    let head = b"POST /open/a HTTP/1.1\r\nhost: api.test\r\ncontent-length: 10\r\nconnection: close\r\n\r\nhello";
+    let head =
+        b"POST /open/a HTTP/1.1\r\nhost: api.test\r\ncontent-length: 10\r\nconnection: close\r\n\r\nhello";
     stream.write_all(head).await.unwrap();
     let question = people.question(1).await;
     let body = question.shown.body.unwrap();

@@ -154,7 +154,8 @@ async fn a_body_that_is_only_bounded_streams_and_is_cut_where_it_is_too_long() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let (upstream, proxy) = proxy(Speaks::Http1).await;
         let request = || {
-            let builder = Request::put(if version == Version::HTTP_2 { "https://api.test/upload" } else { "/upload" });
+            let builder =
+                Request::put(if version == Version::HTTP_2 { "https://api.test/upload" } else { "/upload" });
             if version == Version::HTTP_11 { builder.header("host", "api.test") } else { builder }
         };
         let most = "x".repeat(1000);
@@ -241,7 +242,10 @@ async fn a_response_is_held_against_the_rule_before_the_pod_sees_any_of_it() {
     assert_eq!(row.phase.as_deref(), Some("response_body"));
     assert_eq!(row.decision, Some(freehold_model::audit::Decision::Deny));
     assert!(row.detail.unwrap()["decision_id"].is_string());
-    assert_eq!(proxy.rows.with_reason("response_status_not_allowed").await.phase.as_deref(), Some("response_headers"));
+    assert_eq!(
+        proxy.rows.with_reason("response_status_not_allowed").await.phase.as_deref(),
+        Some("response_headers")
+    );
 }
 
 #[tokio::test]
@@ -251,7 +255,9 @@ async fn a_response_that_is_only_bounded_streams_and_is_cut_where_it_is_too_long
         let request = Request::put("/bounded").header("x-answer-chunk", "100").header("host", "api.test");
         let request = request.body(http_body_util::Full::new(Bytes::from("x".repeat(length)))).unwrap();
         let proxy = &proxy;
-        async move { proxy.http1("api.test").await.send_request(request).await.unwrap().into_body().collect().await }
+        async move {
+            proxy.http1("api.test").await.send_request(request).await.unwrap().into_body().collect().await
+        }
     };
     assert_eq!(send(1000).await.unwrap().to_bytes().len(), 1000);
     assert!(send(1001).await.is_err());

@@ -10,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use freehold_egress::{
-    Approvals, AuditSink, Credentials, Grant, Handle, Injection, Listeners, NoApprovals, Options, PodIdentity, SecretValue,
-    SinkError, Unavailable,
+    Approvals, AuditSink, Credentials, Grant, Handle, Injection, Listeners, NoApprovals, Options,
+    PodIdentity, SecretValue, SinkError, Unavailable,
     token::{Minter, Subject},
 };
 use freehold_model::{OrganizationId, PodId, TaskId, WorkspaceId, audit::AuditEvent, provider::Kind};
@@ -400,7 +400,12 @@ impl Proxy {
     }
 
     /// The same with a body.
-    pub async fn send_body(&self, name: &str, request: http::request::Builder, body: impl Into<Bytes>) -> Answer {
+    pub async fn send_body(
+        &self,
+        name: &str,
+        request: http::request::Builder,
+        body: impl Into<Bytes>,
+    ) -> Answer {
         let request = request.header("host", name).body(Full::new(body.into())).unwrap();
         read(self.http1(name).await.send_request(request).await.unwrap()).await
     }

@@ -129,7 +129,10 @@ async fn headers_query_path_and_body_are_changed_and_the_rest_stays() {
     let seen = upstream.last();
     assert_eq!(seen.target, "/v2/plain/a?x=%2F&tenant=a%26b");
     assert_eq!(seen.headers["x-tenant"], "acme-reviewer");
-    assert_eq!((seen.headers["x-key"].to_str().unwrap(), seen.headers["x-other"].to_str().unwrap()), ("k s3cret-token", "2"));
+    assert_eq!(
+        (seen.headers["x-key"].to_str().unwrap(), seen.headers["x-other"].to_str().unwrap()),
+        ("k s3cret-token", "2")
+    );
     for gone in ["x-debug", "x_tenant", "content-digest"] {
         assert!(!seen.headers.contains_key(gone), "{gone}");
     }
@@ -218,7 +221,9 @@ async fn a_request_that_cannot_be_changed_whole_does_not_go_out() {
     }
     assert_eq!(upstream.count(), 0);
     let failed = |name: &'static str| {
-        proxy.rows.find(move |row| row.transforms_failed.contains_key(name) || row.auth_failures.contains_key(name))
+        proxy
+            .rows
+            .find(move |row| row.transforms_failed.contains_key(name) || row.auth_failures.contains_key(name))
     };
     assert_eq!(failed("nowhere").await.auth_failures["nowhere"], "auth_unavailable");
     assert_eq!(failed("nothing").await.transforms_failed["nothing"], "auth_unavailable");

@@ -127,7 +127,10 @@ async fn a_denial_and_the_end_of_the_time_are_final() {
     let ended = fleet.approval_end(context.organization, id, End::Expired).await.unwrap().unwrap();
     assert_eq!(ended.status, Status::Expired);
     let path = format!("/v1/approvals/{id}");
-    context.post(&path, &context.owner, json!({ "decision": "approve" })).await.refused(ErrorCode::InvalidState);
+    context
+        .post(&path, &context.owner, json!({ "decision": "approve" }))
+        .await
+        .refused(ErrorCode::InvalidState);
 }
 
 #[tokio::test]
@@ -139,7 +142,10 @@ async fn what_is_late_is_refused_before_whoever_holds_it_says_so() {
     let question = Question { expires_at: Timestamp::now(), ..question(&context, &workspace, "issues") };
     let path = format!("/v1/approvals/{}", question.id);
     fleet.approval_ask(question).await.unwrap();
-    context.post(&path, &context.ann, json!({ "decision": "approve" })).await.refused(ErrorCode::InvalidState);
+    context
+        .post(&path, &context.ann, json!({ "decision": "approve" }))
+        .await
+        .refused(ErrorCode::InvalidState);
 }
 
 #[tokio::test]

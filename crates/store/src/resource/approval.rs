@@ -60,11 +60,7 @@ impl OrgRead<'_> {
             Ok(Standing {
                 id: row.get(TABLE)?,
                 reason: row.get(TABLE)?,
-                rule: RuleRef {
-                    origin: row.get(TABLE)?,
-                    capability: row.get(TABLE)?,
-                    rule: row.get(TABLE)?,
-                },
+                rule: RuleRef { origin: row.get(TABLE)?, capability: row.get(TABLE)?, rule: row.get(TABLE)? },
                 policy_digest: row.get(TABLE)?,
                 until: row.get(TABLE)?,
             })
