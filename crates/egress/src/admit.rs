@@ -91,7 +91,7 @@ pub(crate) struct Refusal {
     /// Where its body is not as it must be.
     detail: Option<String>,
     /// What could not be put on it.
-    failure: Option<Failure>,
+    failure: Option<Box<Failure>>,
     /// The approval that it was denied by, or in spite of.
     approval: Option<ApprovalId>,
 }
@@ -113,7 +113,7 @@ impl Refusal {
             Failure::Transform { why, .. } if *why != unavailable.as_str() => Reason::TransformFailed,
             _ => unavailable,
         };
-        Self { failure: Some(failure), ..Self::of_permitted(reason, permit) }
+        Self { failure: Some(Box::new(failure)), ..Self::of_permitted(reason, permit) }
     }
 
     /// Writes it into the request's row.
@@ -128,7 +128,7 @@ impl Refusal {
         if let Some(id) = self.approval {
             approval::noted(row, id);
         }
-        match self.failure {
+        match self.failure.map(|failure| *failure) {
             None => {}
             Some(Failure::Credential(name)) => {
                 row.auth_failures.insert(name, Reason::AuthUnavailable.as_str().to_owned());

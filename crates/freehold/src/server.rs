@@ -72,12 +72,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     stop_on_signals(shutdown.clone())?;
     let abandoned = CancellationToken::new();
     if stop_with_stdin {
-        let (abandoned, shutdown) = (abandoned.clone(), shutdown.clone());
-        tokio::spawn(async move {
-            freehold_cli::stdin_closed().await;
-            abandoned.cancel();
-            shutdown.cancel();
-        });
+        tokio::spawn(watch_stdin(abandoned.clone(), shutdown.clone()));
     }
     let data = DataDir::open(&config.server.data_dir)?;
     // Before anything is made: who takes a port in use learns it at once.
@@ -93,14 +88,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let fleet = fleet::Fleet::new(store.clone(), uploads.clone(), settings(&config));
 
     let minter = freehold_egress::token::Minter::generate()?;
-    // Who held a request when the server before this one ended is gone.
-    let abandoned_holds = fleet.approvals_abandon_all().await?;
-    if abandoned_holds > 0 {
-        tracing::info!(
-            approvals = abandoned_holds,
-            "requests were held when the server ended; their approvals are abandoned"
-        );
-    }
+    abandon_holds(&fleet).await?;
     let (sink, approvals) = (Arc::new(StoreSink(fleet.clone())), Arc::new(StoreApprovals(fleet.clone())));
     let (egress_service, egress) =
         egress_options(&config, &data, address)?.build(minter.verifier(), sink, approvals)?;
@@ -153,6 +141,24 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     }
     tracing::info!("stopped; pods go on, and the next start finds them");
     Ok(Ended::Stopped)
+}
+
+async fn watch_stdin(abandoned: CancellationToken, shutdown: CancellationToken) {
+    freehold_cli::stdin_closed().await;
+    abandoned.cancel();
+    shutdown.cancel();
+}
+
+/// Records that requests which the server before this one held went nowhere: whoever held them is gone.
+async fn abandon_holds(fleet: &fleet::Fleet) -> anyhow::Result<()> {
+    let abandoned = fleet.approvals_abandon_all().await?;
+    if abandoned > 0 {
+        tracing::info!(
+            approvals = abandoned,
+            "requests were held when the server ended; their approvals are abandoned"
+        );
+    }
+    Ok(())
 }
 
 fn settings(config: &Config) -> fleet::Settings {

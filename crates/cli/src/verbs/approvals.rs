@@ -107,19 +107,19 @@ pub(crate) async fn run(client: &Client, verb: Approvals, console: &mut Console)
         }
         Approvals::Show { approval } => {
             let approval = client.approval_view(approval).await?;
-            console.answer(&approval, |approval| shown(approval))?;
+            console.answer(&approval, shown)?;
         }
         Approvals::Approve { approval, once: _, until, comment } => {
             let scope = if until.is_some() { Scope::Rule } else { Scope::Once };
             let body =
                 ApprovalDecide { decision: ApprovalDecision::Approve, scope: Some(scope), until, comment };
             let approval = client.approval_decide(approval, &body).await?;
-            console.answer(&approval, |approval| decided(approval))?;
+            console.answer(&approval, decided)?;
         }
         Approvals::Deny { approval, comment } => {
             let body = ApprovalDecide { decision: ApprovalDecision::Deny, scope: None, until: None, comment };
             let approval = client.approval_decide(approval, &body).await?;
-            console.answer(&approval, |approval| decided(approval))?;
+            console.answer(&approval, decided)?;
         }
         Approvals::Revoke { approval } => {
             console.fields(&client.approval_revoke(approval).await?)?;
