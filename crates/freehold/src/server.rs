@@ -112,9 +112,8 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     first_start(&app, &data).await?;
 
     let control_task = tokio::spawn(control::serve(control, store.clone(), shutdown.child_token()));
-    let stopped = shutdown.clone();
     let egress_task = tokio::spawn(egress_service.run(shutdown.child_token()));
-    let reconcile_task = tokio::spawn(reconciler.run(async move { stopped.cancelled().await }));
+    let reconcile_task = tokio::spawn(reconciler.run(shutdown.clone().cancelled_owned()));
     write_file(data.root(), ADDRESS_FILE, &address.to_string(), 0o644)?;
     tracing::info!(server.address = %address, server.data_dir = %data.0.display(), "listening on http://{address}");
     let checkpoints = tokio::spawn({
