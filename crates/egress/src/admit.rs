@@ -56,6 +56,17 @@ struct Permitted {
     approval: Option<ApprovalId>,
 }
 
+/// What a person is asked.
+struct Asking<'a> {
+    id: ApprovalId,
+    why: Why,
+    rule: &'a RuleName,
+    policy_digest: &'a str,
+    parts: &'a Parts,
+    path: &'a str,
+    row: &'a AuditEvent,
+}
+
 /// A request as it was decided on, before transforms changed it.
 pub(crate) struct Asked {
     grant: Arc<Grant>,
@@ -205,7 +216,10 @@ impl Connection {
             if lifted.is_full() {
                 return Err(refused(Reason::ApprovalDenied));
             }
-            let asked = self.ask(id, &grant, &permit, parts, path.as_str(), body, row).await;
+            let (why, policy_digest, path_text) =
+                (Why::ApprovalRequired, &*grant.policy_digest, path.as_str());
+            let asking = Asking { id, why, rule: permit.rule(), policy_digest, parts, path: path_text, row };
+            let asked = self.ask(asking, body).await;
             lifted.add(Why::ApprovalRequired, rule, asked.map_err(refused)?);
             self.check_token()?;
             let now = self.pod.workspace.grant.load_full().ok_or(Reason::NoGrant)?;
@@ -217,17 +231,8 @@ impl Connection {
     }
 
     /// Holds the request until a person decides; answers the approval that it goes on by.
-    #[expect(clippy::too_many_arguments, reason = "what is shown of a request is all of it")]
-    async fn ask(
-        &self,
-        id: ApprovalId,
-        grant: &Grant,
-        permit: &Permit,
-        parts: &Parts,
-        path: &str,
-        body: &mut Passage,
-        row: &AuditEvent,
-    ) -> Result<ApprovalId, Reason> {
+    async fn ask(&self, asking: Asking<'_>, body: &mut Passage) -> Result<ApprovalId, Reason> {
+        let Asking { id, why, rule, policy_digest, parts, path, row } = asking;
         let place = approval::place(&self.pod)?;
         let patience = ms(self.pod.state.options.limits.approval_body_ms);
         // What comes later is not shown, and said to be missing.
@@ -242,15 +247,15 @@ impl Connection {
             organization_id: self.attribution.organization_id(),
             workspace_id: self.attribution.workspace_id(),
             task_id: self.attribution.task_id(),
-            reason: Why::ApprovalRequired,
-            rule: approval::rule_ref(permit.rule()),
-            policy_digest: grant.policy_digest.clone(),
+            reason: why,
+            rule: approval::rule_ref(rule),
+            policy_digest: policy_digest.to_owned(),
             shown: approval::shown(parts, self.destination.to_string(), path, seen),
             created_at: now,
             expires_at: self.pod.state.desk.expires_at(now),
         };
         let mut row = row.clone();
-        audit::by_rule(&mut row, permit.rule());
+        audit::by_rule(&mut row, rule);
         approval::hold(&self.pod, place, question, row).await
     }
 

@@ -46,6 +46,8 @@ const DATABASE_FILE: &str = "freehold.db";
 const AUDIT_KEY_FILE: &str = "audit.key";
 /// The file that a running server holds locked; it stays.
 const LOCK_FILE: &str = "lock";
+/// How much longer a connection may be silent than a request is held, in milliseconds.
+const HELD_MARGIN_MS: u64 = 60_000;
 
 /// The owner of the first start, who may be anybody until there is sign-in.
 const OWNER_EMAIL: &str = "owner@localhost";
@@ -380,7 +382,10 @@ fn egress_options(
 ) -> anyhow::Result<freehold_egress::Options> {
     let mut options = freehold_egress::Options::new(data.path("egress"));
     options.control_plane = freehold_egress::ControlPlane::new(address, config.server.public_url.as_deref());
-    options.limits.approval_ms = u64::from(config.egress.approval_timeout_seconds.get()) * 1_000;
+    let limits = &mut options.limits;
+    limits.approval_ms = u64::from(config.egress.approval_timeout_seconds.get()) * 1_000;
+    // A connection is silent while its request is held.
+    limits.stalled_ms = limits.stalled_ms.max(limits.approval_ms + HELD_MARGIN_MS);
     options.hosts = config.egress.hosts.iter().map(|(name, address)| (name.clone(), *address)).collect();
     options.name_servers.clone_from(&config.egress.name_servers);
     for path in &config.egress.extra_roots {
