@@ -80,8 +80,7 @@ pub async fn run(options: Options, parent: Option<&Path>, report: &mut Report) -
         ]);
         say(&format!("{rows} rows: {rate:.0}/s, {cpu:.1} us CPU a row"));
         let summaries = read(&store, organization, rows).await?;
-        let compared =
-            first.get_or_insert_with(|| summaries.iter().map(|(_, summary)| summary.clone()).collect());
+        let compared = first.get_or_insert_with(|| summaries.iter().map(|(_, summary)| *summary).collect());
         for ((what, summary), first) in summaries.iter().zip(compared.iter()) {
             reads.times(format!("{what}, {rows} rows"), summary, Some(first));
         }

@@ -71,7 +71,7 @@ struct Asking<'a> {
 pub(crate) struct Asked {
     grant: Arc<Grant>,
     parts: Parts,
-    path: String,
+    path: NormalPath<'static>,
     upgrade: bool,
     read: Option<ReadBody>,
 }
@@ -88,8 +88,7 @@ impl Asked {
 /// What is known of a request beside its head.
 struct Heard<'a> {
     grant: &'a Grant,
-    /// In normal form.
-    path: &'a str,
+    path: &'a NormalPath<'a>,
     upgrade: bool,
     read: Option<&'a ReadBody>,
 }
@@ -169,16 +168,17 @@ impl Connection {
         agree::check(&self.destination, self.sni.as_deref(), parts).map_err(|_| Reason::AuthorityMismatch)?;
         // What stays behind, no condition sees.
         let upgrade = prepare_headers(parts);
-        let path = parts.uri.path().to_owned();
-        let path = NormalPath::parse(&path).map_err(|_| Reason::PathAmbiguous)?;
+        let path = NormalPath::parse(parts.uri.path()).map_err(|_| Reason::PathAmbiguous)?.into_owned();
         let permitted = self.permitted(grant, parts, &path, upgrade, &mut body, row).await?;
         let Permitted { grant, permit, read, approval } = permitted;
+        let held = |refusal: Refusal| Refusal { approval, ..refusal };
         let asked = permit.response().map(|_| (parts.clone(), Arc::clone(&grant)));
-        let path = path.as_str().to_owned();
         let heard = Heard { grant: &grant, path: &path, upgrade, read: read.as_ref() };
-        let changes = self.change(&heard, &permit, parts, &mut body).await?;
+        let changes = self.change(&heard, &permit, parts, &mut body).await.map_err(held)?;
         let resolved = match self.pod.workspace.upstream.resolve(&permit).await {
-            Err(reason) if !reason.is_upstream() => return Err(Refusal::of_permitted(reason, &permit)),
+            Err(reason) if !reason.is_upstream() => {
+                return Err(held(Refusal::of_permitted(reason, &permit)));
+            }
             resolved => resolved,
         };
         let validations = u32::from(permit.validates_body()) + u32::from(permit.response().is_some());
@@ -221,8 +221,9 @@ impl Connection {
             let asking = Asking { id, why, rule: permit.rule(), policy_digest, parts, path: path_text, row };
             let asked = self.ask(asking, body).await;
             lifted.add(Why::ApprovalRequired, rule, asked.map_err(refused)?);
-            self.check_token()?;
-            let now = self.pod.workspace.grant.load_full().ok_or(Reason::NoGrant)?;
+            let late = |reason: Reason| Refusal { approval: lifted.last(), ..reason.into() };
+            self.check_token().map_err(late)?;
+            let now = self.pod.workspace.grant.load_full().ok_or(Reason::NoGrant).map_err(late)?;
             if !Arc::ptr_eq(&now, &grant) {
                 grant = now;
                 read = self.read_request(&grant, parts, path, upgrade, body).await?;
@@ -270,7 +271,7 @@ impl Connection {
     ) -> Result<Option<ReadBody>, Refusal> {
         let known = known(parts, body);
         let wanted = {
-            let facts = Facts::new(&self.destination, path.as_str(), parts, grant, &self.attribution);
+            let facts = Facts::new(&self.destination, path, parts, grant, &self.attribution);
             let facts = facts.with(upgrade, None);
             grant.policy.body_wanted(&self.head(parts, path, &facts, known))
         };
@@ -324,7 +325,7 @@ impl Connection {
         body: &Passage,
         read: Option<&ReadBody>,
     ) -> Result<Permit, Refusal> {
-        let facts = Facts::new(&self.destination, path.as_str(), parts, grant, &self.attribution);
+        let facts = Facts::new(&self.destination, path, parts, grant, &self.attribution);
         let facts = facts.with(upgrade, read);
         let body = Known { read, ..known(parts, body) };
         match grant.policy.decide(&self.head(parts, path, &facts, body)) {
@@ -360,7 +361,7 @@ impl Connection {
             Some((evaluated.map_err(unchanged)?, gathered))
         };
         let mut changes = self.put_provider(grant, permit, parts, &mut query).await?;
-        let (mut path, mut replaced) = (path.to_owned(), None);
+        let (mut path, mut replaced) = (path.as_str().to_owned(), None);
         if let Some((evaluated, gathered)) = evaluated {
             let headers = &mut parts.headers;
             let mut target =
