@@ -69,6 +69,8 @@ pub enum Right {
     CredentialWrite,
     /// Change credentials of the whole organization.
     CredentialWriteAll,
+    /// Create, change and delete secrets.
+    SecretsWrite,
     /// List, create and revoke API keys.
     ApiKeysWrite,
 }
@@ -85,6 +87,7 @@ impl Right {
         Self::AuditReadAll,
         Self::CredentialWrite,
         Self::CredentialWriteAll,
+        Self::SecretsWrite,
         Self::ApiKeysWrite,
     ];
 
@@ -100,6 +103,7 @@ impl Right {
             Self::AuditReadAll => (Scope::AuditRead, None),
             Self::CredentialWrite => (Scope::AuthWrite, Some(Scope::AuthWriteOwn)),
             Self::CredentialWriteAll => (Scope::AuthWrite, None),
+            Self::SecretsWrite => (Scope::SecretsWrite, None),
             Self::ApiKeysWrite => (Scope::ApiKeysWrite, None),
         }
     }

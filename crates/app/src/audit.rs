@@ -77,6 +77,9 @@ pub const fn category(event_type: EventType) -> Category {
         | E::CredentialCreated
         | E::CredentialDeleted
         | E::CredentialStatusChanged
+        | E::SecretCreated
+        | E::SecretUpdated
+        | E::SecretDeleted
         | E::ApiKeyCreated
         | E::ApiKeyRevoked
         | E::MemberAdded

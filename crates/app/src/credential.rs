@@ -1,4 +1,4 @@
-//! Credentials: what egress injects. A secret comes in, is encrypted before it reaches the store, and is never answered.
+//! Credentials: what egress injects. A secret comes in, is sealed before it reaches the store, and is never answered.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -7,6 +7,7 @@ use freehold_model::{
     CredentialId,
     audit::EventType,
     credential::{Credential, Kind, Status},
+    secret::Holder,
 };
 use freehold_store::{OrgRead, Page};
 use serde_json::json;
@@ -111,21 +112,25 @@ impl App {
             created_at: now,
             updated_at: now,
         };
-        let sealed = self.ports().sealer.seal(actor.organization(), credential.id, secret.as_bytes())?;
-        let actor = actor.clone();
-        self.store()
+        let holder = Holder::Credential(credential.id);
+        let sealed = self.ports().sealer.seal(actor.organization(), holder, secret.as_bytes()).await?;
+        let (caller, kept) = (actor.clone(), sealed.clone());
+        let made = self
+            .store()
             .write(actor.organization(), move |tx| {
-                once(tx, &actor, now, request, |tx| {
+                once(tx, &caller, now, request, |tx| {
                     if tx.credential_by_name(&credential.name)?.is_some() {
                         return Err(Error::NameTaken { thing: Thing::Credential, name: credential.name });
                     }
                     tx.credential_insert(&credential, &sealed)?;
-                    let cause = Cause::caller(&actor);
+                    let cause = Cause::caller(&caller);
                     audit::append(tx, &cause, EventType::CredentialCreated, detail(&credential), now)?;
                     Ok(credential)
                 })
             })
-            .await
+            .await;
+        self.forget_unless_made(actor, holder, &kept, &made).await;
+        made
     }
 
     /// Deletes a credential and its secret.
@@ -133,14 +138,21 @@ impl App {
     /// # Errors
     /// When the caller may not, or there is none.
     pub async fn credential_delete(&self, actor: &Actor, id: CredentialId) -> Result<(), Error> {
-        let reach = actor.reach(Right::CredentialWrite)?;
+        let caller = actor.clone();
+        let sealed = self
+            .store()
+            .read(actor.organization(), move |tx| {
+                deletable(tx, &caller, id)?;
+                Ok::<_, Error>(tx.credential_sealed(id)?)
+            })
+            .await?;
+        if let Some(sealed) = sealed {
+            self.ports().sealer.discard(actor.organization(), Holder::Credential(id), &sealed).await?;
+        }
         let caller = actor.clone();
         self.store()
             .write(actor.organization(), move |tx| {
-                let credential = visible(tx, &caller, id)?;
-                if !reach.covers(credential.member_id) {
-                    actor_lacks_all(&caller)?;
-                }
+                let credential = deletable(tx, &caller, id)?;
                 tx.credential_delete(id)?;
                 let cause = Cause::caller(&caller);
                 audit::append(tx, &cause, EventType::CredentialDeleted, detail(&credential), now())
@@ -149,10 +161,14 @@ impl App {
     }
 }
 
-/// The credential of the organization is not the caller's own: the unscoped scope is needed.
-fn actor_lacks_all(actor: &Actor) -> Result<(), Error> {
-    actor.reach(Right::CredentialWriteAll)?;
-    Ok(())
+/// The credential, if the caller may delete it: the unscoped scope is needed unless it is the caller's own.
+fn deletable(tx: &mut OrgRead<'_>, actor: &Actor, id: CredentialId) -> Result<Credential, Error> {
+    let reach = actor.reach(Right::CredentialWrite)?;
+    let credential = visible(tx, actor, id)?;
+    if !reach.covers(credential.member_id) {
+        actor.reach(Right::CredentialWriteAll)?;
+    }
+    Ok(credential)
 }
 
 /// The credential, unless it is another member's and the caller may not see those.

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use freehold_model::{CredentialId, OrganizationId, Timestamp, UploadId, workspace::Workspace};
+use freehold_model::{OrganizationId, Timestamp, UploadId, secret::Holder, workspace::Workspace};
 use futures::stream::BoxStream;
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 pub struct Ports {
     /// The agents in the pods.
     pub agent: Arc<dyn AgentPort>,
-    /// Encryption of secrets at rest.
+    /// Where secrets are kept.
     pub sealer: Arc<dyn SecretSealer>,
     /// The bytes of uploaded files.
     pub uploads: Arc<dyn UploadStore>,
@@ -88,23 +88,45 @@ pub trait AgentPort: Send + Sync {
     async fn exec(&self, workspace: &Workspace, request: ExecRequest) -> Result<ExecStream, AgentError>;
 }
 
-/// Why a secret could not be encrypted.
+/// Why a secret could not be kept or removed. Nothing of the secret is in any of these.
 #[derive(Debug, thiserror::Error)]
-#[error("encryption failed")]
-pub struct SealError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+pub enum SealError {
+    /// It could not be encrypted.
+    #[error("the secret could not be encrypted")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The store of secrets cannot be used now.
+    #[error("the store of secrets cannot be used")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The secret is in a store of secrets that is not configured.
+    #[error("the secret is kept in a store of secrets that is not configured on this server")]
+    NotConfigured,
+}
 
-/// Encryption of secrets at rest.
+/// Where secrets are kept: encrypted in rows, or in a store of secrets.
+#[async_trait]
 pub trait SecretSealer: Send + Sync {
-    /// Encrypts a credential's secret, bound to the credential, so that it cannot be moved to another.
+    /// Keeps a secret, bound to its holder, so that it cannot be moved to another. What is answered goes into the holder's
+    /// row; a secret that is kept elsewhere is kept under another version, so that the row decides which one counts.
     ///
     /// # Errors
-    /// When encryption fails; nothing of the secret is in the error.
-    fn seal(
+    /// When encryption fails, or the store of secrets does not take it.
+    async fn seal(
         &self,
         organization: OrganizationId,
-        credential: CredentialId,
+        holder: Holder,
         secret: &[u8],
     ) -> Result<Vec<u8>, SealError>;
+
+    /// Removes what is kept of a secret beside its row, before the row is deleted. Again is no error.
+    ///
+    /// # Errors
+    /// When the store of secrets does not say that it is gone.
+    async fn discard(
+        &self,
+        organization: OrganizationId,
+        holder: Holder,
+        sealed: &[u8],
+    ) -> Result<(), SealError>;
 }
 
 /// What signs checkpoints of the audit log, with Ed25519.

@@ -14,6 +14,7 @@ use freehold_api::{
     limits::EXEC_TIMEOUT_SECONDS_DEFAULT,
     provider::{Provider, ProviderArchived, ProviderCreate, ProviderList, ProviderUpdate},
     role::{Role, RoleCreate, RoleList, RoleUpdate},
+    secret::{Secret, SecretCreate, SecretList, SecretUpdate},
     service::{ArchivableListQuery, Health, ListQuery, StatusAnswer, Stopping},
     session::{Session, SessionList, SessionListQuery},
     task::{Task, TaskCreate, TaskSubmit, TaskSubmitted},
@@ -21,6 +22,7 @@ use freehold_api::{
 };
 use freehold_model::{
     ApiKeyId, ApprovalId, CredentialId, ProviderId, RoleId, SessionId, TaskId, WorkspaceId,
+    secret::SecretName,
 };
 use futures::stream::BoxStream;
 use serde_json::Value;
@@ -142,6 +144,14 @@ operations! {
     credential_view(id: CredentialId) => Credential;
     /// Deletes a credential and its secret.
     credential_delete(id: CredentialId) => StatusAnswer;
+    /// Secrets, without their values.
+    secret_list() query ListQuery => SecretList;
+    /// Creates a secret.
+    secret_create() body SecretCreate => Secret;
+    /// Gives a secret another value.
+    secret_update(name: SecretName) body SecretUpdate => Secret;
+    /// Deletes a secret and its value.
+    secret_delete(name: SecretName) => StatusAnswer;
     /// API keys, newest first.
     api_key_list() query ListQuery => ApiKeyList;
     /// Creates an API key. The answer holds the secret, this once.

@@ -18,15 +18,18 @@ use freehold_egress::{
     Unavailable,
     token::{Minter, Subject},
 };
-use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditEvent};
+use freehold_model::{
+    OrganizationId, PodId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditEvent, secret::Holder,
+};
 use freehold_policy::{Document, Policy, ProviderGrant};
 use freehold_reconcile::{Gate, GateLinks};
-use freehold_vault::Vault;
+use freehold_vault::{Place, Vault};
 use rustix::net::sockopt;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
+use zeroize::Zeroizing;
 
-use crate::ports::sealing_context;
+use crate::secrets::Secrets;
 
 /// How long a token counts. It is renewed at half of this, while its pod is wanted.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
@@ -36,6 +39,7 @@ pub struct EgressGate {
     egress: Handle,
     minter: Minter,
     vault: Arc<Vault>,
+    secrets: Arc<Secrets>,
     state: Mutex<State>,
 }
 
@@ -54,8 +58,8 @@ type Source = (Timestamp, Timestamp, Option<Timestamp>);
 
 impl EgressGate {
     /// A gate over this egress.
-    pub fn new(egress: Handle, minter: Minter, vault: Arc<Vault>) -> Self {
-        Self { egress, minter, vault, state: Mutex::default() }
+    pub fn new(egress: Handle, minter: Minter, vault: Arc<Vault>, secrets: Arc<Secrets>) -> Self {
+        Self { egress, minter, vault, secrets, state: Mutex::default() }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -99,7 +103,7 @@ impl EgressGate {
         Ok(policy)
     }
 
-    fn grant(&self, look: &Look) -> anyhow::Result<Grant> {
+    async fn grant(&self, look: &Look) -> anyhow::Result<Grant> {
         let policy = self.policy(look)?;
         Ok(Grant {
             organization_id: look.workspace.organization_id,
@@ -109,19 +113,22 @@ impl EgressGate {
             policy_digest: policy_digest(look),
             credentials: Arc::new(ProviderCredential {
                 name: look.provider.credential_name.clone(),
-                injection: self.injection(look).map(Arc::new),
+                injection: self.injection(look).await.map(Arc::new),
+                organization: look.workspace.organization_id,
+                secrets: Arc::clone(&self.secrets),
             }),
         })
     }
 
-    fn injection(&self, look: &Look) -> Result<Injection, Unavailable> {
+    async fn injection(&self, look: &Look) -> Result<Injection, Unavailable> {
         let (credential, sealed) = look.credential.as_ref().ok_or(Unavailable("not_found"))?;
-        let context = sealing_context(credential.organization_id, credential.id);
+        let place =
+            Place { organization: credential.organization_id, holder: Holder::Credential(credential.id) };
         let unavailable = |error: &(dyn std::error::Error + 'static)| {
             tracing::warn!(credential.id = %credential.id, error, "credential {} cannot be injected", credential.id);
             Unavailable("unusable")
         };
-        let secret = self.vault.open_sealed(&context, sealed).map_err(|error| unavailable(&error))?;
+        let secret = self.vault.open_sealed(place, sealed).await.map_err(|error| unavailable(&error))?;
         let injection =
             freehold_broker::injection(credential, secret.expose()).map_err(|error| unavailable(&error))?;
         match injection.placement() {
@@ -132,10 +139,12 @@ impl EgressGate {
     }
 }
 
-/// The provider's credential, as it was when the grant was made.
+/// The provider's credential, as it was when the grant was made, and the organization's secrets, as they are.
 struct ProviderCredential {
     name: Option<String>,
     injection: Result<Arc<Injection>, Unavailable>,
+    organization: OrganizationId,
+    secrets: Arc<Secrets>,
 }
 
 #[async_trait]
@@ -148,8 +157,16 @@ impl Credentials for ProviderCredential {
         }
     }
 
-    async fn secret(&self, _: &str) -> Result<Arc<SecretValue>, Unavailable> {
-        Err(Unavailable("not_found"))
+    async fn secret(&self, name: &str) -> Result<Arc<SecretValue>, Unavailable> {
+        let opened = self.secrets.open(self.organization, name).await.map_err(|error| {
+            tracing::warn!(
+                secret.name = name,
+                error = &error as &dyn std::error::Error,
+                "a secret cannot be opened"
+            );
+            Unavailable(error.code())
+        })?;
+        Ok(Arc::new(SecretValue::new(Zeroizing::new(opened.expose().to_vec()))))
     }
 }
 
@@ -223,7 +240,7 @@ impl Gate for EgressGate {
         if self.state().published.get(&look.workspace.id).is_some_and(|(published, _)| *published == source) {
             return Ok(());
         }
-        match self.grant(look) {
+        match self.grant(look).await {
             Ok(grant) => {
                 let digest = policy_digest(look);
                 self.egress.publish(look.workspace.id, Arc::new(grant));

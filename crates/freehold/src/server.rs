@@ -17,7 +17,7 @@ use freehold_driver_local::{LocalDriver, PodRoot};
 use freehold_model::UploadId;
 use freehold_reconcile as reconcile;
 use freehold_store::Store;
-use freehold_vault::{SigningKey, Vault};
+use freehold_vault::SigningKey;
 use object_store::local::LocalFileSystem;
 use rustix::{
     fs::FlockOperation,
@@ -32,7 +32,8 @@ use crate::{
     control,
     gate::{EgressGate, StoreSink},
     machine,
-    ports::{Agents, NoAgents, Sealer, Signer},
+    ports::{Agents, NoAgents, Signer},
+    secrets::{self, Sealer, Secrets},
 };
 
 /// The file that tells where the server listens, for programs that let it choose a port.
@@ -84,7 +85,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let address = listener.local_addr()?;
     let store = open_store(&config, data.root(), true)?;
     let control = control::listen(&data)?;
-    let vault = Arc::new(Vault::open(&data.path("master.key"))?);
+    let vault = Arc::new(secrets::open(&config, data.root(), &store)?);
     sweep_uploads(&data)?;
     let uploads = open_uploads(data.root())?;
     let fleet = fleet::Fleet::new(store.clone(), uploads.clone(), settings(&config));
@@ -102,18 +103,20 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
         trust_anchors_pem: egress.ca_pem().to_owned(),
         ..reconcile::Options::default()
     };
-    let gate = Arc::new(EgressGate::new(egress, minter, vault.clone()));
+    let values = Arc::new(Secrets::new(store.clone(), vault.clone()));
+    let gate = Arc::new(EgressGate::new(egress, minter, vault.clone(), values));
     let reconciler = reconcile::Service::new(options, fleet, driver.clone(), gate);
     let ports = Ports {
         agent: Arc::new(Agents::new(reconciler.handle(), driver.clone())),
-        sealer: Arc::new(Sealer(vault)),
+        sealer: Arc::new(Sealer(vault.clone())),
         uploads,
         signer: Arc::new(Signer(SigningKey::open(&data.path(AUDIT_KEY_FILE))?)),
     };
     let app = App::new(store.clone(), ports, app_settings(&config, address));
     first_start(&app, &data).await?;
 
-    let control_task = tokio::spawn(control::serve(control, store.clone(), shutdown.child_token()));
+    let control_task =
+        tokio::spawn(control::serve(control, store.clone(), vault.clone(), shutdown.child_token()));
     let egress_task = tokio::spawn(egress_service.run(shutdown.child_token()));
     let reconcile_task = tokio::spawn(reconciler.run(shutdown.clone().cancelled_owned()));
     write_file(data.root(), ADDRESS_FILE, &address.to_string(), 0o644)?;
@@ -341,7 +344,7 @@ pub fn offline_app(config: &Config, store: Store) -> anyhow::Result<App> {
     let data_dir = &config.server.data_dir;
     let ports = Ports {
         agent: Arc::new(NoAgents),
-        sealer: Arc::new(Sealer(Arc::new(Vault::open(&data_dir.join("master.key"))?))),
+        sealer: Arc::new(Sealer(Arc::new(secrets::open(config, data_dir, &store)?))),
         uploads: open_uploads(data_dir)?,
         signer: Arc::new(Signer(SigningKey::open(&data_dir.join(AUDIT_KEY_FILE))?)),
     };

@@ -22,5 +22,7 @@ mod proof;
 mod restarts;
 #[path = "server/tasks.rs"]
 mod tasks;
+#[path = "server/vault.rs"]
+mod vault;
 #[path = "server/walls.rs"]
 mod walls;

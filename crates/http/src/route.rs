@@ -8,6 +8,7 @@ mod key;
 mod proof;
 mod provider;
 mod role;
+mod secret;
 mod service;
 mod session;
 mod task;
@@ -30,6 +31,7 @@ fn handlers() -> impl Iterator<Item = &'static (&'static str, Handler)> {
         proof::HANDLERS,
         provider::HANDLERS,
         role::HANDLERS,
+        secret::HANDLERS,
         service::HANDLERS,
         session::HANDLERS,
         task::HANDLERS,

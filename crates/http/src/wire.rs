@@ -3,7 +3,7 @@
 use freehold_access::{Actor, Kind};
 use freehold_api as api;
 use freehold_model as model;
-use freehold_model::{credential, member::Member, task};
+use freehold_model::{credential, member::Member, secret, task};
 
 pub(crate) fn provider(provider: model::provider::Provider) -> api::provider::Provider {
     api::provider::Provider {
@@ -123,6 +123,17 @@ pub(crate) fn session(session: model::session::Session) -> api::session::Session
         updated_at: session.updated_at,
         started_at: summary.started_at,
         finished_at: session.finished_at,
+    }
+}
+
+pub(crate) fn secret(secret: secret::Secret) -> api::secret::Secret {
+    let member = |id: Option<freehold_model::MemberId>| id.map(|id| id.to_string());
+    api::secret::Secret {
+        name: secret.name,
+        created_by_user_id: member(secret.created_by),
+        updated_by_user_id: member(secret.updated_by),
+        created_at: secret.created_at,
+        updated_at: secret.updated_at,
     }
 }
 

@@ -66,6 +66,12 @@ slugs! {
         CredentialDeleted => "credential_deleted",
         /// A credential's status changed.
         CredentialStatusChanged => "credential_status_changed",
+        /// A secret was created; the row has its name and never its value.
+        SecretCreated => "secret_created",
+        /// A secret got another value.
+        SecretUpdated => "secret_updated",
+        /// A secret was deleted.
+        SecretDeleted => "secret_deleted",
         /// An API key was created.
         ApiKeyCreated => "api_key_created",
         /// An API key was revoked.

@@ -17,6 +17,7 @@ pub mod member;
 pub mod name;
 pub mod provider;
 pub mod role;
+pub mod secret;
 pub mod session;
 pub mod task;
 pub mod upload;

@@ -7,7 +7,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use freehold_model::{
     ApiKeyId, ApprovalId, CredentialId, EventId, MemberId, OrganizationId, PackId, PodId, ProviderId, RoleId,
-    SessionId, TaskId, Timestamp, TokenId, TurnId, UploadId, WorkspaceId, api_key, approval, audit,
+    SecretId, SessionId, TaskId, Timestamp, TokenId, TurnId, UploadId, WorkspaceId, api_key, approval, audit,
     credential, member, provider, role, session, task, workspace,
 };
 use serde::{Deserialize, Serialize};
@@ -152,6 +152,7 @@ textual!(
     PodId,
     ProviderId,
     RoleId,
+    SecretId,
     SessionId,
     TaskId,
     TokenId,

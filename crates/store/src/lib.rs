@@ -39,6 +39,7 @@ pub use resource::{
     idempotency::IdempotencyRecord,
     organization::Organization,
     role::{ROLE_NAME_KEY, RoleFilter},
+    secret::{DataKey, SECRET_NAME_KEY, Sealed},
     session::{CommittedEvent, SessionFilter},
     workspace::WorkspaceFilter,
 };

@@ -26,8 +26,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0012_uploads", include_str!("migrations/0012_uploads.sql")),
     ("0013_audit_events", include_str!("migrations/0013_audit_events.sql")),
     ("0014_idempotency_keys", include_str!("migrations/0014_idempotency_keys.sql")),
-    ("0015_approvals", include_str!("migrations/0015_approvals.sql")),
     ("0015_audit_proof", include_str!("migrations/0015_audit_proof.sql")),
+    ("0016_data_keys", include_str!("migrations/0016_data_keys.sql")),
+    ("0017_secrets", include_str!("migrations/0017_secrets.sql")),
+    ("0018_approvals", include_str!("migrations/0018_approvals.sql")),
 ];
 
 /// Any number, the same in every version: servers that start together take turns.

@@ -20,6 +20,8 @@ pub enum Topic {
     Sessions,
     /// Who may call: a secret was revoked, or a member's role changed.
     Callers,
+    /// Secrets: one was created, got another value or was deleted.
+    Secrets,
     /// Approvals: a request waits, or somebody decided.
     Approvals,
 }
@@ -27,7 +29,7 @@ pub enum Topic {
 impl Topic {
     /// Every topic.
     pub const ALL: &'static [Self] =
-        &[Self::Audit, Self::Work, Self::Sessions, Self::Callers, Self::Approvals];
+        &[Self::Audit, Self::Work, Self::Sessions, Self::Callers, Self::Secrets, Self::Approvals];
 
     const fn bit(self) -> u8 {
         match self {
@@ -35,7 +37,8 @@ impl Topic {
             Self::Work => 2,
             Self::Sessions => 4,
             Self::Callers => 8,
-            Self::Approvals => 16,
+            Self::Secrets => 16,
+            Self::Approvals => 32,
         }
     }
 }
@@ -46,7 +49,7 @@ pub(crate) struct Topics(u8);
 
 impl Topics {
     pub(crate) const fn all() -> Self {
-        Self(31)
+        Self(63)
     }
 
     pub(crate) const fn add(&mut self, topic: Topic) {
@@ -81,6 +84,7 @@ pub(crate) struct Signals {
     sessions: watch::Sender<u64>,
     changes: WorkChanges,
     callers: watch::Sender<u64>,
+    secrets: watch::Sender<u64>,
     approvals: watch::Sender<u64>,
     closed: AtomicBool,
     /// Whether another process owns the database that this one is to own.
@@ -96,6 +100,7 @@ impl Signals {
             sessions: watch::Sender::new(0),
             changes: WorkChanges::default(),
             callers: watch::Sender::new(0),
+            secrets: watch::Sender::new(0),
             approvals: watch::Sender::new(0),
             closed: AtomicBool::new(false),
             ousted: AtomicBool::new(false),
@@ -108,6 +113,7 @@ impl Signals {
             Topic::Work => &self.work,
             Topic::Sessions => &self.sessions,
             Topic::Callers => &self.callers,
+            Topic::Secrets => &self.secrets,
             Topic::Approvals => &self.approvals,
         }
     }

@@ -147,7 +147,8 @@ impl World {
         Client::new(&self.url, Key::new(key)).unwrap()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// A command on the server's machine, with its configuration.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_freehold"));
         let (verb, rest) = arguments.split_first().unwrap();
         command.args([verb, "--config"]).arg(self.dir.path().join("server.toml")).args(rest);

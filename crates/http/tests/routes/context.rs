@@ -23,8 +23,9 @@ use freehold_app::{
 };
 use freehold_http::{Options, ServeError, Server};
 use freehold_model::{
-    CredentialId, OrganizationId, TaskId, WorkspaceId,
+    OrganizationId, TaskId, WorkspaceId,
     member::MemberRole,
+    secret::Holder,
     task,
     workspace::{self, Workspace},
 };
@@ -77,12 +78,32 @@ impl AgentPort for SimAgent {
     }
 }
 
-/// Not encryption: it keeps the secret from being found by its text, so that tests can look for leaks.
-struct SimSealer;
+/// Not encryption: it keeps the secret from being found by its text, so that tests can look for leaks. It counts what it keeps
+/// as a store of secrets would, and fails as told.
+#[derive(Default)]
+pub struct SimSealer {
+    pub kept: AtomicUsize,
+    pub fails: Mutex<Option<fn() -> SealError>>,
+}
 
+impl SimSealer {
+    fn check(&self) -> Result<(), SealError> {
+        self.fails.lock().unwrap().map_or(Ok(()), |fails| Err(fails()))
+    }
+}
+
+#[async_trait]
 impl SecretSealer for SimSealer {
-    fn seal(&self, _: OrganizationId, _: CredentialId, secret: &[u8]) -> Result<Vec<u8>, SealError> {
+    async fn seal(&self, _: OrganizationId, _: Holder, secret: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.check()?;
+        self.kept.fetch_add(1, Ordering::Relaxed);
         Ok(secret.iter().map(|byte| byte ^ 0x55).collect())
+    }
+
+    async fn discard(&self, _: OrganizationId, _: Holder, _: &[u8]) -> Result<(), SealError> {
+        self.check()?;
+        self.kept.fetch_sub(1, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -103,6 +124,7 @@ impl AuditSigner for SimSigner {
 pub struct Context {
     pub app: App,
     pub agent: Arc<SimAgent>,
+    pub sealer: Arc<SimSealer>,
     pub organization: OrganizationId,
     pub url: String,
     pub owner: String,
@@ -172,9 +194,10 @@ impl Context {
         let store = Store::open(&store_options).unwrap();
         let objects = object_store::local::LocalFileSystem::new_with_prefix(folder.path()).unwrap();
         let agent = Arc::new(SimAgent::default());
+        let sealer = Arc::<SimSealer>::default();
         let ports = Ports {
             agent: Arc::clone(&agent) as _,
-            sealer: Arc::new(SimSealer),
+            sealer: Arc::clone(&sealer) as _,
             uploads: Arc::new(ObjectUploads::new(Arc::new(objects))),
             signer: Arc::new(SimSigner),
         };
@@ -199,7 +222,21 @@ impl Context {
         let stopped = Arc::clone(&stop);
         let served = tokio::spawn(server.serve(listener, async move { stopped.notified().await }));
         let client = Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
-        Self { app, agent, organization, url, owner, ann, bob, stop, served, store_options, client, folder }
+        Self {
+            app,
+            agent,
+            sealer,
+            organization,
+            url,
+            owner,
+            ann,
+            bob,
+            stop,
+            served,
+            store_options,
+            client,
+            folder,
+        }
     }
 
     /// The owner's token of another organization.
@@ -245,6 +282,10 @@ impl Context {
 
     pub async fn patch(&self, path: &str, key: &str, body: Value) -> Reply {
         self.send(self.request(Method::PATCH, path, key).json(&body)).await
+    }
+
+    pub async fn put(&self, path: &str, key: &str, body: Value) -> Reply {
+        self.send(self.request(Method::PUT, path, key).json(&body)).await
     }
 
     pub async fn delete(&self, path: &str, key: &str) -> Reply {

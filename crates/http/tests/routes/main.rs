@@ -13,6 +13,7 @@ mod context;
 mod credentials;
 mod errors;
 mod ownership;
+mod secrets;
 mod sessions;
 mod tasks;
 mod workspaces;

@@ -15,14 +15,14 @@ use freehold_app::{
 };
 use freehold_driver_sim::SimDriver;
 use freehold_model::{
-    CredentialId, EventId, MessageId, OrganizationId, PodId, RoleId, SessionId, TaskId, Timestamp,
-    WorkspaceId,
+    EventId, MessageId, OrganizationId, PodId, RoleId, SessionId, TaskId, Timestamp, WorkspaceId,
     audit::AuditEvent,
     checkpoint::{Checkpoint, OpenTurn},
     event::{
         ContentPart, Context, Message, MessageRole, Payload, SessionEvent, StopReason, ToolStatus, Usage,
     },
     provider::Kind,
+    secret::Holder,
     task::Task,
     workspace::Workspace,
 };
@@ -72,9 +72,14 @@ impl AgentPort for NoAgents {
 
 struct NoSecrets;
 
+#[async_trait]
 impl SecretSealer for NoSecrets {
-    fn seal(&self, _: OrganizationId, _: CredentialId, _: &[u8]) -> Result<Vec<u8>, SealError> {
-        Err(SealError("there are no secrets here".into()))
+    async fn seal(&self, _: OrganizationId, _: Holder, _: &[u8]) -> Result<Vec<u8>, SealError> {
+        Err(SealError::NotConfigured)
+    }
+
+    async fn discard(&self, _: OrganizationId, _: Holder, _: &[u8]) -> Result<(), SealError> {
+        Err(SealError::NotConfigured)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     on_both_databases,
 };
 
-fn credential(organization_id: freehold_model::OrganizationId, name: &str) -> Credential {
+pub fn credential(organization_id: freehold_model::OrganizationId, name: &str) -> Credential {
     Credential {
         id: CredentialId::from_uuid(uuid()),
         organization_id,

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::{
     fixture::{approval, audit_event, event, provider},
     on_both_databases,
+    secrets::secret,
 };
 
 /// A test that waits longer than this has failed.
@@ -25,6 +26,7 @@ on_both_databases! {
         let mut receivers = Topic::ALL.iter().map(|&topic| fixture.store.subscribe(topic)).collect::<Vec<_>>();
         let row = audit_event(fixture.organization, EventType::TaskSubmitted, Category::Activity);
         let provider = provider(fixture.organization);
+        let secret = secret(fixture.organization, "key");
         let member = Member {
             id: MemberId::from_uuid(uuid::Uuid::now_v7()),
             organization_id: fixture.organization,
@@ -38,6 +40,7 @@ on_both_databases! {
             tx.audit_append(&row)?;
             tx.approval_insert(&approval, 1)?;
             tx.session_events_append(session.id, &[event(session.id, "hello")])?;
+            tx.secret_insert(&secret, &[1])?;
             tx.provider_insert(&provider)
         }).await;
         for receiver in &mut receivers {
