@@ -49,6 +49,7 @@ slug_schemas! {
     task_status => model::task::Phase,
     session_status => model::session::Status,
     credential_status => model::credential::Status,
+    credential_kind => model::credential::Kind,
     permission_set => model::api_key::PermissionSet,
     approval_status => model::approval::Status,
     approval_reason => model::approval::Reason,

@@ -80,6 +80,10 @@ pub const fn category(event_type: EventType) -> Category {
         | E::SecretCreated
         | E::SecretUpdated
         | E::SecretDeleted
+        | E::CredentialConsented
+        | E::CredentialMinted
+        | E::CredentialMintFailed
+        | E::CredentialRevocation
         | E::ApiKeyCreated
         | E::ApiKeyRevoked
         | E::MemberAdded

@@ -1,12 +1,18 @@
 //! What the use cases need from other parts. The binary wires them.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use freehold_model::{OrganizationId, Timestamp, UploadId, secret::Holder, workspace::Workspace};
-use futures::stream::BoxStream;
+use freehold_model::{
+    OrganizationId, Timestamp, UploadId,
+    credential::{Credential, Kind},
+    secret::Holder,
+    workspace::Workspace,
+};
+use futures::{future::BoxFuture, stream::BoxStream};
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 /// The parts behind the use cases.
 #[derive(Clone)]
@@ -15,6 +21,8 @@ pub struct Ports {
     pub agent: Arc<dyn AgentPort>,
     /// Where secrets are kept.
     pub sealer: Arc<dyn SecretSealer>,
+    /// The issuers of credentials.
+    pub issuers: Arc<dyn Issuers>,
     /// The bytes of uploaded files.
     pub uploads: Arc<dyn UploadStore>,
     /// What signs checkpoints of the audit log.
@@ -135,6 +143,110 @@ pub trait AuditSigner: Send + Sync {
     fn public_key(&self) -> [u8; 32];
     /// The signature of a message, 64 bytes.
     fn sign(&self, message: &[u8]) -> Vec<u8>;
+}
+
+/// The secrets that a caller gave for a new credential, by the names of their fields. Has no `Debug`.
+#[derive(Clone, Default)]
+pub struct SecretFields {
+    /// The key of `api_key` and `query_api_key`.
+    pub api_key: Option<Zeroizing<String>>,
+    /// The password of `basic_auth`.
+    pub password: Option<Zeroizing<String>>,
+    /// The secret of an OAuth client.
+    pub client_secret: Option<Zeroizing<String>>,
+    /// The private key of `oauth2_client_assertion`, in PEM.
+    pub private_key: Option<Zeroizing<String>>,
+    /// The key file of a service account.
+    pub service_account_json: Option<Zeroizing<String>>,
+    /// The secret key of `aws_sigv4`.
+    pub secret_access_key: Option<Zeroizing<String>>,
+    /// The session token of temporary keys of `aws_sigv4`.
+    pub session_token: Option<Zeroizing<String>>,
+}
+
+impl SecretFields {
+    /// Whether none was given.
+    pub fn is_empty(&self) -> bool {
+        let Self { api_key, password, client_secret, private_key, service_account_json, .. } = self;
+        let Self { secret_access_key, session_token, .. } = self;
+        [
+            api_key,
+            password,
+            client_secret,
+            private_key,
+            service_account_json,
+            secret_access_key,
+            session_token,
+        ]
+        .iter()
+        .all(|field| field.is_none())
+    }
+}
+
+/// What is to be sealed for a new credential.
+pub struct PackedSecret {
+    /// The bytes.
+    pub secret: Zeroizing<Vec<u8>>,
+    /// Where its key file says that tokens are given.
+    pub token_url: Option<String>,
+}
+
+/// Why an issuer gave nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the issuer gave no token: {0}")]
+pub struct IssuerRefused(pub &'static str);
+
+/// Asks an issuer. `None` where it gave nothing, or is not known to take anything back.
+pub type Revocation = BoxFuture<'static, Option<Result<(), IssuerRefused>>>;
+
+/// The issuers of credentials, and what their secrets consist of.
+#[async_trait]
+pub trait Issuers: Send + Sync {
+    /// Puts together what is to be sealed for a credential of this kind.
+    ///
+    /// # Errors
+    /// Fields that are missing, not of this kind or not usable, each with the reason.
+    fn pack(&self, kind: Kind, given: SecretFields) -> Result<PackedSecret, BTreeMap<String, String>>;
+
+    /// Seals for `to`, a member's own credential, what makes `from`'s client: a member consents under the organization's.
+    ///
+    /// # Errors
+    /// When the secret cannot be opened or sealed.
+    async fn client_of(
+        &self,
+        from: &Credential,
+        sealed: &[u8],
+        to: &Credential,
+    ) -> Result<Vec<u8>, SealError>;
+
+    /// Where a person is sent to consent; `None` where nobody knows.
+    fn authorization_url(
+        &self,
+        credential: &Credential,
+        redirect_uri: &str,
+        state: &str,
+        verifier: &str,
+    ) -> Option<String>;
+
+    /// Exchanges what a person came back with; answers the sealed secret to keep.
+    ///
+    /// # Errors
+    /// When the issuer gives nothing.
+    async fn exchange(
+        &self,
+        credential: &Credential,
+        sealed: Vec<u8>,
+        code: &str,
+        verifier: &str,
+        redirect_uri: &str,
+    ) -> Result<Vec<u8>, IssuerRefused>;
+
+    /// The code of an issuer's refusal, where it is a known one; else one that says as little.
+    fn refusal(&self, error: &str) -> &'static str;
+
+    /// What asks the issuer of a credential to take back what it gave, once the credential is deleted and its secret with
+    /// it. `None` where the secret cannot be opened, or no issuer is asked.
+    async fn revocation(&self, credential: &Credential, sealed: &[u8]) -> Option<Revocation>;
 }
 
 /// Why the bytes of a file could not be kept or read.

@@ -1,6 +1,6 @@
 //! The operations, a method each, in the order of the API's document.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use freehold_api::{
     api_key::{ApiKeyCreate, ApiKeyCreated, ApiKeyList},
@@ -10,7 +10,7 @@ use freehold_api::{
         AuditExportQuery, AuditKeyList, AuditListQuery, CheckpointListQuery,
     },
     config::{Config, MeSession},
-    credential::{Credential, CredentialCreate, CredentialList},
+    credential::{Credential, CredentialCreate, CredentialList, CredentialOauthStarted},
     limits::EXEC_TIMEOUT_SECONDS_DEFAULT,
     provider::{Provider, ProviderArchived, ProviderCreate, ProviderList, ProviderUpdate},
     role::{Role, RoleCreate, RoleList, RoleUpdate},
@@ -172,6 +172,25 @@ impl Client {
         self.call(Call::new("task_create").with_files(body, files)).await
     }
 
+    /// Begins a consent to a credential; answers where to send the person, and the cookie, as `name=value`, that ends it.
+    ///
+    /// # Errors
+    /// Those of [`Error`].
+    pub async fn credential_oauth_start(
+        &self,
+        id: CredentialId,
+    ) -> std::result::Result<(Answer<CredentialOauthStarted>, String), Error> {
+        self.call_with_cookie(Call::new("credential_oauth_start").id(id)).await
+    }
+
+    /// Ends a consent with what its person came back with. What became of it, the credential tells.
+    ///
+    /// # Errors
+    /// Those of [`Error`]; it came to nothing where the status is 400.
+    pub async fn oauth_callback(&self, back: &BTreeMap<String, String>, cookie: &str) -> Result<()> {
+        self.call_empty(Call::new("oauth_callback").query(back).cookie(cookie)).await
+    }
+
     /// Submits a task to a workspace.
     ///
     /// # Errors
@@ -250,6 +269,8 @@ mod tests {
             "activity_stream",
             "audit_export",
             "workspace_activity_stream",
+            "credential_oauth_start",
+            "oauth_callback",
             // For browsers, documents and collectors.
             "openapi_view",
             "docs_view",

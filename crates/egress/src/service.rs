@@ -6,7 +6,8 @@ use freehold_model::{PodId, WorkspaceId, approval::Standing};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Approvals, AuditSink, Error, Grant, Listeners, Options, PodIdentity, state::State, token::Verifier,
+    Approvals, AuditSink, Error, Grant, Listeners, Options, Outbound, PodIdentity, state::State,
+    token::Verifier,
 };
 
 impl Options {
@@ -82,6 +83,11 @@ impl Handle {
     /// Forgets a workspace that will never run again: its grant and the addresses its names were answered with.
     pub fn forget(&self, workspace: WorkspaceId) {
         self.state.forget(workspace);
+    }
+
+    /// The way out for requests of the server's own, which no policy decides.
+    pub fn outbound(&self) -> Outbound {
+        self.state.outbound()
     }
 
     /// The platform CA's certificate, to be trusted inside pods.

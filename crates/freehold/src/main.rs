@@ -6,6 +6,7 @@
 mod approvals;
 mod config;
 mod control;
+mod credentials;
 mod environment;
 mod gate;
 mod machine;

@@ -101,7 +101,8 @@ impl DataKeyRows for Rows {
 /// The vault, as use cases need it.
 pub struct Sealer(pub Arc<Vault>);
 
-fn failed(error: Error) -> SealError {
+/// An error of the vault, as use cases tell them apart.
+pub fn failed(error: Error) -> SealError {
     match error {
         Error::NotConfigured => SealError::NotConfigured,
         error @ (Error::Unavailable { .. } | Error::Misconfigured { .. } | Error::Rows(_)) => {

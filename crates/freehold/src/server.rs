@@ -30,6 +30,7 @@ use crate::{
     approvals::StoreApprovals,
     config::{Config, LogFormat},
     control,
+    credentials::{self, Issuing},
     gate::{EgressGate, StoreSink},
     machine,
     ports::{Agents, NoAgents, Signer},
@@ -65,6 +66,9 @@ pub enum Ended {
 /// Files that the server may have open, if the system allows as many. Each connection of a pod to the outside takes two;
 /// with the usual 1,024 for all, two pods could leave nothing for the others.
 const OPEN_FILES: u64 = 65_536;
+
+/// How long the end of the server waits for issuers that were asked: what they answer must not be lost.
+const ISSUERS_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// Runs the server until it is told to stop: by a signal, which leaves the pods running, or by the end of its standard
 /// input where `stop_with_stdin` says so, which takes them away.
@@ -104,11 +108,13 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
         ..reconcile::Options::default()
     };
     let values = Arc::new(Secrets::new(store.clone(), vault.clone()));
-    let gate = Arc::new(EgressGate::new(egress, minter, vault.clone(), values));
+    let (broker, directory) = credentials::wire(&store, &fleet, &vault, &egress, values);
+    let gate = Arc::new(EgressGate::new(egress, minter, directory));
     let reconciler = reconcile::Service::new(options, fleet, driver.clone(), gate);
     let ports = Ports {
         agent: Arc::new(Agents::new(reconciler.handle(), driver.clone())),
         sealer: Arc::new(Sealer(vault.clone())),
+        issuers: Arc::new(Issuing { vault: vault.clone(), broker: Some(broker.clone()) }),
         uploads,
         signer: Arc::new(Signer(SigningKey::open(&data.path(AUDIT_KEY_FILE))?)),
     };
@@ -129,6 +135,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     reconcile_task.await?;
     egress_task.await?;
     control_task.await?;
+    broker.drain(ISSUERS_WAIT_MAX).await;
     // After everybody who writes rows.
     end_checkpoints(&checkpoints, &app).await;
     store.close().await;
@@ -342,9 +349,11 @@ async fn end_checkpoints(running: &tokio::task::JoinHandle<()>, app: &App) {
 /// The use cases for commands on the server's machine, which need no agents.
 pub fn offline_app(config: &Config, store: Store) -> anyhow::Result<App> {
     let data_dir = &config.server.data_dir;
+    let vault = Arc::new(secrets::open(config, data_dir, &store)?);
     let ports = Ports {
         agent: Arc::new(NoAgents),
-        sealer: Arc::new(Sealer(Arc::new(secrets::open(config, data_dir, &store)?))),
+        sealer: Arc::new(Sealer(vault.clone())),
+        issuers: Arc::new(Issuing { vault, broker: None }),
         uploads: open_uploads(data_dir)?,
         signer: Arc::new(Signer(SigningKey::open(&data_dir.join(AUDIT_KEY_FILE))?)),
     };

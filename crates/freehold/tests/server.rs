@@ -8,6 +8,8 @@ mod support;
 mod approvals;
 #[path = "server/attack.rs"]
 mod attack;
+#[path = "server/credentials.rs"]
+mod credentials;
 #[path = "server/exec.rs"]
 mod exec;
 #[path = "server/full_disk.rs"]

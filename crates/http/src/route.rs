@@ -5,6 +5,7 @@ mod audit;
 mod config;
 mod credential;
 mod key;
+mod oauth;
 mod proof;
 mod provider;
 mod role;
@@ -29,6 +30,7 @@ fn handlers() -> impl Iterator<Item = &'static (&'static str, Handler)> {
         credential::HANDLERS,
         key::HANDLERS,
         proof::HANDLERS,
+        oauth::HANDLERS,
         provider::HANDLERS,
         role::HANDLERS,
         secret::HANDLERS,

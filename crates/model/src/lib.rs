@@ -13,6 +13,7 @@ pub mod checkpoint;
 pub mod credential;
 pub mod event;
 pub mod id;
+pub mod issuer;
 pub mod member;
 pub mod name;
 pub mod provider;

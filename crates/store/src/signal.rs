@@ -14,7 +14,7 @@ use crate::work::{Work, WorkChanges};
 pub enum Topic {
     /// Rows of the audit log, activity included.
     Audit,
-    /// What the reconciler looks at: workspaces, tasks, roles, providers, credentials.
+    /// What the reconciler looks at: workspaces, tasks, roles, providers.
     Work,
     /// Events of sessions.
     Sessions,
@@ -22,14 +22,23 @@ pub enum Topic {
     Callers,
     /// Secrets: one was created, got another value or was deleted.
     Secrets,
+    /// Which credentials there are, and whether they can be used.
+    Credentials,
     /// Approvals: a request waits, or somebody decided.
     Approvals,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: &'static [Self] =
-        &[Self::Audit, Self::Work, Self::Sessions, Self::Callers, Self::Secrets, Self::Approvals];
+    pub const ALL: &'static [Self] = &[
+        Self::Audit,
+        Self::Work,
+        Self::Sessions,
+        Self::Callers,
+        Self::Secrets,
+        Self::Credentials,
+        Self::Approvals,
+    ];
 
     const fn bit(self) -> u8 {
         match self {
@@ -38,7 +47,8 @@ impl Topic {
             Self::Sessions => 4,
             Self::Callers => 8,
             Self::Secrets => 16,
-            Self::Approvals => 32,
+            Self::Credentials => 32,
+            Self::Approvals => 64,
         }
     }
 }
@@ -49,7 +59,7 @@ pub(crate) struct Topics(u8);
 
 impl Topics {
     pub(crate) const fn all() -> Self {
-        Self(63)
+        Self(127)
     }
 
     pub(crate) const fn add(&mut self, topic: Topic) {
@@ -85,6 +95,7 @@ pub(crate) struct Signals {
     changes: WorkChanges,
     callers: watch::Sender<u64>,
     secrets: watch::Sender<u64>,
+    credentials: watch::Sender<u64>,
     approvals: watch::Sender<u64>,
     closed: AtomicBool,
     /// Whether another process owns the database that this one is to own.
@@ -101,6 +112,7 @@ impl Signals {
             changes: WorkChanges::default(),
             callers: watch::Sender::new(0),
             secrets: watch::Sender::new(0),
+            credentials: watch::Sender::new(0),
             approvals: watch::Sender::new(0),
             closed: AtomicBool::new(false),
             ousted: AtomicBool::new(false),
@@ -114,6 +126,7 @@ impl Signals {
             Topic::Sessions => &self.sessions,
             Topic::Callers => &self.callers,
             Topic::Secrets => &self.secrets,
+            Topic::Credentials => &self.credentials,
             Topic::Approvals => &self.approvals,
         }
     }

@@ -116,6 +116,7 @@ fn credential(organization_id: OrganizationId) -> Credential {
         kind: Kind::ApiKey,
         scopes: Vec::new(),
         provider_config: BTreeMap::new(),
+        allow_user_override: false,
         last_minted_at: None,
         last_minted_status: None,
         status: Status::Active,

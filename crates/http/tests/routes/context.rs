@@ -16,14 +16,16 @@ use freehold_app::{
     App, Ports, Settings,
     audit::Cause,
     ports::{
-        AgentError, AgentPort, AuditSigner, ExecEvent, ExecRequest, ExecStream, OutputStream, SealError,
-        SecretSealer,
+        AgentError, AgentPort, AuditSigner, ExecEvent, ExecRequest, ExecStream, IssuerRefused, Issuers,
+        OutputStream, PackedSecret, Revocation, SealError, SecretFields, SecretSealer,
     },
     uploads::ObjectUploads,
 };
 use freehold_http::{Options, ServeError, Server};
 use freehold_model::{
     OrganizationId, TaskId, WorkspaceId,
+    credential::{Credential, Kind},
+    issuer::Endpoint,
     member::MemberRole,
     secret::Holder,
     task,
@@ -120,11 +122,81 @@ impl AuditSigner for SimSigner {
     }
 }
 
+/// Issuers that give what the code says: `refused` is refused. Real ones are in the tests of the whole server.
+#[derive(Default)]
+pub struct SimIssuers {
+    /// What was taken back.
+    pub revoked: Arc<Mutex<Vec<String>>>,
+}
+
+#[async_trait]
+impl Issuers for SimIssuers {
+    fn pack(&self, kind: Kind, given: SecretFields) -> Result<PackedSecret, BTreeMap<String, String>> {
+        let (field, text) = match kind {
+            Kind::ApiKey | Kind::QueryApiKey => ("api_key", given.api_key),
+            Kind::BasicAuth => ("password", given.password),
+            Kind::Oauth2AuthorizationCode => {
+                ("client_secret", given.client_secret.or(Some("".to_owned().into())))
+            }
+            Kind::Oauth2ClientCredentials => ("client_secret", given.client_secret),
+            Kind::Oauth2JwtBearer | Kind::Oauth2JwtBearerWithSubject => {
+                ("service_account_json", given.service_account_json)
+            }
+            Kind::Oauth2ClientAssertion => ("private_key", given.private_key),
+            Kind::AwsSigv4 => ("secret_access_key", given.secret_access_key),
+        };
+        let missing = || BTreeMap::from([(field.to_owned(), "is required for this kind".to_owned())]);
+        let text = text.ok_or_else(missing)?;
+        Ok(PackedSecret { secret: text.as_bytes().to_vec().into(), token_url: None })
+    }
+
+    async fn client_of(&self, _: &Credential, sealed: &[u8], _: &Credential) -> Result<Vec<u8>, SealError> {
+        Ok(sealed.to_vec())
+    }
+
+    fn authorization_url(
+        &self,
+        of: &Credential,
+        redirect: &str,
+        state: &str,
+        verifier: &str,
+    ) -> Option<String> {
+        assert_eq!(verifier.len(), 43);
+        let base = of.endpoint(Endpoint::Authorization).ok()?;
+        Some(format!("{base}?redirect_uri={redirect}&state={state}"))
+    }
+
+    async fn exchange(
+        &self,
+        _: &Credential,
+        _: Vec<u8>,
+        code: &str,
+        _: &str,
+        redirect_uri: &str,
+    ) -> Result<Vec<u8>, IssuerRefused> {
+        assert_eq!(redirect_uri, "http://freehold.test/oauth/callback");
+        if code == "refused" { Err(IssuerRefused("invalid_grant")) } else { Ok(code.as_bytes().to_vec()) }
+    }
+
+    fn refusal(&self, error: &str) -> &'static str {
+        if error == "access_denied" { "access_denied" } else { "refused" }
+    }
+
+    async fn revocation(&self, credential: &Credential, _: &[u8]) -> Option<Revocation> {
+        let (revoked, name) = (Arc::clone(&self.revoked), credential.name.clone());
+        Some(Box::pin(async move {
+            revoked.lock().unwrap().push(name);
+            Some(Ok(()))
+        }))
+    }
+}
+
 /// A server, its app, and callers of every kind.
 pub struct Context {
     pub app: App,
     pub agent: Arc<SimAgent>,
     pub sealer: Arc<SimSealer>,
+    pub issuers: Arc<SimIssuers>,
     pub organization: OrganizationId,
     pub url: String,
     pub owner: String,
@@ -195,9 +267,11 @@ impl Context {
         let objects = object_store::local::LocalFileSystem::new_with_prefix(folder.path()).unwrap();
         let agent = Arc::new(SimAgent::default());
         let sealer = Arc::<SimSealer>::default();
+        let issuers = Arc::new(SimIssuers::default());
         let ports = Ports {
             agent: Arc::clone(&agent) as _,
             sealer: Arc::clone(&sealer) as _,
+            issuers: Arc::clone(&issuers) as _,
             uploads: Arc::new(ObjectUploads::new(Arc::new(objects))),
             signer: Arc::new(SimSigner),
         };
@@ -226,6 +300,7 @@ impl Context {
             app,
             agent,
             sealer,
+            issuers,
             organization,
             url,
             owner,

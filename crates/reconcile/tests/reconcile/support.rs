@@ -1,13 +1,16 @@
 //! A reconciler over real rows, with simulated pods, and agents that the test plays.
 
-use std::{future::Future, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use freehold_access::Actor;
 use freehold_app::{
     App, Outcome, Ports,
     fleet::{self, Fleet, JournalLimits, Place},
-    ports::{AgentError, AgentPort, AuditSigner, ExecRequest, ExecStream, SealError, SecretSealer},
+    ports::{
+        AgentError, AgentPort, AuditSigner, ExecRequest, ExecStream, IssuerRefused, Issuers, PackedSecret,
+        Revocation, SealError, SecretFields, SecretSealer,
+    },
     provider::ProviderNew,
     role::{RoleChange, RoleNew},
     task::{self, TaskNew},
@@ -18,6 +21,7 @@ use freehold_model::{
     EventId, MessageId, OrganizationId, PodId, RoleId, SessionId, TaskId, Timestamp, WorkspaceId,
     audit::AuditEvent,
     checkpoint::{Checkpoint, OpenTurn},
+    credential::{self, Credential},
     event::{
         ContentPart, Context, Message, MessageRole, Payload, SessionEvent, StopReason, ToolStatus, Usage,
     },
@@ -93,6 +97,40 @@ impl AuditSigner for NoSecrets {
     }
 }
 
+#[async_trait]
+impl Issuers for NoSecrets {
+    fn pack(&self, _: credential::Kind, _: SecretFields) -> Result<PackedSecret, BTreeMap<String, String>> {
+        Err(BTreeMap::new())
+    }
+
+    async fn client_of(&self, _: &Credential, _: &[u8], _: &Credential) -> Result<Vec<u8>, SealError> {
+        Err(SealError::NotConfigured)
+    }
+
+    fn authorization_url(&self, _: &Credential, _: &str, _: &str, _: &str) -> Option<String> {
+        None
+    }
+
+    async fn exchange(
+        &self,
+        _: &Credential,
+        _: Vec<u8>,
+        _: &str,
+        _: &str,
+        _: &str,
+    ) -> Result<Vec<u8>, IssuerRefused> {
+        Err(IssuerRefused("offline"))
+    }
+
+    fn refusal(&self, _: &str) -> &'static str {
+        "refused"
+    }
+
+    async fn revocation(&self, _: &Credential, _: &[u8]) -> Option<Revocation> {
+        None
+    }
+}
+
 pub struct World {
     pub app: App,
     pub fleet: Fleet,
@@ -132,6 +170,7 @@ impl World {
             sealer: Arc::new(NoSecrets),
             uploads,
             signer: Arc::new(NoSecrets),
+            issuers: Arc::new(NoSecrets),
         };
         let settings = freehold_app::Settings {
             task_timeout_seconds: 3600,
@@ -383,7 +422,7 @@ async fn role(app: &App, owner: &Actor) -> RoleId {
         credential_name: None,
         default_model: Some("scripted".into()),
         capabilities: None,
-        config: std::collections::BTreeMap::new(),
+        config: BTreeMap::new(),
     };
     let provider = done(app.provider_create(owner, provider, None).await.unwrap());
     let role = RoleNew { name: "worker".into(), provider_id: provider.id, rest: RoleChange::default() };

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::{
     fixture::{approval, audit_event, event, provider},
     on_both_databases,
+    resources::credential,
     secrets::secret,
 };
 
@@ -27,6 +28,7 @@ on_both_databases! {
         let row = audit_event(fixture.organization, EventType::TaskSubmitted, Category::Activity);
         let provider = provider(fixture.organization);
         let secret = secret(fixture.organization, "key");
+        let credential = credential(fixture.organization, "key");
         let member = Member {
             id: MemberId::from_uuid(uuid::Uuid::now_v7()),
             organization_id: fixture.organization,
@@ -41,6 +43,7 @@ on_both_databases! {
             tx.approval_insert(&approval, 1)?;
             tx.session_events_append(session.id, &[event(session.id, "hello")])?;
             tx.secret_insert(&secret, &[1])?;
+            tx.credential_insert(&credential, b"")?;
             tx.provider_insert(&provider)
         }).await;
         for receiver in &mut receivers {
