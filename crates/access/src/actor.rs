@@ -5,6 +5,7 @@ use std::ops::Deref;
 use freehold_model::{
     ApiKeyId, MemberId, OrganizationId,
     api_key::{ApiKey, PermissionSet},
+    approval::Approval,
     audit::SYSTEM_USER,
     member::{Member, MemberRole},
     session::Session,
@@ -134,6 +135,15 @@ pub trait Owned {
 }
 
 impl Owned for Workspace {
+    fn organization(&self) -> OrganizationId {
+        self.organization_id
+    }
+    fn created_by(&self) -> Option<MemberId> {
+        self.created_by
+    }
+}
+
+impl Owned for Approval {
     fn organization(&self) -> OrganizationId {
         self.organization_id
     }

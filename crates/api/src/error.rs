@@ -55,6 +55,8 @@ codes! {
     SecretNotFound => "secret_not_found", 404;
     /// No such API key in the caller's organization.
     ApiKeyNotFound => "api_key_not_found", 404;
+    /// No such approval in the caller's organization.
+    ApprovalNotFound => "approval_not_found", 404;
     /// The route exists, but not with this method.
     MethodNotAllowed => "method_not_allowed", 405;
     /// Something in the organization already has this name.

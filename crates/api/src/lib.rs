@@ -7,6 +7,7 @@
 //! of a `PATCH` and means absence elsewhere.
 
 pub mod api_key;
+pub mod approval;
 pub mod audit;
 pub mod config;
 pub mod credential;

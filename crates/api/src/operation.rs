@@ -211,6 +211,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         crate::workspace::OPERATIONS,
         crate::task::OPERATIONS,
         crate::session::OPERATIONS,
+        crate::approval::OPERATIONS,
         crate::audit::OPERATIONS,
         crate::credential::OPERATIONS,
         crate::secret::OPERATIONS,

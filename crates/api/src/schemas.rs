@@ -31,6 +31,7 @@ id_schemas! {
     task_id => model::TaskId,
     session_id => model::SessionId,
     event_id => model::EventId,
+    approval_id => model::ApprovalId,
 }
 
 macro_rules! slug_schemas {
@@ -50,6 +51,11 @@ slug_schemas! {
     credential_status => model::credential::Status,
     credential_kind => model::credential::Kind,
     permission_set => model::api_key::PermissionSet,
+    approval_status => model::approval::Status,
+    approval_reason => model::approval::Reason,
+    approval_scope => model::approval::Scope,
+    approval_origin => model::approval::Origin,
+    approval_abandonment => model::approval::Abandonment,
     audit_category => model::audit::Category,
     audit_actor => model::audit::Actor,
     audit_event_type => model::audit::EventType,

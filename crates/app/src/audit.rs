@@ -61,7 +61,10 @@ pub const fn category(event_type: EventType) -> Category {
         | E::ToolStarted
         | E::ToolCompleted
         | E::CompactionStarted
-        | E::CompactionCompleted => Category::Activity,
+        | E::CompactionCompleted
+        | E::ApprovalRequested
+        | E::ApprovalDecided
+        | E::ApprovalRevoked => Category::Activity,
         E::PolicyDecision
         | E::ProviderCreated
         | E::ProviderUpdated

@@ -26,6 +26,8 @@ pub enum Thing {
     Secret,
     /// An API key.
     ApiKey,
+    /// An approval.
+    Approval,
     /// A member.
     Member,
     /// A personal token.
@@ -46,6 +48,7 @@ impl Thing {
             Self::Credential => "credential",
             Self::Secret => "secret",
             Self::ApiKey => "API key",
+            Self::Approval => "approval",
             Self::Member => "member",
             Self::PersonalToken => "personal token",
             Self::Organization => "organization",
@@ -65,6 +68,9 @@ pub enum Error {
     /// The caller may not.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// Only a person may, and the caller is none.
+    #[error("only a person decides, and the caller is an API key")]
+    PeopleOnly,
     /// There is no such thing in the caller's organization.
     #[error("no such {} in this organization", .0.as_str())]
     NotFound(Thing),

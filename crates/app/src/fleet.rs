@@ -4,6 +4,7 @@
 //! to its [`Place`]. Every change of a phase goes through `model`'s `next`.
 
 mod activity;
+mod approvals;
 mod credentials;
 mod journal;
 mod pods;
@@ -13,13 +14,14 @@ mod tasks;
 use std::{collections::HashMap, sync::Arc};
 
 use freehold_model::{
-    OrganizationId, SessionId, WorkspaceId, audit::AuditEvent, event::SessionEvent, provider::Provider,
-    role::Role, task::Task, upload::Upload, workspace::Workspace,
+    OrganizationId, SessionId, WorkspaceId, approval::Standing, audit::AuditEvent, event::SessionEvent,
+    provider::Provider, role::Role, task::Task, upload::Upload, workspace::Workspace,
 };
 use freehold_store::{AUDIT_ID_KEY, OrgRead, OrgTx, Store, WorkChanges};
 
-use crate::{Error, ports::UploadStore};
+use crate::{Error, approval::STANDING_MAX, now, ports::UploadStore};
 
+pub use approvals::{Asked, End};
 pub use credentials::Attempt;
 pub use journal::{Appended, JournalLimits};
 pub use sweep::Swept;
@@ -73,6 +75,8 @@ pub struct Look {
     pub task_timeout_ms: i64,
     /// Milliseconds after which it is stopped when it is idle; absent for never.
     pub idle_timeout_ms: Option<i64>,
+    /// What people approved for rules of its policy until a time.
+    pub standing: Vec<Standing>,
 }
 
 impl Look {
@@ -244,5 +248,6 @@ fn look(rows: &mut OrgRead<'_>, workspace: Workspace, settings: Settings) -> Res
     let task_timeout_ms = milliseconds(role.task_timeout_seconds.unwrap_or(settings.task_timeout_seconds));
     let idle_timeout = role.idle_timeout_seconds.unwrap_or(settings.idle_timeout_seconds);
     let idle_timeout_ms = Some(milliseconds(idle_timeout)).filter(|limit| *limit > 0);
-    Ok(Look { workspace, role, provider, current_task, task_timeout_ms, idle_timeout_ms })
+    let standing = rows.approvals_standing(workspace.id, now(), STANDING_MAX)?;
+    Ok(Look { standing, workspace, role, provider, current_task, task_timeout_ms, idle_timeout_ms })
 }

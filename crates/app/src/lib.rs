@@ -8,6 +8,7 @@
 
 pub mod activity;
 pub mod api_key;
+pub mod approval;
 pub mod audit;
 pub mod auth;
 pub mod credential;
@@ -38,8 +39,8 @@ use uuid::Uuid;
 pub use auth::{Secret, Standing};
 pub use error::{Error, Thing};
 pub use freehold_store::{
-    AuditFilter, AuditPage, AuditRow, Error as StoreError, Order, PAGE_MAX, Page, Review, ReviewEntry,
-    ReviewFilter, SignedCheckpoint,
+    ApprovalFilter, AuditFilter, AuditPage, AuditRow, Error as StoreError, Order, PAGE_MAX, Page, Review,
+    ReviewEntry, ReviewFilter, SignedCheckpoint,
 };
 pub use once::{Once, Outcome};
 pub use ports::Ports;

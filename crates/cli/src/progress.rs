@@ -88,6 +88,10 @@ impl Progress {
             EventType::ToolStarted => self.tool_started(row),
             EventType::ToolCompleted => self.tool_completed(row),
             EventType::PolicyDecision => self.decision(row),
+            EventType::ApprovalRequested => approval_requested(row),
+            EventType::ApprovalDecided | EventType::ApprovalRevoked => {
+                format!("{}\n", indented(&approval_ended(row)).trim_end())
+            }
             EventType::TaskCompleted => completed(row, at),
             _ => String::new(),
         }
@@ -180,6 +184,36 @@ impl Progress {
     }
 }
 
+/// That a request waits for a person, and what this person may say.
+fn approval_requested(row: &AuditEvent) -> String {
+    let id = line(&text_of(row, "approval_id").unwrap_or_default(), 60);
+    let request = cut(&request(row), COLUMNS - GUTTER - 9);
+    let mut out = indented(&format!("{NOTE}waits{NOTE:#}    {request}"));
+    let rule = format!(
+        "rule {}/{} · a person decides:",
+        row.capability_name.as_deref().unwrap_or_default(),
+        text_of(row, "rule").unwrap_or_default()
+    );
+    out.push_str(&indented(&format!("         {DIM}{}{DIM:#}", line(&rule, COLUMNS - GUTTER - 9))));
+    for verb in ["show", "approve", "deny"] {
+        out.push_str(&indented(&format!("         freehold approvals {verb} {id}")));
+    }
+    out
+}
+
+/// What became of a request that waited.
+pub(crate) fn approval_ended(row: &AuditEvent) -> String {
+    let status = line(&text_of(row, "status").unwrap_or_default(), 20);
+    let style = if status == "approved" { GOOD } else { BAD };
+    let mut why = Vec::new();
+    why.extend(text_of(row, "until").filter(|_| status == "approved").map(|until| format!("until {until}")));
+    why.extend(text_of(row, "abandonment"));
+    why.extend(text_of(row, "comment"));
+    let why = line(&why.join(" · "), COLUMNS);
+    let request = cut(&request(row), COLUMNS - GUTTER - 11);
+    format!("{style}{status:9}{style:#}  {request}  {DIM}{why}{DIM:#}")
+}
+
 /// What the operator can do about a denial whose reason does not say it.
 pub(crate) fn advice(reason: &str) -> Option<&'static str> {
     (reason == "address_forbidden")
@@ -248,6 +282,10 @@ pub(crate) fn summary_of(row: &AuditEvent, columns: usize) -> String {
             format!("{from} -> {to}")
         }
         EventType::TaskCompleted => format!("{} {}", text("status"), text("reason")),
+        EventType::ApprovalRequested => format!("{} {}", text("approval_id"), request(row)),
+        EventType::ApprovalDecided | EventType::ApprovalRevoked => {
+            format!("{} {} {}", text("status"), text("approval_id"), request(row))
+        }
         _ => row.detail.as_ref().map(brief).unwrap_or_default(),
     };
     line(&said, columns)

@@ -1,6 +1,7 @@
 //! The verbs, one module per group.
 
 mod activity;
+mod approvals;
 mod audit;
 mod caps;
 mod credential;
@@ -75,6 +76,9 @@ pub enum Verb {
     Secret(Calling<Group<secret::Secret>>),
     /// API keys: automation's credentials
     Key(Calling<Group<key::ApiKey>>),
+    /// Approvals: requests that wait for a person
+    #[command(visible_alias = "approval")]
+    Approvals(Calling<Group<approvals::Approvals>>),
     /// Sessions: the durable record of conversations
     Session(Calling<Group<session::Session>>),
     /// Follow what happens in the organization
@@ -134,6 +138,7 @@ pub(crate) async fn run(verb: Verb, environment: &Environment, console: &mut Con
         Verb::Credential(it) => group!(it, credential::run),
         Verb::Secret(it) => group!(it, secret::run),
         Verb::Key(it) => group!(it, key::run),
+        Verb::Approvals(it) => group!(it, approvals::run),
         Verb::Session(it) => group!(it, session::run),
         Verb::Activity(it) => call!(it, activity::run),
         Verb::Audit(it) => audit::log::run(it.verb, environment, console).await,

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use freehold_api::{
     api_key::{ApiKeyCreate, ApiKeyCreated, ApiKeyList},
+    approval::{Approval, ApprovalDecide, ApprovalList, ApprovalListQuery},
     audit::{
         AccessReview, AccessReviewQuery, ActivityListQuery, AuditCheckpointList, AuditEventList,
         AuditExportQuery, AuditKeyList, AuditListQuery, CheckpointListQuery,
@@ -20,7 +21,8 @@ use freehold_api::{
     workspace::{Workspace, WorkspaceCreate, WorkspaceExec, WorkspaceList, WorkspaceListQuery},
 };
 use freehold_model::{
-    ApiKeyId, CredentialId, ProviderId, RoleId, SessionId, TaskId, WorkspaceId, secret::SecretName,
+    ApiKeyId, ApprovalId, CredentialId, ProviderId, RoleId, SessionId, TaskId, WorkspaceId,
+    secret::SecretName,
 };
 use futures::stream::BoxStream;
 use serde_json::Value;
@@ -114,6 +116,14 @@ operations! {
     session_list() query SessionListQuery => SessionList;
     /// One session: the durable record.
     session_view(id: SessionId) => Session;
+    /// Approvals, newest first.
+    approval_list() query ApprovalListQuery => ApprovalList;
+    /// One approval.
+    approval_view(id: ApprovalId) => Approval;
+    /// Approves or denies a held request.
+    approval_decide(id: ApprovalId) body ApprovalDecide => Approval;
+    /// Takes back an approval for a rule.
+    approval_revoke(id: ApprovalId) => StatusAnswer;
     /// A workspace's activity.
     workspace_activity_list(id: WorkspaceId) query ActivityListQuery => AuditEventList;
     /// A workspace's decisions and changes.

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
-use freehold_model::{Timestamp, audit::AuditEvent};
+use freehold_model::{
+    ApprovalId, Timestamp,
+    approval::{Question, Reason as Why},
+    audit::AuditEvent,
+};
 use freehold_policy::{
     Approval, Body as Known, Decision, NormalPath, Permit, ReadBody, RequestHead, RuleName, Unreadable,
 };
@@ -13,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     Grant, Outgoing, Signer, agree,
+    approval::{self, Lifted, Seen},
     audit::{self},
     deny::Reason,
     exchange::Connection,
@@ -37,8 +42,29 @@ pub(crate) struct Admitted {
     /// How many rules of its bodies it is under.
     pub(crate) validations: u32,
     pub(crate) upgrade: bool,
+    /// The approval that it goes by, where its rule wants one.
+    pub(crate) approval: Option<ApprovalId>,
     /// Whether the name leads anywhere.
     pub(crate) resolved: Result<(), Reason>,
+}
+
+/// What the policy permits, and people where they were asked.
+struct Permitted {
+    grant: Arc<Grant>,
+    permit: Permit,
+    read: Option<ReadBody>,
+    approval: Option<ApprovalId>,
+}
+
+/// What a person is asked.
+struct Asking<'a> {
+    id: ApprovalId,
+    why: Why,
+    rule: &'a RuleName,
+    policy_digest: &'a str,
+    parts: &'a Parts,
+    path: &'a str,
+    row: &'a AuditEvent,
 }
 
 /// A request as it was decided on, before transforms changed it.
@@ -75,12 +101,14 @@ pub(crate) struct Refusal {
     /// Where its body is not as it must be.
     detail: Option<String>,
     /// What could not be put on it.
-    failure: Option<Failure>,
+    failure: Option<Box<Failure>>,
+    /// The approval that it was denied by, or in spite of.
+    approval: Option<ApprovalId>,
 }
 
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
-        Self { reason, rule: None, detail: None, failure: None }
+        Self { reason, rule: None, detail: None, failure: None, approval: None }
     }
 }
 
@@ -95,7 +123,7 @@ impl Refusal {
             Failure::Transform { why, .. } if *why != unavailable.as_str() => Reason::TransformFailed,
             _ => unavailable,
         };
-        Self { failure: Some(failure), ..Self::of_permitted(reason, permit) }
+        Self { failure: Some(Box::new(failure)), ..Self::of_permitted(reason, permit) }
     }
 
     /// Writes it into the request's row.
@@ -107,7 +135,10 @@ impl Refusal {
         if let Some(at) = self.detail {
             row.detail.get_or_insert_with(|| serde_json::json!({}))["body"] = at.into();
         }
-        match self.failure {
+        if let Some(id) = self.approval {
+            approval::noted(row, id);
+        }
+        match self.failure.map(|failure| *failure) {
             None => {}
             Some(Failure::Credential(name)) => {
                 row.auth_failures.insert(name, Reason::AuthUnavailable.as_str().to_owned());
@@ -126,6 +157,7 @@ impl Connection {
         grant: Option<Arc<Grant>>,
         parts: &mut Parts,
         mut body: Passage,
+        row: &AuditEvent,
     ) -> Result<Admitted, Refusal> {
         self.check_token()?;
         if parts.headers.len() > self.pod.state.options.limits.headers_max {
@@ -137,18 +169,95 @@ impl Connection {
         // What stays behind, no condition sees.
         let upgrade = prepare_headers(parts);
         let path = NormalPath::parse(parts.uri.path()).map_err(|_| Reason::PathAmbiguous)?.into_owned();
-        let read = self.read_request(&grant, parts, &path, upgrade, &mut body).await?;
-        let permit = self.decide(&grant, parts, &path, upgrade, &body, read.as_ref())?;
+        let permitted = self.permitted(grant, parts, &path, upgrade, &mut body, row).await?;
+        let Permitted { grant, permit, read, approval } = permitted;
+        let held = |refusal: Refusal| Refusal { approval, ..refusal };
         let asked = permit.response().map(|_| (parts.clone(), Arc::clone(&grant)));
         let heard = Heard { grant: &grant, path: &path, upgrade, read: read.as_ref() };
-        let changes = self.change(&heard, &permit, parts, &mut body).await?;
+        let changes = self.change(&heard, &permit, parts, &mut body).await.map_err(held)?;
         let resolved = match self.pod.workspace.upstream.resolve(&permit).await {
-            Err(reason) if !reason.is_upstream() => return Err(Refusal::of_permitted(reason, &permit)),
+            Err(reason) if !reason.is_upstream() => {
+                return Err(held(Refusal::of_permitted(reason, &permit)));
+            }
             resolved => resolved,
         };
         let validations = u32::from(permit.validates_body()) + u32::from(permit.response().is_some());
         let asked = asked.map(|(parts, grant)| Asked { grant, parts, path, upgrade, read });
-        Ok(Admitted { permit, body, changes, asked, validations, upgrade, resolved })
+        Ok(Admitted { permit, body, changes, asked, validations, upgrade, approval, resolved })
+    }
+
+    /// What the policy decides, and people where the rule wants them. What they approve is decided again, by the policy in
+    /// force then: a rule that denies it and came meanwhile wins, and another that asks, asks.
+    async fn permitted(
+        &self,
+        mut grant: Arc<Grant>,
+        parts: &Parts,
+        path: &NormalPath<'_>,
+        upgrade: bool,
+        body: &mut Passage,
+        row: &AuditEvent,
+    ) -> Result<Permitted, Refusal> {
+        let mut read = self.read_request(&grant, parts, path, upgrade, body).await?;
+        let mut lifted = Lifted::default();
+        loop {
+            let decided = self.decide(&grant, parts, path, upgrade, body, read.as_ref());
+            let permit = decided.map_err(|refusal| Refusal { approval: lifted.last(), ..refusal })?;
+            if permit.approval() == Approval::NotNeeded {
+                return Ok(Permitted { grant, permit, read, approval: lifted.last() });
+            }
+            let rule = approval::rule_ref(permit.rule());
+            let standing = self.pod.workspace.standing.load_full();
+            let by = lifted.covers(&standing, Why::ApprovalRequired, &rule, &grant.policy_digest);
+            if by.is_some() {
+                return Ok(Permitted { grant, permit, read, approval: by });
+            }
+            let id = ApprovalId::from_uuid(uuid::Uuid::now_v7());
+            let refused = |reason| Refusal { approval: Some(id), ..Refusal::of_permitted(reason, &permit) };
+            if lifted.is_full() {
+                return Err(refused(Reason::ApprovalDenied));
+            }
+            let (why, policy_digest, path_text) =
+                (Why::ApprovalRequired, &*grant.policy_digest, path.as_str());
+            let asking = Asking { id, why, rule: permit.rule(), policy_digest, parts, path: path_text, row };
+            let asked = self.ask(asking, body).await;
+            lifted.add(Why::ApprovalRequired, rule, asked.map_err(refused)?);
+            let late = |reason: Reason| Refusal { approval: lifted.last(), ..reason.into() };
+            self.check_token().map_err(late)?;
+            let now = self.pod.workspace.grant.load_full().ok_or(Reason::NoGrant).map_err(late)?;
+            if !Arc::ptr_eq(&now, &grant) {
+                grant = now;
+                read = self.read_request(&grant, parts, path, upgrade, body).await?;
+            }
+        }
+    }
+
+    /// Holds the request until a person decides; answers the approval that it goes on by.
+    async fn ask(&self, asking: Asking<'_>, body: &mut Passage) -> Result<ApprovalId, Reason> {
+        let Asking { id, why, rule, policy_digest, parts, path, row } = asking;
+        let place = approval::place(&self.pod)?;
+        let patience = ms(self.pod.state.options.limits.approval_body_ms);
+        // What comes later is not shown, and said to be missing.
+        if let Ok(begun) = tokio::time::timeout(patience, body.begin(approval::BODY_BYTES_MAX + 1)).await {
+            begun.map_err(|_| Reason::RequestMalformed)?;
+        }
+        let (bytes, is_whole) = body.begun(approval::BODY_BYTES_MAX);
+        let now = Timestamp::now();
+        let seen = Seen { bytes: &bytes, is_whole };
+        let question = Question {
+            id,
+            organization_id: self.attribution.organization_id(),
+            workspace_id: self.attribution.workspace_id(),
+            task_id: self.attribution.task_id(),
+            reason: why,
+            rule: approval::rule_ref(rule),
+            policy_digest: policy_digest.to_owned(),
+            shown: approval::shown(parts, self.destination.to_string(), path, seen),
+            created_at: now,
+            expires_at: self.pod.state.desk.expires_at(now),
+        };
+        let mut row = row.clone();
+        audit::by_rule(&mut row, rule);
+        approval::hold(&self.pod, place, question, row).await
     }
 
     /// Reads the body, when a rule that may match looks into it.
@@ -366,7 +475,7 @@ fn known<'a>(parts: &'a Parts, body: &Passage) -> Known<'a> {
 
 /// Whether the permit carries what is not enforced here yet: such a request does not go out.
 fn unsupported(permit: &Permit) -> bool {
-    permit.approval() != Approval::NotNeeded || !permit.counters().is_empty()
+    !permit.counters().is_empty()
 }
 
 fn target(path: String, query: Option<String>) -> Result<Uri, Reason> {

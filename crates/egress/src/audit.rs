@@ -42,6 +42,10 @@ impl Attribution {
         }
     }
 
+    pub(crate) const fn organization_id(&self) -> OrganizationId {
+        self.organization_id
+    }
+
     pub(crate) const fn workspace_id(&self) -> WorkspaceId {
         self.workspace_id
     }

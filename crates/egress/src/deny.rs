@@ -44,6 +44,18 @@ pub enum Reason {
     HandshakeFailed,
     /// The workspace has asked for too many names.
     NamesExhausted,
+    /// A person was asked and denies it.
+    ApprovalDenied,
+    /// A person was asked and did not decide in time.
+    ApprovalExpired,
+    /// Nobody waits for the decision any more.
+    ApprovalAbandoned,
+    /// Too many requests wait for people already.
+    ApprovalsFull,
+    /// Nobody can be asked.
+    ApprovalUnavailable,
+    /// The destination is the control plane itself.
+    ControlPlaneForbidden,
     /// The audit log cannot take the row.
     AuditUnavailable,
     /// The upstream's name does not resolve.
@@ -84,6 +96,12 @@ impl Reason {
             Self::ProtocolUnknown => "protocol_unknown",
             Self::HandshakeFailed => "handshake_failed",
             Self::NamesExhausted => "names_exhausted",
+            Self::ApprovalDenied => "approval_denied",
+            Self::ApprovalExpired => "approval_expired",
+            Self::ApprovalAbandoned => "approval_abandoned",
+            Self::ApprovalsFull => "approvals_full",
+            Self::ApprovalUnavailable => "approval_unavailable",
+            Self::ControlPlaneForbidden => "control_plane_forbidden",
             Self::AuditUnavailable => "audit_unavailable",
             Self::UpstreamUnresolved => "upstream_unresolved",
             Self::UpstreamUnreachable => "upstream_unreachable",
@@ -103,7 +121,9 @@ impl Reason {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             // It went out; it is the answer that may not come in.
             Self::Policy(reason) if reason.is_of_response() => StatusCode::BAD_GATEWAY,
-            Self::AuditUnavailable | Self::BodiesFull => StatusCode::SERVICE_UNAVAILABLE,
+            Self::AuditUnavailable | Self::ApprovalUnavailable | Self::BodiesFull => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::UpstreamUnresolved
             | Self::UpstreamUnreachable
             | Self::UpstreamTls

@@ -11,7 +11,7 @@ use freehold_model::{
     EventId,
     audit::{AuditEvent, Decision as Outcome},
 };
-use freehold_policy::{Destination, Permit};
+use freehold_policy::Destination;
 use http::{Request, Response, StatusCode, request::Parts};
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admit::{Admitted, Refusal},
+    approval,
     audit::{self, Attribution},
     body::ReplyBody,
     deny::{self, Reason},
@@ -69,7 +70,7 @@ impl Connection {
         row.path = Some(parts.uri.path().chars().take(REFUSED_PATH_CHARS_MAX).collect());
         let id = row.id;
         let body = Passage::upstream(body, parts.version);
-        let outcome = match self.admit(grant, &mut parts, body).await {
+        let outcome = match self.admit(grant, &mut parts, body, &row).await {
             Ok(admitted) => self.pass(admitted, row, parts, started).await,
             Err(refusal) => Err(self.refuse(refusal, row).await),
         };
@@ -101,11 +102,16 @@ impl Connection {
         parts: Parts,
         started: Instant,
     ) -> Result<(Response<Passage>, Option<Masking>), Reason> {
-        let Admitted { permit, mut body, changes, asked, validations, upgrade, resolved } = admitted;
+        let Admitted { permit, mut body, changes, asked, validations, upgrade, approval, resolved } =
+            admitted;
         let id = row.id;
         audit::allowed(&mut row, &permit.rule().capability);
         row.path = Some(parts.uri.path().to_owned());
         audit::by_rule(&mut row, permit.rule());
+        if let Some(id) = approval {
+            approval::noted(&mut row, id);
+        }
+        let detail = row.detail.clone().unwrap_or_default();
         row.transforms_applied = Some(changes.applied);
         row.validations_applied = Some(validations);
         row.auth_applied = changes.credentials;
@@ -126,7 +132,7 @@ impl Connection {
             Ok(()) if upgrade => self.pass_upgrade(&judge, parts, &mut masking).await,
             Ok(()) => self.pass_request(&judge, parts, body, masking.as_mut()).await,
         };
-        self.settle(id, &permit, &outcome, started.elapsed());
+        self.settle(id, detail, &outcome, started.elapsed());
         outcome.map(|response| (response, masking))
     }
 
@@ -171,11 +177,10 @@ impl Connection {
     fn settle(
         &self,
         id: EventId,
-        permit: &Permit,
+        mut detail: serde_json::Value,
         outcome: &Result<Response<Passage>, Reason>,
         took: Duration,
     ) {
-        let mut detail = audit::rule_detail(permit.rule());
         let latency = match outcome {
             Ok(response) => {
                 detail["status"] = response.status().as_u16().into();

@@ -22,6 +22,8 @@ pub struct Grant {
     pub provider: String,
     /// The compiled policy; workspaces of one role share it.
     pub policy: Arc<Policy>,
+    /// The digest of what the policy was made from: an approval for a rule ends with it.
+    pub policy_digest: String,
     /// Where its credentials and secrets come from.
     pub credentials: Arc<dyn Credentials>,
 }

@@ -14,10 +14,12 @@
 mod address;
 mod admit;
 mod agree;
+mod approval;
 mod audit;
 mod body;
 mod ca;
 mod connection;
+mod control_plane;
 mod deny;
 mod dns;
 mod error;
@@ -55,7 +57,9 @@ mod upgrade;
 mod upstream;
 mod watch;
 
+pub use approval::{Answer, Approvals, Ended, NoApprovals};
 pub use audit::{AuditSink, SinkError};
+pub use control_plane::ControlPlane;
 pub use deny::Reason;
 pub use error::Error;
 pub use grant::{

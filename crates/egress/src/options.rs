@@ -9,6 +9,8 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::ControlPlane;
+
 /// What egress needs to start. Build it with [`Options::build`].
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -25,6 +27,8 @@ pub struct Options {
     pub fake_ipv4_base: Ipv4Addr,
     /// The first address of the IPv6 range (a /111) that names are answered from.
     pub fake_ipv6_base: Ipv6Addr,
+    /// Where the control plane is reached, which no pod's request reaches.
+    pub control_plane: ControlPlane,
     /// The limits.
     pub limits: Limits,
 }
@@ -39,6 +43,7 @@ impl Options {
             name_servers: Vec::new(),
             fake_ipv4_base: Ipv4Addr::new(198, 18, 0, 0),
             fake_ipv6_base: Ipv6Addr::new(0xfd66, 0x7265, 0x6568, 0, 0, 0, 0, 0),
+            control_plane: ControlPlane::default(),
             limits: Limits::default(),
         }
     }
@@ -109,6 +114,16 @@ pub struct Limits {
     pub audit_linger_ms: u64,
     /// Bytes of a spool file before the next one is begun.
     pub spool_segment_bytes_max: u64,
+    /// Milliseconds a request is held until a person decides; it is denied then.
+    pub approval_ms: u64,
+    /// Milliseconds that are waited for the beginning of a held request's body; people are shown what came until then.
+    pub approval_body_ms: u64,
+    /// Held requests of one pod; more are denied.
+    pub approvals_per_pod_max: usize,
+    /// Held requests of one organization; more are denied.
+    pub approvals_per_organization_max: usize,
+    /// Held requests; more are denied. Each keeps up to 32 KiB of its body.
+    pub approvals_max: usize,
 }
 
 impl Default for Limits {
@@ -142,6 +157,11 @@ impl Default for Limits {
             audit_settle_ms: 2_000,
             audit_linger_ms: 25,
             spool_segment_bytes_max: 8 * 1024 * 1024,
+            approval_ms: 600_000,
+            approval_body_ms: 5_000,
+            approvals_per_pod_max: 16,
+            approvals_per_organization_max: 128,
+            approvals_max: 1_024,
         }
     }
 }

@@ -138,6 +138,36 @@ impl Passage {
         Ok(Read::Whole(self.read.front().cloned().unwrap_or_default()))
     }
 
+    /// Reads its beginning: so many bytes, unless it ends before. What was read is passed on all the same. Cancel safe.
+    ///
+    /// # Errors
+    /// When the sender breaks off.
+    pub(crate) async fn begin(&mut self, bytes: usize) -> Result<(), PassageError> {
+        while self.read_bytes() < bytes as u64 {
+            let Some(rest) = &mut self.rest else { break };
+            match rest.frame().await {
+                None => self.rest = None,
+                Some(Err(error)) => return Err(PassageError::Broken(error)),
+                Some(Ok(frame)) => match self.way.cleaned(frame).into_data() {
+                    Ok(data) => self.read.push_back(data),
+                    Err(frame) => self.trailers = frame.into_trailers().ok(),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// What was read of it and not passed on, a little more than `bytes_max` at most, and whether that is all of it.
+    pub(crate) fn begun(&self, bytes_max: usize) -> (Vec<u8>, bool) {
+        let mut begun: Vec<u8> = Vec::new();
+        for piece in &self.read {
+            let room = (bytes_max + 1).saturating_sub(begun.len());
+            begun.extend_from_slice(&piece[..piece.len().min(room)]);
+        }
+        let is_all = self.read_bytes() == begun.len() as u64;
+        (begun, is_all && self.rest.as_ref().is_none_or(Incoming::is_end_stream))
+    }
+
     /// Puts another body in the place of one that was read. Its trailers, which may be sums over it, stay behind.
     pub(crate) fn replace(&mut self, body: Bytes) {
         (self.rest, self.trailers) = (None, None);

@@ -16,7 +16,7 @@ use hickory_resolver::{
 };
 use lru::LruCache;
 
-use crate::{address::is_public, deny::Reason, options::ms, state::lock};
+use crate::{ControlPlane, address::is_public, deny::Reason, options::ms, state::lock};
 
 /// Answers kept, and for how long: shorter than DNS would allow, long enough to spare kept-alive requests the way.
 const ANSWERS_MAX: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
@@ -30,6 +30,7 @@ type Found = (Instant, Arc<[SocketAddr]>);
 /// Resolves destinations that policy has allowed.
 pub(crate) struct Resolver {
     hosts: HashMap<String, SocketAddr>,
+    control_plane: ControlPlane,
     /// Absent where the machine has no usable configuration.
     system: Option<TokioResolver>,
     timeout: Duration,
@@ -40,6 +41,7 @@ impl Resolver {
     pub(crate) fn new(
         hosts: &HashMap<String, SocketAddr>,
         name_servers: &[SocketAddr],
+        control_plane: ControlPlane,
         resolve_ms: u64,
     ) -> Self {
         let builder = if name_servers.is_empty() {
@@ -57,14 +59,27 @@ impl Resolver {
             .ok();
         Self {
             hosts: hosts.iter().map(|(name, address)| (normal_key(name), *address)).collect(),
+            control_plane,
             system,
             timeout: ms(resolve_ms),
             answers: Mutex::new(LruCache::new(ANSWERS_MAX)),
         }
     }
 
-    /// The addresses to dial. Never empty; each is public or the operator's own.
+    /// The addresses to dial. Never empty; each is public or the operator's own, and none is the control plane's.
     pub(crate) async fn resolve(&self, destination: &Destination) -> Result<Arc<[SocketAddr]>, Reason> {
+        let own = &self.control_plane;
+        if own.is_named(destination) {
+            return Err(Reason::ControlPlaneForbidden);
+        }
+        let addresses = self.addresses(destination).await?;
+        if addresses.iter().any(|address| own.is_at(*address)) {
+            return Err(Reason::ControlPlaneForbidden);
+        }
+        Ok(addresses)
+    }
+
+    async fn addresses(&self, destination: &Destination) -> Result<Arc<[SocketAddr]>, Reason> {
         if let Some(address) = self.of_operator(destination) {
             return Ok(Arc::new([address]));
         }
@@ -141,7 +156,7 @@ mod tests {
 
     async fn resolve(hosts: &[(&str, &str)], host: &str, port: u16) -> Result<Vec<SocketAddr>, Reason> {
         let hosts = hosts.iter().map(|(name, at)| ((*name).to_owned(), at.parse().unwrap())).collect();
-        let resolver = Resolver::new(&hosts, &[], 1_000);
+        let resolver = Resolver::new(&hosts, &[], ControlPlane::default(), 1_000);
         let destination = Destination::new(Scheme::Https, host, port).unwrap();
         resolver.resolve(&destination).await.map(|found| found.to_vec())
     }

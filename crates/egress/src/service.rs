@@ -2,18 +2,24 @@
 
 use std::sync::Arc;
 
-use freehold_model::{PodId, WorkspaceId};
+use freehold_model::{PodId, WorkspaceId, approval::Standing};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    AuditSink, Error, Grant, Listeners, Options, Outbound, PodIdentity, state::State, token::Verifier,
+    Approvals, AuditSink, Error, Grant, Listeners, Options, Outbound, PodIdentity, state::State,
+    token::Verifier,
 };
 
 impl Options {
     /// Opens the state directory, makes the platform CA at the first start and takes up what an earlier process left
     /// in the spool. Nothing is accepted before a pod is attached.
-    pub fn build(self, verifier: Verifier, sink: Arc<dyn AuditSink>) -> Result<(Service, Handle), Error> {
-        let state = Arc::new(State::open(self, verifier)?);
+    pub fn build(
+        self,
+        verifier: Verifier,
+        sink: Arc<dyn AuditSink>,
+        approvals: Arc<dyn Approvals>,
+    ) -> Result<(Service, Handle), Error> {
+        let state = Arc::new(State::open(self, verifier, approvals)?);
         Ok((Service { state: Arc::clone(&state), sink }, Handle { state }))
     }
 }
@@ -62,6 +68,11 @@ impl Handle {
     /// Puts a grant in force for the workspace's next request, on open connections too.
     pub fn publish(&self, workspace: WorkspaceId, grant: Arc<Grant>) {
         self.state.publish(workspace, Some(grant));
+    }
+
+    /// Puts in force what people approved for rules of the workspace until a time, in the place of what was before.
+    pub fn set_standing(&self, workspace: WorkspaceId, standing: Vec<Standing>) {
+        self.state.set_standing(workspace, standing);
     }
 
     /// Takes the workspace's grant away: everything is denied.

@@ -9,8 +9,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use arc_swap::ArcSwapOption;
-use freehold_model::{EventId, PodId, WorkspaceId, audit::AuditEvent};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use freehold_model::{EventId, PodId, WorkspaceId, approval::Standing, audit::AuditEvent};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::CryptoProvider,
@@ -20,7 +20,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    AuditSink, Error, Grant, Listeners, Options, PodIdentity,
+    Approvals, AuditSink, Error, Grant, Listeners, Options, PodIdentity,
+    approval::Desk,
     ca::Authority,
     masks::Masks,
     names::{Names, Ranges},
@@ -37,6 +38,7 @@ pub(crate) struct State {
     pub(crate) options: Options,
     pub(crate) authority: Authority,
     pub(crate) ranges: Ranges,
+    pub(crate) desk: Desk,
     spool: Spool,
     dialer: Dialer,
     verifier: Verifier,
@@ -47,6 +49,8 @@ pub(crate) struct State {
 /// What the pods of one workspace share: usually one pod, two for a moment when it is replaced.
 pub(crate) struct Workspace {
     pub(crate) grant: ArcSwapOption<Grant>,
+    /// What people approved for rules of its policy until a time.
+    pub(crate) standing: ArcSwap<Vec<Standing>>,
     pub(crate) upstream: Upstream,
     pub(crate) masks: Masks,
     /// Opened when the first pod is attached.
@@ -60,7 +64,11 @@ impl Workspace {
 }
 
 impl State {
-    pub(crate) fn open(options: Options, verifier: Verifier) -> Result<Self, Error> {
+    pub(crate) fn open(
+        options: Options,
+        verifier: Verifier,
+        approvals: Arc<dyn Approvals>,
+    ) -> Result<Self, Error> {
         let dir = options.state_dir.clone();
         let at = |path: &Path| {
             let path = path.to_owned();
@@ -73,9 +81,15 @@ impl State {
         Ok(Self {
             authority: Authority::open(&dir, limits.leaf_certificates_max, Arc::clone(&provider))?,
             ranges: Ranges { v4: options.fake_ipv4_base, v6: options.fake_ipv6_base },
+            desk: Desk::new(approvals, limits),
             spool: Spool::open(&spool_dir, limits).map_err(at(&spool_dir))?,
             dialer: Dialer {
-                resolver: Arc::new(Resolver::new(&options.hosts, &options.name_servers, limits.resolve_ms)),
+                resolver: Arc::new(Resolver::new(
+                    &options.hosts,
+                    &options.name_servers,
+                    options.control_plane.clone(),
+                    limits.resolve_ms,
+                )),
                 tls: client_config(&options.upstream_roots_pem, provider)?,
             },
             verifier,
@@ -98,9 +112,12 @@ impl State {
         let drained = CancellationToken::new();
         let stop_pods = async {
             shutdown.cancelled().await;
+            self.desk.begin_close();
             for (_, pod) in lock(&self.pods).drain() {
                 pod.stop.cancel();
             }
+            // Rows of holds that ended by this are handed over too.
+            self.desk.close().await;
             drained.cancel();
         };
         tokio::join!(stop_pods, self.spool.drain(&*sink, &drained));
@@ -168,6 +185,10 @@ impl State {
         self.workspace(workspace).grant.store(grant);
     }
 
+    pub(crate) fn set_standing(&self, workspace: WorkspaceId, standing: Vec<Standing>) {
+        self.workspace(workspace).standing.store(Arc::new(standing));
+    }
+
     pub(crate) fn forget(&self, id: WorkspaceId) {
         let mut workspaces = lock(&self.workspaces);
         if let Some(workspace) = workspaces.remove(&id) {
@@ -206,6 +227,7 @@ impl State {
         let made = workspaces.entry(id).or_insert_with(|| {
             Arc::new(Workspace {
                 grant: ArcSwapOption::empty(),
+                standing: ArcSwap::default(),
                 upstream: Upstream::new(&self.dialer, &self.options.limits),
                 masks: Masks::default(),
                 names: ArcSwapOption::empty(),

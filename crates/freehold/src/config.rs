@@ -185,7 +185,7 @@ impl Pod {
 }
 
 /// The way out of pods.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Egress {
     /// Upstream addresses by name, in the place of DNS. Naming an address here is also what permits a private or
@@ -195,6 +195,19 @@ pub struct Egress {
     pub extra_roots: Vec<PathBuf>,
     /// The name servers that allowed names are resolved by, as address and port; the machine's own when empty.
     pub name_servers: Vec<SocketAddr>,
+    /// The most seconds a request is held until a person decides.
+    pub approval_timeout_seconds: NonZeroU32,
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self {
+            hosts: BTreeMap::new(),
+            extra_roots: Vec::new(),
+            name_servers: Vec::new(),
+            approval_timeout_seconds: const { NonZeroU32::new(600).expect("not zero") },
+        }
+    }
 }
 
 /// A setting that nobody is shown: what is printed of it, or saved, is that it is there.

@@ -104,6 +104,7 @@ impl EgressGate {
             role: look.role.name.clone(),
             provider: look.provider.name.clone(),
             policy,
+            policy_digest: policy_digest(look),
             credentials: self.directory.of(look),
         })
     }
@@ -173,6 +174,7 @@ impl Gate for EgressGate {
     }
 
     async fn publish(&self, look: &Look) -> io::Result<()> {
+        self.egress.set_standing(look.workspace.id, look.standing.clone());
         let source = (look.role.updated_at, look.provider.updated_at);
         if self.state().published.get(&look.workspace.id).is_some_and(|(published, _)| *published == source) {
             return Ok(());

@@ -3,6 +3,7 @@
 //! Two of its subcommands run before anything else of it: the launcher, from which pods' small parents are forked, and the
 //! agent, a pod's first process. Both must stay small, so neither the command line's parser nor a runtime is built for them.
 
+mod approvals;
 mod config;
 mod control;
 mod credentials;

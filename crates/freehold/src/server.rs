@@ -31,6 +31,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    approvals::StoreApprovals,
     config::{Config, LogFormat},
     control,
     credentials::{self, Issuing},
@@ -51,6 +52,8 @@ const DATABASE_FILE: &str = "freehold.db";
 const AUDIT_KEY_FILE: &str = "audit.key";
 /// The file that a running server holds locked; it stays.
 const LOCK_FILE: &str = "lock";
+/// How much longer a connection may be silent than a request is held, in milliseconds.
+const HELD_MARGIN_MS: u64 = 60_000;
 
 /// The owner of the first start, who may be anybody until there is sign-in.
 const OWNER_EMAIL: &str = "owner@localhost";
@@ -88,12 +91,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     stop_on_signals(shutdown.clone())?;
     let abandoned = CancellationToken::new();
     if stop_with_stdin {
-        let (abandoned, shutdown) = (abandoned.clone(), shutdown.clone());
-        tokio::spawn(async move {
-            freehold_cli::stdin_closed().await;
-            abandoned.cancel();
-            shutdown.cancel();
-        });
+        tokio::spawn(watch_stdin(abandoned.clone(), shutdown.clone()));
     }
     let data = DataDir::open(&config.server.data_dir)?;
     // Before anything is made: who takes a port in use learns it at once.
@@ -109,8 +107,10 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let fleet = fleet::Fleet::new(store.clone(), uploads.clone(), settings(&config));
 
     let minter = freehold_egress::token::Minter::generate()?;
+    abandon_holds(&fleet).await?;
+    let (sink, approvals) = (Arc::new(StoreSink(fleet.clone())), Arc::new(StoreApprovals(fleet.clone())));
     let (egress_service, egress) =
-        egress_options(&config, &data)?.build(minter.verifier(), Arc::new(StoreSink(fleet.clone())))?;
+        egress_options(&config, &data, address)?.build(minter.verifier(), sink, approvals)?;
     let driver: Arc<dyn PodDriver> = Arc::new(open_driver(&config, &data).await?);
     report(driver.as_ref());
 
@@ -136,9 +136,8 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
 
     let control_task =
         tokio::spawn(control::serve(control, store.clone(), vault.clone(), shutdown.child_token()));
-    let stopped = shutdown.clone();
     let egress_task = tokio::spawn(egress_service.run(shutdown.child_token()));
-    let reconcile_task = tokio::spawn(reconciler.run(async move { stopped.cancelled().await }));
+    let reconcile_task = tokio::spawn(reconciler.run(shutdown.clone().cancelled_owned()));
     write_file(data.root(), ADDRESS_FILE, &address.to_string(), 0o644)?;
     tracing::info!(server.address = %address, server.data_dir = %data.0.display(), "listening on http://{address}");
     let checkpoints = keep_checkpoints(app.clone());
@@ -162,6 +161,24 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     }
     tracing::info!("stopped; pods go on, and the next start finds them");
     Ok(Ended::Stopped)
+}
+
+async fn watch_stdin(abandoned: CancellationToken, shutdown: CancellationToken) {
+    freehold_cli::stdin_closed().await;
+    abandoned.cancel();
+    shutdown.cancel();
+}
+
+/// Records that requests which the server before this one held went nowhere: whoever held them is gone.
+async fn abandon_holds(fleet: &fleet::Fleet) -> anyhow::Result<()> {
+    let abandoned = fleet.approvals_abandon_all().await?;
+    if abandoned > 0 {
+        tracing::info!(
+            approvals = abandoned,
+            "requests were held when the server ended; their approvals are abandoned"
+        );
+    }
+    Ok(())
 }
 
 fn settings(config: &Config) -> fleet::Settings {
@@ -391,8 +408,17 @@ fn raise_open_files() {
     }
 }
 
-fn egress_options(config: &Config, data: &DataDir) -> anyhow::Result<freehold_egress::Options> {
+fn egress_options(
+    config: &Config,
+    data: &DataDir,
+    address: SocketAddr,
+) -> anyhow::Result<freehold_egress::Options> {
     let mut options = freehold_egress::Options::new(data.path("egress"));
+    options.control_plane = freehold_egress::ControlPlane::new(address, config.server.public_url.as_deref());
+    let limits = &mut options.limits;
+    limits.approval_ms = u64::from(config.egress.approval_timeout_seconds.get()) * 1_000;
+    // A connection is silent while its request is held.
+    limits.stalled_ms = limits.stalled_ms.max(limits.approval_ms + HELD_MARGIN_MS);
     options.hosts = config.egress.hosts.iter().map(|(name, address)| (name.clone(), *address)).collect();
     options.name_servers.clone_from(&config.egress.name_servers);
     for path in &config.egress.extra_roots {

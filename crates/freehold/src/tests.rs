@@ -63,7 +63,7 @@ fn commands(line: &str) -> Vec<Vec<String>> {
 /// An id as documents shorten it, in full.
 fn in_full(word: String) -> String {
     let is_short = |kind: &str| word.strip_prefix(kind).is_some_and(|rest| rest.ends_with("..."));
-    let kinds = ["ws_", "task_", "session_", "api_key_", "token_"];
+    let kinds = ["ws_", "task_", "session_", "api_key_", "token_", "approval_"];
     match kinds.into_iter().find(|kind| is_short(kind)) {
         Some(kind) => format!("{kind}01933b5a000070008000000000000001"),
         None => word,

@@ -4,6 +4,8 @@
 #[path = "server/support.rs"]
 mod support;
 
+#[path = "server/approvals.rs"]
+mod approvals;
 #[path = "server/attack.rs"]
 mod attack;
 #[path = "server/clients.rs"]

@@ -112,6 +112,7 @@ impl From<Error> for Failure {
         let code = match &error {
             Error::Invalid { fields } => return Self::fields(fields),
             Error::Denied(denied) => return Self::from(*denied),
+            Error::PeopleOnly => E::PermissionDenied,
             Error::NotFound(thing) => missing(*thing),
             Error::NameTaken { .. } => E::NameTaken,
             Error::InvalidState(_) => E::InvalidState,
@@ -196,6 +197,7 @@ const fn missing(thing: Thing) -> ErrorCode {
         Thing::Credential => ErrorCode::CredentialNotFound,
         Thing::Secret => ErrorCode::SecretNotFound,
         Thing::ApiKey => ErrorCode::ApiKeyNotFound,
+        Thing::Approval => ErrorCode::ApprovalNotFound,
         Thing::Member | Thing::PersonalToken | Thing::Organization => ErrorCode::NotFound,
     }
 }

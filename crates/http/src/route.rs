@@ -1,5 +1,6 @@
 //! Handlers, one file a resource: each converts a request, calls one use case, and converts what it answers.
 
+mod approval;
 mod audit;
 mod config;
 mod credential;
@@ -23,6 +24,7 @@ pub(crate) fn handler(id: &str) -> Option<Handler> {
 
 fn handlers() -> impl Iterator<Item = &'static (&'static str, Handler)> {
     [
+        approval::HANDLERS,
         audit::HANDLERS,
         config::HANDLERS,
         credential::HANDLERS,

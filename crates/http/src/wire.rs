@@ -171,6 +171,47 @@ pub(crate) fn api_key(key: model::api_key::ApiKey) -> api::api_key::ApiKey {
     }
 }
 
+pub(crate) fn approval(approval: model::approval::Approval) -> api::approval::Approval {
+    let field =
+        |field: model::approval::Field| api::approval::HeldField { name: field.name, value: field.value };
+    let shown = approval.shown;
+    api::approval::Approval {
+        id: approval.id,
+        org_id: approval.organization_id,
+        workspace_id: approval.workspace_id,
+        task_id: approval.task_id,
+        status: approval.status,
+        reason: approval.reason,
+        rule: api::approval::ApprovalRule {
+            origin: approval.origin,
+            capability: approval.capability,
+            name: approval.rule,
+        },
+        request: api::approval::HeldRequest {
+            method: shown.method,
+            destination: shown.destination,
+            path: shown.path,
+            query: shown.query.into_iter().map(field).collect(),
+            headers: shown.headers.into_iter().map(field).collect(),
+            body: shown.body.map(|body| api::approval::HeldBody {
+                bytes: body.bytes,
+                is_whole: body.is_whole,
+                json: body.json,
+                text: body.text,
+            }),
+            is_cut: shown.is_cut,
+        },
+        abandonment: approval.abandonment,
+        scope: approval.scope,
+        until: approval.until,
+        decided_by: approval.decided_by,
+        decided_at: approval.decided_at,
+        comment: approval.comment,
+        created_at: approval.created_at,
+        expires_at: approval.expires_at,
+    }
+}
+
 pub(crate) fn audit_event(event: model::audit::AuditEvent) -> api::audit::AuditEvent {
     api::audit::AuditEvent {
         id: event.id,

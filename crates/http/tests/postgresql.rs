@@ -3,6 +3,8 @@
 
 #[path = "routes/activity.rs"]
 mod activity;
+#[path = "routes/approvals.rs"]
+mod approvals;
 #[path = "routes/audit.rs"]
 mod audit;
 #[path = "routes/auth.rs"]

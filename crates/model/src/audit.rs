@@ -130,6 +130,12 @@ slugs! {
         CompactionStarted => "compaction_started",
         /// Compaction of the conversation ended.
         CompactionCompleted => "compaction_completed",
+        /// A request is held until a person decides.
+        ApprovalRequested => "approval_requested",
+        /// A held request was approved or denied, or its hold ended otherwise: `detail.status` says.
+        ApprovalDecided => "approval_decided",
+        /// A standing approval was taken back.
+        ApprovalRevoked => "approval_revoked",
     }
 }
 

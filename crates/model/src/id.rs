@@ -112,6 +112,8 @@ ids! {
     EventId => "event";
     /// A file that came with a task.
     UploadId => "upload";
+    /// A question to a person about a held request.
+    ApprovalId => "approval";
 }
 
 impl From<TaskId> for TurnId {

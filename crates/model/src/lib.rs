@@ -7,6 +7,7 @@
 //! shapes *are* the journal's format, and a second set of types would be a second place for one fact.
 
 pub mod api_key;
+pub mod approval;
 pub mod audit;
 pub mod checkpoint;
 pub mod credential;

@@ -6,9 +6,9 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use freehold_model::{
-    ApiKeyId, CredentialId, EventId, MemberId, OrganizationId, PackId, PodId, ProviderId, RoleId, SecretId,
-    SessionId, TaskId, Timestamp, TokenId, TurnId, UploadId, WorkspaceId, api_key, audit, credential, member,
-    provider, role, session, task, workspace,
+    ApiKeyId, ApprovalId, CredentialId, EventId, MemberId, OrganizationId, PackId, PodId, ProviderId, RoleId,
+    SecretId, SessionId, TaskId, Timestamp, TokenId, TurnId, UploadId, WorkspaceId, api_key, approval, audit,
+    credential, member, provider, role, session, task, workspace,
 };
 use serde::{Deserialize, Serialize};
 
@@ -144,6 +144,7 @@ macro_rules! textual {
 
 textual!(
     ApiKeyId,
+    ApprovalId,
     CredentialId,
     EventId,
     MemberId,
@@ -159,6 +160,11 @@ textual!(
     UploadId,
     WorkspaceId,
     api_key::PermissionSet,
+    approval::Abandonment,
+    approval::Origin,
+    approval::Reason,
+    approval::Scope,
+    approval::Status,
     audit::Actor,
     audit::Category,
     audit::Decision,
@@ -191,6 +197,7 @@ macro_rules! json {
 
 json!(
     serde_json::Value,
+    approval::Shown,
     session::Summary,
     freehold_model::event::Context,
     freehold_model::event::Payload,

@@ -31,6 +31,7 @@ pub use error::{Cause, Error, Rule};
 pub use page::{PAGE_MAX, Page};
 pub use resource::{
     api_key::{Caller, SecretHash},
+    approval::ApprovalFilter,
     audit::{
         AUDIT_ID_KEY, AuditFilter, AuditPage, AuditRow, CHAIN_START, ChainCheck, Order, REVIEW_ROWS_MAX,
         Review, ReviewEntry, ReviewFilter, SCAN_ROWS_MAX, SignedCheckpoint, StoredKey,

@@ -30,6 +30,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0016_data_keys", include_str!("migrations/0016_data_keys.sql")),
     ("0017_secrets", include_str!("migrations/0017_secrets.sql")),
     ("0018_credential_kinds", include_str!("migrations/0018_credential_kinds.sql")),
+    ("0019_approvals", include_str!("migrations/0019_approvals.sql")),
 ];
 
 /// Any number, the same in every version: servers that start together take turns.

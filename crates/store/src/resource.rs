@@ -2,6 +2,7 @@
 //! their siblings that cross organizations.
 
 pub(crate) mod api_key;
+pub(crate) mod approval;
 pub(crate) mod audit;
 pub(crate) mod credential;
 pub(crate) mod idempotency;

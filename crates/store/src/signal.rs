@@ -24,12 +24,21 @@ pub enum Topic {
     Secrets,
     /// Which credentials there are, and whether they can be used.
     Credentials,
+    /// Approvals: a request waits, or somebody decided.
+    Approvals,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: &'static [Self] =
-        &[Self::Audit, Self::Work, Self::Sessions, Self::Callers, Self::Secrets, Self::Credentials];
+    pub const ALL: &'static [Self] = &[
+        Self::Audit,
+        Self::Work,
+        Self::Sessions,
+        Self::Callers,
+        Self::Secrets,
+        Self::Credentials,
+        Self::Approvals,
+    ];
 
     const fn bit(self) -> u8 {
         match self {
@@ -39,6 +48,7 @@ impl Topic {
             Self::Callers => 8,
             Self::Secrets => 16,
             Self::Credentials => 32,
+            Self::Approvals => 64,
         }
     }
 }
@@ -49,7 +59,7 @@ pub(crate) struct Topics(u8);
 
 impl Topics {
     pub(crate) const fn all() -> Self {
-        Self(31)
+        Self(127)
     }
 
     pub(crate) const fn add(&mut self, topic: Topic) {
@@ -86,6 +96,7 @@ pub(crate) struct Signals {
     callers: watch::Sender<u64>,
     secrets: watch::Sender<u64>,
     credentials: watch::Sender<u64>,
+    approvals: watch::Sender<u64>,
     closed: AtomicBool,
     /// Whether another process owns the database that this one is to own.
     ousted: AtomicBool,
@@ -102,6 +113,7 @@ impl Signals {
             callers: watch::Sender::new(0),
             secrets: watch::Sender::new(0),
             credentials: watch::Sender::new(0),
+            approvals: watch::Sender::new(0),
             closed: AtomicBool::new(false),
             ousted: AtomicBool::new(false),
         }
@@ -115,6 +127,7 @@ impl Signals {
             Topic::Callers => &self.callers,
             Topic::Secrets => &self.secrets,
             Topic::Credentials => &self.credentials,
+            Topic::Approvals => &self.approvals,
         }
     }
 

@@ -33,6 +33,21 @@ fn a_retry_says_why_and_when_the_next_attempt_is() {
 }
 
 #[test]
+fn a_request_that_waits_says_how_to_decide_and_what_became_of_it() {
+    let id = format!("approval_{ID}");
+    let of = |status: &str| json!({"approval_id": id, "status": status, "rule": "issues", "comment": "no\u{1b}[31m"});
+    let request = |detail: Value| json!({"method": "POST", "destination": "api.test", "path": "/x", "capability_name": "github", "detail": detail});
+    let rows = [
+        row(0, "approval_requested", &request(of("pending"))),
+        row(900, "approval_decided", &request(of("denied"))),
+    ];
+    let shown = plain(&rows, Detail::SHORT);
+    assert!(shown.contains("waits    POST api.test/x") && shown.contains("rule github/issues"), "{shown}");
+    assert!(shown.contains(&format!("freehold approvals approve {id}\n")), "{shown}");
+    assert!(shown.contains("denied     POST api.test/x") && !shown.contains('\u{1b}'), "{shown}");
+}
+
+#[test]
 fn a_recorded_task_reads_as_numbered_steps_with_calls_requests_and_times() {
     let rows = [
         row(0, "task_submitted", &json!({"detail": {}})),

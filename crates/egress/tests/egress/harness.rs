@@ -10,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use freehold_egress::{
-    AuditSink, Credentials, Grant, Handle, Injection, Listeners, Options, PodIdentity, SecretValue,
-    SinkError, Unavailable,
+    Approvals, AuditSink, Credentials, Grant, Handle, Injection, Listeners, NoApprovals, Options,
+    PodIdentity, SecretValue, SinkError, Unavailable,
     token::{Minter, Subject},
 };
 use freehold_model::{OrganizationId, PodId, TaskId, WorkspaceId, audit::AuditEvent, provider::Kind};
@@ -121,6 +121,7 @@ pub struct Proxy {
     pub listener: SocketAddr,
     pub dns: SocketAddr,
     options: Options,
+    approvals: Arc<dyn Approvals>,
     destinations: Arc<Mutex<HashMap<u16, SocketAddr>>>,
     /// Where connections go whose client is not ours (curl).
     pub default_destination: watch::Sender<Option<SocketAddr>>,
@@ -152,6 +153,15 @@ impl Proxy {
     }
 
     pub async fn start_with(upstream: &Upstream, change: impl FnOnce(&mut Options)) -> Self {
+        Self::start_asking(upstream, Arc::new(NoApprovals), change).await
+    }
+
+    /// The same where people are asked.
+    pub async fn start_asking(
+        upstream: &Upstream,
+        approvals: Arc<dyn Approvals>,
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
         let state_dir = Arc::new(tempfile::tempdir().unwrap());
         let mut options = Options::new(state_dir.path().join("egress"));
         options.upstream_roots_pem = vec![upstream.ca_pem.clone()];
@@ -168,7 +178,7 @@ impl Proxy {
             workspace_id: WorkspaceId::from_uuid(Uuid::now_v7()),
             organization_id: OrganizationId::from_uuid(Uuid::now_v7()),
         };
-        let proxy = Self::run(options, listeners, pod, Arc::default(), state_dir);
+        let proxy = Self::run(options, listeners, pod, Arc::default(), state_dir, approvals);
         proxy.publish(CAPS, Ok(("x-api-key", "s3cret")));
         proxy.set_token(None, Duration::from_secs(60));
         proxy
@@ -180,10 +190,11 @@ impl Proxy {
         pod: PodIdentity,
         rows: Arc<Rows>,
         state_dir: Arc<TempDir>,
+        approvals: Arc<dyn Approvals>,
     ) -> Self {
         let minter = Arc::new(Minter::generate().unwrap());
         let sink: Arc<dyn AuditSink> = Arc::clone(&rows) as _;
-        let (service, handle) = options.clone().build(minter.verifier(), sink).unwrap();
+        let (service, handle) = options.clone().build(minter.verifier(), sink, approvals.clone()).unwrap();
         let stop = CancellationToken::new();
         let (ended, stopped) = watch::channel(false);
         let shutdown = stop.clone();
@@ -200,6 +211,7 @@ impl Proxy {
             listener: listeners.0.local_addr().unwrap(),
             dns: listeners.1.local_addr().unwrap(),
             options,
+            approvals,
             destinations: Arc::default(),
             default_destination: watch::Sender::default(),
             stop,
@@ -223,6 +235,13 @@ impl Proxy {
         self.handle.attach(self.pod, listeners, None).unwrap();
     }
 
+    /// Stops the service as a server that ends.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        let mut stopped = self.stopped.clone();
+        tokio::time::timeout(PATIENCE, stopped.wait_for(|ended| *ended)).await.unwrap().unwrap();
+    }
+
     /// Stops the service as a server that ends, and starts another on the same files and the same listeners. The new
     /// pod has neither grant nor token yet.
     pub async fn restart(mut self) -> Self {
@@ -235,6 +254,7 @@ impl Proxy {
             self.pod,
             Arc::clone(&self.rows),
             Arc::clone(&self.state_dir),
+            Arc::clone(&self.approvals),
         )
     }
 
@@ -257,6 +277,7 @@ impl Proxy {
         };
         let grant = Grant {
             organization_id: self.pod.organization_id,
+            policy_digest: caps.to_owned(),
             role: "reviewer".to_owned(),
             provider: "prod".to_owned(),
             policy: Arc::new(compile(&provider, &parse("").unwrap(), &parse(caps).unwrap()).unwrap()),

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails by panicking")]
 
+mod approvals;
 mod attacks;
 mod attacks_http2;
 mod audit;

@@ -418,6 +418,11 @@ async fn work(context: &Context, tested: &mut BTreeSet<&'static str>) {
     context.advance(&task, freehold_model::task::Event::Started).await;
     let cancel = change("task_cancel", format!("{path}/task/cancel"), json!({}), &["task_cancel_requested"]);
     made(context, cancel, tested).await;
+    let held = crate::approvals::held(context, &workspace).await.1;
+    let body = json!({ "decision": "approve", "scope": "rule", "until": crate::approvals::soon() });
+    let approval = format!("/v1/approvals/{held}");
+    made(context, change("approval_decide", &approval, body, &["approval_decided"]), tested).await;
+    made(context, change("approval_revoke", &approval, json!({}), &["approval_revoked"]), tested).await;
     let ended = &["workspace_status_changed", "task_completed"];
     made(context, change("workspace_stop", format!("{path}/stop"), json!({}), ended), tested).await;
     context.happen(&workspace, workspace::Event::PodGone).await;

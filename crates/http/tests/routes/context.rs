@@ -206,6 +206,8 @@ pub struct Context {
     pub stop: Arc<Notify>,
     /// Ends when the server has stopped.
     pub served: JoinHandle<Result<(), ServeError>>,
+    /// How another server opens the same database.
+    pub store_options: freehold_store::Options,
     client: Client,
     folder: tempfile::TempDir,
 }
@@ -295,7 +297,22 @@ impl Context {
         let stopped = Arc::clone(&stop);
         let served = tokio::spawn(server.serve(listener, async move { stopped.notified().await }));
         let client = Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
-        Self { app, agent, sealer, issuers, organization, url, owner, ann, bob, stop, served, client, folder }
+        Self {
+            app,
+            agent,
+            sealer,
+            issuers,
+            organization,
+            url,
+            owner,
+            ann,
+            bob,
+            stop,
+            served,
+            store_options,
+            client,
+            folder,
+        }
     }
 
     /// The owner's token of another organization.

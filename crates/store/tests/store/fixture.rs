@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use freehold_model::*;
 use freehold_model::{
+    approval::{Approval, Origin, Question, Reason, RuleRef, Shown},
     audit::{Actor, AuditEvent, Category, EventType},
     event::{ContentPart, Context, Message, MessageRole, Payload, SessionEvent},
     member::{Member, MemberRole},
@@ -82,6 +83,33 @@ impl Fixture {
         let world = World::new(self.organization);
         self.write(move |tx| world.insert(tx)).await
     }
+}
+
+/// A pending approval for a request of this workspace.
+pub fn approval(workspace: &Workspace) -> Approval {
+    let rule = RuleRef { origin: Origin::Role, capability: "api".to_owned(), rule: "write".to_owned() };
+    let shown = Shown {
+        method: "POST".to_owned(),
+        destination: "api.test".to_owned(),
+        path: "/".to_owned(),
+        query: Vec::new(),
+        headers: Vec::new(),
+        body: None,
+        is_cut: false,
+    };
+    let question = Question {
+        id: ApprovalId::from_uuid(uuid()),
+        organization_id: workspace.organization_id,
+        workspace_id: workspace.id,
+        task_id: None,
+        reason: Reason::ApprovalRequired,
+        rule,
+        policy_digest: "digest".to_owned(),
+        shown,
+        created_at: now(),
+        expires_at: now(),
+    };
+    Approval::pending(question, workspace.created_by)
 }
 
 pub async fn organization_insert(store: &Store, name: &str) -> OrganizationId {

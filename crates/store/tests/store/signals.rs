@@ -11,7 +11,7 @@ use freehold_store::{Error, Topic};
 use tokio::time::timeout;
 
 use crate::{
-    fixture::{audit_event, event, provider},
+    fixture::{approval, audit_event, event, provider},
     on_both_databases,
     resources::credential,
     secrets::secret,
@@ -22,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 on_both_databases! {
     async fn a_commit_wakes_those_who_wait_for_its_topics(fixture) {
-        let (_, session) = fixture.workspace().await;
+        let (workspace, session) = fixture.workspace().await;
+        let approval = approval(&workspace);
         let mut receivers = Topic::ALL.iter().map(|&topic| fixture.store.subscribe(topic)).collect::<Vec<_>>();
         let row = audit_event(fixture.organization, EventType::TaskSubmitted, Category::Activity);
         let provider = provider(fixture.organization);
@@ -39,6 +40,7 @@ on_both_databases! {
             tx.member_insert(&member)?;
             tx.member_update(&Member { role: MemberRole::Owner, ..member })?;
             tx.audit_append(&row)?;
+            tx.approval_insert(&approval, 1)?;
             tx.session_events_append(session.id, &[event(session.id, "hello")])?;
             tx.secret_insert(&secret, &[1])?;
             tx.credential_insert(&credential, b"")?;
