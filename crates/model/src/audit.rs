@@ -42,6 +42,8 @@ slugs! {
     EventType {
         /// Egress decided a request or a name look-up.
         PolicyDecision => "policy_decision",
+        /// A counter has come near its limit, for the first time in its window.
+        BudgetWarned => "budget_warned",
         /// A provider was created.
         ProviderCreated => "provider_created",
         /// A provider was changed.
@@ -191,6 +193,12 @@ pub struct AuditEvent {
     /// Credentials that could not be injected, and why.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub auth_failures: std::collections::BTreeMap<String, String>,
+    /// The counters of an allowed request, with the request.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub budgets: crate::budget::Snapshots,
+    /// Counters that stopped a request, and why.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub budget_reasons: std::collections::BTreeMap<String, String>,
 }
 
 impl AuditEvent {
@@ -230,6 +238,8 @@ impl AuditEvent {
             detail: None,
             auth_applied: Vec::new(),
             auth_failures: std::collections::BTreeMap::new(),
+            budgets: std::collections::BTreeMap::new(),
+            budget_reasons: std::collections::BTreeMap::new(),
         }
     }
 }
