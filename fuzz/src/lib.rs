@@ -7,7 +7,7 @@ use freehold_client::sse;
 use freehold_model::provider::Kind;
 use freehold_pod_api::{Connection, FromAgent, ToAgent};
 use freehold_policy::{
-    Destination, NormalPath, ProviderGrant, RequestHead, Scheme,
+    Body, Destination, NormalPath, ProviderGrant, RequestHead, Scheme,
     cel::{Attribute, Expression, Place, Scope, Type, Value, Work},
 };
 use tokio::io::AsyncWriteExt;
@@ -79,6 +79,7 @@ fn decide(capabilities: &str, destination: &Destination, path: &NormalPath<'_>) 
         method: "GET",
         path,
         scope: &Known(serde_json::Value::Null),
+        body: Body::NONE,
     });
     _ = policy.decide_dns(destination.host());
 }

@@ -11,7 +11,9 @@ use freehold_model::{
     EventId, Timestamp,
     audit::{AuditEvent, Decision as Outcome},
 };
-use freehold_policy::{Decision, Destination, NormalPath, Permit, RequestHead, RuleName};
+use freehold_policy::{
+    Approval, Body as RequestBody, Decision, Destination, NormalPath, Permit, RequestHead, RuleName,
+};
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header, request::Parts};
 use http_body_util::Empty;
 use hyper::{
@@ -154,8 +156,12 @@ impl Connection {
         let path = NormalPath::parse(parts.uri.path()).map_err(|_| Reason::PathAmbiguous)?;
         let facts = Facts::new(&self.destination, &path, parts, upgrade, grant, &self.attribution);
         let method = parts.method.as_str();
-        let head = RequestHead { destination: &self.destination, method, path: &path, scope: &facts };
+        let body = body_facts(&parts.headers);
+        let head = RequestHead { destination: &self.destination, method, path: &path, scope: &facts, body };
         match grant.policy.decide(&head) {
+            Decision::Allow(permit) if unsupported(&permit, &body) => {
+                Err(Refusal::of_permitted(Reason::Policy(freehold_policy::Reason::ConditionNotMet), &permit))
+            }
             Decision::Allow(permit) => Ok((permit, path.as_str().to_owned(), upgrade)),
             Decision::Deny(denial) => {
                 let reason = Reason::Policy(denial.reason);
@@ -284,6 +290,25 @@ impl Connection {
         row.reason = Some(reason.as_str().to_owned());
         self.pod.record(row, Settles::Now).await;
     }
+}
+
+/// What the head says of the body. Without a length and without `Transfer-Encoding` there may still be one over HTTP/2.
+fn body_facts(headers: &HeaderMap) -> RequestBody<'_> {
+    let one = |name| {
+        let mut values = headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
+    };
+    let length = one(header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
+    RequestBody { content_type: one(header::CONTENT_TYPE), length, read: None }
+}
+
+/// Whether the permit carries what is not enforced here yet: such a request does not go out.
+fn unsupported(permit: &Permit, body: &RequestBody<'_>) -> bool {
+    permit.approval() != Approval::NotNeeded
+        || permit.response().is_some()
+        || !permit.transforms().is_empty()
+        || !permit.counters().is_empty()
+        || (permit.body_max().is_some() && body.length.is_none())
 }
 
 /// The provider's credential on requests to the provider's domain; nothing on others.

@@ -64,6 +64,7 @@ pub struct Expression {
     cost: u64,
     regexes: usize,
     attributes: Vec<Attribute>,
+    secrets: Vec<Box<str>>,
 }
 
 impl Expression {
@@ -91,7 +92,11 @@ impl Expression {
         let mut attributes = checked.attributes;
         attributes.sort_unstable();
         attributes.dedup();
+        let mut secrets = checked.secrets;
+        secrets.sort_unstable();
+        secrets.dedup();
         Ok(Self {
+            secrets,
             root: checked.node,
             result: checked.kind,
             cost: checked.cost.0,
@@ -118,6 +123,11 @@ impl Expression {
     /// The attributes it may ask for, each once.
     pub fn attributes(&self) -> &[Attribute] {
         &self.attributes
+    }
+
+    /// The names of the secrets it may ask for, each once.
+    pub fn secrets(&self) -> &[Box<str>] {
+        &self.secrets
     }
 
     /// Its value for what the scope knows.

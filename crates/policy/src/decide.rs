@@ -3,13 +3,19 @@
 //! Rules are found by host: exact names in a table, wildcards under their literal tail, and the few patterns that have
 //! none (`*`) in a list of their own. A decision's cost grows with the rules that can concern the host, not with all.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use crate::{
+    body::{BODY_READ_BYTES_DEFAULT, BODY_READ_BYTES_MAX, Body},
     cel::{Fault, Scope, Work},
     destination::{Destination, Scheme, normal_host},
-    document::{Capability, Condition, DomainPattern, Method, Rule},
+    document::{Condition, DomainPattern, Method, Rule},
+    merge::Merged,
     path::NormalPath,
+    permit::{CompiledRule, Permit},
     provider::PROVIDER_CAPABILITY,
 };
 
@@ -26,12 +32,30 @@ pub enum Reason {
     PathNotAllowed,
     /// It would be allowed over HTTPS.
     InsecureNotAllowed,
+    /// Rules name host, method and path, none a body of this type.
+    ContentTypeNotAllowed,
+    /// The body is longer than the rules allow, or read.
+    BodyTooLarge,
+    /// It cannot be told what stands in the body.
+    BodyUnreadable,
+    /// The body is not as the rules' schema says.
+    BodyInvalid,
     /// Rules name all of it, and their conditions do not hold.
     ConditionNotMet,
     /// A rule denies it.
     DeniedByRule,
     /// The name is no host name.
     HostInvalid,
+    /// The response has a status that the rule does not name.
+    ResponseStatusNotAllowed,
+    /// The response is of a type that the rule does not name.
+    ResponseContentTypeNotAllowed,
+    /// The response is longer than the rule allows, or reads.
+    ResponseTooLarge,
+    /// It cannot be told what stands in the response.
+    ResponseUnreadable,
+    /// The rule's conditions of the response do not hold.
+    ResponseConditionNotMet,
 }
 
 impl Reason {
@@ -43,14 +67,39 @@ impl Reason {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::PathNotAllowed => "path_not_allowed",
             Self::InsecureNotAllowed => "insecure_not_allowed",
+            Self::ContentTypeNotAllowed => "content_type_not_allowed",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyUnreadable => "body_unreadable",
+            Self::BodyInvalid => "body_invalid",
             Self::ConditionNotMet => "condition_not_met",
             Self::DeniedByRule => "denied_by_rule",
             Self::HostInvalid => "host_invalid",
+            Self::ResponseStatusNotAllowed => "response_status_not_allowed",
+            Self::ResponseContentTypeNotAllowed => "response_content_type_not_allowed",
+            Self::ResponseTooLarge => "response_too_large",
+            Self::ResponseUnreadable => "response_unreadable",
+            Self::ResponseConditionNotMet => "response_condition_not_met",
+        }
+    }
+
+    /// How near a rule came that does not allow a request: the nearest explains a denial best.
+    const fn nearness(self) -> u8 {
+        match self {
+            Self::HostInvalid | Self::DomainNotAllowed => 0,
+            Self::MethodNotAllowed => 1,
+            Self::PathNotAllowed => 2,
+            Self::InsecureNotAllowed => 3,
+            Self::ContentTypeNotAllowed => 4,
+            Self::BodyTooLarge => 5,
+            Self::BodyUnreadable => 6,
+            Self::BodyInvalid => 7,
+            Self::ConditionNotMet => 8,
+            _ => 9,
         }
     }
 }
 
-/// What of a request is decided on.
+/// What of a request is decided on: its head, and what is known of its body.
 #[derive(Clone, Copy)]
 pub struct RequestHead<'a> {
     /// Where it goes.
@@ -61,6 +110,8 @@ pub struct RequestHead<'a> {
     pub path: &'a NormalPath<'a>,
     /// What conditions see of it.
     pub scope: &'a dyn Scope,
+    /// What is known of its body. It is read before the decision where [`Policy::body_wanted`] says so.
+    pub body: Body<'a>,
 }
 
 /// The answer to a request.
@@ -72,31 +123,6 @@ pub enum Decision {
     Deny(Denial),
 }
 
-/// The proof that a rule allows a request. Only [`Policy::decide`] makes one, and egress dials nothing without one.
-#[derive(Debug)]
-pub struct Permit {
-    destination: Destination,
-    rule: Arc<CompiledRule>,
-    credential: Option<Arc<str>>,
-}
-
-impl Permit {
-    /// The only place the request may go.
-    pub const fn destination(&self) -> &Destination {
-        &self.destination
-    }
-
-    /// The rule that allowed it.
-    pub fn rule(&self) -> &RuleName {
-        &self.rule.name
-    }
-
-    /// The credential to inject, by name: the provider's, for requests to its domain.
-    pub fn credential(&self) -> Option<&str> {
-        self.credential.as_deref()
-    }
-}
-
 /// Why a request may not go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
@@ -104,17 +130,43 @@ pub struct Denial {
     pub reason: Reason,
     /// The rule that denies it; absent when no rule allows it.
     pub rule: Option<RuleName>,
+    /// For the audit log: where a body is not as a schema says. Nothing of its content.
+    pub detail: Option<String>,
 }
 
 impl From<Reason> for Denial {
     fn from(reason: Reason) -> Self {
-        Self { reason, rule: None }
+        Self { reason, rule: None, detail: None }
     }
 }
 
-/// Which rule decided.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Which document something stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// None: it is the platform's own.
+    BuiltIn,
+    /// The provider's.
+    Provider,
+    /// The role's.
+    Role,
+}
+
+impl Origin {
+    /// Its spelling in audit rows.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BuiltIn => "built_in",
+            Self::Provider => "provider",
+            Self::Role => "role",
+        }
+    }
+}
+
+/// Which rule decided. Two rules of a policy never have the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RuleName {
+    /// The document it stands in.
+    pub origin: Origin,
     /// Its capability.
     pub capability: Arc<str>,
     /// Its name, or its place in the capability, such as `allow[2]`.
@@ -160,14 +212,6 @@ pub enum DnsDecision {
     Deny(Denial),
 }
 
-#[derive(Debug)]
-struct CompiledRule {
-    name: RuleName,
-    /// The rule's place in the whole policy: of several that match, the first is named.
-    order: usize,
-    rule: Rule,
-}
-
 /// A compiled policy. Immutable; share it behind an `Arc`.
 #[derive(Debug)]
 pub struct Policy {
@@ -176,6 +220,10 @@ pub struct Policy {
     provider_host: Box<str>,
     provider_port: u16,
     credential: Option<Arc<str>>,
+    /// Whether any rule looks into bodies.
+    looks: bool,
+    credentials: Vec<Box<str>>,
+    secrets: Vec<Box<str>>,
 }
 
 /// Rules by host.
@@ -190,27 +238,22 @@ struct Index {
 
 impl Policy {
     pub(crate) fn new(
-        capabilities: &[Capability],
+        capabilities: &[Merged<'_>],
         provider: &DomainPattern,
         credential: Option<&str>,
     ) -> Self {
         let (mut allow, mut deny) = (Index::default(), Index::default());
-        let mut order = 0;
-        for capability in capabilities {
-            let capability_name: Arc<str> = capability.name.as_str().into();
-            for (index, rules, list) in
-                [(&mut deny, &capability.deny, "deny"), (&mut allow, &capability.allow, "allow")]
-            {
-                for (at, rule) in rules.iter().enumerate() {
-                    order += 1;
-                    let given = rule.name.as_deref().map(Into::into);
-                    let name = RuleName {
-                        capability: Arc::clone(&capability_name),
-                        rule: given.unwrap_or_else(|| format!("{list}[{at}]").into()),
-                    };
-                    index.add(&Arc::new(CompiledRule { name, order, rule: rule.clone() }));
-                }
+        let (mut order, mut looks) = (0, false);
+        let mut credentials: BTreeSet<Box<str>> = credential.map(Into::into).into_iter().collect();
+        let mut secrets = BTreeSet::new();
+        for (denies, rule) in capabilities.iter().flat_map(|one| one.compile(&mut order)) {
+            looks |= rule.looks;
+            for transform in &rule.transforms {
+                credentials.extend(transform.credential.as_deref().map(Into::into));
+                let formulas = transform.formulas();
+                secrets.extend(formulas.flat_map(|one| one.expression().secrets().iter().cloned()));
             }
+            if denies { &mut deny } else { &mut allow }.add(&rule);
         }
         Self {
             allow,
@@ -218,7 +261,37 @@ impl Policy {
             provider_host: provider.host().into(),
             provider_port: provider.port.unwrap_or(Scheme::Https.default_port()),
             credential: credential.map(Into::into),
+            looks,
+            credentials: credentials.into_iter().collect(),
+            secrets: secrets.into_iter().collect(),
         }
+    }
+
+    /// The names of the credentials that it may ask for, each once and sorted; the provider's included.
+    pub fn credentials(&self) -> impl Iterator<Item = &str> {
+        self.credentials.iter().map(|name| &**name)
+    }
+
+    /// The names of the secrets that it may ask for, each once and sorted.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.secrets.iter().map(|name| &**name)
+    }
+
+    /// Whether a request's body must be read before it is decided, and up to how many bytes: when a rule that names its host,
+    /// method and path looks into bodies, and this one can be understood. A longer one is
+    /// [`TooLong`](crate::Unreadable::TooLong); nothing of it need be read when its length says so.
+    pub fn body_wanted(&self, request: &RequestHead<'_>) -> Option<u64> {
+        if !self.looks || !request.body.is_readable() {
+            return None;
+        }
+        let host = request.destination.host();
+        let method = Method::parse(request.method);
+        let deny = self.deny.candidates(host).filter(|rule| rule.looks && rule.denies_head(request).is_ok());
+        let allow = self
+            .allow
+            .candidates(host)
+            .filter(|rule| rule.looks && rule.allows_head(request, method).is_ok());
+        deny.chain(allow).map(|rule| rule.reads()).max()
     }
 
     /// Decides a request. A rule that denies it beats every one that allows it, also when its condition has no value; of
@@ -228,19 +301,19 @@ impl Policy {
         let denies = |rule: &&Arc<CompiledRule>| rule.denies(request, &work);
         if let Some(rule) = self.deny.candidates(host).filter(denies).min_by_key(|rule| rule.order) {
             let (reason, rule) = (Reason::DeniedByRule, Some(rule.name.clone()));
-            return Decision::Deny(Denial { reason, rule });
+            return Decision::Deny(Denial { reason, rule, detail: None });
         }
         let method = Method::parse(request.method);
         let mut best: Option<&Arc<CompiledRule>> = None;
         // The nearest miss explains a denial best.
-        let mut reason = Reason::DomainNotAllowed;
+        let (mut reason, mut nearest) = (Reason::DomainNotAllowed, None);
         for rule in self.allow.candidates(host) {
             if best.is_some_and(|other| other.order < rule.order) {
                 continue;
             }
             match rule.check(request, method, &work) {
                 Ok(()) => best = Some(rule),
-                Err(miss) if miss.nearness() > reason.nearness() => reason = miss,
+                Err(miss) if miss.nearness() > reason.nearness() => (reason, nearest) = (miss, Some(rule)),
                 Err(_) => {}
             }
         }
@@ -250,7 +323,14 @@ impl Policy {
                 rule: Arc::clone(rule),
                 credential: self.credential.clone().filter(|_| self.takes_credential(request.destination)),
             }),
-            None => Decision::Deny(reason.into()),
+            None => {
+                let rule = nearest.filter(|_| reason == Reason::BodyInvalid);
+                Decision::Deny(Denial {
+                    reason,
+                    rule: None,
+                    detail: rule.and_then(|rule| rule.detail(request)),
+                })
+            }
         }
     }
 
@@ -275,7 +355,12 @@ impl Policy {
                 Ok(false) => Some(Match::Condition { at, fault: None }),
                 Err(fault) => Some(Match::Condition { at, fault: Some(fault) }),
             };
-            let outcome = match head {
+            let body = || match &rule.rule.body {
+                None => Ok(()),
+                Some(body) if denies => body.denies(&request.body),
+                Some(body) => body.allows(&request.body),
+            };
+            let outcome = match head.and_then(|()| body()) {
                 Err(miss) => Match::Misses(miss),
                 Ok(()) => rule.rule.when.iter().enumerate().find_map(fails).unwrap_or(Match::Whole),
             };
@@ -295,10 +380,18 @@ impl Policy {
         };
         let whole = |rule: &Rule| {
             let any_port = rule.domains.iter().all(|domain| domain.port.is_none());
-            any_port && rule.methods.is_empty() && rule.paths.is_empty() && rule.when.is_empty()
+            any_port
+                && rule.methods.is_empty()
+                && rule.paths.is_empty()
+                && rule.when.is_empty()
+                && rule.body.is_none()
         };
         if let Some(rule) = first(&self.deny, whole) {
-            return DnsDecision::Deny(Denial { reason: Reason::DeniedByRule, rule: Some(rule) });
+            return DnsDecision::Deny(Denial {
+                reason: Reason::DeniedByRule,
+                rule: Some(rule),
+                detail: None,
+            });
         }
         match first(&self.allow, |_| true) {
             Some(rule) => DnsDecision::Allow { capability: rule.capability },
@@ -360,8 +453,14 @@ impl CompiledRule {
     /// `Ok` when it allows the request, or how near it came.
     fn check(&self, request: &RequestHead<'_>, method: Option<Method>, work: &Work) -> Result<(), Reason> {
         self.allows_head(request, method)?;
-        if !self.rule.when.iter().all(|one| one.expression().holds(request.scope, work) == Ok(true)) {
-            return Err(Reason::ConditionNotMet);
+        if let Some(body) = &self.rule.body {
+            body.allows(&request.body)?;
+        }
+        for condition in &self.rule.when {
+            if condition.expression().holds(request.scope, work) != Ok(true) {
+                let looks = condition.expression().attributes().iter().any(|one| one.needs_request_body());
+                return Err(request.body.unreadable().filter(|_| looks).unwrap_or(Reason::ConditionNotMet));
+            }
         }
         debug_assert!(
             *self.name.capability != *PROVIDER_CAPABILITY || request.destination.scheme() == Scheme::Https
@@ -369,7 +468,18 @@ impl CompiledRule {
         Ok(())
     }
 
-    /// The same without its conditions.
+    /// Up to how many bytes it reads a body.
+    fn reads(&self) -> u64 {
+        let max = self.rule.body.as_ref().and_then(|body| body.max_bytes);
+        max.unwrap_or(BODY_READ_BYTES_DEFAULT).min(BODY_READ_BYTES_MAX)
+    }
+
+    /// Where the body is not as its schema says.
+    fn detail(&self, request: &RequestHead<'_>) -> Option<String> {
+        self.rule.body.as_ref()?.schema.as_ref()?.detail(request.body.read?)
+    }
+
+    /// The same without its body and its conditions.
     fn allows_head(&self, request: &RequestHead<'_>, method: Option<Method>) -> Result<(), Reason> {
         let (rule, destination) = (&self.rule, request.destination);
         if !rule.domains.iter().any(|domain| covers(domain, destination)) {
@@ -390,10 +500,11 @@ impl CompiledRule {
     /// Whether it denies the request: what cannot be told is denied.
     fn denies(&self, request: &RequestHead<'_>, work: &Work) -> bool {
         self.denies_head(request).is_ok()
+            && self.rule.body.as_ref().is_none_or(|body| body.denies(&request.body).is_ok())
             && self.rule.when.iter().all(|one| one.expression().holds(request.scope, work) != Ok(false))
     }
 
-    /// The same without its conditions. A domain without a port is denied at every port, and a path in every spelling that
+    /// The same without its body and its conditions. A domain without a port is denied at every port, and a path in every spelling that
     /// servers take for one that is named.
     fn denies_head(&self, request: &RequestHead<'_>) -> Result<(), Reason> {
         let (rule, destination) = (&self.rule, request.destination);
@@ -417,17 +528,4 @@ impl CompiledRule {
 fn covers(domain: &DomainPattern, destination: &Destination) -> bool {
     domain.port.unwrap_or(destination.scheme().default_port()) == destination.port()
         && domain.glob.matches(destination.host(), '.')
-}
-
-impl Reason {
-    const fn nearness(self) -> u8 {
-        match self {
-            Self::HostInvalid | Self::DomainNotAllowed => 0,
-            Self::MethodNotAllowed => 1,
-            Self::PathNotAllowed => 2,
-            Self::InsecureNotAllowed => 3,
-            Self::ConditionNotMet => 4,
-            Self::RuleMatched | Self::DeniedByRule => 5,
-        }
-    }
 }

@@ -3,9 +3,13 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
+    body::BodyRule,
+    budget::Counter,
     cel::{CelProblem, Expression, Place, Type},
     glob::Glob,
     path::NormalPath,
+    respond::ResponseRule,
+    transform::Transform,
 };
 
 /// A checked `caps.yaml`: capabilities in the order written, names unique.
@@ -16,7 +20,7 @@ pub struct Document {
 }
 
 /// Something a role may do. Its type is `http`, the only one there is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Capability {
     /// Its name.
     pub name: String,
@@ -24,6 +28,10 @@ pub struct Capability {
     pub allow: Vec<Rule>,
     /// What it denies, whatever any rule allows.
     pub deny: Vec<Rule>,
+    /// What is changed of requests that it allows, in order.
+    pub transforms: Vec<Transform>,
+    /// How much of what it allows may be used.
+    pub budgets: Vec<Counter>,
 }
 
 /// One kind of request.
@@ -41,23 +49,47 @@ pub struct Rule {
     pub allow_insecure: bool,
     /// What must hold besides.
     pub when: Vec<Condition>,
+    /// What the request's body must be.
+    pub body: Option<BodyRule>,
+    /// What the response must be. Never in a rule that denies.
+    pub response: Option<ResponseRule>,
+    /// Whether a person is asked. Never in a rule that denies.
+    pub approval: Approval,
 }
 
-/// An expression that must hold. Two are equal when they are written alike.
+/// Whether a person must agree to a request that a rule allows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Approval {
+    /// Nobody is asked.
+    #[default]
+    NotNeeded,
+    /// A person must agree.
+    Required,
+}
+
+/// An expression that must hold.
+pub type Condition = Formula;
+
+/// An expression as it is written. Two are equal when they are written alike.
 #[derive(Debug, Clone)]
-pub struct Condition {
+pub struct Formula {
     source: Box<str>,
     expression: Arc<Expression>,
 }
 
-impl Condition {
-    /// Parses and checks a condition of a rule.
+impl Formula {
+    /// Parses and checks an expression.
     ///
     /// # Errors
     /// What is wrong with it, and where.
-    pub fn parse(source: &str) -> Result<Self, CelProblem> {
-        let expression = Expression::compile(source, Place::Request, &Type::Bool)?;
+    pub fn parse(source: &str, place: Place, wanted: &Type) -> Result<Self, CelProblem> {
+        let expression = Expression::compile(source, place, wanted)?;
         Ok(Self { source: source.into(), expression: Arc::new(expression) })
+    }
+
+    /// As it is written.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The expression.
@@ -66,13 +98,13 @@ impl Condition {
     }
 }
 
-impl PartialEq for Condition {
+impl PartialEq for Formula {
     fn eq(&self, other: &Self) -> bool {
         self.source == other.source
     }
 }
 
-impl Eq for Condition {}
+impl Eq for Formula {}
 
 /// The methods a rule can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,28 +6,50 @@
 //! role's document ------parse--> Document /
 //! ```
 //!
-//! Invariants: no rule, no [`Permit`]; only [`Policy::decide`] makes one; this crate performs no I/O and reads no
-//! clock. What a later version of the language brings (deny rules, transforms, budgets, expressions) is a
-//! [`Problem`] today and never silently dropped.
+//! Invariants: no rule, no [`Permit`]; only [`Policy::decide`] makes one; this crate performs no I/O and reads no clock; what
+//! it does not know in a document is a [`Problem`] and never silently dropped; all work for one decision is bounded.
 
+mod body;
+mod budget;
 pub mod cel;
+mod content;
 mod decide;
 mod destination;
 mod document;
+mod fields;
 mod glob;
+mod graphql;
+mod media;
+mod merge;
 mod parse;
 mod path;
+mod permit;
 mod provider;
+mod respond;
+mod schema;
+mod suggest;
+mod transform;
 mod yaml;
 
+pub use body::{BODY_READ_BYTES_DEFAULT, BODY_READ_BYTES_MAX, Body, BodyRule};
+pub use budget::{Counter, LIMIT_MAX, MICROS_PER_USD, OnLimit, Per, Unit, WINDOW_DAYS_MAX, Window};
+pub use content::{BODY_DEPTH_MAX, BODY_VALUES_MAX, ReadBody, Unreadable};
 pub use decide::{
-    Decision, Denial, DnsDecision, Match, Permit, Policy, Reason, RequestHead, RuleName, Verdict,
+    Decision, Denial, DnsDecision, Match, Origin, Policy, Reason, RequestHead, RuleName, Verdict,
 };
 pub use destination::{Destination, InvalidHost, Scheme, normal_host};
-pub use document::{Capability, Condition, Document, DomainPattern, Method, PathPattern, Rule};
+pub use document::{
+    Approval, Capability, Condition, Document, DomainPattern, Formula, Method, PathPattern, Rule,
+};
+pub use media::MediaPattern;
 pub use parse::{
-    CAPABILITIES_MAX, CONDITIONS_MAX, DOCUMENT_BYTES_MAX, PATTERNS_MAX, Problem, REGEXES_MAX, RULES_MAX,
-    parse,
+    CAPABILITIES_MAX, CONDITIONS_MAX, COUNTERS_MAX, DOCUMENT_BYTES_MAX, EDITS_MAX, NAME_CHARS_MAX,
+    PATTERNS_MAX, Problem, REGEXES_MAX, RULES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_PARTS_MAX, SCHEMAS_MAX,
+    TRANSFORMS_MAX, parse,
 };
 pub use path::{NormalPath, PATH_BYTES_MAX, PathProblem, is_plain_query};
+pub use permit::{Applied, Permit};
 pub use provider::{PROVIDER_CAPABILITY, ProviderGrant, compile};
+pub use respond::{Reply, ResponseRule, StatusPattern};
+pub use schema::{BodySchema, SCHEMA_BYTES_MAX, VALIDATION_STEPS_MAX};
+pub use transform::{BodyEdits, Edits, POINTER_BYTES_MAX, POINTER_SEGMENTS_MAX, Pointer, Transform};

@@ -1,10 +1,20 @@
 //! From text to a checked [`Document`]. Every problem is found in one pass, each with its place.
 
+mod effects;
+mod rule;
+mod schema;
+
 use std::collections::HashMap;
 
+pub use schema::{SCHEMA_DEPTH_MAX, SCHEMA_PARTS_MAX};
+
 use crate::{
-    cel::{Attribute, CelProblem},
-    document::{Capability, Condition, Document, DomainPattern, Method, PathPattern, Rule},
+    cel::{CelProblem, Place, Type},
+    document::{Capability, Document, Formula, Rule},
+    fields::{CAPABILITY, Fields},
+    provider::{self, PROVIDER_CAPABILITY},
+    schema::BodySchema,
+    suggest::suggest,
     yaml::{self, Node, Value},
 };
 
@@ -18,8 +28,18 @@ pub const RULES_MAX: usize = 10_000;
 pub const PATTERNS_MAX: usize = 1_000;
 /// The most conditions of one rule.
 pub const CONDITIONS_MAX: usize = 32;
-/// The most regular expressions in the conditions of a document; equal conditions count once.
+/// The most regular expressions in the expressions and schemas of a document; equal ones count once.
 pub const REGEXES_MAX: usize = 500;
+/// The most JSON Schemas of a document; equal ones count once.
+pub const SCHEMAS_MAX: usize = 200;
+/// The most transforms of a capability.
+pub const TRANSFORMS_MAX: usize = 100;
+/// The most counters of a capability.
+pub const COUNTERS_MAX: usize = 50;
+/// The most headers, parameters, places or fields that one part of a transform sets, or removes.
+pub const EDITS_MAX: usize = 100;
+/// The longest name of a header, a parameter, a field of a form or a credential, in characters.
+pub const NAME_CHARS_MAX: usize = 256;
 /// Problems reported before giving up.
 const PROBLEMS_MAX: usize = 100;
 
@@ -62,8 +82,14 @@ pub fn parse(text: &str) -> Result<Document, Vec<Problem>> {
         Err(_) if is_blank(text) => return Ok(Document::default()),
         Err(problem) => return Err(vec![problem]),
     };
-    let mut checker =
-        Checker { text, problems: Vec::new(), rules: 0, conditions: HashMap::new(), regexes: 0 };
+    let mut checker = Checker {
+        text,
+        problems: Vec::new(),
+        rules: 0,
+        formulas: HashMap::new(),
+        regexes: 0,
+        schemas: HashMap::new(),
+    };
     let document = checker.document(&root);
     if checker.problems.is_empty() { Ok(document) } else { Err(checker.problems) }
 }
@@ -78,24 +104,11 @@ struct Checker<'t> {
     problems: Vec<Problem>,
     rules: usize,
     /// By what they say: an alias of YAML may repeat one without end.
-    conditions: HashMap<String, Condition>,
+    formulas: HashMap<(String, Place, String), Formula>,
     regexes: usize,
+    /// By what they say.
+    schemas: HashMap<String, BodySchema>,
 }
-
-/// The fields of a mapping that are known today, and those of a later version of the language.
-struct Fields {
-    known: &'static [&'static str],
-    later: &'static [&'static str],
-}
-
-const CAPABILITY: Fields =
-    Fields { known: &["name", "type", "allow", "deny"], later: &["transforms", "budgets"] };
-const ALLOW_RULE: Fields = Fields {
-    known: &["name", "domains", "methods", "paths", "allow_insecure", "when"],
-    later: &["body", "response", "approval"],
-};
-const DENY_RULE: Fields =
-    Fields { known: &["name", "domains", "methods", "paths", "when"], later: &["body"] };
 
 /// What a rule is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -140,6 +153,7 @@ impl Checker<'_> {
     fn capability(&mut self, node: &Node, path: &str) -> Option<Capability> {
         let fields = self.fields(node, path, &CAPABILITY)?;
         let name = match find(fields, "name") {
+            Some(Node { value: Value::Text(text), .. }) if text == PROVIDER_CAPABILITY => text.clone(),
             Some(value) => self.name(value, &format!("{path}.name")).unwrap_or_default(),
             None => self.missing(node, path, "name"),
         };
@@ -148,14 +162,27 @@ impl Checker<'_> {
             Some(value) => self.problem(value, &format!("{path}.type"), "the only type is `http`"),
             None => self.missing(node, path, "type"),
         }
+        if name == PROVIDER_CAPABILITY {
+            for (key, _) in fields
+                .iter()
+                .filter(|(key, _)| ["allow", "deny", "transforms"].iter().any(|one| is_text(key, one)))
+            {
+                self.problem(key, path, "the platform's own capability takes `budgets` alone");
+            }
+            let budgets = self.budgets(fields, path, provider::RULES);
+            return Some(Capability { name, budgets, ..Capability::default() });
+        }
         if find(fields, "allow").is_none() && find(fields, "deny").is_none() {
             self.missing::<()>(node, path, "allow");
             return None;
         }
         let mut names = Vec::new();
         let allow = self.rules(fields, path, Effect::Allow, &mut names)?;
+        let of_allow: Vec<&str> = allow.iter().filter_map(|rule| rule.name.as_deref()).collect();
         let deny = self.rules(fields, path, Effect::Deny, &mut names)?;
-        Some(Capability { name, allow, deny })
+        let transforms = self.transforms(fields, path, &of_allow);
+        let budgets = self.budgets(fields, path, &of_allow);
+        Some(Capability { name, allow, deny, transforms, budgets })
     }
 
     /// The rules of a capability that allow, or deny; none where there is no such list. `names` are those it has so far.
@@ -188,80 +215,36 @@ impl Checker<'_> {
         Some(rules)
     }
 
-    fn rule(&mut self, node: &Node, path: &str, effect: Effect) -> Option<Rule> {
-        let fields =
-            self.fields(node, path, if effect == Effect::Allow { &ALLOW_RULE } else { &DENY_RULE })?;
-        let name = find(fields, "name").and_then(|value| self.name(value, &format!("{path}.name")));
-        let domains = self.patterns(node, fields, path, "domains", DomainPattern::parse);
-        // What denies without naming methods denies all of them, also those that no rule can name.
-        let methods = if effect == Effect::Deny && find(fields, "methods").is_none() {
-            Vec::new()
-        } else {
-            self.patterns(node, fields, path, "methods", |text| {
-                Method::parse(text).ok_or_else(|| {
-                    "not one of GET, POST, PUT, DELETE, PATCH, HEAD, OPTIONS (in upper case)".to_owned()
-                })
-            })
+    /// An expression, of a type of value. `None` when there is a problem with it.
+    fn formula(&mut self, node: &Node, path: &str, place: Place, wanted: &Type) -> Option<Formula> {
+        let Value::Text(source) = &node.value else {
+            self.problem(node, path, format!("expected an expression, found {}", node.value.kind()));
+            return None;
         };
-        let paths = match find(fields, "paths") {
-            Some(Node { value: Value::List(items), .. }) if items.is_empty() => Vec::new(),
-            Some(_) => self.patterns(node, fields, path, "paths", PathPattern::parse),
-            None => Vec::new(),
-        };
-        let allow_insecure = match find(fields, "allow_insecure") {
-            None => effect == Effect::Deny,
-            Some(Node { value: Value::Bool(value), .. }) => *value,
-            Some(value) => {
-                self.problem(value, &format!("{path}.allow_insecure"), "expected `true` or `false`");
-                false
+        let key = (source.clone(), place, wanted.to_string());
+        if let Some(known) = self.formulas.get(&key) {
+            return Some(known.clone());
+        }
+        match Formula::parse(source, place, wanted) {
+            Ok(formula) => {
+                self.regexes(node, path, formula.expression().regexes());
+                self.formulas.insert(key, formula.clone());
+                Some(formula)
             }
-        };
-        let when =
-            find(fields, "when").map_or_else(Vec::new, |when| self.conditions(when, &format!("{path}.when")));
-        Some(Rule { name, domains, methods, paths, allow_insecure, when })
-    }
-
-    /// One expression, or a list of them.
-    fn conditions(&mut self, node: &Node, path: &str) -> Vec<Condition> {
-        let single = std::slice::from_ref(node);
-        let items =
-            if let Value::Text(_) = node.value { single } else { self.list(node, path, CONDITIONS_MAX) };
-        let mut conditions = Vec::new();
-        for (at, item) in items.iter().enumerate() {
-            let path =
-                if matches!(node.value, Value::Text(_)) { path.to_owned() } else { format!("{path}[{at}]") };
-            let Value::Text(source) = &item.value else {
-                self.problem(item, &path, format!("expected an expression, found {}", item.value.kind()));
-                continue;
-            };
-            match self.condition(source) {
-                Ok(condition) if self.regexes > REGEXES_MAX => {
-                    drop(condition);
-                    self.problem(
-                        item,
-                        &path,
-                        format!("more than {REGEXES_MAX} regular expressions in the document"),
-                    );
-                    return conditions;
-                }
-                Ok(condition) => match later_attribute(&condition) {
-                    Some(name) => self.problem(item, &path, format!("`{name}` is not supported yet")),
-                    None => conditions.push(condition),
-                },
-                Err(problem) => self.expression_problem(item, &path, source, problem),
+            Err(problem) => {
+                self.expression_problem(node, path, source, problem);
+                None
             }
         }
-        conditions
     }
 
-    fn condition(&mut self, source: &str) -> Result<Condition, CelProblem> {
-        if let Some(known) = self.conditions.get(source) {
-            return Ok(known.clone());
+    /// Counts regular expressions.
+    fn regexes(&mut self, node: &Node, path: &str, count: usize) {
+        let before = self.regexes;
+        self.regexes += count;
+        if before <= REGEXES_MAX && self.regexes > REGEXES_MAX {
+            self.problem(node, path, format!("more than {REGEXES_MAX} regular expressions in the document"));
         }
-        let condition = Condition::parse(source)?;
-        self.regexes += condition.expression().regexes();
-        self.conditions.insert(source.to_owned(), condition.clone());
-        Ok(condition)
     }
 
     /// Reports a problem where it stands in the document, as near as the way in which the text is written allows.
@@ -327,7 +310,7 @@ impl Checker<'_> {
         &[]
     }
 
-    /// The entries of a mapping with unknown, later and doubled keys reported.
+    /// The entries of a mapping with unknown and doubled keys reported.
     fn fields<'a>(&mut self, node: &'a Node, path: &str, fields: &Fields) -> Option<&'a [(Node, Node)]> {
         let Value::Map(entries) = &node.value else {
             self.problem(node, path, format!("expected a mapping, found {}", node.value.kind()));
@@ -338,11 +321,10 @@ impl Checker<'_> {
                 self.problem(key, path, "a field's name must be text");
                 continue;
             };
-            if fields.later.contains(&text.as_str()) {
-                self.problem(key, path, format!("`{text}` is not supported yet"));
-            } else if !fields.known.contains(&text.as_str()) {
-                let known = fields.known.join("`, `");
-                self.problem(key, path, format!("unknown field `{text}`; the fields are `{known}`"));
+            if !fields.names().any(|name| name == text) {
+                let all: Vec<&str> = fields.names().collect();
+                let hint = suggest(text, fields.names(), &format!("the fields are `{}`", all.join("`, `")));
+                self.problem(key, path, format!("unknown field `{text}`; {hint}"));
             } else if entries[..index].iter().any(|(other, _)| is_text(other, text)) {
                 self.problem(key, path, format!("`{text}` is given twice"));
             }
@@ -363,19 +345,75 @@ impl Checker<'_> {
         Some(text.clone())
     }
 
+    /// A text that is parsed by `parse`.
+    fn text<T>(&mut self, node: &Node, path: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let Value::Text(text) = &node.value else {
+            self.problem(node, path, format!("expected text, found {}", node.value.kind()));
+            return None;
+        };
+        match parse(text) {
+            Ok(parsed) => Some(parsed),
+            Err(message) => {
+                self.problem(node, path, format!("`{text}`: {message}"));
+                None
+            }
+        }
+    }
+
+    /// One of a few words, in a field that must be there.
+    fn word<T>(
+        &mut self,
+        node: &Node,
+        fields: &[(Node, Node)],
+        path: &str,
+        field: &'static str,
+        words: &[&'static str],
+        parse: fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        let Some(value) = find(fields, field) else {
+            self.missing::<()>(node, path, field);
+            return None;
+        };
+        let problem =
+            |text: &str| suggest(text, words.iter().copied(), &format!("expected `{}`", words.join("`, `")));
+        self.text(value, &format!("{path}.{field}"), |text| parse(text).ok_or_else(|| problem(text)))
+    }
+
+    fn flag(&mut self, fields: &[(Node, Node)], path: &str, field: &'static str, absent: bool) -> bool {
+        match find(fields, field) {
+            None => absent,
+            Some(Node { value: Value::Bool(value), .. }) => *value,
+            Some(value) => {
+                self.problem(value, &format!("{path}.{field}"), "expected `true` or `false`");
+                absent
+            }
+        }
+    }
+
+    /// The entries of a mapping by names of the author's; at least one.
+    fn entries<'a>(&mut self, node: &'a Node, path: &str, max: usize) -> &'a [(Node, Node)] {
+        match &node.value {
+            Value::Map(entries) if entries.is_empty() => self.problem(node, path, "expected at least one"),
+            Value::Map(entries) if entries.len() > max => {
+                self.problem(node, path, format!("more than {max}"))
+            }
+            Value::Map(entries) => return entries,
+            other => self.problem(node, path, format!("expected a mapping, found {}", other.kind())),
+        }
+        &[]
+    }
+
+    /// A mapping that says nothing is a slip.
+    fn not_empty(&mut self, node: &Node, path: &str, fields: &[(Node, Node)]) {
+        if fields.is_empty() {
+            self.problem(node, path, "expected at least one field");
+        }
+    }
+
     fn missing<T: Default>(&mut self, node: &Node, path: &str, field: &str) -> T {
         self.problem(node, path, format!("`{field}` is missing"));
         T::default()
     }
-}
-
-/// What of an expression egress cannot tell yet.
-fn later_attribute(condition: &Condition) -> Option<&'static str> {
-    let later = |attribute: &&Attribute| {
-        attribute.needs_request_body()
-            || matches!(attribute, Attribute::RequestGrpcService | Attribute::RequestGrpcMethod)
-    };
-    condition.expression().attributes().iter().find(later).map(|attribute| attribute.name())
 }
 
 fn find<'a>(entries: &'a [(Node, Node)], name: &str) -> Option<&'a Node> {

@@ -1,16 +1,18 @@
 //! From documents to a policy: the built-in capability of the provider, and the merge by capability name.
 
-use std::collections::HashSet;
-
 use freehold_model::provider::Kind;
 
 use crate::{
     decide::Policy,
-    document::{Capability, Document, DomainPattern, Method, PathPattern, Rule},
+    document::{Approval, Capability, Document, DomainPattern, Method, PathPattern, Rule},
+    merge::merge,
 };
 
 /// The name of the built-in capability. The leading underscore is the platform's.
 pub const PROVIDER_CAPABILITY: &str = "_provider";
+
+/// The names of its rules.
+pub(crate) const RULES: &[&str] = &["inference", "models"];
 
 /// What every role of a provider may do without saying so: call the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +27,9 @@ pub struct ProviderGrant {
 
 /// Merges the provider's and the role's documents over the built-in capability and compiles the result.
 ///
-/// Capabilities are merged by name: a role's capability replaces the allow rules of the provider's of that name and
-/// takes its place in the order; others follow. What the provider's denies stays denied.
+/// Capabilities are merged by name: a role's capability replaces the allow rules and the transforms of the provider's of
+/// that name and takes its place in the order; others follow. What the provider's denies stays denied, and its budgets hold
+/// for every rule that the role puts there.
 ///
 /// # Errors
 /// When the provider's domain is not a host; nothing can be allowed then.
@@ -39,18 +42,8 @@ pub fn compile(
     if !domain.glob.is_literal() {
         return Err("a provider's domain is one host, without wildcards".to_owned());
     }
-    let mut capabilities = vec![built_in(provider.kind, &domain)];
-    let known: HashSet<&str> = provider_document.capabilities.iter().map(|c| c.name.as_str()).collect();
-    for capability in &provider_document.capabilities {
-        let of_role = role_document.capabilities.iter().find(|c| c.name == capability.name);
-        let mut merged = of_role.unwrap_or(capability).clone();
-        if of_role.is_some() {
-            merged.deny.splice(0..0, capability.deny.iter().cloned());
-        }
-        capabilities.push(merged);
-    }
-    capabilities
-        .extend(role_document.capabilities.iter().filter(|c| !known.contains(c.name.as_str())).cloned());
+    let built_in = built_in(provider.kind, &domain);
+    let capabilities = merge(&built_in, provider_document, role_document);
     Ok(Policy::new(&capabilities, &domain, provider.credential.as_deref()))
 }
 
@@ -63,12 +56,21 @@ fn built_in(kind: Kind, domain: &DomainPattern) -> Capability {
         paths: paths.iter().filter_map(|path| PathPattern::parse(path).ok()).collect(),
         allow_insecure: false,
         when: Vec::new(),
+        body: None,
+        response: None,
+        approval: Approval::NotNeeded,
     };
     let mut allow = vec![rule("inference", &[Method::Post], inference)];
     if !listing.is_empty() {
         allow.push(rule("models", &[Method::Get], listing));
     }
-    Capability { name: PROVIDER_CAPABILITY.to_owned(), allow, deny: Vec::new() }
+    Capability {
+        name: PROVIDER_CAPABILITY.to_owned(),
+        allow,
+        deny: Vec::new(),
+        transforms: Vec::new(),
+        budgets: Vec::new(),
+    }
 }
 
 /// Paths of inference (POST) and of the list of models (GET).

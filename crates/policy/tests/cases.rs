@@ -7,7 +7,7 @@ use std::{fmt::Write, fs, path::PathBuf};
 
 use freehold_model::provider::Kind;
 use freehold_policy::{
-    Decision, Denial, Destination, DnsDecision, NormalPath, Policy, ProviderGrant, RequestHead, Scheme,
+    Body, Decision, Denial, Destination, DnsDecision, NormalPath, Policy, ProviderGrant, RequestHead, Scheme,
     cel::{Attribute, Scope, Value},
     compile, parse,
 };
@@ -106,7 +106,13 @@ fn decided(policy: &Policy, request: &str) -> String {
     };
     let headers = serde_json::json!({"accept": "*/*"});
     let scope = Seen { method, path: &path, query, headers };
-    match policy.decide(&RequestHead { destination: &destination, method, path: &path, scope: &scope }) {
+    match policy.decide(&RequestHead {
+        destination: &destination,
+        method,
+        path: &path,
+        scope: &scope,
+        body: Body::NONE,
+    }) {
         Decision::Deny(denial) => denied(&denial),
         Decision::Allow(permit) => {
             assert_eq!(permit.destination(), &destination);

@@ -4,7 +4,7 @@
 
 use freehold_model::provider::Kind;
 use freehold_policy::{
-    Decision, Destination, Document, NormalPath, ProviderGrant, RequestHead, Scheme,
+    Body, Decision, Destination, Document, NormalPath, ProviderGrant, RequestHead, Scheme,
     cel::{Attribute, Scope, Value},
     compile, parse,
 };
@@ -197,7 +197,7 @@ proptest! {
         let Ok(policy) = compile(&provider, &parse("").unwrap(), &document) else { return Ok(()) };
         let destination = Destination::new(Scheme::Https, "b.a.test", 443).unwrap();
         let Ok(path) = NormalPath::parse(&path) else { return Ok(()) };
-        let head = RequestHead { destination: &destination, method: "GET", path: &path, scope: &Nothing };
+        let head = RequestHead { destination: &destination, method: "GET", path: &path, scope: &Nothing, body: Body::NONE };
         if matches!(policy.decide(&head), Decision::Allow(_)) {
             // Nothing is allowed that no line names.
             prop_assert!(lines.iter().any(|line| line.contains("**")));

@@ -7,7 +7,7 @@ use regex::bytes::{Regex, RegexBuilder};
 use super::{
     CelProblem, LIST_ITEMS_MAX,
     parse::{Ast, AstKind, Operator},
-    schema::{Attribute, Named, Place, Type, known_names, members, named},
+    schema::{Attribute, Named, Place, Type, known_names, like, members, named},
 };
 
 /// A node that is evaluated.
@@ -133,6 +133,8 @@ pub(super) struct Checked {
     pub(super) kind: Type,
     pub(super) cost: Cost,
     pub(super) attributes: Vec<Attribute>,
+    /// The secrets it asks for.
+    pub(super) secrets: Vec<Box<str>>,
     /// How many regular expressions it holds.
     pub(super) regexes: usize,
 }
@@ -154,9 +156,11 @@ impl Typed {
 type Part = Result<Typed, CelProblem>;
 
 pub(super) fn check(tree: &Ast, place: Place) -> Result<Checked, CelProblem> {
-    let mut checker = Checker { place, regexes: 0, locals: Vec::new(), attributes: Vec::new() };
+    let mut checker =
+        Checker { place, regexes: 0, locals: Vec::new(), attributes: Vec::new(), secrets: Vec::new() };
     let Typed { node, kind, cost, .. } = checker.part(tree)?;
-    Ok(Checked { node, kind, cost, attributes: checker.attributes, regexes: checker.regexes })
+    let Checker { attributes, secrets, regexes, .. } = checker;
+    Ok(Checked { node, kind, cost, attributes, secrets, regexes })
 }
 
 struct Checker {
@@ -164,6 +168,7 @@ struct Checker {
     regexes: usize,
     locals: Vec<(String, Type)>,
     attributes: Vec<Attribute>,
+    secrets: Vec<Box<str>>,
 }
 
 impl Checker {
@@ -244,6 +249,10 @@ impl Checker {
 
     fn index(&mut self, pair: &[Ast; 2]) -> Part {
         let [of, key] = pair;
+        if self.is_secrets(of) {
+            let AstKind::Text(name) = &key.kind else { return Err(secret_problem(key.offset)) };
+            return self.secret(of.offset, name);
+        }
         let of_kind = self.part(of)?;
         let (key_kind, kind) = match &of_kind.kind {
             Type::List(item) => (Type::Int, (**item).clone()),
@@ -297,15 +306,20 @@ impl Checker {
 
     fn select_or_unknown(&mut self, tree: &Ast) -> Part {
         let AstKind::Select(of, field) = &tree.kind else {
-            let names = known_names(None);
-            return Err(CelProblem::new(tree.offset, format!("nothing has this name; there are `{names}`")));
+            let name = self.attribute_path(tree).unwrap_or_default();
+            let hint = like(&name, &format!("there are `{}`", known_names(None)));
+            return Err(CelProblem::new(tree.offset, format!("nothing has this name; {hint}")));
         };
         if let Some(object) = self.attribute_path(of)
             && let Named::Object = named(&object)
         {
-            let names = known_names(Some(&object));
-            let message = format!("unknown field `{field}` of `{object}`; the fields are `{names}`");
+            let all = format!("the fields are `{}`", known_names(Some(&object)));
+            let hint = like(&format!("{object}.{field}"), &all);
+            let message = format!("unknown field `{field}` of `{object}`; {hint}");
             return Err(CelProblem::new(tree.offset, message));
+        }
+        if self.is_secrets(of) {
+            return self.secret(of.offset, field);
         }
         let of = self.part(of)?;
         let kind = match &of.kind {
@@ -316,9 +330,27 @@ impl Checker {
         Ok(Typed::new(Node::Select(Box::new(of.node), field.as_str().into()), kind, of.cost + STEP))
     }
 
+    fn is_secrets(&self, tree: &Ast) -> bool {
+        self.attribute_path(tree).as_deref() == Some(Attribute::Secrets.name())
+    }
+
+    /// One secret, whose name is written there: so that what an expression may ask for is known beforehand.
+    fn secret(&mut self, offset: usize, name: &str) -> Part {
+        if let Some(refusal) = Attribute::Secrets.refusal(self.place) {
+            return Err(CelProblem::new(offset, refusal));
+        }
+        self.attributes.push(Attribute::Secrets);
+        self.secrets.push(name.into());
+        let node = Node::Select(Box::new(Node::Attribute(Attribute::Secrets)), name.into());
+        Ok(Typed::new(node, Type::Text, STEP + STEP))
+    }
+
     fn attribute(&mut self, offset: usize, attribute: Attribute) -> Part {
         if let Some(refusal) = attribute.refusal(self.place) {
             return Err(CelProblem::new(offset, refusal));
+        }
+        if attribute == Attribute::Secrets {
+            return Err(secret_problem(offset));
         }
         self.attributes.push(attribute);
         Ok(Typed::new(Node::Attribute(attribute), attribute.kind(), STEP))
@@ -454,6 +486,10 @@ impl Checker {
         let cost = of.cost + TEXT_COST.times(2);
         Ok(Typed::new(Node::Matches(Box::new(of.node), Box::new(compiled)), Type::Bool, cost))
     }
+}
+
+fn secret_problem(offset: usize) -> CelProblem {
+    CelProblem::new(offset, "a secret is named where it is used, as in `secrets[\"name\"]`")
 }
 
 const fn is_number(kind: &Type) -> bool {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::suggest::suggest;
+
 /// The type of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Type {
@@ -70,7 +72,7 @@ impl fmt::Display for Type {
 }
 
 /// Where an expression stands, which fixes what is known there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Place {
     /// A rule's `when`: before the request goes upstream.
     Request,
@@ -248,4 +250,16 @@ pub(super) fn known_names(object: Option<&str>) -> String {
     let mut names: Vec<&str> = all.iter().map(|name| name.split('.').next().unwrap_or(name)).collect();
     names.dedup();
     names.join("`, `")
+}
+
+/// How a problem with an unknown name ends: with the attribute that may be meant, or with `all`.
+pub(super) fn like(path: &str, all: &str) -> String {
+    // The name alone, without the object that it is a field of.
+    let known = ATTRIBUTES.iter().map(|(name, _)| *name);
+    let mut fields = known.clone().filter(|name| name.rsplit('.').next() == Some(path));
+    if let (Some(field), None) = (fields.next(), fields.next()) {
+        return format!("did you mean `{field}`?");
+    }
+    let objects = known.clone().filter_map(|name| name.rsplit_once('.').map(|(object, _)| object));
+    suggest(path, known.chain(objects), all)
 }

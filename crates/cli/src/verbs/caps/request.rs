@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use freehold_model::Timestamp;
 use freehold_policy::{
-    Destination, NormalPath, RequestHead, Scheme,
+    Body, Destination, NormalPath, RequestHead, Scheme,
     cel::{Attribute, List, Map, MapSource, Scope, Value},
     is_plain_query,
 };
@@ -130,7 +130,13 @@ impl Request {
 
     /// What is decided on.
     pub(super) fn head<'a>(&'a self, scope: &'a Known<'a>) -> RequestHead<'a> {
-        RequestHead { destination: &self.destination, method: &self.method, path: &self.path, scope }
+        RequestHead {
+            destination: &self.destination,
+            method: &self.method,
+            path: &self.path,
+            scope,
+            body: Body::NONE,
+        }
     }
 }
 
