@@ -15,6 +15,7 @@ mod address;
 mod agree;
 mod audit;
 mod body;
+pub mod budget;
 mod ca;
 mod connection;
 mod deny;

@@ -96,6 +96,31 @@ pub fn window_start(window_seconds: u64, now: Timestamp) -> i64 {
     now.checked_rem_euclid(seconds).map_or(0, |into| now - into)
 }
 
+/// The share of what is left that is leased at once beyond what is needed: one part in so many. Who is near the limit then
+/// gets small blocks, so that there is something left for others.
+const SHARE: u64 = 16;
+
+/// What the ledger is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ask {
+    /// The limit: the sum of all that is leased does not go beyond it.
+    pub limit: u64,
+    /// With less, nothing is leased.
+    pub least: u64,
+    /// As much is leased where there is as much, and all that there is otherwise.
+    pub most: u64,
+    /// As much is leased where that is a small share of what is left.
+    pub want: u64,
+}
+
+impl Ask {
+    /// How much to lease when `taken` is leased already.
+    pub fn grant(&self, taken: u64) -> u64 {
+        let left = self.limit.saturating_sub(taken);
+        if left < self.least { 0 } else { self.most.max(self.want.min(left / SHARE)).min(left) }
+    }
+}
+
 /// What the ledger answers to who asks for a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leased {

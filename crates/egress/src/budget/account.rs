@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use freehold_model::budget::{BudgetSnapshot, CounterKey, Leased};
+use freehold_model::budget::{Ask, BudgetSnapshot, CounterKey, Leased};
 
 use crate::state::lock;
 
@@ -32,30 +32,11 @@ pub(crate) struct Claim {
     pub(crate) warn_at: Option<u64>,
 }
 
-impl Claim {
-    pub(crate) const fn exactly(self, amount: u64) -> Self {
-        Self { least: amount, most: amount, ..self }
-    }
-}
-
-/// What the ledger is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ask {
-    /// The limit: the sum of all that is leased does not go beyond it.
-    pub limit: u64,
-    /// With less, nothing is leased.
-    pub least: u64,
-    /// As much is leased where there is as much, and all that there is otherwise.
-    pub most: u64,
-    /// As much is leased where that is a small share of what is left; at least `most`.
-    pub want: u64,
-}
-
 /// What is to be done before a claim can be met.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// It is met; `warn` when somebody is to be told that the limit is near.
-    Taken { amount: u64, warn: bool },
+    /// It is met, by what was leased under this limit; `warn` when somebody is to be told that the limit is near.
+    Taken { amount: u64, under: u64, warn: bool },
     /// There is not as much.
     Full,
     /// What was used beyond the block has to be written down first.
@@ -83,7 +64,7 @@ struct State {
     taken: u64,
     /// The highest limit that a part of what is free was leased under.
     under: u64,
-    /// Left of requests that were let in under a higher limit than is in force; to be given back.
+    /// Left of what was leased under a higher limit than is in force, or beyond any; to be given back.
     stale: u64,
     /// Used beyond what was leased, and not written down yet.
     debt: u64,
@@ -195,13 +176,13 @@ impl Account {
         state.used_at = Instant::now();
     }
 
-    /// Ends a hold of `held`, let in under this limit, of which `used` were used. True when there is something to tell the
+    /// Ends a hold of `held`, leased under this limit, of which `used` were used. True when there is something to tell the
     /// ledger: more was used than there was, or the limit is lower now.
-    pub(crate) fn settle(&self, held: u64, used: u64, limit: u64) -> bool {
+    pub(crate) fn settle(&self, held: u64, used: u64, under: u64) -> bool {
         let mut state = lock(&self.state);
         state.held = state.held.saturating_sub(held);
         if used <= held {
-            let is_stale = limit > state.under;
+            let is_stale = under > state.under;
             *(if is_stale { &mut state.stale } else { &mut state.free }) += held - used;
             return is_stale;
         }
@@ -271,7 +252,7 @@ impl State {
         self.free -= amount;
         self.held += amount;
         self.used_at = Instant::now();
-        Step::Taken { amount, warn: self.should_warn(claim.warn_at) }
+        Step::Taken { amount, under: self.under, warn: self.should_warn(claim.warn_at) }
     }
 
     fn should_warn(&mut self, warn_at: Option<u64>) -> bool {
@@ -281,11 +262,8 @@ impl State {
 
     /// How much to ask for, which is never less than `amount`.
     fn want(&mut self, amount: u64) -> u64 {
-        self.want = if self.leased_at.elapsed() < BLOCK_LASTS {
-            self.want.saturating_mul(2)
-        } else {
-            self.want / 2
-        };
+        self.want =
+            if self.leased_at.elapsed() < BLOCK_LASTS { self.want.saturating_mul(2) } else { self.want / 2 };
         self.want = self.want.clamp(amount.max(1), u64::MAX / 4);
         self.want
     }

@@ -1,0 +1,48 @@
+//! In which count a counter counts a request.
+
+use std::sync::Arc;
+
+use freehold_model::{
+    Timestamp,
+    budget::{CounterKey, Subject, Whose, window_start},
+};
+
+use crate::{
+    budget::{Counter, Per},
+    decide::Origin,
+};
+
+impl Counter {
+    /// The count of a request at this time: `name` is the counter's own, `origin` the document that it stands in.
+    pub fn key(
+        &self,
+        origin: Origin,
+        capability: Arc<str>,
+        name: Arc<str>,
+        whose: &Whose,
+        now: Timestamp,
+    ) -> CounterKey {
+        let workspace = Subject::Workspace(whose.workspace_id);
+        let subject = match self.per {
+            // Traffic outside tasks is the workspace's.
+            Per::Task => whose.task_id.map_or(workspace, Subject::Task),
+            Per::Session => Subject::Session(whose.session_id),
+            Per::Workspace => workspace,
+            Per::Role => Subject::Role(whose.role_id),
+            Per::Organization => Subject::Organization(whose.organization_id),
+        };
+        let is_own = !matches!(subject, Subject::Role(_) | Subject::Organization(_));
+        let window_seconds = self.window.map_or(0, |window| window.seconds());
+        CounterKey {
+            organization_id: whose.organization_id,
+            origin: origin.as_str(),
+            capability,
+            counter: name,
+            unit: self.unit.as_str(),
+            subject,
+            workspace_id: is_own.then_some(whose.workspace_id),
+            window_seconds,
+            window_start: window_start(window_seconds, now),
+        }
+    }
+}
