@@ -62,6 +62,8 @@ pub enum Right {
     TasksWrite,
     /// Read the audit log.
     AuditRead,
+    /// Read the whole audit log, whoever caused its rows.
+    AuditReadAll,
     /// Change credentials.
     CredentialWrite,
     /// Change credentials of the whole organization.
@@ -79,6 +81,7 @@ impl Right {
         Self::WorkspaceWriteAll,
         Self::TasksWrite,
         Self::AuditRead,
+        Self::AuditReadAll,
         Self::CredentialWrite,
         Self::CredentialWriteAll,
         Self::ApiKeysWrite,
@@ -93,6 +96,7 @@ impl Right {
             Self::WorkspaceWriteAll => (Scope::WorkspaceWrite, None),
             Self::TasksWrite => (Scope::TasksWrite, Some(Scope::TasksWriteOwn)),
             Self::AuditRead => (Scope::AuditRead, Some(Scope::AuditReadOwn)),
+            Self::AuditReadAll => (Scope::AuditRead, None),
             Self::CredentialWrite => (Scope::AuthWrite, Some(Scope::AuthWriteOwn)),
             Self::CredentialWriteAll => (Scope::AuthWrite, None),
             Self::ApiKeysWrite => (Scope::ApiKeysWrite, None),

@@ -96,6 +96,18 @@ pub struct AuditEvent {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(schema_with = crate::schemas::text_map)]
     pub auth_failures: BTreeMap<String, String>,
+    /// Transforms that could not be applied, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(schema_with = crate::schemas::text_map)]
+    pub transforms_failed: BTreeMap<String, String>,
+    /// Each budget that counted this request, as it stood after, by the counter's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(schema_with = crate::schemas::any_object)]
+    pub budget_snapshot: BTreeMap<String, serde_json::Value>,
+    /// Budgets whose ceiling was applied to this request, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(schema_with = crate::schemas::text_map)]
+    pub budget_ceilings: BTreeMap<String, String>,
 }
 
 /// The order of a list.
@@ -138,10 +150,17 @@ pub struct ActivityListQuery {
     pub limit: Option<u32>,
 }
 
-/// Parameters of a workspace's audit log.
+/// Parameters of the audit log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuditListQuery {
+    /// Conditions, all of which hold: `column=value[,value]` one of these, `column!=value[,value]` none of these,
+    /// `column!=` any value at all. A row without a value counts as having the empty one; a value holds no comma. Columns:
+    /// `user_id`, `event_type`, `category`, `actor`, `workspace_id`, `task_id`, `agent_role`, `agent_provider`,
+    /// `destination`, `method`, `path`, `decision`, `reason`, `capability_name`, `phase`, `policy_type`. May be repeated.
+    #[serde(rename = "filter[]", skip_serializing_if = "Vec::is_empty")]
+    #[schema(schema_with = crate::schemas::conditions)]
+    pub filter: Vec<String>,
     /// Only rows at or after this.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -162,6 +181,212 @@ pub struct AuditListQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 1, maximum = 10000)]
     pub limit: Option<u32>,
+}
+
+/// Parameters of the review of access.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessReviewQuery {
+    /// Only what was decided so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = crate::schemas::audit_decision)]
+    pub decision: Option<Decision>,
+    /// Only requests, or only names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub policy_type: Option<PolicyType>,
+    /// Only decisions at or after this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub from: Option<Timestamp>,
+    /// Only decisions before this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub to: Option<Timestamp>,
+}
+
+/// What was decided about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyType {
+    /// A request.
+    Http,
+    /// A name.
+    Dns,
+}
+
+impl PolicyType {
+    /// Its spelling in rows.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Dns => "dns",
+        }
+    }
+}
+
+/// Decisions that are alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AccessReviewEntry {
+    /// Host, with a port where it is not the scheme's.
+    pub destination: String,
+    /// HTTP method, or DNS question type.
+    pub method: String,
+    /// Path without query; empty for names.
+    pub path: String,
+    /// Whether it went out.
+    #[schema(schema_with = crate::schemas::audit_decision)]
+    pub decision: Decision,
+    /// Why, the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The capability that decided, the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capability_name: Option<String>,
+    /// How often.
+    pub count: u64,
+    /// When last.
+    pub last_seen: Timestamp,
+}
+
+/// What the agents of a role have asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AccessReview {
+    /// The entries, the one seen last first.
+    pub entries: Vec<AccessReviewEntry>,
+    /// Present where there were more than 50,000 decisions: the newest were counted, none before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete_from: Option<Timestamp>,
+}
+
+/// Parameters of the list of checkpoints.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointListQuery {
+    /// Where the page begins, from the page before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, max_length = 512)]
+    pub cursor: Option<String>,
+    /// Checkpoints of a page; 100 when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1, maximum = 10000)]
+    pub limit: Option<u32>,
+}
+
+/// A signed statement of how far the audit log went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditCheckpoint {
+    /// Its number, from 1.
+    pub number: u64,
+    /// The last row that it covers.
+    pub seq: u64,
+    /// The SHA-256 of the payload in hexadecimal: keep number and hash somewhere else, and nothing before can be changed
+    /// or cut off without your noticing.
+    pub hash: String,
+    /// What is signed, as text: canonical JSON.
+    pub payload: String,
+    /// The Ed25519 signature of the payload, in hexadecimal.
+    pub signature: String,
+}
+
+/// Checkpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditCheckpointList {
+    /// The checkpoints, oldest first.
+    pub checkpoints: Vec<AuditCheckpoint>,
+    /// Where the next page begins; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// A key that signs checkpoints, or did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditKey {
+    /// The SHA-256 of the public key, in hexadecimal.
+    pub id: String,
+    /// The Ed25519 public key, in hexadecimal.
+    pub public_key: String,
+    /// When it signed first; absent when it has not yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_used_at: Option<Timestamp>,
+    /// Whether it signs now.
+    pub current: bool,
+}
+
+/// The keys of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditKeyList {
+    /// The keys, oldest first.
+    pub keys: Vec<AuditKey>,
+}
+
+/// Parameters of an export.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditExportQuery {
+    /// Begin after the row at this position; at the first row when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, maximum = 9007199254740991_u64)]
+    pub after: Option<u64>,
+}
+
+/// A line of an export. `docs/audit-log.md` describes the form, byte for byte.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum AuditExportLine {
+    /// The first line.
+    Header {
+        /// The version of the form.
+        freehold_audit: u32,
+        /// The organization.
+        #[schema(schema_with = crate::schemas::organization_id)]
+        organization: OrganizationId,
+        /// Rows begin after this position.
+        after: u64,
+        /// The hash of the chain there, in hexadecimal.
+        previous: String,
+        /// The keys that signed.
+        keys: Vec<AuditExportKey>,
+    },
+    /// A row.
+    Row {
+        /// The hash of the chain up to and with this row, in hexadecimal.
+        hash: String,
+        /// The row with `seq`, as canonical JSON.
+        #[schema(schema_with = crate::schemas::any_object)]
+        row: serde_json::Value,
+    },
+    /// A checkpoint.
+    Checkpoint {
+        /// The payload, as canonical JSON.
+        #[schema(schema_with = crate::schemas::any_object)]
+        checkpoint: serde_json::Value,
+        /// The Ed25519 signature of the payload, in hexadecimal.
+        signature: String,
+    },
+    /// The last line. An export without it was cut off.
+    End {
+        /// How it ended.
+        end: AuditExportEnd,
+    },
+}
+
+/// A key in the first line of an export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditExportKey {
+    /// The SHA-256 of the public key, in hexadecimal.
+    pub id: String,
+    /// The Ed25519 public key, in hexadecimal.
+    pub public_key: String,
+}
+
+/// The last line of an export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditExportEnd {
+    /// The position of the last row.
+    pub seq: u64,
+    /// The SHA-256 of all bytes before this line, in hexadecimal.
+    pub sha256: String,
 }
 
 /// Parameters of an event stream.
@@ -186,6 +411,9 @@ pub struct AuditEventList {
 
 const TAG: &str = "activity and audit";
 const READ: Guard = Guard::Rights(&[Right::WorkspaceRead]);
+const WHOLE: Guard = Guard::Rights(&[Right::AuditReadAll]);
+const LIST: &str = "With `audit:read:own`, the rows that the caller caused. A page looks at no more than 10,000 rows for those that \
+                    fit; one that found fewer than `limit` has a `cursor` nevertheless while there is more to look at.";
 const STREAM: &str = "Server-sent events: `event: activity`, `id:` the row's commit sequence, `data:` the row. Begins with \
                       what is committed from now on, or after `Last-Event-ID` when that header is sent, without loss or \
                       duplicate. A comment is sent every 15 seconds; the stream is closed after 5 minutes, and a reader \
@@ -221,11 +449,67 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/v1/workspaces/{id}/audit",
         tag: TAG,
         summary: "List a workspace's decisions and changes",
-        description: "The creator of the workspace sees every row of it.",
+        description: "The creator of the workspace sees every row of it. Filters and pages are those of `GET /v1/audit`.",
         guard: Guard::Rights(&[Right::WorkspaceRead, Right::AuditRead]),
         query: Some(schema::<AuditListQuery>()),
         answer: Answer::Json(schema::<AuditEventList>()),
         errors: &[ErrorCode::WorkspaceNotFound, ErrorCode::WorkspaceNotVisible, ErrorCode::InvalidCursor],
+        ..Operation::BASE
+    },
+    Operation {
+        id: "audit_list",
+        path: "/v1/audit",
+        tag: TAG,
+        summary: "List the organization's decisions and changes",
+        description: LIST,
+        guard: Guard::Rights(&[Right::AuditRead]),
+        query: Some(schema::<AuditListQuery>()),
+        answer: Answer::Json(schema::<AuditEventList>()),
+        errors: &[ErrorCode::InvalidCursor],
+        ..Operation::BASE
+    },
+    Operation {
+        id: "audit_export",
+        path: "/v1/audit/export",
+        tag: TAG,
+        summary: "Export the audit log for verification",
+        description: "Lines of JSON: every row in the order of the hash chain, with its signed checkpoints. Ends with a checkpoint \
+                      over its last row, which is made when there is none yet.",
+        guard: WHOLE,
+        query: Some(schema::<AuditExportQuery>()),
+        answer: Answer::Lines(schema::<AuditExportLine>()),
+        errors: &[ErrorCode::TooManyRequests],
+        ..Operation::BASE
+    },
+    Operation {
+        id: "audit_checkpoint_list",
+        path: "/v1/audit/checkpoints",
+        tag: TAG,
+        summary: "List the signed checkpoints of the audit log",
+        guard: WHOLE,
+        query: Some(schema::<CheckpointListQuery>()),
+        answer: Answer::Json(schema::<AuditCheckpointList>()),
+        errors: &[ErrorCode::InvalidCursor],
+        ..Operation::BASE
+    },
+    Operation {
+        id: "audit_key_list",
+        path: "/v1/audit/keys",
+        tag: TAG,
+        summary: "List the public keys that sign the audit log",
+        answer: Answer::Json(schema::<AuditKeyList>()),
+        ..Operation::BASE
+    },
+    Operation {
+        id: "role_access_review",
+        path: "/v1/agent-roles/{id}/access-review",
+        tag: TAG,
+        summary: "Review what a role's agents have asked for",
+        description: "The policy decisions about the role's workspaces, like ones counted together: by destination, method, path and \
+                      decision.",
+        query: Some(schema::<AccessReviewQuery>()),
+        answer: Answer::Json(schema::<AccessReview>()),
+        errors: &[ErrorCode::RoleNotFound],
         ..Operation::BASE
     },
     Operation {

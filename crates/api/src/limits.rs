@@ -18,3 +18,7 @@ pub const SESSION_PAGE_DEFAULT: u32 = 20;
 pub const EXEC_TIMEOUT_SECONDS_DEFAULT: u32 = 60;
 /// Characters of an `Idempotency-Key`.
 pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
+/// Conditions of a filter of the audit log.
+pub const CONDITIONS_MAX: usize = 16;
+/// Characters of a condition.
+pub const CONDITION_CHARS_MAX: usize = 4096;

@@ -73,6 +73,15 @@ pub fn model_id_or_null() -> Object {
     or_null(model_id())
 }
 
+/// Conditions of a filter.
+pub fn conditions() -> utoipa::openapi::schema::Array {
+    let condition = text().max_length(Some(crate::limits::CONDITION_CHARS_MAX)).build();
+    utoipa::openapi::schema::ArrayBuilder::new()
+        .items(RefOr::T(Schema::Object(condition)))
+        .max_items(Some(crate::limits::CONDITIONS_MAX))
+        .build()
+}
+
 /// A map of short texts.
 pub fn text_map() -> Object {
     ObjectBuilder::new()

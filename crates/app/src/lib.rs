@@ -18,6 +18,7 @@ pub mod member;
 pub mod once;
 pub mod policy;
 pub mod ports;
+pub mod proof;
 pub mod provider;
 pub mod role;
 mod seats;
@@ -35,7 +36,10 @@ use uuid::Uuid;
 
 pub use auth::{Secret, Standing};
 pub use error::{Error, Thing};
-pub use freehold_store::{AuditFilter, AuditRow, Error as StoreError, Order, PAGE_MAX, Page};
+pub use freehold_store::{
+    AuditFilter, AuditPage, AuditRow, Error as StoreError, Order, PAGE_MAX, Page, Review, ReviewEntry,
+    ReviewFilter, SignedCheckpoint,
+};
 pub use once::{Once, Outcome};
 pub use ports::Ports;
 
@@ -63,6 +67,7 @@ struct Inner {
     callers: auth::Cache,
     tails: stream::Tails,
     execs: Arc<seats::Seats>,
+    exports: Arc<seats::Seats>,
 }
 
 impl std::fmt::Debug for App {
@@ -76,8 +81,9 @@ impl App {
     pub fn new(store: Store, ports: Ports, settings: Settings) -> Self {
         let callers = auth::Cache::new(store.subscribe(freehold_store::Topic::Callers));
         let execs = seats::Seats::new(exec::EXECS_PER_CALLER_MAX, "commands");
+        let exports = seats::Seats::new(proof::EXPORTS_PER_CALLER_MAX, "exports");
         let tails = stream::Tails::default();
-        Self { inner: Arc::new(Inner { store, ports, settings, callers, tails, execs }) }
+        Self { inner: Arc::new(Inner { store, ports, settings, callers, tails, execs, exports }) }
     }
 
     /// What holds where a role says nothing.

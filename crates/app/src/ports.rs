@@ -17,6 +17,8 @@ pub struct Ports {
     pub sealer: Arc<dyn SecretSealer>,
     /// The bytes of uploaded files.
     pub uploads: Arc<dyn UploadStore>,
+    /// What signs checkpoints of the audit log.
+    pub signer: Arc<dyn AuditSigner>,
 }
 
 /// Why an agent could not be asked.
@@ -103,6 +105,14 @@ pub trait SecretSealer: Send + Sync {
         credential: CredentialId,
         secret: &[u8],
     ) -> Result<Vec<u8>, SealError>;
+}
+
+/// What signs checkpoints of the audit log, with Ed25519.
+pub trait AuditSigner: Send + Sync {
+    /// The public half of the key.
+    fn public_key(&self) -> [u8; 32];
+    /// The signature of a message, 64 bytes.
+    fn sign(&self, message: &[u8]) -> Vec<u8>;
 }
 
 /// Why the bytes of a file could not be kept or read.

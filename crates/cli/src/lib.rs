@@ -15,6 +15,7 @@ mod follow;
 mod input;
 mod output;
 mod progress;
+mod proof;
 mod resolve;
 mod terminal;
 mod text;

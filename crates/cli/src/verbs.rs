@@ -77,6 +77,8 @@ pub enum Verb {
     /// Follow what happens in the organization
     #[command(after_help = activity::EXAMPLES)]
     Activity(Calling<activity::Activity>),
+    /// The audit log: list, review, export and verify it
+    Audit(Group<audit::log::Audit>),
     /// Check and try capabilities, what roles allow, without a server
     Caps(Group<caps::Caps>),
     /// Print a completion script for a shell
@@ -130,6 +132,7 @@ pub(crate) async fn run(verb: Verb, environment: &Environment, console: &mut Con
         Verb::Key(it) => group!(it, key::run),
         Verb::Session(it) => group!(it, session::run),
         Verb::Activity(it) => call!(it, activity::run),
+        Verb::Audit(it) => audit::log::run(it.verb, environment, console).await,
         Verb::Caps(it) => caps::run(it.verb, console),
         Verb::Completions { shell } => completions(shell, environment, console),
         Verb::Demo(demo) => demo::run(demo, environment, console).await,

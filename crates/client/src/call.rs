@@ -102,7 +102,11 @@ impl Call {
 
     pub(crate) fn query<Q: Serialize>(mut self, query: &Q) -> Self {
         if let Ok(Value::Object(fields)) = serde_json::to_value(query) {
-            self.query = fields.into_iter().map(|(name, value)| (name, plain(&value))).collect();
+            let pairs = |(name, value): (String, Value)| match value {
+                Value::Array(values) => values.iter().map(|value| (name.clone(), plain(value))).collect(),
+                value => vec![(name, plain(&value))],
+            };
+            self.query = fields.into_iter().flat_map(pairs).collect();
         }
         self
     }

@@ -32,15 +32,23 @@ pub enum ExecEvent {
 
 /// The events of one command. Dropping it closes the connection, which kills the command.
 pub struct ExecStream {
-    lines: BoxStream<'static, Result<String, tokio_util::codec::LinesCodecError>>,
-    address: String,
+    lines: BoxStream<'static, Result<String, Error>>,
+}
+
+/// The lines of an answer, as they come.
+pub(crate) fn lines(
+    client: &Client,
+    response: reqwest::Response,
+) -> BoxStream<'static, Result<String, Error>> {
+    let address = client.address().to_owned();
+    let reader = StreamReader::new(response.bytes_stream().map_err(std::io::Error::other));
+    let lines = FramedRead::new(reader, LinesCodec::new_with_max_length(LINE_BYTES_MAX));
+    lines.map_err(move |source| Error::Broken { address: address.clone(), source: source.into() }).boxed()
 }
 
 impl ExecStream {
     pub(crate) fn new(client: &Client, response: reqwest::Response) -> Self {
-        let reader = StreamReader::new(response.bytes_stream().map_err(std::io::Error::other));
-        let lines = FramedRead::new(reader, LinesCodec::new_with_max_length(LINE_BYTES_MAX)).boxed();
-        Self { lines, address: client.address().to_owned() }
+        Self { lines: lines(client, response) }
     }
 
     /// The next event.
@@ -49,13 +57,7 @@ impl ExecStream {
     /// When the connection breaks, the server says that the command was lost, or the output ends without
     /// [`ExecEvent::Ended`].
     pub async fn next(&mut self) -> Result<ExecEvent, Error> {
-        let line = match self.lines.next().await {
-            None => return Err(Error::Cut),
-            Some(Err(source)) => {
-                return Err(Error::Broken { address: self.address.clone(), source: source.into() });
-            }
-            Some(Ok(line)) => line,
-        };
+        let line = self.lines.next().await.ok_or(Error::Cut)??;
         let contract = |source| Error::Contract { operation: "workspace_exec", source };
         match serde_json::from_str(&line).map_err(contract)? {
             ExecLine::Output { stream, data_base64 } => {

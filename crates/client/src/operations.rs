@@ -4,7 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use freehold_api::{
     api_key::{ApiKeyCreate, ApiKeyCreated, ApiKeyList},
-    audit::{ActivityListQuery, AuditEventList, AuditListQuery},
+    audit::{
+        AccessReview, AccessReviewQuery, ActivityListQuery, AuditCheckpointList, AuditEventList,
+        AuditExportQuery, AuditKeyList, AuditListQuery, CheckpointListQuery,
+    },
     config::{Config, MeSession},
     credential::{Credential, CredentialCreate, CredentialList},
     limits::EXEC_TIMEOUT_SECONDS_DEFAULT,
@@ -19,7 +22,10 @@ use freehold_model::{ApiKeyId, CredentialId, ProviderId, RoleId, SessionId, Task
 use futures::stream::BoxStream;
 use serde_json::Value;
 
-use crate::{ActivityEvent, ActivityScope, Answer, Client, Error, ExecStream, activity, call::Call};
+use crate::{ActivityEvent, ActivityScope, Answer, Client, Error, ExecStream, activity, call::Call, exec};
+
+/// How long one connection of an export may take.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// How much longer than its command an exec request may take.
 const EXEC_MARGIN: Duration = Duration::from_secs(60);
@@ -109,6 +115,14 @@ operations! {
     workspace_activity_list(id: WorkspaceId) query ActivityListQuery => AuditEventList;
     /// A workspace's decisions and changes.
     workspace_audit_list(id: WorkspaceId) query AuditListQuery => AuditEventList;
+    /// The organization's decisions and changes.
+    audit_list() query AuditListQuery => AuditEventList;
+    /// The signed checkpoints of the audit log, oldest first.
+    audit_checkpoint_list() query CheckpointListQuery => AuditCheckpointList;
+    /// The public keys that sign the audit log.
+    audit_key_list() => AuditKeyList;
+    /// What a role's agents have asked for.
+    role_access_review(id: RoleId) query AccessReviewQuery => AccessReview;
     /// Credentials, without their secrets.
     credential_list() query ListQuery => CredentialList;
     /// Creates a credential.
@@ -173,6 +187,20 @@ impl Client {
         Ok(ExecStream::new(self, self.send(&call).await?))
     }
 
+    /// The lines of an export of the audit log, as the server sends them and without their ends. One that breaks off has no
+    /// `end` line.
+    ///
+    /// # Errors
+    /// Those of [`Error`], before the first line; later ones come from the stream.
+    pub async fn audit_export(
+        &self,
+        query: &AuditExportQuery,
+    ) -> std::result::Result<BoxStream<'static, std::result::Result<String, Error>>, Error> {
+        let mut call = Call::new("audit_export").query(query);
+        call.timeout = EXPORT_TIMEOUT;
+        Ok(exec::lines(self, self.send(&call).await?))
+    }
+
     /// Follows activity: rows as they are committed, from the moment this answers, or after the row at `last_id`. The
     /// stream goes on over connections that end or break, without loss or duplicate; it ends only with an error.
     ///
@@ -199,6 +227,7 @@ mod tests {
             "task_cancel",
             "workspace_exec",
             "activity_stream",
+            "audit_export",
             "workspace_activity_stream",
             // For browsers, documents and collectors.
             "openapi_view",

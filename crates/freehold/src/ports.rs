@@ -5,12 +5,13 @@ use std::{os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time
 use async_trait::async_trait;
 use bytes::Bytes;
 use freehold_app::ports::{
-    AgentError, AgentPort, ExecEvent, ExecRequest, ExecStream, OutputStream, SealError, SecretSealer,
+    AgentError, AgentPort, AuditSigner, ExecEvent, ExecRequest, ExecStream, OutputStream, SealError,
+    SecretSealer,
 };
 use freehold_driver::{Exec, ExecSpec, PodDriver};
 use freehold_model::{CredentialId, OrganizationId, PodId, workspace::Workspace};
 use freehold_reconcile::{AgentUnreachable, Handle};
-use freehold_vault::Vault;
+use freehold_vault::{SigningKey, Vault};
 use futures::StreamExt;
 use rustix::io::Errno;
 use serde_json::Value;
@@ -208,4 +209,17 @@ impl SecretSealer for Sealer {
 /// What a credential's secret is bound to, so that it opens for no other.
 pub fn sealing_context(organization: OrganizationId, credential: CredentialId) -> String {
     format!("{organization}/{credential}")
+}
+
+/// The key of the data directory, as checkpoints need it.
+pub struct Signer(pub SigningKey);
+
+impl AuditSigner for Signer {
+    fn public_key(&self) -> [u8; 32] {
+        self.0.public_key()
+    }
+
+    fn sign(&self, message: &[u8]) -> Vec<u8> {
+        self.0.sign(message)
+    }
 }

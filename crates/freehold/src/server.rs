@@ -17,7 +17,7 @@ use freehold_driver_local::{LocalDriver, PodRoot};
 use freehold_model::UploadId;
 use freehold_reconcile as reconcile;
 use freehold_store::Store;
-use freehold_vault::Vault;
+use freehold_vault::{SigningKey, Vault};
 use object_store::local::LocalFileSystem;
 use rustix::{
     fs::FlockOperation,
@@ -31,7 +31,7 @@ use crate::{
     control,
     gate::{EgressGate, StoreSink},
     machine,
-    ports::{Agents, NoAgents, Sealer},
+    ports::{Agents, NoAgents, Sealer, Signer},
 };
 
 /// The file that tells where the server listens, for programs that let it choose a port.
@@ -41,6 +41,8 @@ const ADDRESS_FILE: &str = "server.addr";
 const OWNER_FILE: &str = "owner.key";
 /// The database, in the data directory, where no other is configured.
 const DATABASE_FILE: &str = "freehold.db";
+/// The file with the key that signs the audit log.
+const AUDIT_KEY_FILE: &str = "audit.key";
 /// The file that a running server holds locked; it stays.
 const LOCK_FILE: &str = "lock";
 
@@ -106,6 +108,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
         agent: Arc::new(Agents::new(reconciler.handle(), driver.clone())),
         sealer: Arc::new(Sealer(vault)),
         uploads,
+        signer: Arc::new(Signer(SigningKey::open(&data.path(AUDIT_KEY_FILE))?)),
     };
     let app = App::new(store.clone(), ports, app_settings(&config, address));
     first_start(&app, &data).await?;
@@ -116,13 +119,20 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let reconcile_task = tokio::spawn(reconciler.run(async move { stopped.cancelled().await }));
     write_file(data.root(), ADDRESS_FILE, &address.to_string(), 0o644)?;
     tracing::info!(server.address = %address, server.data_dir = %data.0.display(), "listening on http://{address}");
-    let api = freehold_http::Server::new(app, api_options(&config))?;
+    let checkpoints = tokio::spawn({
+        let app = app.clone();
+        async move { app.keep_checkpoints().await }
+    });
+    let api = freehold_http::Server::new(app.clone(), api_options(&config))?;
     api.serve(listener, shutdown.clone().cancelled_owned()).await?;
 
     shutdown.cancel();
     reconcile_task.await?;
     egress_task.await?;
     control_task.await?;
+    checkpoints.abort();
+    // After everybody who writes rows.
+    app.checkpoint_all().await;
     store.close().await;
     if abandoned.is_cancelled() {
         for pod in driver.observe().await? {
@@ -309,6 +319,7 @@ pub fn offline_app(config: &Config, store: Store) -> anyhow::Result<App> {
         agent: Arc::new(NoAgents),
         sealer: Arc::new(Sealer(Arc::new(Vault::open(&data_dir.join("master.key"))?))),
         uploads: open_uploads(data_dir)?,
+        signer: Arc::new(Signer(SigningKey::open(&data_dir.join(AUDIT_KEY_FILE))?)),
     };
     Ok(App::new(store, ports, app_settings(config, config.server.listen)))
 }

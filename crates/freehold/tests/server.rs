@@ -14,6 +14,8 @@ mod full_disk;
 mod hostile;
 #[path = "server/operators.rs"]
 mod operators;
+#[path = "server/proof.rs"]
+mod proof;
 #[path = "server/restarts.rs"]
 mod restarts;
 #[path = "server/tasks.rs"]

@@ -151,7 +151,7 @@ fn query(shared: &Shared, operation: &Operation, uri: &Uri) -> Result<Value, Fai
         if name.contains('\u{fffd}') || value.contains('\u{fffd}') {
             return Err(Failure::field("query", "is not UTF-8"));
         }
-        if pairs.iter().any(|(earlier, _)| *earlier == name) {
+        if pairs.iter().any(|(earlier, _)| *earlier == name) && !shared.document.is_list(&schema, &name) {
             return Err(Failure::field(&name, "is given twice"));
         }
         pairs.push((name.into_owned(), value.into_owned()));

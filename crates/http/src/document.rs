@@ -77,11 +77,22 @@ impl Document {
     /// as one; what does not read stays text, which the check then refuses.
     pub fn object_of(&self, schema: &str, pairs: Vec<(String, String)>) -> Value {
         let properties = &self.components[schema]["properties"];
-        let typed = pairs.into_iter().map(|(name, text)| {
-            let value = read(&properties[&name]["type"], text);
-            (name, value)
-        });
-        Value::Object(Map::from_iter(typed))
+        let mut object = Map::new();
+        for (name, text) in pairs {
+            if self.is_list(schema, &name) {
+                let list = object.entry(name).or_insert_with(|| Value::Array(Vec::new()));
+                list.as_array_mut().into_iter().for_each(|list| list.push(Value::String(text.clone())));
+            } else {
+                let value = read(&properties[&name]["type"], text);
+                object.insert(name, value);
+            }
+        }
+        Value::Object(object)
+    }
+
+    /// Whether this parameter may be given several times.
+    pub fn is_list(&self, schema: &str, name: &str) -> bool {
+        self.components[schema]["properties"][name]["type"] == "array"
     }
 }
 

@@ -72,6 +72,17 @@ pub(crate) fn page<T, W: Serialize>(
     let full = rows.len() > limit as usize || (limit == PAGE_MAX && rows.len() == limit as usize);
     rows.truncate(limit as usize);
     let cursor = rows.last().filter(|_| full).map(cursor);
+    answer(call, field, rows, cursor, wire)
+}
+
+/// Answers these rows, and where the next page begins.
+pub(crate) fn answer<T, W: Serialize>(
+    call: &Call,
+    field: Option<&'static str>,
+    rows: Vec<T>,
+    cursor: Option<String>,
+    wire: fn(T) -> W,
+) -> Result<Response, Failure> {
     let (open, mut close) = brackets(field);
     if let Some(cursor) = cursor.filter(|_| field.is_some()) {
         let cursor = serde_json::to_string(&cursor).map_err(Failure::internal)?;

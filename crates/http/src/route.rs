@@ -4,6 +4,7 @@ mod audit;
 mod config;
 mod credential;
 mod key;
+mod proof;
 mod provider;
 mod role;
 mod service;
@@ -24,6 +25,7 @@ fn handlers() -> impl Iterator<Item = &'static (&'static str, Handler)> {
         config::HANDLERS,
         credential::HANDLERS,
         key::HANDLERS,
+        proof::HANDLERS,
         provider::HANDLERS,
         role::HANDLERS,
         service::HANDLERS,

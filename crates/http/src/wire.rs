@@ -188,6 +188,45 @@ pub(crate) fn audit_event(event: model::audit::AuditEvent) -> api::audit::AuditE
         detail: event.detail,
         auth_applied: event.auth_applied,
         auth_failures: event.auth_failures,
+        transforms_failed: event.transforms_failed,
+        budget_snapshot: event.budget_snapshot,
+        budget_ceilings: event.budget_ceilings,
+    }
+}
+
+pub(crate) fn access_review(review: freehold_app::Review) -> api::audit::AccessReview {
+    let entry = |entry: freehold_app::ReviewEntry| api::audit::AccessReviewEntry {
+        destination: entry.destination,
+        method: entry.method,
+        path: entry.path,
+        decision: entry.decision,
+        reason: entry.reason,
+        capability_name: entry.capability_name,
+        count: entry.count,
+        last_seen: entry.last_seen,
+    };
+    api::audit::AccessReview {
+        entries: review.entries.into_iter().map(entry).collect(),
+        complete_from: review.complete_from,
+    }
+}
+
+pub(crate) fn checkpoint(signed: freehold_app::SignedCheckpoint) -> api::audit::AuditCheckpoint {
+    api::audit::AuditCheckpoint {
+        number: signed.number,
+        seq: signed.seq,
+        hash: hex::encode(signed.hash()),
+        signature: hex::encode(signed.signature),
+        payload: signed.payload,
+    }
+}
+
+pub(crate) fn audit_key(key: freehold_app::proof::AuditKey) -> api::audit::AuditKey {
+    api::audit::AuditKey {
+        id: key.id,
+        public_key: hex::encode(key.public_key),
+        first_used_at: key.first_used_at,
+        current: key.is_current,
     }
 }
 

@@ -3,6 +3,8 @@
 
 #[path = "routes/activity.rs"]
 mod activity;
+#[path = "routes/audit.rs"]
+mod audit;
 #[path = "routes/auth.rs"]
 mod auth;
 #[path = "routes/config.rs"]

@@ -1,5 +1,7 @@
 //! The audit log: immutable rows of changes, decisions and activity, one hash chain per organization.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -119,6 +121,167 @@ slugs! {
     }
 }
 
+slugs! {
+    /// A column that a list can be filtered by.
+    Column {
+        /// Who caused it.
+        UserId => "user_id",
+        /// What happened.
+        EventType => "event_type",
+        /// What kind of row it is.
+        Category => "category",
+        /// Who wrote it.
+        Actor => "actor",
+        /// The workspace.
+        WorkspaceId => "workspace_id",
+        /// The task.
+        TaskId => "task_id",
+        /// The role's name.
+        AgentRole => "agent_role",
+        /// The provider's name.
+        AgentProvider => "agent_provider",
+        /// Host, with a port where it is not the scheme's.
+        Destination => "destination",
+        /// HTTP method, or DNS question type.
+        Method => "method",
+        /// Path without query.
+        Path => "path",
+        /// Whether it went out.
+        Decision => "decision",
+        /// Why.
+        Reason => "reason",
+        /// The capability that decided.
+        CapabilityName => "capability_name",
+        /// Where in the exchange it was decided.
+        Phase => "phase",
+        /// `http` or `dns`.
+        PolicyType => "policy_type",
+    }
+}
+
+impl Column {
+    /// Whether a row can have this value there: closed sets and ids know what is none of theirs.
+    pub fn admits(self, value: &str) -> bool {
+        match self {
+            Self::EventType => value.parse::<EventType>().is_ok(),
+            Self::Category => value.parse::<Category>().is_ok(),
+            Self::Actor => value.parse::<Actor>().is_ok(),
+            Self::Decision => value.parse::<Decision>().is_ok(),
+            Self::WorkspaceId => value.parse::<WorkspaceId>().is_ok(),
+            Self::TaskId => value.parse::<TaskId>().is_ok(),
+            Self::UserId
+            | Self::AgentRole
+            | Self::AgentProvider
+            | Self::Destination
+            | Self::Method
+            | Self::Path
+            | Self::Reason
+            | Self::CapabilityName
+            | Self::Phase
+            | Self::PolicyType => !value.is_empty(),
+        }
+    }
+}
+
+/// What a filter asks of a column. A row without a value there counts as having the empty one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Test {
+    /// One of these.
+    In(Vec<String>),
+    /// None of these.
+    NotIn(Vec<String>),
+    /// Any value at all.
+    Present,
+}
+
+/// One condition of a filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// Of which column.
+    pub column: Column,
+    /// What is asked.
+    pub test: Test,
+}
+
+impl std::fmt::Display for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.test {
+            Test::In(values) => write!(f, "{}={}", self.column, values.join(",")),
+            Test::NotIn(values) => write!(f, "{}!={}", self.column, values.join(",")),
+            Test::Present => write!(f, "{}!=", self.column),
+        }
+    }
+}
+
+/// The most values of one condition.
+pub const CONDITION_VALUES_MAX: usize = 64;
+
+/// Why a text is no condition.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadCondition(String);
+
+impl std::str::FromStr for Condition {
+    type Err = BadCondition;
+
+    /// Reads `column=value,value`, `column!=value,value` or `column!=`.
+    fn from_str(text: &str) -> Result<Self, BadCondition> {
+        let columns = || Column::ALL.iter().map(|column| column.as_str()).collect::<Vec<_>>().join(", ");
+        let form = || {
+            let columns = columns();
+            BadCondition(format!(
+                "must be `column=value[,value]`, `column!=value[,value]` or `column!=`, with a column of: {columns}"
+            ))
+        };
+        let (left, values) = text.split_once('=').ok_or_else(form)?;
+        let (name, is_negative) = left.strip_suffix('!').map_or((left, false), |name| (name, true));
+        let column: Column = name.parse().map_err(|_| form())?;
+        if values.is_empty() && is_negative {
+            return Ok(Self { column, test: Test::Present });
+        }
+        let values: Vec<String> = values.split(',').map(str::to_owned).collect();
+        if values.len() > CONDITION_VALUES_MAX {
+            return Err(BadCondition(format!("has more than {CONDITION_VALUES_MAX} values")));
+        }
+        if let Some(value) = values.iter().find(|value| !column.admits(value)) {
+            let value: String = value.chars().take(64).collect();
+            return Err(BadCondition(format!("`{value}` is no value of the column `{column}`")));
+        }
+        let test = if is_negative { Test::NotIn(values) } else { Test::In(values) };
+        Ok(Self { column, test })
+    }
+}
+
+slugs! {
+    /// The form of a checkpoint's payload.
+    CheckpointFormat {
+        /// The first, and so far the only one.
+        V1 => "freehold-audit-checkpoint-1",
+    }
+}
+
+/// What a checkpoint says. Its canonical JSON (RFC 8785) is signed with Ed25519.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    /// The form of this payload, which also keeps it from being taken for anything else that is signed.
+    pub format: CheckpointFormat,
+    /// The hash of the row at `seq`, in hexadecimal.
+    pub hash: String,
+    /// The key that signs: the SHA-256 of the public key, in hexadecimal.
+    pub key_id: String,
+    /// Its number, dense from 1.
+    pub number: u64,
+    /// The organization.
+    pub org_id: OrganizationId,
+    /// The SHA-256 of the payload before, in hexadecimal; zeros for the first.
+    pub previous: String,
+    /// The last row that it covers.
+    pub seq: u64,
+    /// When it was made.
+    pub timestamp: Timestamp,
+}
+
 /// The caller of rows that no person caused.
 pub const SYSTEM_USER: &str = "system";
 
@@ -191,14 +354,17 @@ pub struct AuditEvent {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub auth_applied: Vec<String>,
     /// Credentials that could not be injected, and why.
-    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    pub auth_failures: std::collections::BTreeMap<String, String>,
-    /// The counters of an allowed request, with the request.
-    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    pub budgets: crate::budget::Snapshots,
-    /// Counters that stopped a request, and why.
-    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    pub budget_reasons: std::collections::BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub auth_failures: BTreeMap<String, String>,
+    /// Transforms that could not be applied, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub transforms_failed: BTreeMap<String, String>,
+    /// Each budget that counted this request, as it stood after: by the counter's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub budget_snapshot: BTreeMap<String, Value>,
+    /// Budgets whose ceiling was applied to this request, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub budget_ceilings: BTreeMap<String, String>,
 }
 
 impl AuditEvent {
@@ -237,9 +403,10 @@ impl AuditEvent {
             policy_type: None,
             detail: None,
             auth_applied: Vec::new(),
-            auth_failures: std::collections::BTreeMap::new(),
-            budgets: std::collections::BTreeMap::new(),
-            budget_reasons: std::collections::BTreeMap::new(),
+            auth_failures: BTreeMap::new(),
+            transforms_failed: BTreeMap::new(),
+            budget_snapshot: BTreeMap::new(),
+            budget_ceilings: BTreeMap::new(),
         }
     }
 }

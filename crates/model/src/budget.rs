@@ -1,8 +1,6 @@
 //! Counters of budgets: which of them a use is counted in, and what is said of it.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
-
-use serde::{Deserialize, Serialize};
+use std::{fmt, sync::Arc};
 
 use crate::{OrganizationId, RoleId, SessionId, TaskId, Timestamp, WorkspaceId};
 
@@ -131,20 +129,6 @@ pub struct Leased {
     /// Whether it was said already, in this window, that the limit is near.
     pub warned: bool,
 }
-
-/// A counter in an audit row: as it was when the request was decided, the request included.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BudgetSnapshot {
-    /// What it counts.
-    pub unit: String,
-    /// How much is used, in the unit; money in millionths of a dollar.
-    pub used: u64,
-    /// How much there is.
-    pub limit: u64,
-}
-
-/// The counters of an audit row, by [`CounterKey::label`].
-pub type Snapshots = BTreeMap<String, BudgetSnapshot>;
 
 #[cfg(test)]
 mod tests {

@@ -196,6 +196,7 @@ json!(
     Vec<String>,
     Vec<PackId>,
     BTreeMap<String, String>,
+    BTreeMap<String, serde_json::Value>,
 );
 
 impl Column for task::Overrides {

@@ -31,7 +31,10 @@ pub use error::{Cause, Error, Rule};
 pub use page::{PAGE_MAX, Page};
 pub use resource::{
     api_key::{Caller, SecretHash},
-    audit::{AUDIT_ID_KEY, AuditFilter, AuditRow, CHAIN_START, ChainCheck, Order},
+    audit::{
+        AUDIT_ID_KEY, AuditFilter, AuditPage, AuditRow, CHAIN_START, ChainCheck, Order, REVIEW_ROWS_MAX,
+        Review, ReviewEntry, ReviewFilter, SCAN_ROWS_MAX, SignedCheckpoint, StoredKey,
+    },
     idempotency::IdempotencyRecord,
     organization::Organization,
     role::{ROLE_NAME_KEY, RoleFilter},

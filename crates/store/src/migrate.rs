@@ -26,6 +26,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0012_uploads", include_str!("migrations/0012_uploads.sql")),
     ("0013_audit_events", include_str!("migrations/0013_audit_events.sql")),
     ("0014_idempotency_keys", include_str!("migrations/0014_idempotency_keys.sql")),
+    ("0015_audit_proof", include_str!("migrations/0015_audit_proof.sql")),
 ];
 
 /// Any number, the same in every version: servers that start together take turns.
@@ -60,7 +61,8 @@ fn migrate(session: &mut Session) -> Result<(), Error> {
     }
     for (version, (name, sql)) in (1..).zip(MIGRATIONS).skip_while(|(version, _)| *version <= found) {
         let failed = |error| Error::open(format!("apply the migration {name}"), error);
-        session.connection.batch(&translate(sql, dialect)).map_err(failed)?;
+        let sql = without_known_columns(session, sql, dialect).map_err(failed)?;
+        session.connection.batch(&translate(&sql, dialect)).map_err(failed)?;
         let values = [
             Value::Int(version),
             crate::column::text(name),
@@ -76,6 +78,30 @@ fn migrate(session: &mut Session) -> Result<(), Error> {
         tracing::info!(store.version = known, store.from_version = found, "brought the database up to date");
     }
     session.connection.execute("COMMIT", &[]).map(drop)
+}
+
+/// SQLite cannot be told to add a column unless it is there: each `ADD COLUMN IF NOT EXISTS`, which stands on a line of
+/// its own, is made one that adds, or left out.
+fn without_known_columns(session: &mut Session, sql: &str, dialect: Dialect) -> Result<String, Error> {
+    const IF: &str = " ADD COLUMN IF NOT EXISTS ";
+    let mut out = String::with_capacity(sql.len());
+    for line in sql.lines() {
+        let added = line.strip_prefix("ALTER TABLE ").and_then(|rest| rest.split_once(IF));
+        match added.filter(|_| dialect == Dialect::Sqlite) {
+            None => out.push_str(line),
+            Some((table, column)) => {
+                let name = column.split(' ').next().unwrap_or(column);
+                let known = "SELECT COUNT(*) FROM pragma_table_info(?1) WHERE name = ?2";
+                let values = [crate::column::text(table), crate::column::text(name)];
+                let known: Vec<i64> = session.query(known, &values, |row| row.get("schema_versions"))?;
+                if known != [1] {
+                    out.push_str(&line.replace(IF, " ADD COLUMN "));
+                }
+            }
+        }
+        out.push('\n');
+    }
+    Ok(out)
 }
 
 /// The statement in the other dialect.

@@ -32,6 +32,7 @@ impl<C> Page<C> {
 }
 
 /// Conditions of a list, put together as its filters ask.
+#[derive(Clone)]
 pub(crate) struct Conditions<'a> {
     pub(crate) sql: String,
     pub(crate) values: Vec<Value<'a>>,

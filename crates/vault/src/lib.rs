@@ -8,6 +8,7 @@
 //! is wiped.
 
 mod key_file;
+mod signing;
 
 use std::{
     fmt, io,
@@ -19,6 +20,8 @@ use aws_lc_rs::{
     digest,
 };
 use zeroize::Zeroizing;
+
+pub use signing::{PUBLIC_KEY_BYTES, SigningKey};
 
 /// The length of the master key, in bytes.
 pub const KEY_BYTES: usize = 32;

@@ -1,4 +1,6 @@
-//! A workspace's audit rows as a table.
+//! Audit rows as a table, and the verbs on the audit log.
+
+pub(crate) mod log;
 
 use freehold_client::api::audit::AuditEvent;
 use freehold_model::audit::SYSTEM_USER;

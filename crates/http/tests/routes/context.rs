@@ -16,7 +16,8 @@ use freehold_app::{
     App, Ports, Settings,
     audit::Cause,
     ports::{
-        AgentError, AgentPort, ExecEvent, ExecRequest, ExecStream, OutputStream, SealError, SecretSealer,
+        AgentError, AgentPort, AuditSigner, ExecEvent, ExecRequest, ExecStream, OutputStream, SealError,
+        SecretSealer,
     },
     uploads::ObjectUploads,
 };
@@ -82,6 +83,19 @@ struct SimSealer;
 impl SecretSealer for SimSealer {
     fn seal(&self, _: OrganizationId, _: CredentialId, secret: &[u8]) -> Result<Vec<u8>, SealError> {
         Ok(secret.iter().map(|byte| byte ^ 0x55).collect())
+    }
+}
+
+/// Not a signature: tests of the whole server verify real ones.
+struct SimSigner;
+
+impl AuditSigner for SimSigner {
+    fn public_key(&self) -> [u8; 32] {
+        [7; 32]
+    }
+
+    fn sign(&self, _: &[u8]) -> Vec<u8> {
+        vec![8; 64]
     }
 }
 
@@ -160,6 +174,7 @@ impl Context {
             agent: Arc::clone(&agent) as _,
             sealer: Arc::new(SimSealer),
             uploads: Arc::new(ObjectUploads::new(Arc::new(objects))),
+            signer: Arc::new(SimSigner),
         };
         let settings = Settings {
             task_timeout_seconds: 3600,

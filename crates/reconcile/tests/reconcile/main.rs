@@ -49,7 +49,8 @@ async fn decisions_that_come_again_are_kept_once() {
     world.fleet.audit(again).await.unwrap();
     let filter = AuditFilter { event_types: vec![EventType::PolicyDecision], ..AuditFilter::default() };
     let store = world.app.store();
-    let kept = store.read(organization, move |tx| tx.audit_list(&filter, &Page::first(9))).await.unwrap();
+    let kept =
+        store.read(organization, move |tx| tx.audit_list(&filter, &Page::first(9))).await.unwrap().rows;
     assert_eq!(kept.len(), 5);
     let check = store.audit_verify(organization).await.unwrap();
     assert!(matches!(check, ChainCheck::Intact { .. }), "{check:?}");

@@ -7,7 +7,7 @@ use freehold_access::Actor;
 use freehold_app::{
     App, Outcome, Ports,
     fleet::{self, Fleet, JournalLimits, Place},
-    ports::{AgentError, AgentPort, ExecRequest, ExecStream, SealError, SecretSealer},
+    ports::{AgentError, AgentPort, AuditSigner, ExecRequest, ExecStream, SealError, SecretSealer},
     provider::ProviderNew,
     role::{RoleChange, RoleNew},
     task::{self, TaskNew},
@@ -78,6 +78,16 @@ impl SecretSealer for NoSecrets {
     }
 }
 
+impl AuditSigner for NoSecrets {
+    fn public_key(&self) -> [u8; 32] {
+        [0; 32]
+    }
+
+    fn sign(&self, _: &[u8]) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
 pub struct World {
     pub app: App,
     pub fleet: Fleet,
@@ -112,7 +122,12 @@ impl World {
             journal,
         };
         let fleet = Fleet::new(store.clone(), uploads.clone(), settings);
-        let ports = Ports { agent: Arc::new(NoAgents), sealer: Arc::new(NoSecrets), uploads };
+        let ports = Ports {
+            agent: Arc::new(NoAgents),
+            sealer: Arc::new(NoSecrets),
+            uploads,
+            signer: Arc::new(NoSecrets),
+        };
         let settings = freehold_app::Settings {
             task_timeout_seconds: 3600,
             idle_timeout_seconds: 0,
@@ -200,7 +215,7 @@ impl World {
         let page = Page::first(1000);
         let rows =
             self.app.workspace_activity_list(&self.owner, workspace, AuditFilter::default(), page).await;
-        rows.unwrap().into_iter().map(|row| row.event).collect()
+        rows.unwrap().into_events()
     }
 
     pub fn place(&self, workspace: WorkspaceId) -> Place {

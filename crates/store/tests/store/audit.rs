@@ -47,7 +47,7 @@ on_both_databases! {
         row.auth_failures.insert("other".to_owned(), "auth_unavailable".to_owned());
         let r = row.clone();
         assert_eq!(fixture.write(move |tx| tx.audit_append(&r)).await, 1);
-        let rows = fixture.read(|tx| tx.audit_list(&AuditFilter::default(), &Page::first(9))).await;
+        let rows = fixture.read(|tx| tx.audit_list(&AuditFilter::default(), &Page::first(9)).map(|page| page.rows)).await;
         assert_eq!(rows.iter().map(|row| row.event.clone()).collect::<Vec<_>>(), [row]);
         assert!(matches!(verify(&fixture).await, ChainCheck::Intact { seq: 1, .. }));
     }
@@ -101,7 +101,7 @@ on_both_databases! {
         row.path = Some("/a\0b".to_owned());
         row.timestamp = Timestamp::from_nanosecond(1_700_000_000_123_456_789).unwrap();
         fixture.write(move |tx| tx.audit_append(&row)).await;
-        let rows = fixture.read(|tx| tx.audit_list(&AuditFilter::default(), &Page::first(9))).await;
+        let rows = fixture.read(|tx| tx.audit_list(&AuditFilter::default(), &Page::first(9)).map(|page| page.rows)).await;
         assert_eq!(rows[0].event.path.as_deref(), Some("/a\u{fffd}b"));
         assert_eq!(rows[0].event.timestamp.as_nanosecond(), 1_700_000_000_123_456_000);
         assert!(matches!(verify(&fixture).await, ChainCheck::Intact { .. }));
@@ -112,7 +112,7 @@ on_both_databases! {
         let rows = fixture.read(|tx| tx.activity_after(0, None, 1)).await;
         assert_eq!(rows[0].seq, 2);
         let filter = AuditFilter { order: Order::Ascending, ..AuditFilter::default() };
-        let rows = fixture.read(move |tx| tx.audit_list(&filter, &Page::first(9))).await;
+        let rows = fixture.read(move |tx| tx.audit_list(&filter, &Page::first(9)).map(|page| page.rows)).await;
         let mut hash = CHAIN_START;
         for row in rows {
             let mut json = serde_json::to_value(&row.event).unwrap();
@@ -147,7 +147,7 @@ on_both_databases! {
             let mut after: Option<(Timestamp, EventId)> = None;
             for _ in 0..5 {
                 let filter = AuditFilter { order, ..AuditFilter::default() };
-                let page = fixture.read(move |tx| tx.audit_list(&filter, &Page { after, limit: 2 })).await;
+                let page = fixture.read(move |tx| tx.audit_list(&filter, &Page { after, limit: 2 }).map(|page| page.rows)).await;
                 after = page.last().map(|row| (row.event.timestamp, row.event.id));
                 seen.extend(page.into_iter().map(|row| row.event.id));
                 if after.is_none() {
@@ -181,12 +181,12 @@ on_both_databases! {
         for filter in filters {
             let seen = fixture.read({
                 let filter = filter.clone();
-                move |tx| tx.audit_list(&filter, &Page::first(9))
+                move |tx| tx.audit_list(&filter, &Page::first(9)).map(|page| page.rows)
             }).await;
             assert_eq!(seen.iter().map(|row| row.event.id).collect::<Vec<_>>(), [row.id], "{filter:?}");
         }
         let earlier = AuditFilter { to: Some(from), order: Order::Ascending, ..all() };
-        let seen = fixture.read(move |tx| tx.audit_list(&earlier, &Page::first(9))).await;
+        let seen = fixture.read(move |tx| tx.audit_list(&earlier, &Page::first(9)).map(|page| page.rows)).await;
         assert_eq!(seen.into_iter().map(|row| row.event).collect::<Vec<_>>(), before);
         let id = workspace.id;
         let stream = fixture.read(move |tx| tx.activity_after(1, Some(id), 9)).await;

@@ -32,7 +32,7 @@ on_both_databases! {
                 !tx.role_list(&RoleFilter::default(), &Page::first(9))?.is_empty(),
                 !tx.task_list(workspace.id, &Page::first(9))?.is_empty(),
                 !tx.session_events_after(session.id, 0, 9)?.is_empty(),
-                !tx.audit_list(&AuditFilter::default(), &Page::first(9))?.is_empty(),
+                !tx.audit_list(&AuditFilter::default(), &Page::first(9))?.rows.is_empty(),
                 !tx.activity_after(0, None, 9)?.is_empty(),
             ])
         }).await.unwrap();
