@@ -8,6 +8,7 @@
 
 pub mod api_key;
 pub mod audit;
+pub mod budget;
 pub mod config;
 pub mod credential;
 pub mod error;

@@ -4,6 +4,7 @@
 //! to its [`Place`]. Every change of a phase goes through `model`'s `next`.
 
 mod activity;
+mod budgets;
 mod journal;
 mod pods;
 mod sweep;

@@ -10,6 +10,7 @@ pub mod activity;
 pub mod api_key;
 pub mod audit;
 pub mod auth;
+pub mod budget;
 pub mod credential;
 pub mod error;
 pub mod exec;

@@ -4,7 +4,9 @@ use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use freehold_model::{CredentialId, OrganizationId, Timestamp, UploadId, workspace::Workspace};
+use freehold_model::{
+    CredentialId, OrganizationId, Timestamp, UploadId, budget::CounterKey, workspace::Workspace,
+};
 use futures::stream::BoxStream;
 use serde_json::Value;
 
@@ -19,6 +21,23 @@ pub struct Ports {
     pub uploads: Arc<dyn UploadStore>,
     /// What signs checkpoints of the audit log.
     pub signer: Arc<dyn AuditSigner>,
+    /// What egress knows of counts that the store does not.
+    pub counts: Arc<dyn Counts>,
+}
+
+/// What egress knows of counts of budgets.
+pub trait Counts: Send + Sync {
+    /// How much of a count it has leased and not used.
+    fn unused(&self, key: &CounterKey) -> u64;
+}
+
+/// No egress runs here: nothing is leased.
+pub struct NoCounts;
+
+impl Counts for NoCounts {
+    fn unused(&self, _: &CounterKey) -> u64 {
+        0
+    }
 }
 
 /// Why an agent could not be asked.

@@ -8,6 +8,7 @@ use freehold_api::{
         AccessReview, AccessReviewQuery, ActivityListQuery, AuditCheckpointList, AuditEventList,
         AuditExportQuery, AuditKeyList, AuditListQuery, CheckpointListQuery,
     },
+    budget::BudgetList,
     config::{Config, MeSession},
     credential::{Credential, CredentialCreate, CredentialList},
     limits::EXEC_TIMEOUT_SECONDS_DEFAULT,
@@ -95,6 +96,8 @@ operations! {
     workspace_view(id: WorkspaceId) => Workspace;
     /// Removes an archived workspace for good.
     workspace_delete(id: WorkspaceId) => StatusAnswer;
+    /// How much is used of each counter that counts a workspace.
+    workspace_budget_list(id: WorkspaceId) => BudgetList;
     /// The agent's own view of its session; its shape is the agent's.
     workspace_session_view(id: WorkspaceId) => Value;
     /// Stops a workspace.

@@ -40,6 +40,12 @@ pub enum Reason {
     HandshakeFailed,
     /// The workspace has asked for too many names.
     NamesExhausted,
+    /// A budget has no more room for it.
+    BudgetExceeded,
+    /// A budget cannot say how much it is.
+    BudgetUncountable,
+    /// Budgets cannot be counted now.
+    BudgetUnavailable,
     /// The audit log cannot take the row.
     AuditUnavailable,
     /// The upstream's name does not resolve.
@@ -78,6 +84,9 @@ impl Reason {
             Self::ProtocolUnknown => "protocol_unknown",
             Self::HandshakeFailed => "handshake_failed",
             Self::NamesExhausted => "names_exhausted",
+            Self::BudgetExceeded => "budget_exceeded",
+            Self::BudgetUncountable => "budget_uncountable",
+            Self::BudgetUnavailable => "budget_unavailable",
             Self::AuditUnavailable => "audit_unavailable",
             Self::UpstreamUnresolved => "upstream_unresolved",
             Self::UpstreamUnreachable => "upstream_unreachable",
@@ -95,7 +104,7 @@ impl Reason {
             Self::AuthorityMismatch => StatusCode::MISDIRECTED_REQUEST,
             Self::RequestMalformed => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::AuditUnavailable | Self::BudgetUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamUnresolved
             | Self::UpstreamUnreachable
             | Self::UpstreamTls

@@ -27,6 +27,8 @@ pub struct Options {
     pub fake_ipv6_base: Ipv6Addr,
     /// The limits.
     pub limits: Limits,
+    /// How budgets are kept.
+    pub budgets: crate::budget::Options,
 }
 
 impl Options {
@@ -40,6 +42,7 @@ impl Options {
             fake_ipv4_base: Ipv4Addr::new(198, 18, 0, 0),
             fake_ipv6_base: Ipv6Addr::new(0xfd66, 0x7265, 0x6568, 0, 0, 0, 0, 0),
             limits: Limits::default(),
+            budgets: crate::budget::Options::default(),
         }
     }
 }

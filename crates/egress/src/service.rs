@@ -5,26 +5,36 @@ use std::sync::Arc;
 use freehold_model::{PodId, WorkspaceId};
 use tokio_util::sync::CancellationToken;
 
-use crate::{AuditSink, Error, Grant, Listeners, Options, PodIdentity, state::State, token::Verifier};
+use crate::{
+    AuditSink, Error, Grant, Listeners, Options, PodIdentity,
+    budget::{Budgets, Ledger},
+    state::State,
+    token::Verifier,
+};
 
 impl Options {
     /// Opens the state directory, makes the platform CA at the first start and takes up what an earlier process left
-    /// in the spool. Nothing is accepted before a pod is attached.
-    pub fn build(self, verifier: Verifier, sink: Arc<dyn AuditSink>) -> Result<(Service, Handle), Error> {
-        let state = Arc::new(State::open(self, verifier)?);
+    /// in the spool. Nothing is accepted before a pod is attached. Budgets are counted in `ledger`.
+    pub fn build(
+        self,
+        verifier: Verifier,
+        sink: Arc<dyn AuditSink>,
+        ledger: Arc<dyn Ledger>,
+    ) -> Result<(Service, Handle), Error> {
+        let state = Arc::new(State::open(self, verifier, ledger)?);
         Ok((Service { state: Arc::clone(&state), sink }, Handle { state }))
     }
 }
 
-/// The part that must run: it hands audit rows to the sink.
+/// The part that must run: it hands audit rows to the sink, and tells the ledger of budgets what it has to know.
 pub struct Service {
     state: Arc<State>,
     sink: Arc<dyn AuditSink>,
 }
 
 impl Service {
-    /// Runs until `shutdown`; then lets go of every pod and hands over the rows that are left, as far as the sink
-    /// takes them at once. What it does not take stays in the spool for the next start.
+    /// Runs until `shutdown`; then lets go of every pod, gives back what was leased of budgets and hands over the rows that
+    /// are left, as far as the sink takes them at once. What it does not take stays in the spool for the next start.
     pub async fn run(self, shutdown: CancellationToken) {
         self.state.run(self.sink, shutdown).await;
     }
@@ -70,6 +80,11 @@ impl Handle {
     /// Forgets a workspace that will never run again: its grant and the addresses its names were answered with.
     pub fn forget(&self, workspace: WorkspaceId) {
         self.state.forget(workspace);
+    }
+
+    /// The budgets, as they are counted here.
+    pub fn budgets(&self) -> &Budgets {
+        &self.state.budgets
     }
 
     /// The platform CA's certificate, to be trusted inside pods.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
 use freehold_model::{EventId, PodId, WorkspaceId, audit::AuditEvent};
 use rustls::{
     ClientConfig, RootCertStore,
@@ -20,7 +21,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    AuditSink, Error, Grant, Listeners, Options, PodIdentity,
+    AuditSink, Error, Grant, Listeners, Options, PodIdentity, audit,
+    budget::{Budgets, Ledger, Warning, WarningSink},
     ca::Authority,
     names::{Names, Ranges},
     pod::{Pod, Sockets},
@@ -30,11 +32,17 @@ use crate::{
     upstream::{Dialer, Upstream},
 };
 
+/// Rows that say that a limit is near, and that the sink has not acknowledged; more wait.
+const WARNINGS_MAX: usize = 100;
+
 /// What all pods share.
 pub(crate) struct State {
     pub(crate) options: Options,
     pub(crate) authority: Authority,
     pub(crate) ranges: Ranges,
+    pub(crate) budgets: Budgets,
+    /// The share of the backlog of rows that say that a limit is near.
+    warnings: Arc<Semaphore>,
     spool: Spool,
     dialer: Dialer,
     verifier: Verifier,
@@ -57,7 +65,7 @@ impl Workspace {
 }
 
 impl State {
-    pub(crate) fn open(options: Options, verifier: Verifier) -> Result<Self, Error> {
+    pub(crate) fn open(options: Options, verifier: Verifier, ledger: Arc<dyn Ledger>) -> Result<Self, Error> {
         let dir = options.state_dir.clone();
         let at = |path: &Path| {
             let path = path.to_owned();
@@ -70,6 +78,8 @@ impl State {
         Ok(Self {
             authority: Authority::open(&dir, limits.leaf_certificates_max, Arc::clone(&provider))?,
             ranges: Ranges { v4: options.fake_ipv4_base, v6: options.fake_ipv6_base },
+            budgets: Budgets::new(options.budgets.clone(), ledger),
+            warnings: Arc::new(Semaphore::new(WARNINGS_MAX)),
             spool: Spool::open(&spool_dir, limits).map_err(at(&spool_dir))?,
             dialer: Dialer {
                 resolver: Arc::new(Resolver::new(&options.hosts, &options.name_servers, limits.resolve_ms)),
@@ -93,9 +103,12 @@ impl State {
             for (_, pod) in lock(&self.pods).drain() {
                 pod.stop.cancel();
             }
+        };
+        let count = async {
+            self.budgets.run(self, &shutdown).await;
             drained.cancel();
         };
-        tokio::join!(stop_pods, self.spool.drain(&*sink, &drained));
+        tokio::join!(stop_pods, count, self.spool.drain(&*sink, &drained));
     }
 
     pub(crate) fn attach(
@@ -203,6 +216,13 @@ impl State {
             })
         });
         Arc::clone(made)
+    }
+}
+
+#[async_trait]
+impl WarningSink for State {
+    async fn warned(&self, warning: &Warning) -> bool {
+        self.record(audit::warned(warning), Settles::Now, &self.warnings).await
     }
 }
 

@@ -13,6 +13,7 @@ use figment::{
     Figment, Profile,
     providers::{Env, Format, Serialized, Toml},
 };
+use freehold_egress::budget::Usd;
 use serde::{Deserialize, Serialize};
 
 /// Variables of the environment that set configuration: `FREEHOLD_SERVER__LISTEN` is `server.listen`.
@@ -34,6 +35,8 @@ pub struct Config {
     pub pod: Pod,
     /// The way out of pods.
     pub egress: Egress,
+    /// What models' tokens cost, in dollars for a million, by name; `*` stands for any characters.
+    pub prices: BTreeMap<String, Usd>,
     /// What roles and tasks get when they do not say.
     pub defaults: Defaults,
     /// Logging.

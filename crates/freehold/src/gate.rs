@@ -16,9 +16,11 @@ use freehold_driver::OriginalDestination;
 use freehold_egress::{
     AuditSink, Credentials, Grant, Handle, Injection, Listeners, PodIdentity, SecretValue, SinkError,
     Unavailable,
+    budget::{Ledger, LedgerError},
     token::{Minter, Subject},
 };
-use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditEvent};
+use freehold_model::budget::{Ask, CounterKey, Leased};
+use freehold_model::{PodId, SessionId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditEvent};
 use freehold_policy::{Document, Policy, ProviderGrant};
 use freehold_reconcile::{Gate, GateLinks};
 use freehold_vault::Vault;
@@ -44,7 +46,7 @@ struct State {
     /// What each workspace's grant was made from, and the digest of its policy.
     published: HashMap<WorkspaceId, (Source, String)>,
     /// Whose each pod's token says its traffic is, and since when.
-    tokens: HashMap<PodId, (Option<TaskId>, Instant)>,
+    tokens: HashMap<PodId, (Option<TaskId>, SessionId, Instant)>,
     /// The policies in force, by digest: workspaces of one role share theirs.
     policies: HashMap<String, Weak<Policy>>,
 }
@@ -70,6 +72,7 @@ impl EgressGate {
         let subject = Subject {
             organization_id: look.workspace.organization_id,
             workspace_id: workspace,
+            session_id: look.workspace.session_id,
             task_id: task,
             role: look.role.name.clone(),
             policy_digest: policy_digest.unwrap_or_default(),
@@ -103,6 +106,7 @@ impl EgressGate {
         let policy = self.policy(look)?;
         Ok(Grant {
             organization_id: look.workspace.organization_id,
+            role_id: look.role.id,
             role: look.role.name.clone(),
             provider: look.provider.name.clone(),
             policy,
@@ -198,20 +202,21 @@ impl Gate for EgressGate {
             listeners.original_destination = Arc::new(destination_before_redirect);
         }
         self.egress.attach(identity, listeners, Some(&token)).map_err(io::Error::other)?;
-        self.state().tokens.insert(pod, (task, Instant::now()));
+        self.state().tokens.insert(pod, (task, look.workspace.session_id, Instant::now()));
         Ok(())
     }
 
     async fn attribute(&self, look: &Look, pod: PodId, task: Option<TaskId>) -> io::Result<()> {
-        if let Some((current, minted)) = self.state().tokens.get(&pod)
-            && *current == task
+        let session = look.workspace.session_id;
+        if let Some((current, of, minted)) = self.state().tokens.get(&pod)
+            && (*current, *of) == (task, session)
             && minted.elapsed() < TOKEN_LIFETIME / 2
         {
             return Ok(());
         }
         let token = self.mint(look, task)?;
         self.egress.set_token(pod, &token).map_err(io::Error::other)?;
-        self.state().tokens.insert(pod, (task, Instant::now()));
+        self.state().tokens.insert(pod, (task, session, Instant::now()));
         Ok(())
     }
 
@@ -243,6 +248,28 @@ impl Gate for EgressGate {
         let mut state = self.state();
         state.tokens.remove(&pod);
         state.published.remove(&workspace);
+    }
+}
+
+/// Keeps egress's counts of budgets in the store.
+pub struct StoreLedger(pub Fleet);
+
+#[async_trait]
+impl Ledger for StoreLedger {
+    async fn lease(&self, key: &CounterKey, ask: Ask) -> Result<Leased, LedgerError> {
+        self.0.budget_lease(key.clone(), ask).await.map_err(Into::into)
+    }
+
+    async fn give_back(&self, parts: Vec<(CounterKey, u64)>) -> Result<(), LedgerError> {
+        self.0.budget_give_back(parts).await.map_err(Into::into)
+    }
+
+    async fn overdraw(&self, key: &CounterKey, amount: u64) -> Result<u64, LedgerError> {
+        self.0.budget_overdraw(key.clone(), amount).await.map_err(Into::into)
+    }
+
+    async fn warned(&self, key: &CounterKey) -> Result<(), LedgerError> {
+        self.0.budget_warned(key.clone()).await.map_err(Into::into)
     }
 }
 

@@ -11,9 +11,14 @@ use std::{
 };
 
 use anyhow::Context;
-use freehold_app::{App, Ports, Secret, fleet, ports::UploadStore, uploads::ObjectUploads};
+use freehold_app::{
+    App, Ports, Secret, fleet,
+    ports::{NoCounts, UploadStore},
+    uploads::ObjectUploads,
+};
 use freehold_driver::{Enforcement, PodDriver};
 use freehold_driver_local::{LocalDriver, PodRoot};
+use freehold_egress::budget::Prices;
 use freehold_model::UploadId;
 use freehold_reconcile as reconcile;
 use freehold_store::Store;
@@ -29,9 +34,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{Config, LogFormat},
     control,
-    gate::{EgressGate, StoreSink},
+    gate::{EgressGate, StoreLedger, StoreSink},
     machine,
-    ports::{Agents, NoAgents, Sealer, Signer},
+    ports::{Agents, EgressCounts, NoAgents, Sealer, Signer},
 };
 
 /// The file that tells where the server listens, for programs that let it choose a port.
@@ -92,8 +97,9 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let fleet = fleet::Fleet::new(store.clone(), uploads.clone(), settings(&config));
 
     let minter = freehold_egress::token::Minter::generate()?;
-    let (egress_service, egress) =
-        egress_options(&config, &data)?.build(minter.verifier(), Arc::new(StoreSink(fleet.clone())))?;
+    let (sink, ledger) = (Arc::new(StoreSink(fleet.clone())), Arc::new(StoreLedger(fleet.clone())));
+    let (egress_service, egress) = egress_options(&config, &data)?.build(minter.verifier(), sink, ledger)?;
+    let counts = Arc::new(EgressCounts(egress.budgets().clone()));
     let driver: Arc<dyn PodDriver> = Arc::new(open_driver(&config, &data).await?);
     report(driver.as_ref());
 
@@ -108,6 +114,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
         agent: Arc::new(Agents::new(reconciler.handle(), driver.clone())),
         sealer: Arc::new(Sealer(vault)),
         uploads,
+        counts,
         signer: Arc::new(Signer(SigningKey::open(&data.path(AUDIT_KEY_FILE))?)),
     };
     let app = App::new(store.clone(), ports, app_settings(&config, address));
@@ -319,6 +326,7 @@ pub fn offline_app(config: &Config, store: Store) -> anyhow::Result<App> {
         agent: Arc::new(NoAgents),
         sealer: Arc::new(Sealer(Arc::new(Vault::open(&data_dir.join("master.key"))?))),
         uploads: open_uploads(data_dir)?,
+        counts: Arc::new(NoCounts),
         signer: Arc::new(Signer(SigningKey::open(&data_dir.join(AUDIT_KEY_FILE))?)),
     };
     Ok(App::new(store, ports, app_settings(config, config.server.listen)))
@@ -362,6 +370,8 @@ fn egress_options(config: &Config, data: &DataDir) -> anyhow::Result<freehold_eg
     let mut options = freehold_egress::Options::new(data.path("egress"));
     options.hosts = config.egress.hosts.iter().map(|(name, address)| (name.clone(), *address)).collect();
     options.name_servers.clone_from(&config.egress.name_servers);
+    options.budgets.prices =
+        Prices::new(&config.prices).context("the configuration is not valid: `prices`")?;
     for path in &config.egress.extra_roots {
         let pem = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         options.upstream_roots_pem.push(pem);

@@ -1,6 +1,6 @@
 //! In which count a counter counts a request.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use freehold_model::{
     Timestamp,
@@ -8,7 +8,7 @@ use freehold_model::{
 };
 
 use crate::{
-    budget::{Counter, Per},
+    budget::{Counter, Per, Window},
     decide::Origin,
 };
 
@@ -43,6 +43,30 @@ impl Counter {
             workspace_id: is_own.then_some(whose.workspace_id),
             window_seconds,
             window_start: window_start(window_seconds, now),
+        }
+    }
+}
+
+impl fmt::Display for Window {
+    /// In the greatest unit that it is a whole number of.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.seconds();
+        let units = [("d", 86_400), ("h", 3_600), ("m", 60)];
+        let (unit, length) = units.into_iter().find(|(_, length)| seconds % length == 0).unwrap_or(("s", 1));
+        write!(f, "{}{unit}", seconds / length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_written_as_it_can_be_read() {
+        for (text, written) in
+            [("1s", "1s"), ("90s", "90s"), ("60s", "1m"), ("24h", "1d"), ("25h", "25h"), ("30d", "30d")]
+        {
+            assert_eq!(Window::parse(text).unwrap().to_string(), written);
         }
     }
 }

@@ -27,6 +27,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0013_audit_events", include_str!("migrations/0013_audit_events.sql")),
     ("0014_idempotency_keys", include_str!("migrations/0014_idempotency_keys.sql")),
     ("0015_audit_proof", include_str!("migrations/0015_audit_proof.sql")),
+    ("0020_budgets", include_str!("migrations/0020_budgets.sql")),
 ];
 
 /// Any number, the same in every version: servers that start together take turns.

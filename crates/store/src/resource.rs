@@ -3,6 +3,7 @@
 
 pub(crate) mod api_key;
 pub(crate) mod audit;
+pub(crate) mod budget;
 pub(crate) mod credential;
 pub(crate) mod idempotency;
 pub(crate) mod member;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use freehold_model::budget::{Ask, BudgetSnapshot, CounterKey, Leased};
+use freehold_model::budget::{Ask, CounterKey, Leased};
 
 use crate::state::lock;
 
@@ -203,9 +203,10 @@ impl Account {
         lock(&self.state).used()
     }
 
-    pub(crate) fn snapshot(&self, limit: u64) -> BudgetSnapshot {
+    /// How it stands, for an audit row.
+    pub(crate) fn snapshot(&self, limit: u64) -> serde_json::Value {
         let used = self.used().min(EXACT_MAX);
-        BudgetSnapshot { unit: self.key.unit.to_owned(), used, limit: limit.min(EXACT_MAX) }
+        serde_json::json!({ "unit": self.key.unit, "used": used, "limit": limit.min(EXACT_MAX) })
     }
 
     /// What is leased here, and neither held nor used.

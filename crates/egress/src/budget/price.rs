@@ -27,8 +27,10 @@ pub struct Usd {
     /// Of a token that is written.
     pub output: f64,
     /// Of a token that is read from the provider's cache; as `input` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_read: Option<f64>,
     /// Of a token that is written to the provider's cache; as `input` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_write: Option<f64>,
 }
 

@@ -1,16 +1,17 @@
 //! What one request holds of its counters, until it is known what it used.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
-use freehold_model::{
-    Timestamp,
-    budget::{BudgetSnapshot, Snapshots, Whose},
-};
+use freehold_model::{Timestamp, budget::Whose};
 use freehold_policy::Unit;
 use http::HeaderMap;
+use serde_json::Value;
 
 use super::{
     AtLimit, Budgets, Refused, Warning,
@@ -68,7 +69,7 @@ impl Hold {
         });
     }
 
-    fn snapshot(&self) -> (String, BudgetSnapshot) {
+    fn snapshot(&self) -> (String, Value) {
         (self.account.key.label(), self.account.snapshot(self.claim.limit))
     }
 
@@ -155,7 +156,7 @@ impl Reservation {
     }
 
     /// The counters for the audit row, as they are now.
-    pub fn snapshots(&self) -> Snapshots {
+    pub fn snapshots(&self) -> BTreeMap<String, Value> {
         let of_sides = self.0.sides.iter().flat_map(|side| {
             let side = lock(side);
             side.iter().map(Hold::snapshot).collect::<Vec<_>>()

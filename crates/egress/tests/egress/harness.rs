@@ -14,7 +14,9 @@ use freehold_egress::{
     SinkError, Unavailable,
     token::{Minter, Subject},
 };
-use freehold_model::{OrganizationId, PodId, TaskId, WorkspaceId, audit::AuditEvent, provider::Kind};
+use freehold_model::{
+    OrganizationId, PodId, RoleId, SessionId, TaskId, WorkspaceId, audit::AuditEvent, provider::Kind,
+};
 use freehold_policy::{ProviderGrant, compile, parse};
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query},
@@ -37,7 +39,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::upstream::Upstream;
+use crate::{counts::Counts, upstream::Upstream};
 
 /// How long any one thing may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -115,6 +117,8 @@ pub struct Proxy {
     pub handle: Handle,
     pub minter: Arc<Minter>,
     pub rows: Arc<Rows>,
+    /// The ledger of budgets.
+    pub counts: Arc<Counts>,
     pub pod: PodIdentity,
     pub state_dir: Arc<TempDir>,
     pub listener: SocketAddr,
@@ -182,7 +186,9 @@ impl Proxy {
     ) -> Self {
         let minter = Arc::new(Minter::generate().unwrap());
         let sink: Arc<dyn AuditSink> = Arc::clone(&rows) as _;
-        let (service, handle) = options.clone().build(minter.verifier(), sink).unwrap();
+        let counts = Arc::<Counts>::default();
+        let (service, handle) =
+            options.clone().build(minter.verifier(), sink, Arc::clone(&counts) as _).unwrap();
         let stop = CancellationToken::new();
         let (ended, stopped) = watch::channel(false);
         let shutdown = stop.clone();
@@ -194,6 +200,7 @@ impl Proxy {
             handle,
             minter,
             rows,
+            counts,
             pod,
             state_dir,
             listener: listeners.0.local_addr().unwrap(),
@@ -250,6 +257,7 @@ impl Proxy {
         });
         let grant = Grant {
             organization_id: self.pod.organization_id,
+            role_id: RoleId::from_uuid(Uuid::from_u128(3)),
             role: "reviewer".to_owned(),
             provider: "prod".to_owned(),
             policy: Arc::new(compile(&provider, &parse("").unwrap(), &parse(caps).unwrap()).unwrap()),
@@ -262,6 +270,7 @@ impl Proxy {
         Subject {
             organization_id: self.pod.organization_id,
             workspace_id: self.pod.workspace_id,
+            session_id: SessionId::from_uuid(Uuid::from_u128(4)),
             task_id: task,
             role: "reviewer".to_owned(),
             policy_digest: "digest".to_owned(),

@@ -174,6 +174,7 @@ impl Context {
             agent: Arc::clone(&agent) as _,
             sealer: Arc::new(SimSealer),
             uploads: Arc::new(ObjectUploads::new(Arc::new(objects))),
+            counts: Arc::new(freehold_app::ports::NoCounts),
             signer: Arc::new(SimSigner),
         };
         let settings = Settings {

@@ -126,6 +126,7 @@ impl World {
             agent: Arc::new(NoAgents),
             sealer: Arc::new(NoSecrets),
             uploads,
+            counts: Arc::new(freehold_app::ports::NoCounts),
             signer: Arc::new(NoSecrets),
         };
         let settings = freehold_app::Settings {
