@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::usage::Tokens;
 
-/// Where the built-in prices were read, and when. They are the vendors' list prices for the plain service; where one
-/// depends on the length of the prompt, the higher is taken. Who has others, or other models, says so in `[prices]`.
+/// Where the built-in prices are from. They are the vendors' list prices for the plain service with prompts of usual length
+/// and the shorter life of caches; whoever pays others, or uses other models, says so in `[prices]`.
 pub const BUILT_IN_SOURCE: &str =
-    "list prices of docs.anthropic.com, platform.openai.com and ai.google.dev, as known in November 2025";
+    "list prices of Anthropic, OpenAI and Google for their own APIs, November 2025";
 /// The highest price that can be set, in dollars for a million tokens.
 pub const USD_MAX: f64 = 1_000_000.0;
 /// The longest name of a model that is looked up, in bytes.
@@ -67,10 +67,9 @@ const BUILT_IN: &[(&str, [u32; 4])] = &[
     ("claude-opus-4-2025*", [1_500, 7_500, 150, 1_875]),
     ("claude-opus-4-0", [1_500, 7_500, 150, 1_875]),
     ("claude-3-opus-*", [1_500, 7_500, 150, 1_875]),
-    // Above 200,000 tokens of prompt.
-    ("claude-sonnet-4-5*", [600, 2_250, 60, 750]),
-    ("claude-sonnet-4-2025*", [600, 2_250, 60, 750]),
-    ("claude-sonnet-4-0", [600, 2_250, 60, 750]),
+    ("claude-sonnet-4-5*", [300, 1_500, 30, 375]),
+    ("claude-sonnet-4-2025*", [300, 1_500, 30, 375]),
+    ("claude-sonnet-4-0", [300, 1_500, 30, 375]),
     ("claude-3-7-sonnet-*", [300, 1_500, 30, 375]),
     ("claude-3-5-sonnet-*", [300, 1_500, 30, 375]),
     ("claude-haiku-4-5*", [100, 500, 10, 125]),
@@ -92,8 +91,7 @@ const BUILT_IN: &[(&str, [u32; 4])] = &[
     ("o3-2025*", [200, 800, 50, 200]),
     ("o4-mini", [110, 440, 28, 110]),
     ("o4-mini-2025*", [110, 440, 28, 110]),
-    // Above 200,000 tokens of prompt.
-    ("gemini-2.5-pro", [250, 1_500, 63, 250]),
+    ("gemini-2.5-pro", [125, 1_000, 32, 125]),
     ("gemini-2.5-flash", [30, 250, 8, 30]),
     ("gemini-2.5-flash-lite", [10, 40, 3, 10]),
 ];
