@@ -147,5 +147,10 @@ pub(crate) fn allowed(row: &mut AuditEvent, capability: &str) {
 /// Names the rule that decided, or would have.
 pub(crate) fn by_rule(row: &mut AuditEvent, name: &RuleName) {
     row.capability_name = Some(name.capability.to_string());
-    row.detail = Some(serde_json::json!({ "rule": &*name.rule }));
+    row.detail = Some(rule_detail(name));
+}
+
+/// The rule, for a row's detail: its name, and whose document it stands in.
+pub(crate) fn rule_detail(name: &RuleName) -> serde_json::Value {
+    serde_json::json!({ "rule": &*name.rule, "origin": name.origin.as_str() })
 }

@@ -1,21 +1,19 @@
-//! Bodies on their way: an answer's, our own or the upstream's passed on as it comes; and a request's, whose trailers
-//! are no back door for what its head may not carry.
+//! The body of an answer: our own, or the upstream's passed on as it comes.
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::{
-    headers::{prepare_trailers, strip_hop_by_hop},
     masking::Masking,
+    passage::{Passage, PassageError},
     watch::OpenRequest,
 };
 
@@ -23,7 +21,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
     #[error("the upstream broke off")]
-    Upstream(#[source] hyper::Error),
+    Upstream(#[source] PassageError),
     #[error("the upstream sent nothing for too long")]
     Stalled,
 }
@@ -40,13 +38,13 @@ pub(crate) struct ReplyBody {
 
 enum Source {
     Own(Full<Bytes>),
-    Upstream(Incoming),
+    Upstream(Passage),
     Masked(Box<Masked>),
 }
 
 /// An upstream's body with the secret struck out.
 struct Masked {
-    body: Incoming,
+    body: Passage,
     masking: Masking,
     /// Trailers or an error that came while bytes were held back; they come after these.
     last: Option<Result<Frame<Bytes>, BodyError>>,
@@ -60,7 +58,7 @@ impl ReplyBody {
 
     /// The upstream's body, which breaks off when it brings nothing for as long as `stalled`.
     pub(crate) fn upstream(
-        body: Incoming,
+        body: Passage,
         masking: Option<Masking>,
         stalled: Duration,
         open: OpenRequest,
@@ -82,9 +80,7 @@ impl Body for ReplyBody {
             Source::Own(body) => {
                 Pin::new(body).poll_frame(cx).map_err(|never: std::convert::Infallible| match never {})
             }
-            Source::Upstream(body) => {
-                Pin::new(body).poll_frame(cx).map_ok(without_hop_by_hop).map_err(BodyError::Upstream)
-            }
+            Source::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Upstream),
             Source::Masked(masked) => masked.poll_frame(cx),
         };
         match &mut self.patience {
@@ -166,8 +162,7 @@ impl Masked {
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Ok(Err(frame))) => {
-                    let mut frame = without_hop_by_hop(frame);
+                Some(Ok(Err(mut frame))) => {
                     if let Some(trailers) = frame.trailers_mut() {
                         self.masking.trailers(trailers);
                     }
@@ -193,40 +188,5 @@ impl Masked {
             with_held.set_upper(upper.saturating_add(held));
         }
         with_held
-    }
-}
-
-/// Trailers, like headers, lose what concerns one connection alone.
-fn without_hop_by_hop(mut frame: Frame<Bytes>) -> Frame<Bytes> {
-    if let Some(trailers) = frame.trailers_mut() {
-        strip_hop_by_hop(trailers);
-    }
-    frame
-}
-
-/// A request's body as it goes upstream.
-pub(crate) struct RequestBody(pub(crate) Incoming);
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut frame = ready!(Pin::new(&mut self.0).poll_frame(cx));
-        if let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()?.trailers_mut()) {
-            prepare_trailers(trailers);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
     }
 }

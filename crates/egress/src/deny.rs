@@ -28,6 +28,10 @@ pub enum Reason {
     ForeignCredential,
     /// The credential cannot be resolved.
     AuthUnavailable,
+    /// A transform could not change the request.
+    TransformFailed,
+    /// Too many bodies of the pod are looked into at once.
+    BodiesFull,
     /// The name leads to an address inside.
     AddressForbidden,
     /// The connection was to an address that no connection may have.
@@ -78,6 +82,8 @@ impl Reason {
             Self::HeadTooLarge => "head_too_large",
             Self::ForeignCredential => "foreign_credential",
             Self::AuthUnavailable => "auth_unavailable",
+            Self::TransformFailed => "transform_failed",
+            Self::BodiesFull => "bodies_full",
             Self::AddressForbidden => "address_forbidden",
             Self::DestinationForbidden => "destination_forbidden",
             Self::AddressUnknown => "address_unknown",
@@ -104,7 +110,9 @@ impl Reason {
             Self::AuthorityMismatch => StatusCode::MISDIRECTED_REQUEST,
             Self::RequestMalformed => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::AuditUnavailable | Self::BudgetUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::AuditUnavailable | Self::BodiesFull | Self::BudgetUnavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::UpstreamUnresolved
             | Self::UpstreamUnreachable
             | Self::UpstreamTls

@@ -4,30 +4,38 @@ use std::{borrow::Cow, cell::OnceCell, collections::BTreeMap};
 
 use freehold_model::Timestamp;
 use freehold_policy::{
-    Destination, NormalPath,
+    Destination, ReadBody,
     cel::{Attribute, List, Map, MapSource, Scope, Value},
     is_plain_query,
 };
-use http::{HeaderMap, HeaderValue, request::Parts};
+use http::{HeaderMap, HeaderValue, header, request::Parts};
 
-use crate::{Grant, audit::Attribution};
+use crate::{Grant, audit::Attribution, headers::single};
 
-/// One request. What an expression does not ask for costs nothing.
+/// One request, and its response where there is one. What an expression does not ask for costs nothing.
 pub(crate) struct Facts<'a> {
-    pub(crate) destination: &'a Destination,
-    pub(crate) path: &'a NormalPath<'a>,
-    pub(crate) grant: &'a Grant,
-    pub(crate) attribution: &'a Attribution,
-    pub(crate) websocket: bool,
+    destination: &'a Destination,
+    path: &'a str,
+    grant: &'a Grant,
+    attribution: &'a Attribution,
+    websocket: bool,
     method: &'a str,
     headers: Headers<'a>,
     query: Query<'a>,
+    read: Option<&'a ReadBody>,
+    response: Option<Answer<'a>>,
     ids: OnceCell<Ids>,
 }
 
 struct Ids {
     workspace: String,
     task: Option<String>,
+}
+
+struct Answer<'a> {
+    status: u16,
+    headers: Headers<'a>,
+    read: Option<&'a ReadBody>,
 }
 
 #[derive(Debug)]
@@ -40,11 +48,11 @@ struct Query<'a> {
 }
 
 impl<'a> Facts<'a> {
+    /// The head of a request whose path has this normal form.
     pub(crate) fn new(
         destination: &'a Destination,
-        path: &'a NormalPath<'a>,
+        path: &'a str,
         parts: &'a Parts,
-        websocket: bool,
         grant: &'a Grant,
         attribution: &'a Attribution,
     ) -> Self {
@@ -53,12 +61,30 @@ impl<'a> Facts<'a> {
             path,
             grant,
             attribution,
-            websocket,
+            websocket: false,
             method: parts.method.as_str(),
             headers: Headers(&parts.headers),
             query: Query { text: parts.uri.query().unwrap_or_default(), values: OnceCell::new() },
+            read: None,
+            response: None,
             ids: OnceCell::new(),
         }
+    }
+
+    /// And whether it asks for a WebSocket, and its body, when that was read.
+    pub(crate) const fn with(mut self, websocket: bool, read: Option<&'a ReadBody>) -> Self {
+        (self.websocket, self.read) = (websocket, read);
+        self
+    }
+
+    /// And its response.
+    pub(crate) const fn answered(
+        mut self,
+        parts: &'a http::response::Parts,
+        read: Option<&'a ReadBody>,
+    ) -> Self {
+        self.response = Some(Answer { status: parts.status.as_u16(), headers: Headers(&parts.headers), read });
+        self
     }
 
     fn ids(&self) -> &Ids {
@@ -66,6 +92,17 @@ impl<'a> Facts<'a> {
             workspace: self.attribution.workspace_id().to_string(),
             task: self.attribution.task_id().map(|id| id.to_string()),
         })
+    }
+
+    /// The gRPC service and method, told by the type and the path.
+    fn grpc(&self) -> Option<(&str, &str)> {
+        let kind = single(self.headers.0, &header::CONTENT_TYPE)?;
+        let kind = kind.split(';').next()?.trim();
+        let rest = kind.get(..16).filter(|begin| begin.eq_ignore_ascii_case("application/grpc")).map(|_| &kind[16..])?;
+        let is_grpc = rest.is_empty() || rest.starts_with(['+', '-']);
+        let (service, method) = self.path.strip_prefix('/')?.split_once('/')?;
+        (is_grpc && !service.is_empty() && !method.is_empty() && !method.contains('/'))
+            .then_some((service, method))
     }
 }
 
@@ -76,17 +113,23 @@ impl Scope for Facts<'_> {
             Attribute::RequestScheme => Value::text(self.destination.scheme().as_str()),
             Attribute::RequestHost => Value::text(self.destination.host()),
             Attribute::RequestPort => Value::Int(self.destination.port().into()),
-            Attribute::RequestPath => Value::text(self.path.as_str()),
+            Attribute::RequestPath => Value::text(self.path),
             Attribute::RequestQuery if is_plain_query(self.query.text) => {
                 Value::Map(Map::Source(&self.query))
             }
             Attribute::RequestHeaders => Value::Map(Map::Source(&self.headers)),
             Attribute::RequestWebsocket => Value::Bool(self.websocket),
+            Attribute::RequestGrpcService => Value::text(self.grpc()?.0),
+            Attribute::RequestGrpcMethod => Value::text(self.grpc()?.1),
+            Attribute::ResponseStatus => Value::Int(self.response.as_ref()?.status.into()),
+            Attribute::ResponseHeaders => Value::Map(Map::Source(&self.response.as_ref()?.headers)),
+            Attribute::ResponseBody => Value::json(self.response.as_ref()?.read?.value()?),
             Attribute::WorkspaceId => Value::text(&self.ids().workspace),
             Attribute::RoleName => Value::text(&self.grant.role),
             Attribute::TaskId => Value::text(self.ids().task.as_deref()?),
             Attribute::UserId => Value::text(self.attribution.user_id()),
             Attribute::Now => Value::Timestamp(Timestamp::now()),
+            of_body if of_body.needs_request_body() => self.read?.request(of_body)?,
             _ => return None,
         })
     }

@@ -1,6 +1,6 @@
 //! What a workspace may do, pushed by the control plane: compiled policy, and where its credentials come from.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -10,7 +10,7 @@ use freehold_policy::Policy;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use zeroize::Zeroizing;
 
-use crate::mask::Mask;
+use crate::masks::Secret;
 
 /// What a workspace may do. Replaced as a whole by [`crate::Handle::publish`]; in force for the next request.
 pub struct Grant {
@@ -114,11 +114,10 @@ pub struct InvalidInjection;
 /// A secret value and its place on a request. Has no `Debug`; wiped when the last user is done with it.
 ///
 /// What was put on a request is struck out of its response, in every usual encoding, when it has 8 bytes or more. That
-/// needs a search automaton, made with the first request and freed, not wiped, with the injection.
+/// needs a search automaton, which is kept for the workspace's next requests and freed, not wiped, in the end.
 #[derive(Clone)]
 pub struct Injection {
     pub(crate) place: Place,
-    mask: Arc<OnceLock<Option<Arc<Mask>>>>,
 }
 
 #[derive(Clone)]
@@ -145,7 +144,7 @@ impl Injection {
         let bytes = Bytes::from_owner(Wiped(Zeroizing::new(value.as_bytes().to_vec())));
         let mut value = HeaderValue::from_maybe_shared(bytes).map_err(|_| InvalidInjection)?;
         value.set_sensitive(true);
-        Ok(Self::at(Place::Header(name, value)))
+        Ok(Self { place: Place::Header(name, value) })
     }
 
     /// A query parameter, which replaces every one of that name. `value` is not escaped yet.
@@ -153,12 +152,12 @@ impl Injection {
         if name.is_empty() {
             return Err(InvalidInjection);
         }
-        Ok(Self::at(Place::Query(name.to_owned(), Arc::new(Zeroizing::new(value.to_owned())))))
+        Ok(Self { place: Place::Query(name.to_owned(), Arc::new(Zeroizing::new(value.to_owned()))) })
     }
 
     /// Signs each request.
     pub fn signer(signer: Arc<dyn Signer>) -> Self {
-        Self::at(Place::Signer(signer))
+        Self { place: Place::Signer(signer) }
     }
 
     /// What signs the request once all else is done with it; `None` for what is put on at once.
@@ -169,29 +168,27 @@ impl Injection {
         }
     }
 
-    fn at(place: Place) -> Self {
-        Self { place, mask: Arc::default() }
-    }
-
-    /// What strikes the secret out of responses; `None` when it is too short for that.
-    pub(crate) fn mask(&self) -> Option<Arc<Mask>> {
-        let make = || match &self.place {
-            Place::Header(name, value) => header_mask(name, value.as_bytes()),
-            Place::Query(_, value) => Mask::new([value.as_bytes()]),
-            Place::Signer(signer) => Mask::new(signer.secrets()),
-        };
-        self.mask.get_or_init(|| make().map(Arc::new)).clone()
+    /// What must not come back in a response.
+    pub(crate) fn secrets(&self) -> Vec<Secret> {
+        let copy = |secret: &[u8]| Zeroizing::new(secret.to_vec());
+        match &self.place {
+            Place::Header(name, value) => header_secrets(name, value.as_bytes()),
+            Place::Query(_, value) => vec![copy(value.as_bytes())],
+            Place::Signer(signer) => signer.secrets().into_iter().map(copy).collect(),
+        }
     }
 }
 
 /// The secrets of a header's value: in `Authorization` what follows the scheme and, of `Basic`, the pair that it encodes
 /// and the password alone.
-fn header_mask(name: &HeaderName, value: &[u8]) -> Option<Mask> {
+pub(crate) fn header_secrets(name: &HeaderName, value: &[u8]) -> Vec<Secret> {
+    let copy = |secret: &[u8]| Zeroizing::new(secret.to_vec());
     let space = value.iter().position(|byte| *byte == b' ').filter(|_| *name == header::AUTHORIZATION);
-    let Some(space) = space else { return Mask::new([value]) };
+    let Some(space) = space else { return vec![copy(value)] };
     let (scheme, secret) = (&value[..space], value[space..].trim_ascii_start());
     let pair = BASE64_STANDARD.decode(secret).ok().filter(|_| scheme.eq_ignore_ascii_case(b"basic"));
     let pair = Zeroizing::new(pair.unwrap_or_default());
     let password = pair.iter().position(|byte| *byte == b':').map_or(&[][..], |colon| &pair[colon + 1..]);
-    Mask::new([secret, pair.as_slice(), password])
+    let password = copy(password);
+    vec![copy(secret), pair, password]
 }

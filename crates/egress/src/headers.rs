@@ -105,6 +105,12 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// The value of a header that stands there once, and is text.
+pub(crate) fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
+}
+
 /// Takes off a request's trailers what could count in the place of its head.
 pub(crate) fn prepare_trailers(trailers: &mut HeaderMap) {
     strip_hop_by_hop(trailers);

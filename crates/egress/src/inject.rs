@@ -3,9 +3,11 @@
 use freehold_model::provider::PLACEHOLDER_KEY as PLACEHOLDER;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use url::form_urlencoded;
-use zeroize::Zeroizing;
 
-use crate::grant::{Injection, Place};
+use crate::{
+    grant::{Injection, Place},
+    query,
+};
 
 /// Headers that carry keys of model providers.
 pub(crate) const KEY_HEADERS: [HeaderName; 4] = [
@@ -63,29 +65,34 @@ pub(crate) fn strip_placeholder(
 
 /// Puts a credential on a request; it replaces what stands in its place. One that signs comes later, when nothing of the
 /// request changes any more: see [`Injection::as_signer`].
-pub(crate) fn apply(injection: &Injection, headers: &mut HeaderMap, query: &mut Option<String>) {
+pub(crate) fn apply(injection: &Injection, headers: &mut HeaderMap, given: &mut Option<String>) {
     match &injection.place {
         Place::Header(name, value) => {
             headers.insert(name, value.clone());
         }
-        Place::Query(name, value) => {
-            let given = query.take().unwrap_or_default();
-            let others = given.split('&').filter(|pair| {
-                form_urlencoded::parse(pair.as_bytes())
-                    .next()
-                    .is_some_and(|(given, _)| given != name.as_str())
-            });
-            let escaped: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
-            let value = Zeroizing::new(form_urlencoded::byte_serialize(value.as_bytes()).collect::<String>());
-            let own = Zeroizing::new(format!("{escaped}={}", value.as_str()));
-            *query = Some(others.chain([own.as_str()]).collect::<Vec<_>>().join("&"));
-        }
+        Place::Query(name, value) => query::set(given, name, value),
         Place::Signer(_) => {}
     }
 }
 
-fn is_placeholder(value: &HeaderValue) -> bool {
+/// Takes the placeholder off a request to any domain; what else it holds stays.
+pub(crate) fn remove_placeholder(headers: &mut HeaderMap, given: &mut Option<String>) {
+    for name in &KEY_HEADERS {
+        if headers.get_all(name).iter().any(is_placeholder) {
+            headers.remove(name);
+        }
+    }
+    query::retain(given, |name, value| !KEY_PARAMETERS.contains(&name) || value != PLACEHOLDER);
+}
+
+/// Whether a header's value is the placeholder: by itself, as a bearer's token, or as the key that a request to AWS is
+/// signed with.
+pub(crate) fn is_placeholder(value: &HeaderValue) -> bool {
     let Ok(text) = value.to_str() else { return false };
+    let signed = text.strip_prefix("AWS4-HMAC-SHA256 Credential=").and_then(|rest| rest.strip_prefix(PLACEHOLDER));
+    if signed.is_some_and(|rest| rest.starts_with('/')) {
+        return true;
+    }
     let key = match text.split_once(' ') {
         Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => key.trim_start(),
         _ => text,

@@ -12,6 +12,7 @@
 //! are pushed, audit rows are handed to an [`AuditSink`].
 
 mod address;
+mod admit;
 mod agree;
 mod audit;
 mod body;
@@ -24,6 +25,7 @@ mod error;
 mod escapes;
 mod exchange;
 mod facts;
+mod follow_up;
 mod forms;
 mod frame;
 #[doc(hidden)]
@@ -34,15 +36,20 @@ mod headers;
 mod inject;
 mod mask;
 mod masking;
+mod masks;
 mod names;
 mod nameserver;
 mod options;
+mod passage;
 mod pod;
+mod query;
 mod resolve;
+mod respond;
 mod service;
 mod spool;
 mod state;
 pub mod token;
+mod transform;
 mod upgrade;
 mod upstream;
 mod watch;

@@ -11,16 +11,13 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use freehold_model::{EventId, Timestamp, audit::AuditEvent};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     deny::Reason,
+    follow_up::{FollowUp, Phase},
     mask::{Mask, Stream},
-    pod::Pod,
-    spool::Settles,
 };
 
 /// Bytes read from a tunnel at once.
@@ -72,31 +69,24 @@ pub(crate) fn is_coded(headers: &HeaderMap) -> bool {
 pub(crate) struct Masking {
     stream: Stream,
     /// Until it was written.
-    notice: Option<Notice>,
-}
-
-/// The row that says that a secret was struck out.
-struct Notice {
-    pod: Arc<Pod>,
-    row: AuditEvent,
+    notice: Option<FollowUp>,
 }
 
 impl Masking {
-    /// `row` is the request's own, complete.
-    pub(crate) fn new(mask: Arc<Mask>, pod: Arc<Pod>, row: AuditEvent) -> Self {
-        Self { stream: Stream::new(mask), notice: Some(Notice { pod, row }) }
+    pub(crate) const fn new(mask: Arc<Mask>, notice: FollowUp) -> Self {
+        Self { stream: Stream::new(mask), notice: Some(notice) }
     }
 
     /// A response's head.
     pub(crate) fn head(&mut self, headers: &mut HeaderMap) {
         if self.stream.mask().headers(headers) {
-            self.found("response_headers");
+            self.found(Phase::ResponseHeaders);
         }
     }
 
     pub(crate) fn trailers(&mut self, trailers: &mut HeaderMap) {
         if self.stream.mask().headers(trailers) {
-            self.found("response_body");
+            self.found(Phase::ResponseBody);
         }
     }
 
@@ -104,7 +94,7 @@ impl Masking {
     pub(crate) fn push(&mut self, bytes: Bytes) -> Bytes {
         let (out, found) = self.stream.push(bytes);
         if found {
-            self.found("response_body");
+            self.found(Phase::ResponseBody);
         }
         out
     }
@@ -118,7 +108,7 @@ impl Masking {
     pub(crate) fn finish(&mut self) -> Bytes {
         let (out, found) = self.stream.finish();
         if found {
-            self.found("response_body");
+            self.found(Phase::ResponseBody);
         }
         out
     }
@@ -129,13 +119,9 @@ impl Masking {
     }
 
     /// Writes the row, once. It comes after the fact and nothing waits for it.
-    fn found(&mut self, phase: &str) {
-        let Some(Notice { pod, mut row }) = self.notice.take() else { return };
-        let decision = std::mem::replace(&mut row.id, EventId::from_uuid(uuid::Uuid::now_v7()));
-        row.timestamp = Timestamp::now();
-        row.phase = Some(phase.to_owned());
-        row.reason = Some(Reason::SecretMasked.as_str().to_owned());
-        row.detail = Some(json!({ "decision_id": decision.to_string() }));
+    fn found(&mut self, phase: Phase) {
+        let Some(notice) = self.notice.take() else { return };
+        let (pod, row) = (notice.pod(), notice.row());
         if let Some(more) = pod.masked.tell(row.capability_name.as_deref(), Instant::now()) {
             tracing::warn!(
                 workspace.id = %pod.identity.workspace_id,
@@ -146,7 +132,7 @@ impl Masking {
                 "an upstream repeated a credential"
             );
         }
-        tokio::spawn(async move { pod.record(row, Settles::Now).await });
+        notice.found(phase, Reason::SecretMasked);
     }
 }
 

@@ -76,6 +76,11 @@ pub struct Limits {
     pub idle_ms: u64,
     /// Milliseconds a request may pass without a byte either way; it is cut then.
     pub stalled_ms: u64,
+    /// Kibibytes of request bodies that rules look into and that are held for one pod at once, and the same again of
+    /// responses; further ones wait.
+    pub bodies_per_pod_kibibytes_max: u32,
+    /// Milliseconds a body waits to be read; its request is denied then.
+    pub body_wait_ms: u64,
     /// Milliseconds to resolve an upstream's name.
     pub resolve_ms: u64,
     /// Milliseconds to connect to one upstream address, TLS included.
@@ -120,6 +125,8 @@ impl Default for Limits {
             client_handshake_ms: 30_000,
             idle_ms: 300_000,
             stalled_ms: 1_800_000,
+            bodies_per_pod_kibibytes_max: 64 * 1024,
+            body_wait_ms: 30_000,
             resolve_ms: 5_000,
             connect_ms: 10_000,
             response_head_ms: 900_000,

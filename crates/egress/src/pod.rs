@@ -68,6 +68,9 @@ pub(crate) struct Pod {
     room: Arc<Semaphore>,
     /// The pod's share of the backlog of audit rows.
     rows: Arc<Semaphore>,
+    /// Room for bodies that rules look into, in kibibytes. Two, so that no request waits for room that it holds itself.
+    pub(crate) request_bodies: Arc<Semaphore>,
+    pub(crate) response_bodies: Arc<Semaphore>,
     /// When the log was told of masked responses.
     pub(crate) masked: Told,
 }
@@ -83,6 +86,8 @@ impl Pod {
         let places = |max: usize| Arc::new(Semaphore::new(max.clamp(1, Semaphore::MAX_PERMITS)));
         let room = places(limits.connections_per_pod_max);
         let rows = places(limits.audit_backlog_rows_per_pod_max);
+        let bodies = usize::try_from(limits.bodies_per_pod_kibibytes_max).unwrap_or(usize::MAX);
+        let (request_bodies, response_bodies) = (places(bodies), places(bodies));
         Self {
             identity,
             state,
@@ -93,6 +98,8 @@ impl Pod {
             original_destination,
             room,
             rows,
+            request_bodies,
+            response_bodies,
             masked: Told::default(),
         }
     }

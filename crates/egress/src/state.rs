@@ -24,6 +24,7 @@ use crate::{
     AuditSink, Error, Grant, Listeners, Options, PodIdentity, audit,
     budget::{Budgets, Ledger, Warning, WarningSink},
     ca::Authority,
+    masks::Masks,
     names::{Names, Ranges},
     pod::{Pod, Sockets},
     resolve::Resolver,
@@ -54,6 +55,7 @@ pub(crate) struct State {
 pub(crate) struct Workspace {
     pub(crate) grant: ArcSwapOption<Grant>,
     pub(crate) upstream: Upstream,
+    pub(crate) masks: Masks,
     /// Opened when the first pod is attached.
     names: ArcSwapOption<Names>,
 }
@@ -212,6 +214,7 @@ impl State {
             Arc::new(Workspace {
                 grant: ArcSwapOption::empty(),
                 upstream: Upstream::new(&self.dialer, &self.options.limits),
+                masks: Masks::default(),
                 names: ArcSwapOption::empty(),
             })
         });

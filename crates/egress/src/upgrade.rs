@@ -36,7 +36,7 @@ pub(crate) fn request(
 /// When the upstream agreed, joins both sides as soon as the client has its answer. Returns that answer.
 pub(crate) fn join(
     connection: &Arc<Connection>,
-    mut request: Request<Incoming>,
+    mut request: Request<()>,
     mut response: Response<Incoming>,
     masking: &mut Option<Masking>,
 ) -> Response<Incoming> {

@@ -28,7 +28,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
-use crate::{Limits, body::RequestBody, deny::Reason, options::ms, resolve::Resolver};
+use crate::{
+    Limits,
+    deny::Reason,
+    options::ms,
+    passage::{Passage, PassageError},
+    resolve::Resolver,
+};
 
 /// What the upstreams of all workspaces share.
 #[derive(Clone)]
@@ -40,7 +46,7 @@ pub(crate) struct Dialer {
 
 /// The upstream side of one workspace.
 pub(crate) struct Upstream {
-    client: Client<Connector, RequestBody>,
+    client: Client<Connector, Passage>,
     connector: Connector,
     response_head: Duration,
 }
@@ -80,12 +86,12 @@ impl Upstream {
     pub(crate) async fn send(
         &self,
         permit: &Permit,
-        mut request: Request<Incoming>,
+        mut request: Request<Passage>,
     ) -> Result<Response<Incoming>, Reason> {
         *request.uri_mut() = absolute(permit.destination(), request.uri())?;
         // What is spoken upstream is settled there, not by what the client speaks.
         *request.version_mut() = Version::HTTP_11;
-        match tokio::time::timeout(self.response_head, self.client.request(request.map(RequestBody))).await {
+        match tokio::time::timeout(self.response_head, self.client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
                 tracing::debug!(
@@ -131,6 +137,9 @@ fn reason_of(error: &(dyn std::error::Error + 'static)) -> Reason {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(Refused(reason)) = error.downcast_ref() {
+            return *reason;
+        }
+        if let Some(PassageError::Cut(reason)) = error.downcast_ref() {
             return *reason;
         }
         next = error.source();

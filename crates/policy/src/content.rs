@@ -102,7 +102,7 @@ impl ReadBody {
     /// ([`Attribute::needs_request_body`]); nothing for others.
     pub fn request(&self, attribute: Attribute) -> Option<Value<'_>> {
         let value = self.value()?;
-        let text = |value: Option<&'_ Json>| value.and_then(Json::as_str).map(|text| Value::made(text));
+        let text = |value: Option<&Json>| value.and_then(Json::as_str).map(Value::made);
         match attribute {
             Attribute::RequestBody => Some(Value::json(value)),
             Attribute::RequestGraphqlType => Some(Value::text(self.graphql()?.kind())),

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     body::BodyRule,
     budget::Counter,
-    cel::{CelProblem, Expression, Place, Type},
+    cel::{CelProblem, Expression, Fault, Place, Scope, Type, Value, Work},
     glob::Glob,
     path::NormalPath,
     respond::ResponseRule,
@@ -90,6 +90,25 @@ impl Formula {
     /// As it is written.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// Its value, a text.
+    ///
+    /// # Errors
+    /// When it has none, or another.
+    pub fn text(&self, scope: &dyn Scope, work: &Work) -> Result<String, Fault> {
+        match self.expression.evaluate(scope, work)? {
+            Value::Text(text) => Ok(text.as_str().to_owned()),
+            _ => Err(Fault::Type),
+        }
+    }
+
+    /// Its value, as JSON.
+    ///
+    /// # Errors
+    /// When it has none, or one that JSON has not.
+    pub fn json(&self, scope: &dyn Scope, work: &Work) -> Result<serde_json::Value, Fault> {
+        self.expression.evaluate(scope, work)?.to_json(work)
     }
 
     /// The expression.

@@ -2,11 +2,9 @@
 //! [`crate::language_schema`] makes.
 
 use crate::{
-    budget::{LIMIT_MAX, OnLimit, Per, Unit},
-    cel::SOURCE_BYTES_MAX,
+    budget::{OnLimit, Per, Unit},
     parse::{
-        CAPABILITIES_MAX, CONDITIONS_MAX, COUNTERS_MAX, EDITS_MAX, NAME_CHARS_MAX, PATTERNS_MAX, RULES_MAX,
-        TRANSFORMS_MAX,
+        CONDITIONS_MAX, COUNTERS_MAX, EDITS_MAX, NAME_CHARS_MAX, PATTERNS_MAX, RULES_MAX, TRANSFORMS_MAX,
     },
 };
 
@@ -16,6 +14,8 @@ pub(crate) struct Fields {
     /// What it is called in the schema.
     pub(crate) title: &'static str,
     pub(crate) fields: &'static [Field],
+    /// One of these must be there; empty where none need be.
+    pub(crate) at_least: &'static [&'static str],
 }
 
 /// One field.
@@ -27,6 +27,9 @@ pub(crate) struct Field {
     /// What it means, for editors that show it.
     pub(crate) doc: &'static str,
 }
+
+/// The names of capabilities: those that authors give, and the platform's own.
+const CAPABILITY_NAME_PATTERN: &str = "^([A-Za-z][A-Za-z0-9_-]{0,63}|_provider)$";
 
 /// What stands in a field.
 #[derive(Debug)]
@@ -102,9 +105,14 @@ const METHODS: Shape =
     Shape::List(&Shape::Word(&["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]), PATTERNS_MAX);
 
 pub(crate) const CAPABILITY: Fields = Fields {
+    at_least: &["allow", "deny", "budgets"],
     title: "capability",
     fields: &[
-        must("name", Shape::Name, "unique in the document; `_provider` for budgets of the model's own calls"),
+        must(
+            "name",
+            Shape::Pattern(CAPABILITY_NAME_PATTERN),
+            "unique in the document; `_provider` for budgets of the model's own calls",
+        ),
         must("type", Shape::Word(&["http"]), "what it is about"),
         may("allow", Shape::List(&Shape::Object(&ALLOW_RULE), RULES_MAX), "what may go out"),
         may(
@@ -126,6 +134,7 @@ pub(crate) const CAPABILITY: Fields = Fields {
 };
 
 pub(crate) const ALLOW_RULE: Fields = Fields {
+    at_least: &[],
     title: "rule",
     fields: &[
         NAME,
@@ -141,6 +150,7 @@ pub(crate) const ALLOW_RULE: Fields = Fields {
 };
 
 pub(crate) const DENY_RULE: Fields = Fields {
+    at_least: &[],
     title: "denial",
     fields: &[
         NAME,
@@ -155,11 +165,17 @@ pub(crate) const DENY_RULE: Fields = Fields {
 const SCHEMA: Field =
     may("schema", Shape::Schema, "a JSON Schema (2020-12) of the JSON, or of the form's fields");
 
-pub(crate) const BODY: Fields = Fields { title: "body", fields: &[CONTENT_TYPES, MAX_BYTES, SCHEMA] };
+pub(crate) const BODY: Fields = Fields {
+    at_least: &["content_types", "max_bytes", "schema"],
+    title: "body",
+    fields: &[CONTENT_TYPES, MAX_BYTES, SCHEMA],
+};
 
-pub(crate) const DENIED_BODY: Fields = Fields { title: "denied_body", fields: &[CONTENT_TYPES, SCHEMA] };
+pub(crate) const DENIED_BODY: Fields =
+    Fields { at_least: &["content_types", "schema"], title: "denied_body", fields: &[CONTENT_TYPES, SCHEMA] };
 
 pub(crate) const RESPONSE: Fields = Fields {
+    at_least: &["status", "content_types", "max_bytes", "when"],
     title: "response",
     fields: &[
         may(
@@ -178,6 +194,7 @@ pub(crate) const RESPONSE: Fields = Fields {
 };
 
 pub(crate) const TRANSFORM: Fields = Fields {
+    at_least: &["auth", "headers", "query", "path", "body"],
     title: "transform",
     fields: &[
         must("name", Shape::Name, "unique among the capability's transforms"),
@@ -193,6 +210,7 @@ pub(crate) const TRANSFORM: Fields = Fields {
 };
 
 pub(crate) const AUTH: Fields = Fields {
+    at_least: &[],
     title: "auth",
     fields: &[must(
         "credential",
@@ -205,11 +223,14 @@ const SET: Field =
     may("set", Shape::Names(&Shape::Expression, EDITS_MAX), "CEL expressions of type text by name");
 const REMOVE: Field = may("remove", Shape::List(&Shape::Text(NAME_CHARS_MAX), EDITS_MAX), "names");
 
-pub(crate) const HEADER_EDITS: Fields = Fields { title: "header_edits", fields: &[SET, REMOVE] };
+pub(crate) const HEADER_EDITS: Fields =
+    Fields { at_least: &["set", "remove"], title: "header_edits", fields: &[SET, REMOVE] };
 
-pub(crate) const QUERY_EDITS: Fields = Fields { title: "query_edits", fields: &[SET, REMOVE] };
+pub(crate) const QUERY_EDITS: Fields =
+    Fields { at_least: &["set", "remove"], title: "query_edits", fields: &[SET, REMOVE] };
 
 pub(crate) const BODY_EDITS: Fields = Fields {
+    at_least: &["set", "form"],
     title: "body_edits",
     fields: &[
         may(
@@ -226,6 +247,7 @@ pub(crate) const BODY_EDITS: Fields = Fields {
 };
 
 pub(crate) const COUNTER: Fields = Fields {
+    at_least: &[],
     title: "counter",
     fields: &[
         must("unit", Shape::Word(Unit::WORDS), "what is counted"),
@@ -242,8 +264,3 @@ pub(crate) const COUNTER: Fields = Fields {
         APPLIES_TO,
     ],
 };
-
-/// The greatest numbers and lengths, for the schema.
-pub(crate) const DOCUMENT_ITEMS_MAX: usize = CAPABILITIES_MAX;
-pub(crate) const EXPRESSION_CHARS_MAX: usize = SOURCE_BYTES_MAX;
-pub(crate) const AMOUNT_MAX: u64 = LIMIT_MAX;

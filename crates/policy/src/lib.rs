@@ -20,6 +20,8 @@ mod document;
 mod fields;
 mod glob;
 mod graphql;
+mod grpc;
+mod language;
 mod media;
 mod merge;
 mod parse;
@@ -42,6 +44,8 @@ pub use destination::{Destination, InvalidHost, Scheme, normal_host};
 pub use document::{
     Approval, Capability, Condition, Document, DomainPattern, Formula, Method, PathPattern, Rule,
 };
+pub use grpc::grpc_call;
+pub use language::language_schema;
 pub use media::MediaPattern;
 pub use parse::{
     CAPABILITIES_MAX, CONDITIONS_MAX, COUNTERS_MAX, DOCUMENT_BYTES_MAX, EDITS_MAX, NAME_CHARS_MAX,

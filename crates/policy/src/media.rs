@@ -39,6 +39,15 @@ impl MediaType {
         *self.essence == *"application/x-www-form-urlencoded"
     }
 
+    /// Whether it is a call of gRPC, or of gRPC-Web.
+    pub(crate) fn is_grpc(&self) -> bool {
+        let rest = self
+            .essence
+            .strip_prefix("application/grpc")
+            .map(|rest| rest.strip_prefix("-web").unwrap_or(rest));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('+') || rest.starts_with("-text"))
+    }
+
     /// Whether its text is said to be UTF-8, or nothing is said.
     pub(crate) fn is_utf8(&self) -> bool {
         self.charset.as_deref().is_none_or(|name| matches!(name, "utf-8" | "utf8" | "us-ascii"))

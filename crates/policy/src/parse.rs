@@ -40,6 +40,8 @@ pub const COUNTERS_MAX: usize = 50;
 pub const EDITS_MAX: usize = 100;
 /// The longest name of a header, a parameter, a field of a form or a credential, in characters.
 pub const NAME_CHARS_MAX: usize = 256;
+/// Names that authors give.
+pub(crate) const NAME_PATTERN: &str = "^[A-Za-z][A-Za-z0-9_-]{0,63}$";
 /// Problems reported before giving up.
 const PROBLEMS_MAX: usize = 100;
 
@@ -404,9 +406,18 @@ impl Checker<'_> {
     }
 
     /// A mapping that says nothing is a slip.
-    fn not_empty(&mut self, node: &Node, path: &str, fields: &[(Node, Node)]) {
-        if fields.is_empty() {
-            self.problem(node, path, "expected at least one field");
+    fn not_empty(&mut self, node: &Node, path: &str, entries: &[(Node, Node)], fields: &Fields) {
+        let is_unknown = |key: &Node| !fields.names().any(|name| is_text(key, name));
+        // What is not known has been reported, and may have been meant for it.
+        if entries.iter().any(|(key, _)| is_unknown(key)) {
+            return;
+        }
+        if !fields.at_least.iter().any(|name| find(entries, name).is_some()) {
+            self.problem(
+                node,
+                path,
+                format!("it says nothing: give it `{}`", fields.at_least.join("` or `")),
+            );
         }
     }
 
@@ -424,7 +435,7 @@ fn is_text(node: &Node, text: &str) -> bool {
     matches!(&node.value, Value::Text(other) if other == text)
 }
 
-/// `[A-Za-z][A-Za-z0-9_-]{0,63}`, as the contract has it.
+/// [`NAME_PATTERN`], as the contract has it.
 fn is_identifier(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_alphabetic())

@@ -106,6 +106,11 @@ impl Permit {
         self.rule.rule.body.as_ref()?.max_bytes
     }
 
+    /// Whether the rule says anything of the request's body.
+    pub fn validates_body(&self) -> bool {
+        self.rule.rule.body.is_some()
+    }
+
     /// Whether a person must agree before the request goes out.
     pub fn approval(&self) -> Approval {
         self.rule.rule.approval

@@ -42,9 +42,14 @@ pub struct Reply<'a> {
 }
 
 impl ResponseRule {
+    /// Whether it looks into bodies.
+    pub fn reads_body(&self) -> bool {
+        self.asks(|attribute| attribute == Attribute::ResponseBody)
+    }
+
     /// Whether, and up to how many bytes, the body must be read before [`check`](Self::check). `None`: the head is enough.
     pub fn body_wanted(&self, reply: &Reply<'_>) -> Option<u64> {
-        let looks = self.asks(|attribute| attribute == Attribute::ResponseBody) && reply.body.is_readable();
+        let looks = self.reads_body() && reply.body.is_readable();
         looks.then(|| self.max_bytes.unwrap_or(BODY_READ_BYTES_DEFAULT).min(BODY_READ_BYTES_MAX))
     }
 

@@ -140,11 +140,8 @@ fn what_has_no_value_is_a_fault_and_never_true() {
 #[test]
 fn what_is_wrong_is_found_at_load_and_named_with_its_place() {
     for (source, offset, part) in [
-        (
-            "request.methd == 'GET'",
-            8,
-            "unknown field `methd` of `request`; the fields are `method`, `scheme`",
-        ),
+        ("request.methd == 'GET'", 8, "unknown field `methd` of `request`; did you mean `request.method`?"),
+        ("request.verb == 'GET'", 8, "unknown field `verb` of `request`; the fields are `method`, `scheme`"),
         ("reqest.method == 'GET'", 0, "nothing has this name"),
         ("request == 1", 0, "name a field of `request`"),
         ("request.method == 1", 15, "`==` does not go between a text and an integer"),
@@ -172,6 +169,14 @@ fn what_is_wrong_is_found_at_load_and_named_with_its_place() {
         ("has(request)", 4, "`has` takes a field"),
         ("for == 1", 0, "expected a value, found `for`"),
         ("'\u{e9}' == 1", 5, "does not go between"),
+        ("headers['a'] == ''", 0, "nothing has this name; did you mean `request.headers`?"),
+        ("requst.path == ''", 6, "did you mean `request.path`?"),
+        (
+            "request.mcp.tol == ''",
+            11,
+            "unknown field `tol` of `request.mcp`; did you mean `request.mcp.tool`?",
+        ),
+        ("nobody.knows == ''", 6, "nothing has this name; there are `request`"),
     ] {
         let (found, message) = problem(source);
         assert!(message.contains(part), "{source}: {message}");
@@ -293,6 +298,16 @@ fn an_expression_tells_what_it_asks_for_and_transforms_may_use_secrets() {
     let work = Work::default();
     let Value::Text(text) = value.evaluate(&known, &work).unwrap() else { panic!("a text") };
     assert_eq!(text.as_str(), "Bearer 1");
+    assert_eq!(value.secrets(), [Box::from("x-one")]);
+    for source in [
+        "secrets[request.method]",
+        "string(secrets)",
+        "secrets.all(s, true) ? '' : ''",
+        "has(secrets.a) ? '' : ''",
+    ] {
+        let problem = Expression::compile(source, Place::Transform, &Type::Text).unwrap_err();
+        assert!(problem.message.contains("named where it is used"), "{source}: {problem}");
+    }
     let status = Expression::compile("response.status < 300", Place::Response, &Type::Bool).unwrap();
     assert_eq!(status.holds(&known, &Work::default()), Err(Fault::Absent));
 }
@@ -307,6 +322,9 @@ fn every_attribute_has_one_name_and_is_found_by_it() {
         } else {
             source
         };
+        // Secrets are asked for by name.
+        let source =
+            if attribute == Attribute::Secrets { "secrets['a'] == secrets.b".to_owned() } else { source };
         let place = if attribute.name().starts_with("response") { Place::Response } else { Place::Transform };
         let expression = Expression::compile(&source, place, &Type::Bool);
         assert_eq!(

@@ -17,6 +17,10 @@ struct Generated {
 
 /// Every generated file. To add one, write a function that returns its text, and a line here.
 const GENERATED: &[Generated] = &[
+    Generated {
+        path: "docs/caps.schema.json",
+        make: |_| Ok(format!("{:#}\n", freehold_policy::language_schema())),
+    },
     Generated { path: "docs/decisions/README.md", make: decisions },
     Generated { path: "openapi/freehold.json", make: |_| Ok(format!("{:#}\n", freehold_api::openapi())) },
 ];

@@ -8,10 +8,14 @@ use std::{
 use clap::Subcommand;
 use freehold_model::{Timestamp, provider::Kind};
 use freehold_policy::{
-    Decision, Document, Match, Policy, Problem, ProviderGrant, Reason, Verdict, compile, parse,
+    Decision, Document, Match, Permit, Policy, Problem, ProviderGrant, Reason, Verdict, compile,
+    language_schema, parse,
 };
 
-use self::request::{Known, Request, Subject};
+use self::{
+    cases::{Case, Subject},
+    request::{Known, Message, Request, Response},
+};
 use super::Outcome;
 use crate::{
     failure::{Failure, exit},
@@ -19,6 +23,8 @@ use crate::{
     output::{BAD, BOLD, Console, DIM, GOOD, NOTE},
 };
 
+mod cases;
+mod effects;
 mod request;
 
 const CHECK: &str =
@@ -30,10 +36,18 @@ const TEST: &str = "Examples:\n  freehold caps test caps.yaml --cases cases.yaml
       headers: {accept: text/html}\n    \
       expect: allow package-index/allow[0]\n  \
     - request: POST https://pypi.org/legacy/\n    \
-      expect: deny method_not_allowed\n\n\
+      expect: deny method_not_allowed\n  \
+    - request: POST https://api.example.com/orders\n    \
+      body: {quantity: 3}\n    \
+      response: {status: 201, content_type: application/json, body: {id: 1}}\n    \
+      expect: allow orders/create\n\n\
+    A `body` that is a text is sent as it is, with its `content_type`; any other is JSON.\n\
     `expect` is `allow` or `deny`, and may go on with the rule, or the reason.";
+const SCHEMA: &str = "Examples:\n  freehold caps schema > caps.schema.json";
 const EXPLAIN: &str = "Examples:\n  freehold caps explain caps.yaml GET https://pypi.org/simple/\n  \
-    freehold caps explain caps.yaml POST 'https://api.example.com/v1/items?dry=1' --header 'x-team: a'";
+    freehold caps explain caps.yaml POST 'https://api.example.com/v1/items?dry=1' --header 'x-team: a'\n  \
+    freehold caps explain caps.yaml POST https://api.example.com/v1/items \\\n    \
+    --content-type application/json --data '{\"name\": \"a\"}'";
 
 /// Verbs of capabilities.
 #[derive(Debug, Clone, Subcommand)]
@@ -56,19 +70,32 @@ pub enum Caps {
     },
     /// Say which rule decides a request, and what of every other rule does not match
     #[command(after_help = EXPLAIN)]
-    Explain {
-        #[command(flatten)]
-        documents: Documents,
-        /// The method, such as GET
-        method: String,
-        /// Where it goes
-        url: String,
-        /// A header of the request; may be repeated
-        #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
-        headers: Vec<String>,
-        #[command(flatten)]
-        subject: Subject,
-    },
+    Explain(Box<Explain>),
+    /// Print the JSON Schema of the language, for editors
+    #[command(after_help = SCHEMA)]
+    Schema,
+}
+
+/// A request that is explained.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Explain {
+    #[command(flatten)]
+    documents: Documents,
+    /// The method, such as GET
+    method: String,
+    /// Where it goes
+    url: String,
+    /// A header of the request; may be repeated
+    #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
+    headers: Vec<String>,
+    /// The type of its body
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+    /// Its body; `@FILE` reads it from there, `@-` from stdin
+    #[arg(long, short = 'd', value_name = "TEXT")]
+    data: Option<String>,
+    #[command(flatten)]
+    subject: Subject,
 }
 
 /// The documents that make a policy.
@@ -95,9 +122,10 @@ pub(crate) fn run(verb: Caps, console: &mut Console) -> Outcome {
     match verb {
         Caps::Check { files } => check(&files, console),
         Caps::Test { documents, cases } => test(&documents, &cases, console),
-        Caps::Explain { documents, method, url, headers, subject } => {
-            let request = Request::parse(&method, &url, &headers).map_err(Failure::usage)?;
-            explain(&documents, &request, subject, console)
+        Caps::Explain(what) => explain(*what, console),
+        Caps::Schema => {
+            console.data(&format!("{:#}\n", language_schema()))?;
+            Ok(exit::OK)
         }
     }
 }
@@ -169,23 +197,21 @@ fn policy(documents: &Documents, console: &mut Console) -> Result<Policy, Failur
 fn test(documents: &Documents, cases: &Path, console: &mut Console) -> Outcome {
     let policy = policy(documents, console)?;
     let text = input::text(console, cases)?;
-    let cases = request::cases(&text).map_err(|problem| Failure {
+    let cases = cases::read(&text).map_err(|problem| Failure {
         details: vec![problem],
         ..Failure::usage(format!("{} holds no cases", cases.display()))
     })?;
     let (mut wrong, count) = (0, cases.len());
     for case in cases {
-        let decided = case.request.map(|request| {
-            let known = Known::new(&request, &case.subject);
-            let said = decision(&policy.decide(&request.head(&known)));
-            (said, policy.explain(&request.head(&known)))
-        });
-        let (said, verdicts) = decided.unwrap_or_else(|refusal| (refusal, Vec::new()));
-        if said == case.expect || said.strip_prefix(&case.expect).is_some_and(|rest| rest.starts_with(' ')) {
+        let Case { name, request, response, subject, expect } = case;
+        let (said, verdicts) = match request {
+            Ok(request) => decided(&policy, request, response, &subject),
+            Err(refusal) => (refusal, Vec::new()),
+        };
+        if said == expect || said.strip_prefix(&expect).is_some_and(|rest| rest.starts_with(' ')) {
             continue;
         }
         wrong += 1;
-        let (name, expect) = (case.name, case.expect);
         console.data(&format!(
             "{BAD}wrong{BAD:#} {BOLD}{name}{BOLD:#}\n  expected {expect}\n  decided  {said}\n{}",
             rows(&verdicts)
@@ -195,13 +221,59 @@ fn test(documents: &Documents, cases: &Path, console: &mut Console) -> Outcome {
     Ok(if wrong == 0 { exit::OK } else { exit::OTHER })
 }
 
-fn explain(documents: &Documents, request: &Request, subject: Subject, console: &mut Console) -> Outcome {
-    let policy = policy(documents, console)?;
-    let known = Known::new(request, &subject);
+/// What is decided of a case, and what every rule says.
+fn decided(
+    policy: &Policy,
+    mut request: Request,
+    response: Option<Response>,
+    subject: &Subject,
+) -> (String, Vec<Verdict>) {
+    request.read_for(policy, subject);
+    let known = Known::new(&request, None, subject);
+    let (decision, verdicts) = (policy.decide(&request.head(&known)), policy.explain(&request.head(&known)));
+    let refused = match &decision {
+        Decision::Allow(permit) => response.and_then(|response| refused(permit, &request, response, subject)),
+        Decision::Deny(_) => None,
+    };
+    (refused.unwrap_or_else(|| self::decision(&decision)), verdicts)
+}
+
+/// Why the response to an allowed request is not passed on, if it is not.
+fn refused(permit: &Permit, request: &Request, mut response: Response, subject: &Subject) -> Option<String> {
+    let rule = permit.response()?;
+    response.read_for(rule);
+    let known = Known::new(request, Some(&response), subject);
+    let reason = rule.check(&response.reply(), &known).err()?;
+    let by = permit.rule();
+    Some(format!("deny {} by {}/{}", reason.as_str(), by.capability, by.rule))
+}
+
+fn explain(what: Explain, console: &mut Console) -> Outcome {
+    let Explain { documents, method, url, headers, content_type, data, subject } = what;
+    let body = match data {
+        None => String::new(),
+        Some(data) => match data.strip_prefix('@') {
+            Some(file) => input::text(console, Path::new(file))?,
+            None => data,
+        },
+    };
+    let message = Message::new(&headers, content_type.as_deref(), body.into_bytes());
+    let request = message.and_then(|message| Request::parse(&method, &url, message));
+    let mut request = request.map_err(Failure::usage)?;
+    let policy = policy(&documents, console)?;
+    request.read_for(&policy, &subject);
+    let known = Known::new(&request, None, &subject);
     let decision = policy.decide(&request.head(&known));
     let colour = if matches!(decision, Decision::Allow(_)) { GOOD } else { BAD };
+    let effects = match &decision {
+        Decision::Allow(permit) => effects::shown(permit, &known),
+        Decision::Deny(denial) => {
+            denial.detail.as_ref().map(|detail| format!("  {BOLD}{detail}{BOLD:#}\n")).unwrap_or_default()
+        }
+    };
     let text = self::decision(&decision);
-    console.data(&format!("{colour}{text}{colour:#}\n{}", rows(&policy.explain(&request.head(&known)))))?;
+    let rules = rows(&policy.explain(&request.head(&known)));
+    console.data(&format!("{colour}{text}{colour:#}\n{effects}{rules}"))?;
     Ok(exit::OK)
 }
 
@@ -244,6 +316,10 @@ const fn miss(reason: Reason) -> &'static str {
         Reason::MethodNotAllowed => "another method",
         Reason::PathNotAllowed => "another path",
         Reason::InsecureNotAllowed => "HTTPS only",
+        Reason::ContentTypeNotAllowed => "another content type",
+        Reason::BodyTooLarge => "a shorter body",
+        Reason::BodyUnreadable => "a body that can be read",
+        Reason::BodyInvalid => "another body",
         _ => "another host or port",
     }
 }

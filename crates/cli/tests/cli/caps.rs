@@ -161,3 +161,147 @@ async fn cases_are_tried_and_the_wrong_ones_explained() {
         assert!(ran.err.contains(problem), "{text}: {}", ran.err);
     }
 }
+
+const SHOP: &str = r#"- name: shop
+  type: http
+  allow:
+    - name: order
+      domains: [shop.test]
+      methods: [POST]
+      paths: [/orders]
+      body:
+        max_bytes: 100
+        schema: {type: object, required: [n], properties: {n: {type: integer, maximum: 5}}}
+      response: {status: [201], when: response.body.ok}
+      approval: required
+    - name: graph
+      domains: [shop.test]
+      methods: [POST]
+      paths: [/graphql]
+      when: request.graphql.type == "query"
+    - {name: call, domains: [rpc.test], methods: [POST], when: request.grpc.method == "Get"}
+  transforms:
+    - name: mark
+      applies_to: [order]
+      auth: {credential: app}
+      headers: {set: {x-key: '"k " + secrets["key"]', x-lost: 'request.headers["absent"]'}, remove: [cookie]}
+      path: '"/v2" + request.path'
+      body: {set: {/by: '[user.id, task.id]'}}
+  budgets:
+    spend: {unit: usd, per: role, limit: 2.5, window: 1h, on_limit: ask}
+    items: {unit: expression, amount: request.body.n, per: task, limit: 10, applies_to: [order]}
+"#;
+
+#[tokio::test]
+async fn what_is_done_with_a_request_is_explained_without_any_secret() {
+    let (person, path) = person(&[("caps.yaml", SHOP), ("body.json", r#"{"n": 3}"#)]);
+    let (caps, body) = (path("caps.yaml"), format!("@{}", path("body.json")));
+    let url = "https://shop.test/orders";
+    let json = ["--content-type", "application/json", "--task", "t1"];
+    let explain = |data: &str| {
+        let words = [&["caps", "explain", &caps, "POST", url, "--data", data][..], &json].concat();
+        words.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let words = explain(&body);
+    let ran = person.runs(&words.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(ran.code, exit::OK, "{}", ran.err);
+    for shown in [
+        "allow shop/order\n",
+        "approval  a person must agree",
+        "body  at most 100 bytes",
+        "response  status 201; response.body.ok",
+        "transform  shop/mark (role)",
+        "puts on credential app\n",
+        "removes header cookie",
+        "sets header x-key: k secrets[\"key\"]",
+        "sets header x-lost: no value, so that the request is denied: something that it asks for is not there",
+        "sets the path: /v2/orders",
+        "sets /by of the body: [\"system\",\"t1\"]",
+        "counts  shop/spend (role): 2.500000 usd per role in 3600 s, then ask",
+        "counts  shop/items (role): 3 of 10 expression per task, then deny",
+    ] {
+        assert!(ran.out.contains(shown), "{shown}\n{}", ran.out);
+    }
+    for (data, decision, shown) in [
+        (r#"{"n": 9}"#, "deny body_invalid", "/n: maximum"),
+        (r#"{"n": 1, "n": 2}"#, "deny body_unreadable", "shop/order  a body that can be read"),
+        (&format!("{{\"n\": 1, \"x\": \"{}\"}}", "x".repeat(100)), "deny body_too_large", "a shorter body"),
+    ] {
+        let words = explain(data);
+        let ran = person.runs(&words.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        assert_eq!(ran.out.lines().next(), Some(decision), "{data}");
+        assert!(ran.out.contains(shown), "{data}\n{}", ran.out);
+    }
+    let ran = person.runs(&["caps", "schema"]).await;
+    let schema: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(schema["title"], "caps.yaml");
+}
+
+#[tokio::test]
+async fn cases_have_bodies_and_responses() {
+    let cases = r#"
+- request: POST https://shop.test/orders
+  body: {n: 5}
+  response: {status: 201, content_type: application/json, body: {ok: true}}
+  expect: allow shop/order
+- request: POST https://shop.test/orders
+  body: {n: 5}
+  response: {status: 201, body: {ok: false}}
+  expect: deny response_condition_not_met by shop/order
+- request: POST https://shop.test/orders
+  body: {n: 5}
+  response: {status: 500}
+  expect: deny response_status_not_allowed
+- request: POST https://shop.test/orders
+  body: '{"n": 5}'
+  expect: deny body_invalid
+- request: POST https://shop.test/orders
+  headers: {Content-Type: application/json, content-encoding: gzip}
+  body: '{"n": 5}'
+  expect: deny body_unreadable
+- request: POST https://shop.test/graphql
+  body: {query: "mutation { pay }"}
+  expect: deny condition_not_met
+- request: POST https://shop.test/graphql
+  body: {query: "{ cart }"}
+  expect: allow shop/graph
+- request: POST https://rpc.test/a.Shop/Get
+  content_type: application/grpc
+  expect: allow shop/call
+"#;
+    let (person, path) = person(&[("caps.yaml", SHOP), ("cases.yaml", cases)]);
+    let words = ["caps", "test", &path("caps.yaml"), "--cases", &path("cases.yaml")];
+    let ran = person.runs(&words).await;
+    assert_eq!((ran.code, ran.out.as_str()), (exit::OK, ""), "{}{}", ran.err, ran.out);
+    assert!(ran.err.contains("8 cases, 0 wrong"), "{}", ran.err);
+    for (text, problem) in [
+        ("{request: GET https://a.test/, response: {code: 1}, expect: allow}", "code"),
+        ("{request: GET https://a.test/, response: {}, expect: allow}", "status"),
+        (
+            "{request: GET https://a.test/, headers: {content-type: a/b}, content_type: a/b, expect: allow}",
+            "the content type is given twice",
+        ),
+    ] {
+        std::fs::write(path("cases.yaml"), format!("- {text}\n")).unwrap();
+        let ran = person.runs(&words).await;
+        assert_eq!(ran.code, exit::USAGE, "{text}");
+        assert!(ran.err.contains(problem), "{text}: {}", ran.err);
+    }
+}
+
+/// The page's own cases stand below the document that they are for.
+#[tokio::test]
+async fn the_cases_of_the_documentation_hold() {
+    let page = include_str!("../../../../docs/caps-yaml.md");
+    let block = |after: &str, fence: &str| {
+        let rest = &page[page.find(after).unwrap()..];
+        let rest = &rest[rest.find(fence).unwrap() + fence.len()..];
+        rest[..rest.find("\n```").unwrap()].to_owned()
+    };
+    let document = block("\n## Bodies\n", "\n```yaml\n");
+    let cases = block("\n## Cases\n", "\n```yaml cases\n");
+    let (person, path) = person(&[("caps.yaml", &document), ("cases.yaml", &cases)]);
+    let ran = person.runs(&["caps", "test", &path("caps.yaml"), "--cases", &path("cases.yaml")]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (exit::OK, ""), "{}", ran.err);
+    assert!(ran.err.contains("3 cases, 0 wrong"), "{}", ran.err);
+}

@@ -68,7 +68,7 @@ impl Work {
         self.steps(bytes / BYTES_PER_STEP)
     }
 
-    fn makes(&self, bytes: usize) -> Result<(), Fault> {
+    pub(super) fn makes(&self, bytes: usize) -> Result<(), Fault> {
         self.reads(bytes)?;
         take(&self.bytes, bytes)
     }

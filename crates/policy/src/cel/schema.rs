@@ -260,6 +260,12 @@ pub(super) fn like(path: &str, all: &str) -> String {
     if let (Some(field), None) = (fields.next(), fields.next()) {
         return format!("did you mean `{field}`?");
     }
+    if let Some((object, field)) =
+        path.rsplit_once('.').filter(|(object, _)| members(object).next().is_some())
+    {
+        let fields = members(object).filter_map(|(name, _)| name.split('.').next());
+        return suggest(field, fields, all).replace("mean `", &format!("mean `{object}."));
+    }
     let objects = known.clone().filter_map(|name| name.rsplit_once('.').map(|(object, _)| object));
     suggest(path, known.chain(objects), all)
 }

@@ -4,6 +4,12 @@ use std::{cmp::Ordering, rc::Rc};
 
 use freehold_model::Timestamp;
 use jiff::SignedDuration;
+use serde_json::Value as Json;
+
+use super::evaluate::{Fault, Work};
+
+/// What a value of JSON counts for beside its text, in bytes.
+const VALUE_BYTES: usize = 16;
 
 /// A value. Cloning one costs next to nothing.
 #[derive(Debug, Clone)]
@@ -87,6 +93,40 @@ impl<'a> Value<'a> {
             serde_json::Value::Array(items) => Self::List(List::Json(items)),
             serde_json::Value::Object(map) => Self::Map(Map::Json(map)),
         }
+    }
+
+    /// The value as JSON, which may be much larger than the expression that made it.
+    ///
+    /// # Errors
+    /// When it is, or holds, what JSON has not (a moment, a length of time, a number that is none), or when it is longer than
+    /// the work that is left may make.
+    pub fn to_json(&self, work: &Work) -> Result<Json, Fault> {
+        work.makes(VALUE_BYTES)?;
+        Ok(match self {
+            Self::Null => Json::Null,
+            Self::Bool(value) => Json::Bool(*value),
+            Self::Int(value) => (*value).into(),
+            Self::Double(value) => {
+                serde_json::Number::from_f64(*value).map(Json::Number).ok_or(Fault::Range)?
+            }
+            Self::Text(text) => {
+                work.makes(text.as_str().len())?;
+                Json::String(text.as_str().to_owned())
+            }
+            Self::List(list) => {
+                Json::Array(list.iter().map(|item| item.to_json(work)).collect::<Result<_, _>>()?)
+            }
+            Self::Map(map) => {
+                let mut made = serde_json::Map::new();
+                for key in map.keys() {
+                    work.makes(key.len())?;
+                    let value = map.get(key).ok_or(Fault::Absent)?;
+                    made.insert(key.to_owned(), value.to_json(work)?);
+                }
+                Json::Object(made)
+            }
+            Self::Timestamp(_) | Self::Duration(_) => return Err(Fault::Type),
+        })
     }
 
     /// Whether two values are equal; of different types they are not, but for numbers.

@@ -79,15 +79,7 @@ impl Checker<'_> {
             find(fields, "path").and_then(|value| self.path(value, &format!("{path}.path")));
         let body = find(fields, "body")
             .map_or_else(BodyEdits::default, |body| self.body_edits(body, &format!("{path}.body")));
-        let does_something =
-            ["auth", "headers", "query", "path", "body"].iter().any(|one| find(fields, one).is_some());
-        if !does_something {
-            self.problem(
-                node,
-                path,
-                "it changes nothing: give it `auth`, `headers`, `query`, `path` or `body`",
-            );
-        }
+        self.not_empty(node, path, fields, &TRANSFORM);
         Some(Transform {
             name,
             applies_to,
@@ -127,7 +119,7 @@ impl Checker<'_> {
         let Some(node) = find(fields, field) else { return Edits::default() };
         let path = format!("{path}.{field}");
         let Some(fields) = self.fields(node, &path, known) else { return Edits::default() };
-        self.not_empty(node, &path, fields);
+        self.not_empty(node, &path, fields, known);
         let set = self.set(fields, &path, "set", &Type::Text, name);
         let mut remove = Vec::new();
         if let Some(list) = find(fields, "remove") {
@@ -151,7 +143,7 @@ impl Checker<'_> {
 
     fn body_edits(&mut self, node: &Node, path: &str) -> BodyEdits {
         let Some(fields) = self.fields(node, path, &BODY_EDITS) else { return BodyEdits::default() };
-        self.not_empty(node, path, fields);
+        self.not_empty(node, path, fields, &BODY_EDITS);
         let set = self.set(fields, path, "set", &Type::Dyn, Pointer::parse);
         // One that stands in another's way would depend on the order.
         for (at, (pointer, _)) in set.iter().enumerate() {

@@ -49,8 +49,9 @@ impl Checker<'_> {
     }
 
     fn body(&mut self, node: &Node, path: &str, effect: Effect) -> Option<BodyRule> {
-        let fields = self.fields(node, path, if effect == Effect::Allow { &BODY } else { &DENIED_BODY })?;
-        self.not_empty(node, path, fields);
+        let known = if effect == Effect::Allow { &BODY } else { &DENIED_BODY };
+        let fields = self.fields(node, path, known)?;
+        self.not_empty(node, path, fields, known);
         let content_types = self.content_types(node, fields, path);
         let max_bytes = self.max_bytes(fields, path);
         let schema = find(fields, "schema").and_then(|schema| self.schema(schema, &format!("{path}.schema")));
@@ -65,7 +66,7 @@ impl Checker<'_> {
 
     fn response(&mut self, node: &Node, path: &str) -> Option<ResponseRule> {
         let fields = self.fields(node, path, &RESPONSE)?;
-        self.not_empty(node, path, fields);
+        self.not_empty(node, path, fields, &RESPONSE);
         let status = find(fields, "status")
             .map_or_else(Vec::new, |status| self.statuses(status, &format!("{path}.status")));
         let content_types = self.content_types(node, fields, path);

@@ -1,17 +1,15 @@
-//! A request as somebody writes it down, and what conditions see of it.
+//! A request as somebody writes it down, the response to it, and what expressions see of both.
 
 use std::collections::BTreeMap;
 
 use freehold_model::Timestamp;
 use freehold_policy::{
-    Body, Destination, NormalPath, RequestHead, Scheme,
+    Body, Destination, NormalPath, Policy, ReadBody, Reply, RequestHead, ResponseRule, Scheme, Unreadable,
     cel::{Attribute, List, Map, MapSource, Scope, Value},
-    is_plain_query,
+    grpc_call, is_plain_query,
 };
-use serde::Deserialize;
 
-/// The most cases of a file.
-const CASES_MAX: usize = 10_000;
+use super::cases::Subject;
 
 /// A request.
 #[derive(Debug)]
@@ -21,83 +19,66 @@ pub(super) struct Request {
     path: NormalPath<'static>,
     /// `None` where servers read it in different ways.
     query: Option<Values>,
+    message: Message,
+}
+
+/// A response.
+#[derive(Debug)]
+pub(super) struct Response {
+    pub status: u16,
+    pub message: Message,
+}
+
+/// Headers and a body.
+#[derive(Debug, Default)]
+pub(super) struct Message {
     headers: Texts,
+    body: Vec<u8>,
+    read: Option<ReadBody>,
 }
 
-/// Whose request it is, and when.
-#[derive(Debug, Clone, Default, clap::Args, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Subject {
-    /// What conditions see as `role.name`
-    #[arg(long, value_name = "NAME")]
-    role: Option<String>,
-    /// What conditions see as `workspace.id`
-    #[arg(long, value_name = "ID")]
-    workspace: Option<String>,
-    /// What conditions see as `task.id`; absent without it
-    #[arg(long, value_name = "ID")]
-    task: Option<String>,
-    /// What conditions see as `user.id`
-    #[arg(long, value_name = "ID")]
-    user: Option<String>,
-    /// What conditions see as `now`; the present time without it
-    #[arg(long, value_name = "TIME")]
-    now: Option<Timestamp>,
-}
-
-/// A request and what is expected.
-pub(super) struct Case {
-    pub name: String,
-    pub request: Result<Request, String>,
-    pub subject: Subject,
-    pub expect: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    request: String,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
-    #[serde(default)]
-    subject: Subject,
-    expect: String,
-}
-
-/// Reads a file of cases.
-///
-/// # Errors
-/// What is wrong with it, with its place.
-pub(super) fn cases(text: &str) -> Result<Vec<Case>, String> {
-    let written: Vec<Written> = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
-    if written.is_empty() {
-        return Err("there is no case in it".to_owned());
-    }
-    if written.len() > CASES_MAX {
-        return Err(format!("more than {CASES_MAX} cases"));
-    }
-    let case = |Written { request, headers, subject, expect }: Written| {
-        if !["allow", "deny"].contains(&expect.split(' ').next().unwrap_or_default()) {
-            return Err(format!("`expect: {expect}`: it begins with `allow` or `deny`"));
+impl Message {
+    /// Takes a body with its type, which is among the headers where it is not given.
+    ///
+    /// # Errors
+    /// When a header is none, or the type is given twice.
+    pub(super) fn new(headers: &[String], content_type: Option<&str>, body: Vec<u8>) -> Result<Self, String> {
+        let mut headers = Texts::parse(headers)?;
+        if let Some(content_type) = content_type
+            && headers.0.insert(CONTENT_TYPE.to_owned(), content_type.to_owned()).is_some()
+        {
+            return Err("the content type is given twice".to_owned());
         }
-        let (method, url) =
-            request.split_once(' ').ok_or_else(|| format!("`{request}`: expected a method and a URL"))?;
-        let headers: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-        let parsed = match Request::parse(method, url, &headers) {
-            Err(refusal) if refusal.starts_with("deny ") => Err(refusal),
-            parsed => Ok(parsed?),
-        };
-        Ok(Case { name: request, request: parsed, subject, expect })
-    };
-    written.into_iter().map(case).collect()
+        Ok(Self { headers, body, read: None })
+    }
+
+    fn facts(&self) -> Body<'_> {
+        Body {
+            content_type: self.headers.0.get(CONTENT_TYPE).map(String::as_str),
+            length: u64::try_from(self.body.len()).ok(),
+            read: self.read.as_ref(),
+        }
+    }
+
+    /// Reads the body as egress does, up to so many bytes.
+    fn read(&mut self, max: u64) {
+        let is_coded = self.headers.0.get("content-encoding").is_some_and(|coding| coding != "identity");
+        self.read = Some(match u64::try_from(self.body.len()) {
+            _ if is_coded => ReadBody::failed(Unreadable::Coded),
+            Ok(length) if length <= max => ReadBody::new(self.facts().content_type, &self.body),
+            _ => ReadBody::failed(Unreadable::TooLong),
+        });
+    }
 }
+
+const CONTENT_TYPE: &str = "content-type";
 
 impl Request {
-    /// Reads a method, a URL and headers.
+    /// Reads a method and a URL.
     ///
     /// # Errors
     /// What is wrong with them; for what egress refuses before any rule is asked, `deny` and the reason.
-    pub(super) fn parse(method: &str, url: &str, headers: &[String]) -> Result<Self, String> {
+    pub(super) fn parse(method: &str, url: &str, message: Message) -> Result<Self, String> {
         let (scheme, rest) =
             url.split_once("://").ok_or_else(|| format!("`{url}`: expected `https://` or `http://`"))?;
         let scheme = match scheme {
@@ -124,8 +105,16 @@ impl Request {
             destination,
             path: path.into_owned(),
             query: is_plain_query(query).then(|| Values::parse(query)),
-            headers: Texts::parse(headers)?,
+            message,
         })
+    }
+
+    /// Reads its body where the policy wants it.
+    pub(super) fn read_for(&mut self, policy: &Policy, subject: &Subject) {
+        let wanted = policy.body_wanted(&self.head(&Known::new(self, None, subject)));
+        if let Some(max) = wanted {
+            self.message.read(max);
+        }
     }
 
     /// What is decided on.
@@ -135,27 +124,46 @@ impl Request {
             method: &self.method,
             path: &self.path,
             scope,
-            body: Body::NONE,
+            body: self.message.facts(),
         }
     }
 }
 
-/// What conditions see.
+impl Response {
+    /// Reads its body where the rule wants it.
+    pub(super) fn read_for(&mut self, rule: &ResponseRule) {
+        if let Some(max) = rule.body_wanted(&self.reply()) {
+            self.message.read(max);
+        }
+    }
+
+    /// What is checked.
+    pub(super) fn reply(&self) -> Reply<'_> {
+        Reply { status: self.status, body: self.message.facts() }
+    }
+}
+
+/// What expressions see.
 pub(super) struct Known<'a> {
     request: &'a Request,
+    response: Option<&'a Response>,
     subject: &'a Subject,
     now: Timestamp,
 }
 
 impl<'a> Known<'a> {
-    pub(super) fn new(request: &'a Request, subject: &'a Subject) -> Self {
-        Self { request, subject, now: subject.now.unwrap_or_else(super::now) }
+    pub(super) fn new(request: &'a Request, response: Option<&'a Response>, subject: &'a Subject) -> Self {
+        Self { request, response, subject, now: subject.now.unwrap_or_else(super::now) }
+    }
+
+    fn grpc(&self) -> Option<(&str, &str)> {
+        grpc_call(self.request.message.facts().content_type, &self.request.path)
     }
 }
 
 impl Scope for Known<'_> {
     fn get(&self, attribute: Attribute) -> Option<Value<'_>> {
-        let Self { request, subject, now } = self;
+        let Self { request, response, subject, now } = self;
         let or = |given: &'_ Option<String>, otherwise: &'static str| {
             given.clone().unwrap_or_else(|| otherwise.to_owned())
         };
@@ -166,8 +174,16 @@ impl Scope for Known<'_> {
             Attribute::RequestPort => Value::Int(request.destination.port().into()),
             Attribute::RequestPath => Value::text(request.path.as_str()),
             Attribute::RequestQuery => Value::Map(Map::Source(request.query.as_ref()?)),
-            Attribute::RequestHeaders => Value::Map(Map::Source(&request.headers)),
-            Attribute::RequestWebsocket => Value::Bool(false),
+            Attribute::RequestHeaders => Value::Map(Map::Source(&request.message.headers)),
+            Attribute::RequestWebsocket => {
+                let upgrade = request.message.headers.0.get("upgrade");
+                Value::Bool(upgrade.is_some_and(|to| to.eq_ignore_ascii_case("websocket")))
+            }
+            Attribute::RequestGrpcService => Value::text(self.grpc()?.0),
+            Attribute::RequestGrpcMethod => Value::text(self.grpc()?.1),
+            Attribute::ResponseStatus => Value::Int(response.as_ref()?.status.into()),
+            Attribute::ResponseHeaders => Value::Map(Map::Source(&response.as_ref()?.message.headers)),
+            Attribute::ResponseBody => Value::json(response.as_ref()?.message.read.as_ref()?.value()?),
             Attribute::WorkspaceId => {
                 Value::made(&or(&subject.workspace, "ws_00000000000000000000000000000000"))
             }
@@ -175,8 +191,23 @@ impl Scope for Known<'_> {
             Attribute::UserId => Value::made(&or(&subject.user, "system")),
             Attribute::TaskId => Value::text(subject.task.as_deref()?),
             Attribute::Now => Value::Timestamp(*now),
-            _ => return None,
+            Attribute::Secrets => Value::Map(Map::Source(&Placeholders)),
+            of_body => request.message.read.as_ref()?.request(of_body)?,
         })
+    }
+}
+
+/// Secrets are not known here: each stands for itself.
+#[derive(Debug)]
+struct Placeholders;
+
+impl MapSource for Placeholders {
+    fn get(&self, key: &str) -> Option<Value<'_>> {
+        Some(Value::made(&format!("secrets[{key:?}]")))
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        Vec::new()
     }
 }
 

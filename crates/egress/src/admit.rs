@@ -1,0 +1,371 @@
+//! Everything that is decided about a request before a byte of it goes out, in order; and what becomes of its head.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use freehold_model::{Timestamp, audit::AuditEvent};
+use freehold_policy::{
+    Approval, Body as Known, Decision, NormalPath, Permit, ReadBody, RequestHead, RuleName, Unreadable,
+};
+use http::{Uri, header, request::Parts};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    Grant, Outgoing, Signer, agree,
+    audit::{self},
+    deny::Reason,
+    exchange::Connection,
+    facts::Facts,
+    headers::{prepare_headers, single},
+    inject, masking,
+    options::ms,
+    passage::{Passage, Read},
+    transform::{self, Changes, Failure, Target},
+};
+
+/// The longest body that is read to be signed, in bytes.
+const SIGNED_BODY_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// A request that may go out.
+pub(crate) struct Admitted {
+    pub(crate) permit: Permit,
+    pub(crate) body: Passage,
+    pub(crate) changes: Changes,
+    /// For the rules of its response.
+    pub(crate) asked: Option<Asked>,
+    /// How many rules of its bodies it is under.
+    pub(crate) validations: u32,
+    pub(crate) upgrade: bool,
+    /// Whether the name leads anywhere.
+    pub(crate) resolved: Result<(), Reason>,
+}
+
+/// A request as it was decided on, before transforms changed it.
+pub(crate) struct Asked {
+    grant: Arc<Grant>,
+    parts: Parts,
+    path: String,
+    upgrade: bool,
+    read: Option<ReadBody>,
+}
+
+impl Asked {
+    /// What expressions see of it.
+    pub(crate) fn facts<'a>(&'a self, connection: &'a Connection) -> Facts<'a> {
+        let Self { grant, parts, path, upgrade, read } = self;
+        let facts = Facts::new(&connection.destination, path, parts, grant, &connection.attribution);
+        facts.with(*upgrade, read.as_ref())
+    }
+}
+
+/// A request that may not go out.
+pub(crate) struct Refusal {
+    pub(crate) reason: Reason,
+    /// The rule that denies it, or that would have allowed it where it was something else that did not.
+    rule: Option<RuleName>,
+    /// Where its body is not as it must be.
+    detail: Option<String>,
+    /// What could not be put on it.
+    failure: Option<Failure>,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self { reason, rule: None, detail: None, failure: None }
+    }
+}
+
+impl Refusal {
+    fn of_permitted(reason: Reason, permit: &Permit) -> Self {
+        Self { rule: Some(permit.rule().clone()), ..reason.into() }
+    }
+
+    fn unchanged(failure: Failure, permit: &Permit) -> Self {
+        let unavailable = Reason::AuthUnavailable;
+        let reason = match &failure {
+            Failure::Transform { why, .. } if *why != unavailable.as_str() => Reason::TransformFailed,
+            _ => unavailable,
+        };
+        Self { failure: Some(failure), ..Self::of_permitted(reason, permit) }
+    }
+
+    /// Writes it into the request's row.
+    pub(crate) fn put(self, row: &mut AuditEvent) {
+        audit::denied(row, self.reason);
+        if let Some(rule) = self.rule {
+            audit::by_rule(row, &rule);
+        }
+        if let Some(at) = self.detail {
+            row.detail.get_or_insert_with(|| serde_json::json!({}))["body"] = at.into();
+        }
+        match self.failure {
+            None => {}
+            Some(Failure::Credential(name)) => {
+                row.auth_failures.insert(name, Reason::AuthUnavailable.as_str().to_owned());
+            }
+            Some(Failure::Transform { name, why }) => {
+                row.transforms_failed.insert(name, why.to_owned());
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Every check there is before a byte goes out, in order. Leaves `parts` as they are sent upstream.
+    pub(crate) async fn admit(
+        &self,
+        grant: Option<Arc<Grant>>,
+        parts: &mut Parts,
+        mut body: Passage,
+    ) -> Result<Admitted, Refusal> {
+        self.check_token()?;
+        if parts.headers.len() > self.pod.state.options.limits.headers_max {
+            // HTTP/1.1 does not come as far.
+            return Err(Reason::HeadTooLarge.into());
+        }
+        let grant = grant.ok_or(Reason::NoGrant)?;
+        agree::check(&self.destination, self.sni.as_deref(), parts).map_err(|_| Reason::AuthorityMismatch)?;
+        // What stays behind, no condition sees.
+        let upgrade = prepare_headers(parts);
+        let path = parts.uri.path().to_owned();
+        let path = NormalPath::parse(&path).map_err(|_| Reason::PathAmbiguous)?;
+        let read = self.read_request(&grant, parts, &path, upgrade, &mut body).await?;
+        let permit = self.decide(&grant, parts, &path, upgrade, &body, read.as_ref())?;
+        let asked = permit.response().map(|_| (parts.clone(), Arc::clone(&grant)));
+        let path = path.as_str().to_owned();
+        let changes = self.change(&grant, &permit, parts, &path, upgrade, read.as_ref(), &mut body).await?;
+        let resolved = match self.pod.workspace.upstream.resolve(&permit).await {
+            Err(reason) if !reason.is_upstream() => return Err(Refusal::of_permitted(reason, &permit)),
+            resolved => resolved,
+        };
+        let validations = u32::from(permit.validates_body()) + u32::from(permit.response().is_some());
+        let asked = asked.map(|(parts, grant)| Asked { grant, parts, path, upgrade, read });
+        Ok(Admitted { permit, body, changes, asked, validations, upgrade, resolved })
+    }
+
+    /// Reads the body, when a rule that may match looks into it.
+    async fn read_request(
+        &self,
+        grant: &Grant,
+        parts: &Parts,
+        path: &NormalPath<'_>,
+        upgrade: bool,
+        body: &mut Passage,
+    ) -> Result<Option<ReadBody>, Refusal> {
+        let known = known(parts, body);
+        let wanted = {
+            let facts = Facts::new(&self.destination, path.as_str(), parts, grant, &self.attribution);
+            let facts = facts.with(upgrade, None);
+            grant.policy.body_wanted(&self.head(parts, path, &facts, known))
+        };
+        let Some(bytes_max) = wanted else { return Ok(None) };
+        if masking::is_coded(&parts.headers) {
+            return Ok(Some(ReadBody::failed(Unreadable::Coded)));
+        }
+        if known.length.is_some_and(|length| length > bytes_max) {
+            return Ok(Some(ReadBody::failed(Unreadable::TooLong)));
+        }
+        let room = self.room(&self.pod.request_bodies, known.length.unwrap_or(bytes_max)).await?;
+        match body.read(bytes_max, Some(room)).await.map_err(|_| Reason::RequestMalformed)? {
+            Read::Whole(bytes) => Ok(Some(ReadBody::new(known.content_type, &bytes))),
+            Read::TooLong => Ok(Some(ReadBody::failed(Unreadable::TooLong))),
+        }
+    }
+
+    /// Room for a body that is read, among those that the pod's requests hold at once.
+    pub(crate) async fn room(
+        &self,
+        bodies: &Arc<Semaphore>,
+        bytes: u64,
+    ) -> Result<OwnedSemaphorePermit, Reason> {
+        let limits = &self.pod.state.options.limits;
+        let kibibytes = bytes.div_ceil(1024).min(limits.bodies_per_pod_kibibytes_max.into());
+        let room = Arc::clone(bodies).acquire_many_owned(u32::try_from(kibibytes).unwrap_or(u32::MAX));
+        match tokio::time::timeout(ms(limits.body_wait_ms), room).await {
+            Ok(Ok(room)) => Ok(room),
+            _ => Err(Reason::BodiesFull),
+        }
+    }
+
+    fn head<'a>(
+        &'a self,
+        parts: &'a Parts,
+        path: &'a NormalPath<'_>,
+        facts: &'a Facts<'_>,
+        body: Known<'a>,
+    ) -> RequestHead<'a> {
+        let method = parts.method.as_str();
+        RequestHead { destination: &self.destination, method, path, scope: facts, body }
+    }
+
+    /// The policy's decision.
+    fn decide(
+        &self,
+        grant: &Grant,
+        parts: &Parts,
+        path: &NormalPath<'_>,
+        upgrade: bool,
+        body: &Passage,
+        read: Option<&ReadBody>,
+    ) -> Result<Permit, Refusal> {
+        let facts = Facts::new(&self.destination, path.as_str(), parts, grant, &self.attribution);
+        let facts = facts.with(upgrade, read);
+        let body = Known { read, ..known(parts, body) };
+        match grant.policy.decide(&self.head(parts, path, &facts, body)) {
+            Decision::Allow(permit) if unsupported(&permit) => {
+                Err(Refusal::of_permitted(Reason::Policy(freehold_policy::Reason::ConditionNotMet), &permit))
+            }
+            Decision::Allow(permit) => Ok(permit),
+            Decision::Deny(denial) => {
+                let reason = Reason::Policy(denial.reason);
+                Err(Refusal { rule: denial.rule, detail: denial.detail, ..reason.into() })
+            }
+        }
+    }
+
+    /// Puts the provider's credential on the request and has the rule's transforms change it.
+    async fn change(
+        &self,
+        grant: &Grant,
+        permit: &Permit,
+        parts: &mut Parts,
+        path: &str,
+        upgrade: bool,
+        read: Option<&ReadBody>,
+        body: &mut Passage,
+    ) -> Result<Changes, Refusal> {
+        let unchanged = |failure| Refusal::unchanged(failure, permit);
+        let mut query = parts.uri.query().map(str::to_owned);
+        let own = transform::Own::of(&parts.headers, query.as_deref());
+        let evaluated = if permit.transforms().is_empty() {
+            None
+        } else {
+            let gathered = transform::gather(&*grant.credentials, permit).await.map_err(unchanged)?;
+            let facts = Facts::new(&self.destination, path, parts, grant, &self.attribution);
+            let evaluated = transform::evaluate(permit, &gathered, &facts.with(upgrade, read));
+            Some((evaluated.map_err(unchanged)?, gathered))
+        };
+        let mut changes = self.put_provider(grant, permit, parts, &mut query).await?;
+        let (mut path, mut replaced) = (path.to_owned(), None);
+        if let Some((evaluated, gathered)) = evaluated {
+            let headers = &mut parts.headers;
+            let mut target = Target { headers, query: &mut query, path: &mut path, read, body: &mut replaced };
+            changes.apply(evaluated, &gathered, &own, &mut target).map_err(unchanged)?;
+        }
+        if let Some(bytes) = replaced {
+            body.replace(bytes);
+        }
+        if changes.is_masked() || permit.response().is_some_and(freehold_policy::ResponseRule::reads_body) {
+            masking::prepare(&mut parts.headers);
+        }
+        if let Some(signer) = changes.signer.take() {
+            self.sign(&*signer, permit, parts, &path, &mut query, body).await?;
+        }
+        parts.uri = target(path, query)?;
+        Ok(changes)
+    }
+
+    /// The provider's credential on requests to the provider's domain; nothing on others.
+    async fn put_provider(
+        &self,
+        grant: &Grant,
+        permit: &Permit,
+        parts: &mut Parts,
+        query: &mut Option<String>,
+    ) -> Result<Changes, Refusal> {
+        let mut changes = Changes::default();
+        if !grant.policy.is_provider(permit.destination()) {
+            return Ok(changes);
+        }
+        inject::strip_placeholder(&mut parts.headers, query)
+            .map_err(|_| Refusal::of_permitted(Reason::ForeignCredential, permit))?;
+        let Some(name) = permit.credential() else { return Ok(changes) };
+        let injection = transform::ask(&*grant.credentials, name).await;
+        let injection = injection.map_err(|failure| Refusal::unchanged(failure, permit))?;
+        inject::apply(&injection, &mut parts.headers, query);
+        changes.applied = 1;
+        changes.signer = injection.as_signer().cloned();
+        changes.secrets = injection.secrets();
+        changes.credentials.push(name.to_owned());
+        Ok(changes)
+    }
+
+    /// Signs a request of which nothing changes any more.
+    async fn sign(
+        &self,
+        signer: &dyn Signer,
+        permit: &Permit,
+        parts: &mut Parts,
+        path: &str,
+        query: &mut Option<String>,
+        body: &mut Passage,
+    ) -> Result<(), Refusal> {
+        let authority = permit.destination().to_string();
+        let mut outgoing = Outgoing {
+            method: &parts.method,
+            authority: &authority,
+            is_tls: permit.destination().scheme() == freehold_policy::Scheme::Https,
+            path,
+            query,
+            headers: &mut parts.headers,
+            body_sha256: None,
+            now: Timestamp::now(),
+        };
+        if signer.needs_body(&outgoing) {
+            let length = body.length().unwrap_or(SIGNED_BODY_BYTES_MAX);
+            let room = self.room(&self.pod.request_bodies, length.min(SIGNED_BODY_BYTES_MAX)).await?;
+            let read = body.read(SIGNED_BODY_BYTES_MAX, Some(room)).await.map_err(|_| Reason::RequestMalformed)?;
+            let Read::Whole(bytes) = read else {
+                let reason = Reason::Policy(freehold_policy::Reason::BodyTooLarge);
+                return Err(Refusal::of_permitted(reason, permit));
+            };
+            outgoing.body_sha256 = sha256(&bytes);
+        }
+        signer.sign(&mut outgoing).map_err(|unavailable| {
+            tracing::debug!(egress.code = unavailable.code(), "a request could not be signed");
+            Refusal::of_permitted(Reason::AuthUnavailable, permit)
+        })
+    }
+
+    /// The connection's own token, or a renewed one for the same traffic.
+    fn check_token(&self) -> Result<(), Reason> {
+        let Some(own) = &self.token else {
+            self.retire.cancel();
+            return Err(Reason::NoToken);
+        };
+        let now = Timestamp::now();
+        let renewed = || {
+            self.pod.token.load_full().is_some_and(|current| {
+                current.expires_at > now && current.subject.task_id == own.subject.task_id
+            })
+        };
+        if own.expires_at > now || renewed() {
+            return Ok(());
+        }
+        self.retire.cancel();
+        Err(Reason::TokenExpired)
+    }
+}
+
+fn sha256(bytes: &Bytes) -> Option<[u8; digest::SHA256_OUTPUT_LEN]> {
+    digest::digest(&digest::SHA256, bytes).as_ref().try_into().ok()
+}
+
+/// What is known of a body that is not read.
+fn known<'a>(parts: &'a Parts, body: &Passage) -> Known<'a> {
+    Known { content_type: single(&parts.headers, &header::CONTENT_TYPE), length: body.length(), read: None }
+}
+
+/// Whether the permit carries what is not enforced here yet: such a request does not go out.
+fn unsupported(permit: &Permit) -> bool {
+    permit.approval() != Approval::NotNeeded || !permit.counters().is_empty()
+}
+
+fn target(path: String, query: Option<String>) -> Result<Uri, Reason> {
+    let text = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    text.parse().map_err(|_| Reason::RequestMalformed)
+}

@@ -1,0 +1,242 @@
+//! A body on its way through: passed on as it comes, or read before something was decided and then passed on; watched by
+//! those who count or bound it.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::{
+    deny::Reason,
+    follow_up::{FollowUp, Phase},
+    headers::{prepare_trailers, strip_hop_by_hop},
+};
+
+/// Why a body ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PassageError {
+    #[error("the sender broke off")]
+    Broken(#[source] hyper::Error),
+    /// It was cut off for this.
+    #[error("{}", .0.as_str())]
+    Cut(Reason),
+}
+
+/// Sees the bytes of a body as they pass.
+pub(crate) trait Watch: Send + Sync {
+    /// The next bytes, before they are passed on.
+    ///
+    /// # Errors
+    /// They are not, and the body is cut off here.
+    fn data(&mut self, data: &[u8]) -> Result<(), Reason>;
+}
+
+/// Which way a body goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Upstream,
+    Downstream,
+}
+
+/// A body on its way.
+pub(crate) struct Passage {
+    way: Way,
+    /// What was read and is not passed on yet.
+    read: VecDeque<Bytes>,
+    trailers: Option<HeaderMap>,
+    /// What was not read yet.
+    rest: Option<Incoming>,
+    watches: Vec<Box<dyn Watch>>,
+    /// Room for what was read, among all that the pod's requests hold.
+    room: Option<OwnedSemaphorePermit>,
+}
+
+/// A body that was read up to a bound.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    /// All of it.
+    Whole(Bytes),
+    /// It is longer than the bound.
+    TooLong,
+}
+
+impl Passage {
+    /// A request's body. Its trailers lose what its head may not carry either.
+    pub(crate) fn upstream(body: Incoming) -> Self {
+        Self::new(Way::Upstream, body)
+    }
+
+    /// A response's body.
+    pub(crate) fn downstream(body: Incoming) -> Self {
+        Self::new(Way::Downstream, body)
+    }
+
+    fn new(way: Way, body: Incoming) -> Self {
+        let (read, watches) = (VecDeque::new(), Vec::new());
+        Self { way, read, trailers: None, rest: Some(body), watches, room: None }
+    }
+
+    /// Its length in bytes, when that is known: 0 when there is none.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.size_hint().exact()
+    }
+
+    /// Has the bytes seen that pass from now on.
+    pub(crate) fn watch(&mut self, watch: Box<dyn Watch>) {
+        self.watches.push(watch);
+    }
+
+    /// Reads all of it, or as much as shows that it is longer than `bytes_max`. What was read is passed on all the same.
+    /// `room` is held as long as it is here.
+    ///
+    /// # Errors
+    /// When the sender breaks off.
+    pub(crate) async fn read(
+        &mut self,
+        bytes_max: u64,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Result<Read, PassageError> {
+        self.room = room.or(self.room.take());
+        let mut length = self.read_bytes();
+        while let Some(rest) = &mut self.rest {
+            if rest.size_hint().lower().saturating_add(length) > bytes_max {
+                return Ok(Read::TooLong);
+            }
+            match rest.frame().await {
+                None => self.rest = None,
+                Some(Err(error)) => return Err(PassageError::Broken(error)),
+                Some(Ok(frame)) => match self.way.cleaned(frame).into_data() {
+                    Ok(data) => {
+                        length += data.len() as u64;
+                        self.read.push_back(data);
+                    }
+                    Err(frame) => self.trailers = frame.into_trailers().ok(),
+                },
+            }
+        }
+        if length > bytes_max {
+            return Ok(Read::TooLong);
+        }
+        if self.read.len() > 1 {
+            let mut whole = BytesMut::with_capacity(usize::try_from(length).unwrap_or_default());
+            self.read.drain(..).for_each(|piece| whole.extend_from_slice(&piece));
+            self.read.push_back(whole.freeze());
+        }
+        Ok(Read::Whole(self.read.front().cloned().unwrap_or_default()))
+    }
+
+    /// Puts another body in the place of one that was read. Its trailers, which may be sums over it, stay behind.
+    pub(crate) fn replace(&mut self, body: Bytes) {
+        (self.rest, self.trailers) = (None, None);
+        self.read = VecDeque::from([body]);
+    }
+
+    fn read_bytes(&self) -> u64 {
+        self.read.iter().map(|piece| piece.len() as u64).sum()
+    }
+
+    /// The next frame of what was read, or else of what was not.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, PassageError>>> {
+        if let Some(data) = self.read.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        self.room = None;
+        let Some(rest) = &mut self.rest else {
+            return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+        };
+        let frame = ready!(Pin::new(rest).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| match frame {
+            Ok(frame) => Ok(self.way.cleaned(frame)),
+            Err(error) => Err(PassageError::Broken(error)),
+        }))
+    }
+}
+
+impl Way {
+    /// Trailers, like headers, lose what concerns one connection alone, and a request's what could count for its head.
+    fn cleaned(self, mut frame: Frame<Bytes>) -> Frame<Bytes> {
+        if let Some(trailers) = frame.trailers_mut() {
+            match self {
+                Self::Upstream => prepare_trailers(trailers),
+                Self::Downstream => strip_hop_by_hop(trailers),
+            }
+        }
+        frame
+    }
+}
+
+impl Body for Passage {
+    type Data = Bytes;
+    type Error = PassageError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, PassageError>>> {
+        let frame = ready!(self.poll_next(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            for watch in &mut self.watches {
+                if let Err(reason) = watch.data(data) {
+                    return Poll::Ready(Some(Err(PassageError::Cut(reason))));
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_empty()
+            && self.trailers.is_none()
+            && self.rest.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (read, mut hint) = (self.read_bytes(), SizeHint::new());
+        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint);
+        hint.set_lower(rest.lower().saturating_add(read));
+        // With a length alone trailers would have no place.
+        if let Some(upper) = rest.upper().filter(|_| self.trailers.is_none()) {
+            hint.set_upper(upper.saturating_add(read));
+        }
+        hint
+    }
+}
+
+/// Cuts a body off where it is longer than a rule allows, and has a row written that says so. For bodies whose length is
+/// not known beforehand.
+pub(crate) struct Bound {
+    left: u64,
+    phase: Phase,
+    reason: Reason,
+    /// Until it was written.
+    follow_up: Option<FollowUp>,
+}
+
+impl Bound {
+    pub(crate) const fn new(bytes_max: u64, phase: Phase, reason: Reason, follow_up: FollowUp) -> Self {
+        Self { left: bytes_max, phase, reason, follow_up: Some(follow_up) }
+    }
+}
+
+impl Watch for Bound {
+    fn data(&mut self, data: &[u8]) -> Result<(), Reason> {
+        let Some(left) = self.left.checked_sub(data.len() as u64) else {
+            if let Some(follow_up) = self.follow_up.take() {
+                follow_up.cut(self.phase, self.reason);
+            }
+            return Err(self.reason);
+        };
+        self.left = left;
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! A response on its way to the pod: without a way past this proxy, without secrets, and as its rule says.
+
+use freehold_policy::{Body as Known, ReadBody, Reply, Unreadable};
+use http::{Response, header, response::Parts};
+use hyper::{
+    body::{Body, Incoming},
+    ext::ReasonPhrase,
+};
+
+use crate::{
+    admit::Asked,
+    deny::Reason,
+    exchange::Connection,
+    follow_up::{FollowUp, Phase},
+    headers::single,
+    masking::{self, Masking},
+    passage::{Bound, Passage, Read},
+};
+
+/// A response's head as it may be seen: without a way past this proxy, without secrets, and with a body in which they
+/// can be found.
+pub(crate) fn checked(
+    mut response: Response<Incoming>,
+    masking: Option<&mut Masking>,
+) -> Result<Response<Incoming>, Reason> {
+    // The words after the status are the upstream's own, and nobody needs them.
+    response.extensions_mut().remove::<ReasonPhrase>();
+    response.headers_mut().remove(header::ALT_SVC);
+    if let Some(masking) = masking {
+        if masking::is_coded(response.headers()) && !response.body().is_end_stream() {
+            return Err(Reason::UpstreamEncoded);
+        }
+        masking.head(response.headers_mut());
+    }
+    Ok(response)
+}
+
+/// Holds a response against the rule that allowed its request.
+pub(crate) struct Judge<'c> {
+    pub(crate) connection: &'c Connection,
+    pub(crate) permit: &'c freehold_policy::Permit,
+    /// The request, when the rule says anything of the response.
+    pub(crate) asked: Option<Asked>,
+    /// The row that says that a response was not passed on.
+    pub(crate) follow_up: FollowUp,
+}
+
+impl Judge<'_> {
+    /// The response, when it may be passed on.
+    pub(crate) async fn judge(&self, response: Response<Passage>) -> Result<Response<Passage>, Reason> {
+        let (Some(rule), Some(_)) = (self.permit.response(), &self.asked) else { return Ok(response) };
+        let (parts, mut body) = response.into_parts();
+        let known = Known {
+            content_type: single(&parts.headers, &header::CONTENT_TYPE),
+            length: body.length(),
+            read: None,
+        };
+        let mut reply = Reply { status: parts.status.as_u16(), body: known };
+        let read = match rule.body_wanted(&reply) {
+            None => None,
+            Some(bytes_max) => Some(self.read(&parts, &known, &mut body, bytes_max).await?),
+        };
+        reply.body.read = read.as_ref();
+        self.check(&parts, &reply).await?;
+        if let Some(bytes_max) = rule.max_bytes().filter(|_| body.length().is_none()) {
+            let reason = Reason::Policy(freehold_policy::Reason::ResponseTooLarge);
+            let bound = Bound::new(bytes_max, Phase::ResponseBody, reason, self.follow_up.clone());
+            body.watch(Box::new(bound));
+        }
+        Ok(Response::from_parts(parts, body))
+    }
+
+    /// The same for an answer that begins a tunnel, which has no body.
+    pub(crate) async fn judge_switch(&self, response: &Response<Incoming>) -> Result<(), Reason> {
+        let (parts, ()) = Response::builder().status(response.status()).body(()).unwrap_or_default().into_parts();
+        let mut parts = parts;
+        parts.headers.clone_from(response.headers());
+        self.check(&parts, &Reply { status: parts.status.as_u16(), body: Known::NONE }).await
+    }
+
+    async fn read(
+        &self,
+        parts: &Parts,
+        known: &Known<'_>,
+        body: &mut Passage,
+        bytes_max: u64,
+    ) -> Result<ReadBody, Reason> {
+        if masking::is_coded(&parts.headers) {
+            return Ok(ReadBody::failed(Unreadable::Coded));
+        }
+        let connection = self.connection;
+        let bodies = &connection.pod.response_bodies;
+        let room = connection.room(bodies, known.length.unwrap_or(bytes_max).min(bytes_max)).await?;
+        match body.read(bytes_max, Some(room)).await.map_err(|_| Reason::UpstreamFailed)? {
+            Read::Whole(bytes) => Ok(ReadBody::new(known.content_type, &bytes)),
+            Read::TooLong => Ok(ReadBody::failed(Unreadable::TooLong)),
+        }
+    }
+
+    async fn check(&self, parts: &Parts, reply: &Reply<'_>) -> Result<(), Reason> {
+        let (Some(rule), Some(asked)) = (self.permit.response(), &self.asked) else { return Ok(()) };
+        let verdict = {
+            let facts = asked.facts(self.connection).answered(parts, reply.body.read);
+            rule.check(reply, &facts)
+        };
+        let Err(reason) = verdict else { return Ok(()) };
+        let phase = if reply.body.read.is_some() { Phase::ResponseBody } else { Phase::ResponseHeaders };
+        let reason = Reason::Policy(reason);
+        if self.follow_up.clone().denied(phase, reason).await { Err(reason) } else { Err(Reason::AuditUnavailable) }
+    }
+}
