@@ -1,6 +1,6 @@
 //! Everything that is decided about a request before a byte of it goes out, in order; and what becomes of its head.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -14,6 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::{
     Grant, Outgoing, Signer, agree,
     audit::{self},
+    budget::{Reservation, Weight},
+    counted::{self, Stopped},
     deny::Reason,
     exchange::Connection,
     facts::Facts,
@@ -32,6 +34,8 @@ pub(crate) struct Admitted {
     pub(crate) permit: Permit,
     pub(crate) body: Passage,
     pub(crate) changes: Changes,
+    /// What it holds of budgets.
+    pub(crate) reservation: Option<Reservation>,
     /// For the rules of its response.
     pub(crate) asked: Option<Asked>,
     /// How many rules of its bodies it is under.
@@ -68,11 +72,13 @@ pub(crate) struct Refusal {
     detail: Option<String>,
     /// What could not be put on it.
     failure: Option<Failure>,
+    /// The counters that have no room for it, and why.
+    ceilings: BTreeMap<String, String>,
 }
 
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
-        Self { reason, rule: None, detail: None, failure: None }
+        Self { reason, rule: None, detail: None, failure: None, ceilings: BTreeMap::new() }
     }
 }
 
@@ -90,6 +96,10 @@ impl Refusal {
         Self { failure: Some(failure), ..Self::of_permitted(reason, permit) }
     }
 
+    fn stopped((reason, ceilings): Stopped, permit: &Permit) -> Self {
+        Self { ceilings, ..Self::of_permitted(reason, permit) }
+    }
+
     /// Writes it into the request's row.
     pub(crate) fn put(self, row: &mut AuditEvent) {
         audit::denied(row, self.reason);
@@ -99,6 +109,7 @@ impl Refusal {
         if let Some(at) = self.detail {
             row.detail.get_or_insert_with(|| serde_json::json!({}))["body"] = at.into();
         }
+        row.budget_ceilings = self.ceilings;
         match self.failure {
             None => {}
             Some(Failure::Credential(name)) => {
@@ -132,6 +143,15 @@ impl Connection {
         let path = NormalPath::parse(&path).map_err(|_| Reason::PathAmbiguous)?;
         let read = self.read_request(&grant, parts, &path, upgrade, &mut body).await?;
         let permit = self.decide(&grant, parts, &path, upgrade, &body, read.as_ref())?;
+        let charges = {
+            let facts = Facts::new(&self.destination, path.as_str(), parts, &grant, &self.attribution);
+            let facts = facts.with(upgrade, read.as_ref());
+            let weight = Weight { length: body.length(), path: path.as_str(), body: &body.begun() };
+            let whose = self.attribution.whose(&grant);
+            counted::weigh(&self.pod.state.budgets, &permit, &weight, whose.as_ref(), upgrade, &facts)
+        };
+        let stopped = |stopped| Refusal::stopped(stopped, &permit);
+        let reservation = self.reserve(charges.map_err(stopped)?).await.map_err(stopped)?;
         let asked = permit.response().map(|_| (parts.clone(), Arc::clone(&grant)));
         let path = path.as_str().to_owned();
         let changes = self.change(&grant, &permit, parts, &path, upgrade, read.as_ref(), &mut body).await?;
@@ -141,7 +161,7 @@ impl Connection {
         };
         let validations = u32::from(permit.validates_body()) + u32::from(permit.response().is_some());
         let asked = asked.map(|(parts, grant)| Asked { grant, parts, path, upgrade, read });
-        Ok(Admitted { permit, body, changes, asked, validations, upgrade, resolved })
+        Ok(Admitted { permit, body, changes, reservation, asked, validations, upgrade, resolved })
     }
 
     /// Reads the body, when a rule that may match looks into it.
@@ -250,13 +270,17 @@ impl Connection {
         let (mut path, mut replaced) = (path.to_owned(), None);
         if let Some((evaluated, gathered)) = evaluated {
             let headers = &mut parts.headers;
-            let mut target = Target { headers, query: &mut query, path: &mut path, read, body: &mut replaced };
+            let mut target =
+                Target { headers, query: &mut query, path: &mut path, read, body: &mut replaced };
             changes.apply(evaluated, &gathered, &own, &mut target).map_err(unchanged)?;
         }
         if let Some(bytes) = replaced {
             body.replace(bytes);
         }
-        if changes.is_masked() || permit.response().is_some_and(freehold_policy::ResponseRule::reads_body) {
+        if changes.is_masked()
+            || counted::reads_answer(permit)
+            || permit.response().is_some_and(freehold_policy::ResponseRule::reads_body)
+        {
             masking::prepare(&mut parts.headers);
         }
         if let Some(signer) = changes.signer.take() {
@@ -315,7 +339,8 @@ impl Connection {
         if signer.needs_body(&outgoing) {
             let length = body.length().unwrap_or(SIGNED_BODY_BYTES_MAX);
             let room = self.room(&self.pod.request_bodies, length.min(SIGNED_BODY_BYTES_MAX)).await?;
-            let read = body.read(SIGNED_BODY_BYTES_MAX, Some(room)).await.map_err(|_| Reason::RequestMalformed)?;
+            let read =
+                body.read(SIGNED_BODY_BYTES_MAX, Some(room)).await.map_err(|_| Reason::RequestMalformed)?;
             let Read::Whole(bytes) = read else {
                 let reason = Reason::Policy(freehold_policy::Reason::BodyTooLarge);
                 return Err(Refusal::of_permitted(reason, permit));
@@ -359,7 +384,7 @@ fn known<'a>(parts: &'a Parts, body: &Passage) -> Known<'a> {
 
 /// Whether the permit carries what is not enforced here yet: such a request does not go out.
 fn unsupported(permit: &Permit) -> bool {
-    permit.approval() != Approval::NotNeeded || !permit.counters().is_empty()
+    permit.approval() != Approval::NotNeeded
 }
 
 fn target(path: String, query: Option<String>) -> Result<Uri, Reason> {

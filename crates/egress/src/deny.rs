@@ -123,6 +123,11 @@ impl Reason {
         }
     }
 
+    /// Whether no connection to the upstream came about.
+    pub(crate) const fn is_before_upstream(self) -> bool {
+        matches!(self, Self::UpstreamUnresolved | Self::UpstreamUnreachable | Self::UpstreamTls)
+    }
+
     /// Whether an allowed request failed upstream: not a denial.
     pub const fn is_upstream(self) -> bool {
         matches!(

@@ -83,7 +83,8 @@ impl<'a> Facts<'a> {
         parts: &'a http::response::Parts,
         read: Option<&'a ReadBody>,
     ) -> Self {
-        self.response = Some(Answer { status: parts.status.as_u16(), headers: Headers(&parts.headers), read });
+        self.response =
+            Some(Answer { status: parts.status.as_u16(), headers: Headers(&parts.headers), read });
         self
     }
 
@@ -98,7 +99,10 @@ impl<'a> Facts<'a> {
     fn grpc(&self) -> Option<(&str, &str)> {
         let kind = single(self.headers.0, &header::CONTENT_TYPE)?;
         let kind = kind.split(';').next()?.trim();
-        let rest = kind.get(..16).filter(|begin| begin.eq_ignore_ascii_case("application/grpc")).map(|_| &kind[16..])?;
+        let rest = kind
+            .get(..16)
+            .filter(|begin| begin.eq_ignore_ascii_case("application/grpc"))
+            .map(|_| &kind[16..])?;
         let is_grpc = rest.is_empty() || rest.starts_with(['+', '-']);
         let (service, method) = self.path.strip_prefix('/')?.split_once('/')?;
         (is_grpc && !service.is_empty() && !method.is_empty() && !method.contains('/'))

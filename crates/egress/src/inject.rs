@@ -89,7 +89,8 @@ pub(crate) fn remove_placeholder(headers: &mut HeaderMap, given: &mut Option<Str
 /// signed with.
 pub(crate) fn is_placeholder(value: &HeaderValue) -> bool {
     let Ok(text) = value.to_str() else { return false };
-    let signed = text.strip_prefix("AWS4-HMAC-SHA256 Credential=").and_then(|rest| rest.strip_prefix(PLACEHOLDER));
+    let signed =
+        text.strip_prefix("AWS4-HMAC-SHA256 Credential=").and_then(|rest| rest.strip_prefix(PLACEHOLDER));
     if signed.is_some_and(|rest| rest.starts_with('/')) {
         return true;
     }

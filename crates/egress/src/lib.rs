@@ -19,6 +19,7 @@ mod body;
 pub mod budget;
 mod ca;
 mod connection;
+mod counted;
 mod deny;
 mod dns;
 mod error;

@@ -9,6 +9,8 @@ use hyper::{
 
 use crate::{
     admit::Asked,
+    budget::Reservation,
+    counted,
     deny::Reason,
     exchange::Connection,
     follow_up::{FollowUp, Phase},
@@ -70,9 +72,33 @@ impl Judge<'_> {
         Ok(Response::from_parts(parts, body))
     }
 
+    /// The response, counted by budgets as it passes on, when they have room for it.
+    pub(crate) async fn count(
+        &self,
+        response: Result<Response<Passage>, Reason>,
+        reservation: Option<&Reservation>,
+    ) -> Result<Response<Passage>, Reason> {
+        let mut response = response?;
+        let Some(reservation) = reservation else { return Ok(response) };
+        let length = response.body().length();
+        match reservation.response_meter(response.headers(), length).await {
+            Ok(meter) => {
+                response.body_mut().meter(meter, Phase::ResponseBody, &self.follow_up);
+                Ok(response)
+            }
+            Err(refused) => {
+                let reason = counted::reason(&refused);
+                let follow_up = self.follow_up.clone().with_ceilings(counted::ceilings(&refused));
+                let is_written = follow_up.denied(Phase::ResponseHeaders, reason).await;
+                Err(if is_written { reason } else { Reason::AuditUnavailable })
+            }
+        }
+    }
+
     /// The same for an answer that begins a tunnel, which has no body.
     pub(crate) async fn judge_switch(&self, response: &Response<Incoming>) -> Result<(), Reason> {
-        let (parts, ()) = Response::builder().status(response.status()).body(()).unwrap_or_default().into_parts();
+        let (parts, ()) =
+            Response::builder().status(response.status()).body(()).unwrap_or_default().into_parts();
         let mut parts = parts;
         parts.headers.clone_from(response.headers());
         self.check(&parts, &Reply { status: parts.status.as_u16(), body: Known::NONE }).await
@@ -106,6 +132,10 @@ impl Judge<'_> {
         let Err(reason) = verdict else { return Ok(()) };
         let phase = if reply.body.read.is_some() { Phase::ResponseBody } else { Phase::ResponseHeaders };
         let reason = Reason::Policy(reason);
-        if self.follow_up.clone().denied(phase, reason).await { Err(reason) } else { Err(Reason::AuditUnavailable) }
+        if self.follow_up.clone().denied(phase, reason).await {
+            Err(reason)
+        } else {
+            Err(Reason::AuditUnavailable)
+        }
     }
 }

@@ -433,7 +433,8 @@ impl Changes {
 /// Takes away every header of a name, where `_` stands for `-` too: gateways of the CGI kind take the one for the other.
 fn remove_header(headers: &mut HeaderMap, name: &str) {
     headers.remove(name);
-    let is_same = |other: &&HeaderName| other.as_str().contains('_') && other.as_str().replace('_', "-") == name;
+    let is_same =
+        |other: &&HeaderName| other.as_str().contains('_') && other.as_str().replace('_', "-") == name;
     let disguised: Vec<HeaderName> = headers.keys().filter(is_same).cloned().collect();
     for other in disguised {
         headers.remove(other);

@@ -25,8 +25,8 @@ pub struct Weight<'a> {
     pub length: Option<u64>,
     /// The path.
     pub path: &'a str,
-    /// The body, or its beginning, where it was read; its model counts.
-    pub body: Option<&'a [u8]>,
+    /// The pieces of the body, or of its beginning, where it was read: it names the model.
+    pub body: &'a [&'a [u8]],
 }
 
 /// A request that cannot be counted, and is denied.
@@ -91,7 +91,7 @@ impl Charges {
             length: weight.length,
             price: None,
         };
-        let wish = LazyCell::new(|| Wish::read(weight.path, weight.body.unwrap_or_default()));
+        let wish = LazyCell::new(|| Wish::read(weight.path, weight.body));
         let work = Work::default();
         for counter in counters {
             let name = &counter.name;

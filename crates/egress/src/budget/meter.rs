@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http_body::{Body, Frame};
+use http_body::Frame;
 
 use super::{
     Refused,
@@ -63,21 +63,17 @@ impl Meter {
         self.waiting.len()
     }
 
-    /// Polls a body for its next frame, or the part of it that may pass. After an error there is no more.
-    pub fn poll_frame<B>(
+    /// The next frame of a body that `poll` polls, or the part of it that may pass. After an error there is no more.
+    pub fn poll_frame<E: std::error::Error + 'static>(
         &mut self,
-        body: Pin<&mut B>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut<B::Error>>>>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: std::error::Error + 'static,
-    {
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, E>>>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut<E>>>> {
         if self.is_over {
             return Poll::Ready(None);
         }
         if self.waiting.is_empty() {
-            let frame = match ready!(body.poll_frame(cx)) {
+            let frame = match ready!(poll(cx)) {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => {
                     self.is_over = true;

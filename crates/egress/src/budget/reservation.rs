@@ -169,6 +169,11 @@ impl Reservation {
         self.0.reached.store(true, Ordering::Relaxed);
     }
 
+    /// Takes that back: no connection to the upstream came about.
+    pub fn not_reached(&self) {
+        self.0.reached.store(false, Ordering::Relaxed);
+    }
+
     /// Whether the upstream is to be asked for `accept-encoding: identity`, so that the answer can be read.
     pub fn reads_answer(&self) -> bool {
         self.0.reads_answer

@@ -322,8 +322,10 @@ async fn tokens_and_money_are_what_the_answer_says_or_what_its_bytes_make_likely
         let mut meter = reservation.response_meter(&headers, None).await.unwrap().unwrap();
         if is_cut {
             let mut body = Box::pin(StreamBody::new(futures_of(&[text.as_bytes()])));
-            let frame =
-                std::future::poll_fn(|cx| meter.poll_frame(body.as_mut(), cx)).await.unwrap().unwrap();
+            let frame = std::future::poll_fn(|cx| meter.poll_frame(cx, |cx| body.as_mut().poll_frame(cx)))
+                .await
+                .unwrap()
+                .unwrap();
             assert_eq!(frame.into_data().unwrap(), text);
             drop(meter);
         } else {
@@ -353,7 +355,7 @@ impl<B: Body<Data = Bytes, Error = Infallible>> Body for Metered<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let Self(body, meter) = &mut *self;
-        meter.poll_frame(body.as_mut(), cx)
+        meter.poll_frame(cx, |cx| body.as_mut().poll_frame(cx))
     }
 }
 

@@ -7,6 +7,7 @@
 use http::{HeaderMap, header};
 
 use super::json::{Count, Found, Scan};
+use crate::masking;
 
 /// Bytes of text that stand for a token where nobody says how many there are.
 pub(crate) const BYTES_PER_TOKEN: u64 = 4;
@@ -115,8 +116,7 @@ enum Reader {
 impl Tap {
     /// A tap for an answer with this head.
     pub(crate) fn new(headers: &HeaderMap) -> Self {
-        let coding = headers.get_all(header::CONTENT_ENCODING).iter();
-        let is_coded = coding.into_iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"));
+        let is_coded = masking::is_coded(headers);
         let media =
             headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -213,9 +213,9 @@ pub(crate) struct Wish {
 impl Wish {
     /// Reads a request: the model stands in its body, or in its path as Gemini (`/models/M:generate…`) and Azure
     /// (`/deployments/M/…`) have it.
-    pub(crate) fn read(path: &str, body: &[u8]) -> Self {
-        let mut wish = Self::default();
-        Scan::default().push(body, &mut |found| match found {
+    pub(crate) fn read(path: &str, body: &[&[u8]]) -> Self {
+        let (mut wish, mut scan) = (Self::default(), Scan::default());
+        let mut take = |found: Found<'_>| match found {
             // The first would be read by one server, and the last by another.
             Found::Model(model) if wish.model.as_deref().is_some_and(|known| known != model) => {
                 wish.model = Some(String::new());
@@ -223,7 +223,8 @@ impl Wish {
             Found::Model(model) => wish.model = Some(model.to_owned()),
             Found::Count(Count::OutputMax, most) => wish.output_max = Some(most).max(wish.output_max),
             Found::Count(..) => {}
-        });
+        };
+        body.iter().for_each(|part| scan.push(part, &mut take));
         let mut segments = path.split('/');
         if segments.any(|segment| matches!(segment, "models" | "deployments"))
             && let Some(name) = segments.next()
