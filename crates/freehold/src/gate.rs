@@ -16,10 +16,8 @@ use freehold_driver::OriginalDestination;
 use freehold_egress::{
     AuditSink, Credentials, Grant, Handle, Injection, Listeners, PodIdentity, SecretValue, SinkError,
     Unavailable,
-    budget::{Ledger, LedgerError},
     token::{Minter, Subject},
 };
-use freehold_model::budget::{Ask, CounterKey, Leased};
 use freehold_model::{PodId, SessionId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditEvent};
 use freehold_policy::{Document, Policy, ProviderGrant};
 use freehold_reconcile::{Gate, GateLinks};
@@ -248,28 +246,6 @@ impl Gate for EgressGate {
         let mut state = self.state();
         state.tokens.remove(&pod);
         state.published.remove(&workspace);
-    }
-}
-
-/// Keeps egress's counts of budgets in the store.
-pub struct StoreLedger(pub Fleet);
-
-#[async_trait]
-impl Ledger for StoreLedger {
-    async fn lease(&self, key: &CounterKey, ask: Ask) -> Result<Leased, LedgerError> {
-        self.0.budget_lease(key.clone(), ask).await.map_err(Into::into)
-    }
-
-    async fn give_back(&self, parts: Vec<(CounterKey, u64)>) -> Result<(), LedgerError> {
-        self.0.budget_give_back(parts).await.map_err(Into::into)
-    }
-
-    async fn overdraw(&self, key: &CounterKey, amount: u64) -> Result<u64, LedgerError> {
-        self.0.budget_overdraw(key.clone(), amount).await.map_err(Into::into)
-    }
-
-    async fn warned(&self, key: &CounterKey) -> Result<(), LedgerError> {
-        self.0.budget_warned(key.clone()).await.map_err(Into::into)
     }
 }
 

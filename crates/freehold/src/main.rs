@@ -7,6 +7,7 @@ mod config;
 mod control;
 mod environment;
 mod gate;
+mod ledger;
 mod machine;
 mod member;
 mod ports;

@@ -34,7 +34,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{Config, LogFormat},
     control,
-    gate::{EgressGate, StoreLedger, StoreSink},
+    gate::{EgressGate, StoreSink},
+    ledger::StoreLedger,
     machine,
     ports::{Agents, EgressCounts, NoAgents, Sealer, Signer},
 };

@@ -6,6 +6,8 @@ mod support;
 
 #[path = "server/attack.rs"]
 mod attack;
+#[path = "server/budgets.rs"]
+mod budgets;
 #[path = "server/exec.rs"]
 mod exec;
 #[path = "server/full_disk.rs"]

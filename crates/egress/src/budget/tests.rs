@@ -299,8 +299,8 @@ async fn tokens_and_money_are_what_the_answer_says_or_what_its_bytes_make_likely
         (
             r#"{"usage":{"input_tokens":60,"output_tokens":1},"text":"0123456789012345678901234567890123456789"#,
             true,
-            60 + 23,
-            166,
+            60 + 24,
+            168,
         ),
     ] {
         let ledger = Arc::new(Memory::default());

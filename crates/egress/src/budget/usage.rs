@@ -123,7 +123,8 @@ impl Tap {
         let reader = match media.as_str() {
             _ if is_coded => Reader::Blind,
             "text/event-stream" => Reader::Events(Events::default()),
-            "application/json" => Reader::Json(Scan::default()),
+            // Who does not say what it is may be one.
+            "application/json" | "" => Reader::Json(Scan::default()),
             other if other.ends_with("+json") => Reader::Json(Scan::default()),
             _ => Reader::Blind,
         };

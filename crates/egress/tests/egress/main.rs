@@ -5,6 +5,7 @@
 mod attacks;
 mod attacks_http2;
 mod audit;
+mod budgets;
 mod counts;
 mod credentials;
 mod curl;
