@@ -7,7 +7,8 @@ use freehold_client::sse;
 use freehold_model::provider::Kind;
 use freehold_pod_api::{Connection, FromAgent, ToAgent};
 use freehold_policy::{
-    Body, Destination, NormalPath, ProviderGrant, RequestHead, Scheme,
+    BODY_READ_BYTES_MAX, Body, Decision, Destination, NormalPath, Permit, ProviderGrant, ReadBody, Reply,
+    RequestHead, Scheme,
     cel::{Attribute, Expression, Place, Scope, Type, Value, Work},
 };
 use tokio::io::AsyncWriteExt;
@@ -29,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "request_head", run: request_head },
     Target { name: "capabilities", run: capabilities },
     Target { name: "expression", run: expression },
+    Target { name: "request_body", run: request_body },
     Target { name: "pod_api", run: pod_api },
     Target { name: "model_answer", run: freehold_llm::fuzz::model_answer },
     Target { name: "server_sent_events", run: server_sent_events },
@@ -74,14 +76,70 @@ fn decide(capabilities: &str, destination: &Destination, path: &NormalPath<'_>) 
         credential: Some("key".to_owned()),
     };
     let Ok(policy) = freehold_policy::compile(&provider, &document, &document) else { return };
-    _ = policy.decide(&RequestHead {
-        destination,
-        method: "GET",
-        path,
-        scope: &Known(serde_json::Value::Null),
-        body: Body::NONE,
-    });
+    let text = br#"{"n": 3, "x": 1, "a": [1], "t": "aa"}"#;
+    let read = ReadBody::new(Some("application/json"), text);
+    let known = Known(read.value().cloned().unwrap_or_default());
+    let body =
+        Body { content_type: Some("application/json"), length: Some(text.len() as u64), read: Some(&read) };
+    for body in [Body::NONE, body] {
+        let head = RequestHead { destination, method: "GET", path, scope: &known, body };
+        _ = policy.explain(&head);
+        if let Decision::Allow(permit) = policy.decide(&head) {
+            follow(&permit, &known, body);
+        }
+    }
     _ = policy.decide_dns(destination.host());
+}
+
+/// All that a permit asks for, as far as it is done without I/O.
+fn follow(permit: &Permit, known: &Known, body: Body<'_>) {
+    let work = Work::default();
+    for transform in permit.transforms() {
+        for (_, formula) in
+            transform.headers.set.iter().chain(&transform.query.set).chain(&transform.body.form)
+        {
+            _ = formula.text(known, &work);
+        }
+        let mut changed = known.0.clone();
+        for (pointer, formula) in &transform.body.set {
+            if let Ok(value) = formula.json(known, &work) {
+                let before = changed.clone();
+                assert!(
+                    pointer.put(&mut changed, value) || changed == before,
+                    "{pointer} left something half done"
+                );
+            }
+        }
+    }
+    for counter in permit.counters() {
+        _ = counter.amount(known, &work);
+        assert!(counter.warn_at.is_none_or(|warn| warn <= counter.limit), "a warning above the limit");
+    }
+    if let Some(rule) = permit.response() {
+        for status in [200, 404] {
+            let reply = Reply { status, body };
+            assert!(
+                rule.body_wanted(&reply).is_none_or(|max| max <= BODY_READ_BYTES_MAX),
+                "reads without bound"
+            );
+            _ = rule.check(&reply, known);
+        }
+    }
+}
+
+/// A content type on the first line, and a body: one reading of it, the same when it is written again.
+fn request_body(bytes: &[u8]) {
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let Ok(kind) = std::str::from_utf8(&bytes[..end]) else { return };
+    let read = ReadBody::new(Some(kind), bytes.get(end + 1..).unwrap_or_default());
+    for attribute in Attribute::all() {
+        let value = read.request(attribute);
+        assert!(value.is_none() || attribute.needs_request_body(), "{} is not of the body", attribute.name());
+    }
+    let Some(value) = read.value() else { return };
+    assert_eq!(read.unreadable(), None, "what has a value is read");
+    let again = ReadBody::new(Some("application/json"), value.to_string().as_bytes());
+    assert_eq!(again.value(), Some(value), "a value is its own");
 }
 
 /// What conditions see: a body, and no more than the rest needs.

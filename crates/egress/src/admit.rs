@@ -63,6 +63,15 @@ impl Asked {
     }
 }
 
+/// What is known of a request beside its head.
+struct Heard<'a> {
+    grant: &'a Grant,
+    /// In normal form.
+    path: &'a str,
+    upgrade: bool,
+    read: Option<&'a ReadBody>,
+}
+
 /// A request that may not go out.
 pub(crate) struct Refusal {
     pub(crate) reason: Reason,
@@ -154,7 +163,8 @@ impl Connection {
         let reservation = self.reserve(charges.map_err(stopped)?).await.map_err(stopped)?;
         let asked = permit.response().map(|_| (parts.clone(), Arc::clone(&grant)));
         let path = path.as_str().to_owned();
-        let changes = self.change(&grant, &permit, parts, &path, upgrade, read.as_ref(), &mut body).await?;
+        let heard = Heard { grant: &grant, path: &path, upgrade, read: read.as_ref() };
+        let changes = self.change(&heard, &permit, parts, &mut body).await?;
         let resolved = match self.pod.workspace.upstream.resolve(&permit).await {
             Err(reason) if !reason.is_upstream() => return Err(Refusal::of_permitted(reason, &permit)),
             resolved => resolved,
@@ -247,14 +257,12 @@ impl Connection {
     /// Puts the provider's credential on the request and has the rule's transforms change it.
     async fn change(
         &self,
-        grant: &Grant,
+        heard: &Heard<'_>,
         permit: &Permit,
         parts: &mut Parts,
-        path: &str,
-        upgrade: bool,
-        read: Option<&ReadBody>,
         body: &mut Passage,
     ) -> Result<Changes, Refusal> {
+        let &Heard { grant, path, upgrade, read } = heard;
         let unchanged = |failure| Refusal::unchanged(failure, permit);
         let mut query = parts.uri.query().map(str::to_owned);
         let own = transform::Own::of(&parts.headers, query.as_deref());

@@ -58,6 +58,9 @@ impl Judge<'_> {
             read: None,
         };
         let mut reply = Reply { status: parts.status.as_u16(), body: known };
+        if rule.refuses_head(&reply) {
+            self.check(&parts, &reply).await?;
+        }
         let read = match rule.body_wanted(&reply) {
             None => None,
             Some(bytes_max) => Some(self.read(&parts, &known, &mut body, bytes_max).await?),
@@ -130,7 +133,10 @@ impl Judge<'_> {
             rule.check(reply, &facts)
         };
         let Err(reason) = verdict else { return Ok(()) };
-        let phase = if reply.body.read.is_some() { Phase::ResponseBody } else { Phase::ResponseHeaders };
+        let phase = match reply.body.read {
+            Some(_) => Phase::ResponseBody,
+            None => Phase::ResponseHeaders,
+        };
         let reason = Reason::Policy(reason);
         if self.follow_up.clone().denied(phase, reason).await {
             Err(reason)

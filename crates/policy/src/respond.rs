@@ -63,16 +63,8 @@ impl ResponseRule {
     /// # Errors
     /// What does not hold: a reason that begins with `response_`.
     pub fn check(&self, reply: &Reply<'_>, scope: &dyn Scope) -> Result<(), Reason> {
+        self.check_head(reply)?;
         let body = &reply.body;
-        if !self.status.is_empty() && !self.status.iter().any(|pattern| pattern.matches(reply.status)) {
-            return Err(Reason::ResponseStatusNotAllowed);
-        }
-        if !body.is_empty() && !types_hold(&self.content_types, body) {
-            return Err(Reason::ResponseContentTypeNotAllowed);
-        }
-        if self.max_bytes.zip(body.length()).is_some_and(|(max, length)| length > max) {
-            return Err(Reason::ResponseTooLarge);
-        }
         let work = Work::default();
         for condition in &self.when {
             if condition.expression().holds(scope, &work) != Ok(true) {
@@ -83,6 +75,25 @@ impl ResponseRule {
                     None => Reason::ResponseConditionNotMet,
                 });
             }
+        }
+        Ok(())
+    }
+
+    /// Whether the head alone shows that it may not be passed on: then its body need not be read.
+    pub fn refuses_head(&self, reply: &Reply<'_>) -> bool {
+        self.check_head(reply).is_err()
+    }
+
+    fn check_head(&self, reply: &Reply<'_>) -> Result<(), Reason> {
+        let body = &reply.body;
+        if !self.status.is_empty() && !self.status.iter().any(|pattern| pattern.matches(reply.status)) {
+            return Err(Reason::ResponseStatusNotAllowed);
+        }
+        if !body.is_empty() && !types_hold(&self.content_types, body) {
+            return Err(Reason::ResponseContentTypeNotAllowed);
+        }
+        if self.max_bytes.zip(body.length()).is_some_and(|(max, length)| length > max) {
+            return Err(Reason::ResponseTooLarge);
         }
         Ok(())
     }

@@ -170,13 +170,13 @@ fn what_is_wrong_is_found_at_load_and_named_with_its_place() {
         ("for == 1", 0, "expected a value, found `for`"),
         ("'\u{e9}' == 1", 5, "does not go between"),
         ("headers['a'] == ''", 0, "nothing has this name; did you mean `request.headers`?"),
-        ("requst.path == ''", 6, "did you mean `request.path`?"),
+        ("requst.path == ''", 0, "did you mean `request`?"),
         (
             "request.mcp.tol == ''",
             11,
             "unknown field `tol` of `request.mcp`; did you mean `request.mcp.tool`?",
         ),
-        ("nobody.knows == ''", 6, "nothing has this name; there are `request`"),
+        ("nobody.knows == ''", 0, "nothing has this name; there are `request`"),
     ] {
         let (found, message) = problem(source);
         assert!(message.contains(part), "{source}: {message}");

@@ -38,6 +38,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use crate::{counts::Counts, upstream::Upstream};
 
@@ -246,22 +247,28 @@ impl Proxy {
 
     /// Publishes a grant: provider `model.test` (Anthropic) with this credential, and the role's document.
     pub fn publish(&self, caps: &str, credential: Result<(&str, &str), Unavailable>) {
+        let injection = credential.map(|(header, value)| match header.strip_prefix('?') {
+            Some(parameter) => Injection::query(parameter, value).unwrap(),
+            None => Injection::header(header, value).unwrap(),
+        });
+        let injections = injection.map(|injection| ("main", Arc::new(injection))).into_iter().collect();
+        self.publish_with(caps, Kept { injections, ..Kept::default() });
+    }
+
+    /// The same with other credentials and secrets.
+    pub fn publish_with(&self, caps: &str, kept: Kept) {
         let provider = ProviderGrant {
             kind: Kind::Anthropic,
             domain: "model.test".to_owned(),
             credential: Some("main".to_owned()),
         };
-        let injection = credential.map(|(header, value)| match header.strip_prefix('?') {
-            Some(parameter) => Injection::query(parameter, value).unwrap(),
-            None => Injection::header(header, value).unwrap(),
-        });
         let grant = Grant {
             organization_id: self.pod.organization_id,
             role_id: RoleId::from_uuid(Uuid::from_u128(3)),
             role: "reviewer".to_owned(),
             provider: "prod".to_owned(),
             policy: Arc::new(compile(&provider, &parse("").unwrap(), &parse(caps).unwrap()).unwrap()),
-            credentials: Arc::new(Main(injection.map(Arc::new))),
+            credentials: Arc::new(kept),
         };
         self.handle.publish(self.pod.workspace_id, Arc::new(grant));
     }
@@ -380,6 +387,17 @@ impl Proxy {
             .await
     }
 
+    /// The same with a body.
+    pub async fn send_body(
+        &self,
+        name: &str,
+        request: http::request::Builder,
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        let request = request.header("host", name).body(Full::new(body.into())).unwrap();
+        read(self.http1(name).await.send_request(request).await.unwrap()).await
+    }
+
     pub async fn get(&self, name: &str, path: &str) -> Answer {
         self.send(name, Request::get(path)).await
     }
@@ -407,16 +425,21 @@ pub async fn read(response: http::Response<hyper::body::Incoming>) -> Answer {
     Answer { status: parts.status, headers: parts.headers, body }
 }
 
-/// The one credential that tests have.
-struct Main(Result<Arc<Injection>, Unavailable>);
+/// The credentials and secrets that a test has.
+#[derive(Default)]
+pub struct Kept {
+    pub injections: HashMap<&'static str, Arc<Injection>>,
+    pub secrets: HashMap<&'static str, &'static str>,
+}
 
 #[async_trait]
-impl Credentials for Main {
+impl Credentials for Kept {
     async fn injection(&self, name: &str) -> Result<Arc<Injection>, Unavailable> {
-        if name == "main" { self.0.clone() } else { Err(Unavailable("unknown")) }
+        self.injections.get(name).cloned().ok_or(Unavailable("unknown"))
     }
 
-    async fn secret(&self, _: &str) -> Result<Arc<SecretValue>, Unavailable> {
-        Err(Unavailable("unknown"))
+    async fn secret(&self, name: &str) -> Result<Arc<SecretValue>, Unavailable> {
+        let value = self.secrets.get(name).ok_or(Unavailable("unknown"))?;
+        Ok(Arc::new(SecretValue::new(Zeroizing::new(value.as_bytes().to_vec()))))
     }
 }

@@ -5,6 +5,7 @@
 mod attacks;
 mod attacks_http2;
 mod audit;
+mod bodies;
 mod budgets;
 mod counts;
 mod credentials;
@@ -18,4 +19,5 @@ mod pods;
 mod resolver;
 mod smuggling;
 mod streams;
+mod transforms;
 mod upstream;

@@ -217,8 +217,17 @@ impl Server {
                 response
             }
             _ => {
-                let mut response = Response::new(full(echoed));
-                *response.status_mut() = StatusCode::OK;
+                // Echoes the body as the request wants it: of this type, with this status, without a length.
+                let wanted = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+                let mut response = match wanted("x-answer-chunk") {
+                    None => Response::new(full(echoed)),
+                    Some(size) => Response::new(pieces(&echoed, size.parse().unwrap())),
+                };
+                if let Some(kind) = wanted("x-answer-type") {
+                    response.headers_mut().insert(header::CONTENT_TYPE, kind.parse().unwrap());
+                }
+                *response.status_mut() =
+                    wanted("x-answer-status").map_or(StatusCode::OK, |status| status.parse().unwrap());
                 response.headers_mut().insert(header::ALT_SVC, HeaderValue::from_static("h3=\":443\""));
                 response
             }
@@ -266,6 +275,12 @@ fn echo_upgraded(upgrade: hyper::upgrade::OnUpgrade) -> Response<Body> {
 
 fn full(bytes: impl Into<Bytes>) -> Body {
     http_body_util::Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed()
+}
+
+fn pieces(bytes: &[u8], size: usize) -> Body {
+    let frames: Vec<_> =
+        bytes.chunks(size).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
+    BodyExt::boxed(StreamBody::new(tokio_stream::iter(frames)))
 }
 
 fn channel(receiver: mpsc::Receiver<Bytes>) -> Body {

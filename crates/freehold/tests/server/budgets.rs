@@ -90,7 +90,10 @@ async fn a_limit_holds_over_a_kill_in_the_middle_of_requests_and_its_use_is_show
         })
         .await;
 
-    let shown = world.run(&["workspace", "budgets", &workspace.to_string()]).await;
-    let shown = String::from_utf8(shown.stdout).unwrap();
+    let mut shown = tokio::process::Command::new(env!("CARGO_BIN_EXE_freehold"));
+    let key = std::fs::read_to_string(world.data().join("owner.key")).unwrap();
+    shown.args(["workspace", "budgets", &workspace.to_string()]);
+    shown.env("FREEHOLD_URL", &world.url).env("FREEHOLD_API_KEY", key.trim());
+    let shown = String::from_utf8(shown.output().await.unwrap().stdout).unwrap();
     assert!(shown.contains("role/facts/calls") && shown.contains("25.5"), "{shown}");
 }

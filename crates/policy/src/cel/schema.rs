@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::suggest::suggest;
+use crate::suggest::{nearest, suggest};
 
 /// The type of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -254,17 +254,17 @@ pub(super) fn known_names(object: Option<&str>) -> String {
 
 /// How a problem with an unknown name ends: with the attribute that may be meant, or with `all`.
 pub(super) fn like(path: &str, all: &str) -> String {
-    // The name alone, without the object that it is a field of.
+    // The name alone, without the object that it is a field of; those of the request come first.
     let known = ATTRIBUTES.iter().map(|(name, _)| *name);
-    let mut fields = known.clone().filter(|name| name.rsplit('.').next() == Some(path));
-    if let (Some(field), None) = (fields.next(), fields.next()) {
+    if let Some(field) = known.clone().find(|name| name.rsplit('.').next() == Some(path)) {
         return format!("did you mean `{field}`?");
     }
-    if let Some((object, field)) =
-        path.rsplit_once('.').filter(|(object, _)| members(object).next().is_some())
+    if let Some((object, field)) = path.rsplit_once('.')
+        && members(object).next().is_some()
     {
         let fields = members(object).filter_map(|(name, _)| name.split('.').next());
-        return suggest(field, fields, all).replace("mean `", &format!("mean `{object}."));
+        return nearest(field, fields)
+            .map_or_else(|| all.to_owned(), |name| format!("did you mean `{object}.{name}`?"));
     }
     let objects = known.clone().filter_map(|name| name.rsplit_once('.').map(|(object, _)| object));
     suggest(path, known.chain(objects), all)
