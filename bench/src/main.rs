@@ -4,6 +4,7 @@
 //! it removes.
 
 mod api;
+mod audit;
 mod egress;
 mod floor;
 mod legs;
@@ -61,6 +62,8 @@ enum What {
     Turn(turn::Options),
     /// Reads and durable writes a second
     Api(api::Options),
+    /// Rows of the audit log a second, and what its pages cost
+    Audit(audit::Options),
     /// A request from a pod through the interception, beside a direct one
     Egress(egress::Options),
     /// The client that the egress benchmark runs inside a pod
@@ -75,6 +78,7 @@ impl What {
             Self::Memory(_) => "memory",
             Self::Turn(_) => "turn",
             Self::Api(_) => "api",
+            Self::Audit(_) => "audit",
             Self::Egress(_) => "egress",
             Self::PodClient(_) => "pod-client",
         }
@@ -103,6 +107,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let What::PodClient(options) = arguments.what {
         return pod_client::run(options).await;
     }
+    if let What::Audit(options) = arguments.what {
+        let mut report = Report::new(name)?;
+        audit::run(options, arguments.dir.as_deref(), &mut report).await?;
+        return report.publish(&out(arguments.out));
+    }
     let program = scratch::freehold(arguments.freehold.as_deref(), arguments.allow_debug)?;
     let setting = Setting { program, parent: arguments.dir, ..Setting::default() };
     let mut report = Report::new(name)?;
@@ -112,8 +121,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         What::Turn(options) => turn::run(options, setting, &mut report).await,
         What::Api(options) => api::run(options, setting, &mut report).await,
         What::Egress(options) => egress::run(options, setting, &mut report).await,
-        What::PodClient(_) => bail!("the client of the pod measures nothing here"),
+        What::Audit(_) | What::PodClient(_) => bail!("this needs no server"),
     }?;
-    let out = arguments.out.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("out"));
-    report.publish(&out)
+    report.publish(&out(arguments.out))
+}
+
+fn out(named: Option<PathBuf>) -> PathBuf {
+    named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("out"))
 }

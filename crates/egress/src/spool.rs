@@ -288,17 +288,25 @@ fn open_segment(dir: &Path, segment: u64) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(segment_path(dir, segment))
 }
 
-/// The rows of a file. A last line without its end belongs to a request that never went out.
+/// The rows of a file. A last line without its end belongs to a request that never went out. What is damaged otherwise is
+/// nothing that this program wrote: the file is kept beside the spool, under a name that is not read again.
 fn read_segment(path: &Path) -> io::Result<Vec<AuditEvent>> {
     let bytes = fs::read(path)?;
     let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-    let mut rows = Vec::new();
+    let (mut rows, mut is_damaged) = (Vec::new(), false);
     for line in bytes[..whole].split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
         match serde_json::from_slice(line) {
             Ok(row) => rows.push(row),
             Err(error) => {
+                is_damaged = true;
                 tracing::error!(file = %path.display(), error = %error, "an audit row in the spool is damaged");
             }
+        }
+    }
+    if is_damaged {
+        match fs::hard_link(path, path.with_extension("damaged")) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Ok(()) | Err(_) => {}
         }
     }
     Ok(rows)
@@ -385,6 +393,23 @@ mod tests {
         let third = spool(dir.path(), Limits::default());
         drained(&third, &sink).await;
         assert_eq!(lock(&sink.rows).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_file_with_a_damaged_row_is_kept_and_its_other_rows_are_offered() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = spool(dir.path(), Limits::default());
+        first.append(row(1), Settles::Now, &share()).await.unwrap();
+        let file = segment_path(dir.path(), 1);
+        OpenOptions::new().append(true).open(&file).unwrap().write_all(b"{\"id\":1}\n").unwrap();
+        first.append(row(2), Settles::Now, &share()).await.unwrap();
+        let written = fs::read(&file).unwrap();
+        drop(first);
+        let sink = Memory::default();
+        drained(&spool(dir.path(), Limits::default()), &sink).await;
+        assert_eq!(*lock(&sink.rows), [row(1), row(2)]);
+        assert!(!file.exists());
+        assert_eq!(fs::read(file.with_extension("damaged")).unwrap(), written);
     }
 
     #[tokio::test]

@@ -127,10 +127,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let reconcile_task = tokio::spawn(reconciler.run(async move { stopped.cancelled().await }));
     write_file(data.root(), ADDRESS_FILE, &address.to_string(), 0o644)?;
     tracing::info!(server.address = %address, server.data_dir = %data.0.display(), "listening on http://{address}");
-    let checkpoints = tokio::spawn({
-        let app = app.clone();
-        async move { app.keep_checkpoints().await }
-    });
+    let checkpoints = keep_checkpoints(app.clone());
     let api = freehold_http::Server::new(app.clone(), api_options(&config))?;
     api.serve(listener, shutdown.clone().cancelled_owned()).await?;
 
@@ -138,9 +135,8 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     reconcile_task.await?;
     egress_task.await?;
     control_task.await?;
-    checkpoints.abort();
     // After everybody who writes rows.
-    app.checkpoint_all().await;
+    end_checkpoints(&checkpoints, &app).await;
     store.close().await;
     if abandoned.is_cancelled() {
         for pod in driver.observe().await? {
@@ -318,6 +314,17 @@ fn sweep_uploads(data: &DataDir) -> anyhow::Result<()> {
         Err(error) => return Err(error).with_context(|| format!("cannot sweep {}", folder.display())),
     }
     Ok(())
+}
+
+/// Signs the audit log while the server runs.
+fn keep_checkpoints(app: App) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move { app.keep_checkpoints().await })
+}
+
+/// Signs the rest of it.
+async fn end_checkpoints(running: &tokio::task::JoinHandle<()>, app: &App) {
+    running.abort();
+    app.checkpoint_all().await;
 }
 
 /// The use cases for commands on the server's machine, which need no agents.

@@ -195,6 +195,12 @@ impl<'a> OrgRead<'a> {
         self.organization
     }
 
+    /// Which database it is.
+    #[cfg(test)]
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.session.connection.dialect()
+    }
+
     /// Runs a query whose `?1` is the organization, and reads each of its rows.
     pub(crate) fn query<T>(
         &mut self,

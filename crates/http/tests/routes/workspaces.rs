@@ -260,9 +260,16 @@ async fn what_belongs_to_another_organization_is_not_found() {
     let sessions = context.get("/v1/sessions", &context.ann).await.ok();
     let foreigner = context.foreigner().await;
     let workspace = format!("/v1/workspaces/{workspace}");
-    for path in
-        ["", "/session", "/budgets", "/tasks", "/activity", "/audit", "/activity/stream", &format!("/tasks/{task}")]
-    {
+    for path in [
+        "",
+        "/session",
+        "/budgets",
+        "/tasks",
+        "/activity",
+        "/audit",
+        "/activity/stream",
+        &format!("/tasks/{task}"),
+    ] {
         let reply = context.get(&format!("{workspace}{path}"), &foreigner).await;
         reply.refused(ErrorCode::WorkspaceNotFound);
     }
@@ -302,7 +309,9 @@ async fn a_workspace_s_budgets_are_those_of_its_provider_and_its_role() {
     };
     let id = |field: &str| role[field].as_str().unwrap().to_owned();
     let provider = format!("/v1/providers/{}", id("provider_id"));
-    let of_provider = caps("{spend: {unit: usd, per: organization, window: 30d, limit: 25.50, warn_at: 20, on_limit: ask}}");
+    let of_provider = caps(
+        "{spend: {unit: usd, per: organization, window: 30d, limit: 25.50, warn_at: 20, on_limit: ask}}",
+    );
     context.patch(&provider, &context.owner, of_provider).await.ok();
     let of_role = caps("{calls: {unit: requests, per: task, limit: 100}}");
     context.patch(&format!("/v1/roles/{}", id("id")), &context.owner, of_role).await.ok();

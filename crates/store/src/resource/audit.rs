@@ -25,7 +25,7 @@ use crate::{
     page::{Conditions, Page},
     record::{Record, record},
     signal::Topic,
-    sql::{Column, Value},
+    sql::{Column, Row, Value},
 };
 
 record!(AuditEvent in "audit_events" of org_id; id, user_id, timestamp, event_type, category, actor, workspace_id,
@@ -62,6 +62,26 @@ pub enum Order {
     /// Newest first.
     #[default]
     Descending,
+}
+
+impl Order {
+    /// By time, and by id among rows of one time.
+    const fn by(self) -> &'static str {
+        match self {
+            Self::Ascending => "timestamp, id",
+            Self::Descending => "timestamp DESC, id DESC",
+        }
+    }
+}
+
+/// A query of the log.
+fn select(columns: &str, conditions: &Conditions<'_>) -> String {
+    format!("SELECT {columns} FROM audit_events WHERE organization_id = ?1{}", conditions.sql)
+}
+
+/// The columns of a row.
+fn columns() -> String {
+    format!("seq, hash, {}", AuditEvent::COLUMNS)
 }
 
 /// Which rows of the audit log a list shows.
@@ -135,8 +155,35 @@ impl<'f> Indexed<'f> {
         Self { workspace, task, user: user.filter(|_| !has_place), is_all }
     }
 
+    /// What finds the last row that a page may look at.
+    fn edge(&self, filter: &'f AuditFilter, page: &'f Page<(Timestamp, EventId)>) -> Conditions<'f> {
+        let mut conditions = self.conditions(filter, page);
+        conditions.page(filter.order.by(), &Page::<u64>::first(1)).offset(SCAN_ROWS_MAX - 1);
+        conditions
+    }
+
+    /// What finds the rows of a page, which looks no further than `scanned_to`.
+    fn page(
+        &self,
+        filter: &'f AuditFilter,
+        page: &'f Page<(Timestamp, EventId)>,
+        scanned_to: Option<&'f (Timestamp, EventId)>,
+    ) -> Conditions<'f> {
+        let mut conditions = self.conditions(filter, page);
+        if let Some((timestamp, id)) = scanned_to {
+            let within = match filter.order {
+                Order::Ascending => "(timestamp, id) <= (",
+                Order::Descending => "(timestamp, id) >= (",
+            };
+            conditions.with(within, timestamp.write()).also(id.write()).close();
+        }
+        self.rest(filter, &mut conditions);
+        conditions.page(filter.order.by(), page);
+        conditions
+    }
+
     /// The conditions that an index answers.
-    fn conditions(&self, filter: &'f AuditFilter) -> Conditions<'f> {
+    fn conditions(&self, filter: &'f AuditFilter, page: &'f Page<(Timestamp, EventId)>) -> Conditions<'f> {
         let mut conditions = Conditions::scoped();
         // A task has few rows and its workspace may have many: the index of the task is to be used, and only that.
         let workspace = if self.task.is_some() { "COALESCE(workspace_id, '') = " } else { "workspace_id = " };
@@ -153,6 +200,13 @@ impl<'f> Indexed<'f> {
         }
         conditions.maybe("timestamp >= ", filter.from.as_ref());
         conditions.maybe("timestamp < ", filter.to.as_ref());
+        if let Some((timestamp, id)) = &page.after {
+            let beyond = match filter.order {
+                Order::Ascending => "(timestamp, id) > (",
+                Order::Descending => "(timestamp, id) < (",
+            };
+            conditions.with(beyond, timestamp.write()).also(id.write()).close();
+        }
         conditions
     }
 
@@ -161,7 +215,8 @@ impl<'f> Indexed<'f> {
         conditions.maybe("category = ", filter.category.as_ref());
         conditions.any_of("event_type", &filter.event_types);
         if self.user.is_none() {
-            conditions.maybe("user_id = ", filter.user_id.as_ref());
+            // Not by the index of users, who may have any number of rows elsewhere.
+            conditions.maybe("COALESCE(user_id, '') = ", filter.user_id.as_ref());
         }
         for condition in &filter.conditions {
             // A row without a value counts as having the empty one.
@@ -183,32 +238,13 @@ impl OrgRead<'_> {
         page: &Page<(Timestamp, EventId)>,
     ) -> Result<AuditPage, Error> {
         let indexed = Indexed::of(filter);
-        let (beyond, within, order) = match filter.order {
-            Order::Ascending => ("(timestamp, id) > (", "(timestamp, id) <= (", "timestamp, id"),
-            Order::Descending => ("(timestamp, id) < (", "(timestamp, id) >= (", "timestamp DESC, id DESC"),
-        };
-        let mut conditions = indexed.conditions(filter);
-        if let Some((timestamp, id)) = &page.after {
-            conditions.with(beyond, timestamp.write()).also(id.write()).close();
-        }
         let mut scanned_to = None;
         if !indexed.is_all {
-            let mut edge = conditions.clone();
-            edge.page(order, &Page::<u64>::first(1)).offset(SCAN_ROWS_MAX - 1);
-            let sql =
-                format!("SELECT timestamp, id FROM audit_events WHERE organization_id = ?1{}", edge.sql);
-            scanned_to = self
-                .query(&sql, &edge.values, |row| {
-                    Ok((row.get(AuditEvent::TABLE)?, row.get(AuditEvent::TABLE)?))
-                })?
-                .pop();
+            let edge = indexed.edge(filter, page);
+            let place = |row: &mut Row<'_>| Ok((row.get(AuditEvent::TABLE)?, row.get(AuditEvent::TABLE)?));
+            scanned_to = self.query(&select("timestamp, id", &edge), &edge.values, place)?.pop();
         }
-        if let Some((timestamp, id)) = &scanned_to {
-            let (timestamp, id): (&Timestamp, &EventId) = (timestamp, id);
-            conditions.with(within, timestamp.write()).also(id.write().into_owned()).close();
-        }
-        indexed.rest(filter, &mut conditions);
-        conditions.page(order, page);
+        let conditions = indexed.page(filter, page, scanned_to.as_ref());
         let rows = self.audit_select(&conditions)?;
         Ok(AuditPage { scanned_to: scanned_to.filter(|_| rows.len() < page.limit as usize), rows })
     }
@@ -264,11 +300,7 @@ impl OrgRead<'_> {
     }
 
     fn audit_select(&mut self, conditions: &Conditions<'_>) -> Result<Vec<AuditRow>, Error> {
-        let sql = format!(
-            "SELECT seq, hash, {} FROM audit_events WHERE organization_id = ?1{}",
-            AuditEvent::COLUMNS,
-            conditions.sql
-        );
+        let sql = select(&columns(), conditions);
         let organization = self.organization_id();
         self.query(&sql, &conditions.values, |row| {
             let (seq, hash) = (row.get(AuditEvent::TABLE)?, row.get(AuditEvent::TABLE)?);
@@ -302,3 +334,24 @@ impl OrgTx<'_> {
         Ok(seq)
     }
 }
+
+#[cfg(test)]
+impl OrgRead<'_> {
+    /// How the database would run a query, as text.
+    fn explain(&mut self, sql: &str, values: &[Value<'_>]) -> Result<String, Error> {
+        let table = AuditEvent::TABLE;
+        let lines = match self.dialect() {
+            crate::sql::Dialect::Sqlite => self.query(&format!("EXPLAIN QUERY PLAN {sql}"), values, |row| {
+                let _ids: [i64; 3] = [row.get(table)?, row.get(table)?, row.get(table)?];
+                row.get::<String>(table)
+            }),
+            crate::sql::Dialect::Postgres => {
+                self.query(&format!("EXPLAIN {sql}"), values, |row| row.get::<String>(table))
+            }
+        };
+        Ok(lines?.join("\n") + " ")
+    }
+}
+
+#[cfg(test)]
+mod tests;

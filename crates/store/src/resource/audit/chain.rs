@@ -281,6 +281,62 @@ mod tests {
         }
     }
 
+    /// Rows of earlier versions must verify for ever: a change here breaks every log there is.
+    #[test]
+    fn the_hash_of_a_row_is_what_it_always_was() {
+        let uuid = Uuid::from_u128(0x0193_3b5a_0000_7000_8000_0000_0000_0001);
+        let time = "2026-11-22T08:00:00.12Z".parse().unwrap();
+        let (id, organization) = (EventId::from_uuid(uuid), OrganizationId::from_uuid(uuid));
+        let (kind, category) = (EventType::PolicyDecision, Category::Audit);
+        let user = "system".to_owned();
+        let mut event = AuditEvent::new(id, organization, user, time, kind, category, Actor::PolicyEngine);
+        event.destination = Some("api.example.test".to_owned());
+        event.detail = Some(json!({ "z": 1e21, "a": "\u{20ac}\n", "m": [0.1, -0.0] }));
+        event.transforms_failed.insert("t".to_owned(), "auth_unavailable".to_owned());
+        let text = String::from_utf8(canonical(7, &event).unwrap()).unwrap();
+        let id = "01933b5a000070008000000000000001";
+        let expected = format!(
+            r#"{{"actor":"policy-engine","category":"audit","destination":"api.example.test","detail":{{"a":"€\n","m":[0.1,0],"z":1e+21}},"event_type":"policy_decision","id":"event_{id}","org_id":"org_{id}","seq":7,"timestamp":"2026-11-22T08:00:00.12Z","transforms_failed":{{"t":"auth_unavailable"}},"user_id":"system"}}"#
+        );
+        assert_eq!(text, expected);
+        let hash = hex::encode(chain(&[0; 32], 7, &event).unwrap());
+        assert_eq!(hash, hex::encode(Sha256::new().chain_update([0; 32]).chain_update(&expected).finalize()));
+    }
+
+    /// Appendix B and section 3.2.3 of RFC 8785.
+    #[test]
+    fn numbers_texts_and_the_order_of_fields_are_those_of_the_standard() {
+        let numbers: [(u64, &str); 14] = [
+            (0, "0"),
+            (0x8000_0000_0000_0000, "0"),
+            (1, "5e-324"),
+            (0x7fef_ffff_ffff_ffff, "1.7976931348623157e+308"),
+            (0x4340_0000_0000_0000, "9007199254740992"),
+            (0x4430_0000_0000_0000, "295147905179352830000"),
+            (0x44b5_2d02_c7e1_4af5, "9.999999999999997e+22"),
+            (0x44b5_2d02_c7e1_4af6, "1e+23"),
+            (0x444b_1ae4_d6e2_ef4e, "999999999999999700000"),
+            (0x444b_1ae4_d6e2_ef50, "1e+21"),
+            (0x3eb0_c6f7_a0b5_ed8d, "0.000001"),
+            (0x41b3_de43_5555_5553, "333333333.3333332"),
+            (0xbecb_f647_612f_3696, "-0.0000033333333333333333"),
+            (0x4314_3ff3_c1cb_0959, "1424953923781206.2"),
+        ];
+        for (bits, text) in numbers {
+            assert_eq!(serde_jcs::to_string(&f64::from_bits(bits)).unwrap(), text);
+        }
+        let fields = json!({
+            "\u{20ac}": "Euro Sign", "\r": "Carriage Return", "\u{fb33}": "Hebrew Letter Dalet With Dagesh", "1": "One",
+            "\u{1f600}": "Emoji: Grinning Face", "\u{80}": "Control", "\u{f6}": "Latin Small Letter O With Diaeresis",
+        });
+        let text = serde_jcs::to_string(&fields).unwrap();
+        let words = ["Carriage", "One", "Control", "Latin", "Euro", "Emoji", "Hebrew"];
+        let places: Vec<usize> = words.iter().map(|word| text.find(word).unwrap()).collect();
+        assert!(places.is_sorted(), "{text}");
+        let escaped = serde_jcs::to_string("\u{20ac}$\u{f}\nA'B\"\\\\\"/").unwrap();
+        assert_eq!(escaped, "\"\u{20ac}$\\u000f\\nA'B\\\"\\\\\\\\\\\"/\"");
+    }
+
     proptest! {
         #[test]
         fn sorted_fields_are_the_canonical_form(event in some_event(), seq in any::<u32>()) {
