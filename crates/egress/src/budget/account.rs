@@ -105,12 +105,16 @@ impl Account {
         if state.under > claim.limit && state.free > 0 {
             return Step::GiveBack(state.give_back());
         }
-        let enough = if state.just_asked(claim) { claim.least } else { claim.most };
-        if state.free >= enough.max(1) || claim.most == 0 {
+        // Under a higher limit others may have gone beyond the one that this was leased under.
+        state.under = state.under.max(claim.limit);
+        if state.free >= claim.most {
             return state.take(claim);
         }
-        if state.just_asked(claim) {
-            return Step::Full;
+        match state.known_left(claim.limit) {
+            Some(left) if state.free.saturating_add(left) < claim.least => return Step::Full,
+            // As much as there is.
+            Some(0) => return state.take(claim),
+            _ => {}
         }
         let missing = |amount: u64| amount.saturating_sub(state.free).max(1);
         let (least, most) = (missing(claim.least), missing(claim.most));
@@ -238,14 +242,10 @@ impl State {
         self.taken.saturating_sub(self.free + self.stale).saturating_add(self.debt)
     }
 
-    /// Whether the ledger said a moment ago, under the same limit, that there is not as much left as this claim needs to
-    /// have all that it wants.
-    fn just_asked(&self, claim: &Claim) -> bool {
-        self.full.is_some_and(|(limit, left, since)| {
-            limit == claim.limit
-                && claim.most.saturating_sub(self.free) > left
-                && since.elapsed() < FULL_LASTS
-        })
+    /// How much is left beside what is free, where the ledger said so a moment ago, under the same limit.
+    fn known_left(&self, under: u64) -> Option<u64> {
+        let (limit, left, since) = self.full?;
+        (limit == under && since.elapsed() < FULL_LASTS).then_some(left)
     }
 
     fn take(&mut self, claim: &Claim) -> Step {

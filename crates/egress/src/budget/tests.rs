@@ -620,7 +620,16 @@ proptest! {
                         engines[who].0.run_errands(&Heard::default()).await;
                         engines[who].0.give_back(Duration::ZERO).await;
                     }
-                    Act::Limit(new) => limit = new,
+                    Act::Limit(new) => {
+                        if new > limit {
+                            // It is in force for longer than blocks lie idle.
+                            for budgets in &engines {
+                                budgets.0.run_errands(&Heard::default()).await;
+                                budgets.0.give_back(Duration::ZERO).await;
+                            }
+                        }
+                        limit = new;
+                    }
                     Act::End(..) => {}
                 }
             }

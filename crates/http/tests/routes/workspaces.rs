@@ -314,7 +314,7 @@ async fn a_workspace_s_budgets_are_those_of_its_provider_and_its_role() {
     );
     context.patch(&provider, &context.owner, of_provider).await.ok();
     let of_role = caps("{calls: {unit: requests, per: task, limit: 100}}");
-    context.patch(&format!("/v1/roles/{}", id("id")), &context.owner, of_role).await.ok();
+    context.patch(&format!("/v1/agent-roles/{}", id("id")), &context.owner, of_role).await.ok();
     let mut list = context.get(&path, &context.ann).await.ok();
     let start = list["budgets"][0].as_object_mut().unwrap().remove("window_start").unwrap();
     let month = start.as_str().unwrap().parse::<freehold_model::Timestamp>().unwrap();
