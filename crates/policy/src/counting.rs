@@ -52,7 +52,8 @@ impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.seconds();
         let units = [("d", 86_400), ("h", 3_600), ("m", 60)];
-        let (unit, length) = units.into_iter().find(|(_, length)| seconds % length == 0).unwrap_or(("s", 1));
+        let (unit, length) =
+            units.into_iter().find(|(_, length)| seconds.is_multiple_of(*length)).unwrap_or(("s", 1));
         write!(f, "{}{unit}", seconds / length)
     }
 }

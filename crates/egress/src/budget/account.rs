@@ -1,7 +1,8 @@
 //! One count as this process knows it: the block that it leased, and what requests hold of it.
 //!
-//! Invariant: what is free, held or used here was leased before. A block is used under the limit that it was leased under
-//! or a higher one; under a lower one it is given back first, so that the ledger decides anew.
+//! Invariant: what is free, held or used here was leased before. When a limit is seen to be lower than one before, a new
+//! epoch begins: what is free, and what is left over of requests of epochs before, is given back and not used, so that the
+//! ledger decides anew.
 
 use std::{
     sync::{Arc, Mutex},
@@ -35,8 +36,8 @@ pub(crate) struct Claim {
 /// What is to be done before a claim can be met.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// It is met, by what was leased under this limit; `warn` when somebody is to be told that the limit is near.
-    Taken { amount: u64, under: u64, warn: bool },
+    /// It is met, in this epoch; `warn` when somebody is to be told that the limit is near.
+    Taken { amount: u64, epoch: u64, warn: bool },
     /// There is not as much.
     Full,
     /// What was used beyond the block has to be written down first.
@@ -62,9 +63,10 @@ struct State {
     held: u64,
     /// The ledger's sum when it was last asked, with what this account did since.
     taken: u64,
-    /// The highest limit that a part of what is free was leased under.
-    under: u64,
-    /// Left of what was leased under a higher limit than is in force, or beyond any; to be given back.
+    /// The highest limit that was seen in this epoch.
+    limit: u64,
+    epoch: u64,
+    /// Left of epochs before, or leased beyond any limit; to be given back.
     stale: u64,
     /// Used beyond what was leased, and not written down yet.
     debt: u64,
@@ -84,7 +86,8 @@ impl Account {
             free: 0,
             held: 0,
             taken: 0,
-            under: 0,
+            limit: 0,
+            epoch: 0,
             stale: 0,
             debt: 0,
             want: 1,
@@ -102,11 +105,15 @@ impl Account {
         if state.debt > 0 {
             return Step::Overdraw(state.debt);
         }
-        if state.under > claim.limit && state.free > 0 {
-            return Step::GiveBack(state.give_back());
+        if claim.limit < state.limit {
+            // Under the higher limit all together may have gone beyond this one.
+            state.epoch += 1;
+            state.limit = claim.limit;
+            if state.free > 0 {
+                return Step::GiveBack(state.give_back());
+            }
         }
-        // Under a higher limit others may have gone beyond the one that this was leased under.
-        state.under = state.under.max(claim.limit);
+        state.limit = claim.limit;
         if state.free >= claim.most {
             return state.take(claim);
         }
@@ -124,8 +131,8 @@ impl Account {
     /// Adds a block, or notes that there is not as much left.
     pub(crate) fn leased(&self, claim: &Claim, leased: Leased) {
         let mut state = lock(&self.state);
-        state.under = if state.free == 0 { claim.limit } else { state.under.max(claim.limit) };
-        state.free += leased.granted;
+        // The limit may have been lowered meanwhile.
+        *(if claim.limit > state.limit { &mut state.stale } else { &mut state.free }) += leased.granted;
         state.taken = leased.taken;
         state.warned |= leased.warned;
         state.leased_at = Instant::now();
@@ -180,13 +187,13 @@ impl Account {
         state.used_at = Instant::now();
     }
 
-    /// Ends a hold of `held`, leased under this limit, of which `used` were used. True when there is something to tell the
-    /// ledger: more was used than there was, or the limit is lower now.
-    pub(crate) fn settle(&self, held: u64, used: u64, under: u64) -> bool {
+    /// Ends a hold of `held`, of this epoch, of which `used` were used. True when there is something to tell the ledger:
+    /// more was used than there was, or what was not is of an epoch before.
+    pub(crate) fn settle(&self, held: u64, used: u64, epoch: u64) -> bool {
         let mut state = lock(&self.state);
         state.held = state.held.saturating_sub(held);
         if used <= held {
-            let is_stale = under > state.under;
+            let is_stale = epoch != state.epoch;
             *(if is_stale { &mut state.stale } else { &mut state.free }) += held - used;
             return is_stale;
         }
@@ -253,7 +260,7 @@ impl State {
         self.free -= amount;
         self.held += amount;
         self.used_at = Instant::now();
-        Step::Taken { amount, under: self.under, warn: self.should_warn(claim.warn_at) }
+        Step::Taken { amount, epoch: self.epoch, warn: self.should_warn(claim.warn_at) }
     }
 
     fn should_warn(&mut self, warn_at: Option<u64>) -> bool {

@@ -158,8 +158,8 @@ impl Budgets {
 pub(super) struct Claimed {
     pub(super) account: Arc<Account>,
     pub(super) amount: u64,
-    /// Under which limit it was leased.
-    pub(super) under: u64,
+    /// Of which epoch of its count it is.
+    pub(super) epoch: u64,
     pub(super) warn: bool,
 }
 
@@ -174,9 +174,9 @@ struct Met(Option<Claimed>);
 
 impl Drop for Met {
     fn drop(&mut self) {
-        if let Some(Claimed { account, amount, under, .. }) = self.0.take() {
+        if let Some(Claimed { account, amount, epoch, .. }) = self.0.take() {
             // Should this leave something stale, the next that is settled tells of it.
-            account.settle(amount, 0, under);
+            account.settle(amount, 0, epoch);
         }
     }
 }
@@ -191,7 +191,7 @@ impl Engine {
     ) -> Result<Claimed, Short> {
         let account = self.account(key).ok_or(Short::Unavailable)?;
         let owed = match account.step(&claim) {
-            Step::Taken { amount, under, warn } => return Ok(Claimed { account, amount, under, warn }),
+            Step::Taken { amount, epoch, warn } => return Ok(Claimed { account, amount, epoch, warn }),
             Step::Full if !lifted => return Err(Short::Full(account)),
             Step::GiveBack(amount) => amount,
             Step::Full | Step::Overdraw(_) | Step::Lease(_) => 0,
@@ -214,8 +214,8 @@ impl Engine {
             tokio::time::timeout(ms(self.options.ledger_ms), self.ask(&account, &claim, lifted, owed));
         let counter = &*account.key.counter;
         match asked.await {
-            Ok(Ok(Some((amount, under, warn)))) => {
-                Ok(Met(Some(Claimed { account: Arc::clone(&account), amount, under, warn })))
+            Ok(Ok(Some((amount, epoch, warn)))) => {
+                Ok(Met(Some(Claimed { account: Arc::clone(&account), amount, epoch, warn })))
             }
             Ok(Ok(None)) => Err(Short::Full(account)),
             Ok(Err(error)) => {
@@ -229,7 +229,7 @@ impl Engine {
         }
     }
 
-    /// Does what is needed for a claim; answers how much it got, and under which limit that was leased. `owed` is to be
+    /// Does what is needed for a claim; answers how much it got, and of which epoch that is. `owed` is to be
     /// given back first.
     async fn ask(
         &self,
@@ -245,7 +245,7 @@ impl Engine {
         }
         for _ in 0..TRIES_MAX {
             match account.step(claim) {
-                Step::Taken { amount, under, warn } => return Ok(Some((amount, under, warn))),
+                Step::Taken { amount, epoch, warn } => return Ok(Some((amount, epoch, warn))),
                 Step::Full if lifted => {
                     let taken = self.ledger.overdraw(&account.key, claim.most).await?;
                     account.hold_extra(claim.most, taken);
@@ -255,7 +255,10 @@ impl Engine {
                 Step::Full => return Ok(None),
                 Step::Overdraw(_) => self.square(account).await?,
                 Step::GiveBack(amount) => give_back(amount).await?,
-                Step::Lease(ask) => account.leased(claim, self.ledger.lease(&account.key, ask).await?),
+                Step::Lease(ask) => {
+                    account.leased(claim, self.ledger.lease(&account.key, ask).await?);
+                    self.square(account).await?;
+                }
             }
         }
         Ok(None)

@@ -31,17 +31,17 @@ pub(super) struct Hold {
     whose: Whose,
     pub(super) unit: Unit,
     claim: Claim,
-    /// Under which limit it was leased.
-    under: u64,
+    /// Of which epoch of its count it is.
+    epoch: u64,
     held: u64,
     pub(super) used: u64,
 }
 
 impl Hold {
     pub(super) fn new(budgets: &Budgets, claimed: Claimed, unit: Unit, claim: Claim, whose: &Whose) -> Self {
-        let Claimed { account, amount, under, warn } = claimed;
+        let Claimed { account, amount, epoch, warn } = claimed;
         let budgets = budgets.clone();
-        let hold = Self { budgets, account, whose: *whose, unit, claim, under, held: amount, used: 0 };
+        let hold = Self { budgets, account, whose: *whose, unit, claim, epoch, held: amount, used: 0 };
         if warn {
             hold.warn();
         }
@@ -95,7 +95,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if self.account.settle(self.held, self.used, self.under) {
+        if self.account.settle(self.held, self.used, self.epoch) {
             self.budgets.0.tell(&self.account);
         }
         if self.used > 0 && self.claim.warn_at.is_some_and(|warn_at| self.account.should_warn(warn_at)) {
