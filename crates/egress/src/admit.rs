@@ -1,6 +1,6 @@
 //! Everything that is decided about a request before a byte of it goes out, in order; and what becomes of its head.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -82,12 +82,12 @@ pub(crate) struct Refusal {
     /// What could not be put on it.
     failure: Option<Failure>,
     /// The counters that have no room for it, and why.
-    ceilings: BTreeMap<String, String>,
+    stopped: Option<Box<Stopped>>,
 }
 
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
-        Self { reason, rule: None, detail: None, failure: None, ceilings: BTreeMap::new() }
+        Self { reason, rule: None, detail: None, failure: None, stopped: None }
     }
 }
 
@@ -105,8 +105,9 @@ impl Refusal {
         Self { failure: Some(failure), ..Self::of_permitted(reason, permit) }
     }
 
-    fn stopped((reason, ceilings): Stopped, permit: &Permit) -> Self {
-        Self { ceilings, ..Self::of_permitted(reason, permit) }
+    fn stopped(stopped: Stopped, permit: &Permit) -> Self {
+        let reason = stopped.0;
+        Self { stopped: Some(Box::new(stopped)), ..Self::of_permitted(reason, permit) }
     }
 
     /// Writes it into the request's row.
@@ -118,7 +119,9 @@ impl Refusal {
         if let Some(at) = self.detail {
             row.detail.get_or_insert_with(|| serde_json::json!({}))["body"] = at.into();
         }
-        row.budget_ceilings = self.ceilings;
+        if let Some(stopped) = self.stopped {
+            row.budget_ceilings = stopped.1;
+        }
         match self.failure {
             None => {}
             Some(Failure::Credential(name)) => {

@@ -230,17 +230,7 @@ pub(crate) async fn run(client: &Client, verb: Workspace, console: &mut Console)
         }
         Workspace::Session { id } => console.fields(&client.workspace_session_view(id).await?)?,
         Workspace::Activity { id, follow, task, limit } => {
-            let scope = ActivityScope::Workspace(id);
-            // Opened before the past is read: what happens in between is then in one of the two.
-            let follow = follow.or(false);
-            let stream = if follow { Some(client.activity_stream(scope, None).await?) } else { None };
-            let query =
-                ActivityListQuery { task_id: task, limit, order: Some(Order::Asc), ..Default::default() };
-            let past = client.workspace_activity_list(id, &query).await?;
-            let seen = activity::past(&past, stream.is_some(), console)?;
-            if let Some(stream) = stream {
-                return activity::follow(stream, &seen, task, console).await;
-            }
+            return show_activity(client, id, follow, task, limit, console).await;
         }
         Workspace::Audit { id, limit } => {
             let query = AuditListQuery { limit, ..Default::default() };
@@ -255,6 +245,28 @@ pub(crate) async fn run(client: &Client, verb: Workspace, console: &mut Console)
             let body = WorkspaceExec { command, timeout_seconds: timeout, working_directory: cwd };
             return exec(client, id, &body, console).await;
         }
+    }
+    Ok(exit::OK)
+}
+
+/// Shows what happened in a workspace and, if asked, what happens.
+async fn show_activity(
+    client: &Client,
+    id: WorkspaceId,
+    follow: activity::Follow,
+    task: Option<TaskId>,
+    limit: Option<u32>,
+    console: &mut Console,
+) -> Outcome {
+    let scope = ActivityScope::Workspace(id);
+    // Opened before the past is read: what happens in between is then in one of the two.
+    let follow = follow.or(false);
+    let stream = if follow { Some(client.activity_stream(scope, None).await?) } else { None };
+    let query = ActivityListQuery { task_id: task, limit, order: Some(Order::Asc), ..Default::default() };
+    let past = client.workspace_activity_list(id, &query).await?;
+    let seen = activity::past(&past, stream.is_some(), console)?;
+    if let Some(stream) = stream {
+        return activity::follow(stream, &seen, task, console).await;
     }
     Ok(exit::OK)
 }

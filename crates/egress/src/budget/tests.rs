@@ -580,7 +580,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let ledger = Arc::new(Memory::default());
-            let mut engines = vec![engine(&ledger), engine(&ledger), engine(&ledger)];
+            let mut engines = [engine(&ledger), engine(&ledger), engine(&ledger)];
             let (mut limit, mut used) = (100, 0);
             let mut under_way: Vec<(usize, u64, Reservation)> = Vec::new();
             for act in acts {
