@@ -68,6 +68,8 @@ pub enum Right {
     CredentialWrite,
     /// Change credentials of the whole organization.
     CredentialWriteAll,
+    /// Create, change and delete secrets.
+    SecretsWrite,
     /// List, create and revoke API keys.
     ApiKeysWrite,
 }
@@ -84,6 +86,7 @@ impl Right {
         Self::AuditReadAll,
         Self::CredentialWrite,
         Self::CredentialWriteAll,
+        Self::SecretsWrite,
         Self::ApiKeysWrite,
     ];
 
@@ -99,6 +102,7 @@ impl Right {
             Self::AuditReadAll => (Scope::AuditRead, None),
             Self::CredentialWrite => (Scope::AuthWrite, Some(Scope::AuthWriteOwn)),
             Self::CredentialWriteAll => (Scope::AuthWrite, None),
+            Self::SecretsWrite => (Scope::SecretsWrite, None),
             Self::ApiKeysWrite => (Scope::ApiKeysWrite, None),
         }
     }

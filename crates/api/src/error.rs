@@ -51,6 +51,8 @@ codes! {
     SessionNotFound => "session_not_found", 404;
     /// No such credential in the caller's organization.
     CredentialNotFound => "credential_not_found", 404;
+    /// No such secret in the caller's organization.
+    SecretNotFound => "secret_not_found", 404;
     /// No such API key in the caller's organization.
     ApiKeyNotFound => "api_key_not_found", 404;
     /// The route exists, but not with this method.
@@ -87,6 +89,8 @@ codes! {
     InternalError => "internal_error", 500;
     /// The workspace's agent does not answer.
     AgentUnreachable => "agent_unreachable", 502;
+    /// The value is in a store of secrets that is not configured on this server.
+    SecretsDisabled => "secrets_disabled", 503;
     /// The server is overloaded or stopping, or its database or storage cannot be used: the message says which.
     Unavailable => "unavailable", 503;
 }

@@ -19,6 +19,7 @@ pub mod patch;
 pub mod provider;
 pub mod role;
 mod schemas;
+pub mod secret;
 pub mod service;
 pub mod session;
 pub mod task;

@@ -17,6 +17,8 @@ pub enum Method {
     Get,
     /// POST.
     Post,
+    /// PUT.
+    Put,
     /// PATCH.
     Patch,
     /// DELETE.
@@ -29,6 +31,7 @@ impl Method {
         match self {
             Self::Get => "GET",
             Self::Post => "POST",
+            Self::Put => "PUT",
             Self::Patch => "PATCH",
             Self::Delete => "DELETE",
         }
@@ -211,6 +214,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         crate::session::OPERATIONS,
         crate::audit::OPERATIONS,
         crate::credential::OPERATIONS,
+        crate::secret::OPERATIONS,
         crate::api_key::OPERATIONS,
         crate::service::OPERATIONS,
     ]

@@ -48,6 +48,7 @@ slug_schemas! {
     task_status => model::task::Phase,
     session_status => model::session::Status,
     credential_status => model::credential::Status,
+    credential_kind => model::credential::Kind,
     permission_set => model::api_key::PermissionSet,
     audit_category => model::audit::Category,
     audit_actor => model::audit::Actor,

@@ -75,6 +75,13 @@ pub const fn category(event_type: EventType) -> Category {
         | E::CredentialCreated
         | E::CredentialDeleted
         | E::CredentialStatusChanged
+        | E::SecretCreated
+        | E::SecretUpdated
+        | E::SecretDeleted
+        | E::CredentialConsented
+        | E::CredentialMinted
+        | E::CredentialMintFailed
+        | E::CredentialRevocation
         | E::ApiKeyCreated
         | E::ApiKeyRevoked
         | E::MemberAdded

@@ -43,7 +43,7 @@ impl Secret {
         let mut random = Zeroizing::new([0_u8; SECRET_BYTES]);
         SystemRandom::new()
             .fill(random.as_mut())
-            .map_err(|error| Error::Seal(crate::ports::SealError(Box::new(error))))?;
+            .map_err(|error| Error::Seal(crate::ports::SealError::Failed(Box::new(error))))?;
         Ok(Self(Zeroizing::new(format!("{prefix}{}", BASE64_URL_SAFE_NO_PAD.encode(random.as_ref())))))
     }
 

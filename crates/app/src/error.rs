@@ -22,6 +22,8 @@ pub enum Thing {
     Session,
     /// A credential.
     Credential,
+    /// A secret.
+    Secret,
     /// An API key.
     ApiKey,
     /// A member.
@@ -42,6 +44,7 @@ impl Thing {
             Self::Task => "task",
             Self::Session => "session",
             Self::Credential => "credential",
+            Self::Secret => "secret",
             Self::ApiKey => "API key",
             Self::Member => "member",
             Self::PersonalToken => "personal token",
@@ -109,8 +112,8 @@ pub enum Error {
     /// An uploaded file could not be kept.
     #[error("an uploaded file could not be kept")]
     Upload(#[from] UploadError),
-    /// A secret could not be encrypted.
-    #[error("the secret could not be encrypted")]
+    /// A secret could not be kept or removed.
+    #[error(transparent)]
     Seal(#[from] SealError),
     /// The store failed.
     #[error("the store failed")]

@@ -5,6 +5,7 @@
 
 mod activity;
 mod budgets;
+mod credentials;
 mod journal;
 mod pods;
 mod sweep;
@@ -13,13 +14,14 @@ mod tasks;
 use std::{collections::HashMap, sync::Arc};
 
 use freehold_model::{
-    OrganizationId, SessionId, WorkspaceId, audit::AuditEvent, credential::Credential, event::SessionEvent,
-    provider::Provider, role::Role, task::Task, upload::Upload, workspace::Workspace,
+    OrganizationId, SessionId, WorkspaceId, audit::AuditEvent, event::SessionEvent, provider::Provider,
+    role::Role, task::Task, upload::Upload, workspace::Workspace,
 };
 use freehold_store::{AUDIT_ID_KEY, OrgRead, OrgTx, Store, WorkChanges};
 
 use crate::{Error, ports::UploadStore};
 
+pub use credentials::Attempt;
 pub use journal::{Appended, JournalLimits};
 pub use sweep::Swept;
 
@@ -66,8 +68,6 @@ pub struct Look {
     pub role: Role,
     /// The role's provider.
     pub provider: Provider,
-    /// The provider's credential and its sealed secret, when it names one that exists.
-    pub credential: Option<(Credential, Vec<u8>)>,
     /// The task that is delivered or running.
     pub current_task: Option<Task>,
     /// The most milliseconds a task may run here.
@@ -240,17 +240,10 @@ fn look(rows: &mut OrgRead<'_>, workspace: Workspace, settings: Settings) -> Res
     let missing = |table| freehold_store::Error::Missing { table };
     let role = rows.role_view(workspace.role_id)?.ok_or_else(|| missing("roles"))?;
     let provider = rows.provider_view(role.provider_id)?.ok_or_else(|| missing("providers"))?;
-    let credential = match &provider.credential_name {
-        None => None,
-        Some(name) => match rows.credential_by_name(name)? {
-            None => None,
-            Some(credential) => rows.credential_sealed(credential.id)?.map(|sealed| (credential, sealed)),
-        },
-    };
     let current_task = rows.task_current(workspace.id)?;
     let milliseconds = |seconds: u32| i64::from(seconds) * 1000;
     let task_timeout_ms = milliseconds(role.task_timeout_seconds.unwrap_or(settings.task_timeout_seconds));
     let idle_timeout = role.idle_timeout_seconds.unwrap_or(settings.idle_timeout_seconds);
     let idle_timeout_ms = Some(milliseconds(idle_timeout)).filter(|limit| *limit > 0);
-    Ok(Look { workspace, role, provider, credential, current_task, task_timeout_ms, idle_timeout_ms })
+    Ok(Look { workspace, role, provider, current_task, task_timeout_ms, idle_timeout_ms })
 }

@@ -23,6 +23,7 @@ pub mod proof;
 pub mod provider;
 pub mod role;
 mod seats;
+pub mod secret;
 pub mod session;
 pub mod stream;
 pub mod task;

@@ -1,22 +1,29 @@
 //! What the use cases need from other parts. The binary wires them.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use freehold_model::{
-    CredentialId, OrganizationId, Timestamp, UploadId, budget::CounterKey, workspace::Workspace,
+    OrganizationId, Timestamp, UploadId,
+    budget::CounterKey,
+    credential::{Credential, Kind},
+    secret::Holder,
+    workspace::Workspace,
 };
-use futures::stream::BoxStream;
+use futures::{future::BoxFuture, stream::BoxStream};
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 /// The parts behind the use cases.
 #[derive(Clone)]
 pub struct Ports {
     /// The agents in the pods.
     pub agent: Arc<dyn AgentPort>,
-    /// Encryption of secrets at rest.
+    /// Where secrets are kept.
     pub sealer: Arc<dyn SecretSealer>,
+    /// The issuers of credentials.
+    pub issuers: Arc<dyn Issuers>,
     /// The bytes of uploaded files.
     pub uploads: Arc<dyn UploadStore>,
     /// What signs checkpoints of the audit log.
@@ -107,23 +114,45 @@ pub trait AgentPort: Send + Sync {
     async fn exec(&self, workspace: &Workspace, request: ExecRequest) -> Result<ExecStream, AgentError>;
 }
 
-/// Why a secret could not be encrypted.
+/// Why a secret could not be kept or removed. Nothing of the secret is in any of these.
 #[derive(Debug, thiserror::Error)]
-#[error("encryption failed")]
-pub struct SealError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+pub enum SealError {
+    /// It could not be encrypted.
+    #[error("the secret could not be encrypted")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The store of secrets cannot be used now.
+    #[error("the store of secrets cannot be used")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The secret is in a store of secrets that is not configured.
+    #[error("the secret is kept in a store of secrets that is not configured on this server")]
+    NotConfigured,
+}
 
-/// Encryption of secrets at rest.
+/// Where secrets are kept: encrypted in rows, or in a store of secrets.
+#[async_trait]
 pub trait SecretSealer: Send + Sync {
-    /// Encrypts a credential's secret, bound to the credential, so that it cannot be moved to another.
+    /// Keeps a secret, bound to its holder, so that it cannot be moved to another. What is answered goes into the holder's
+    /// row; a secret that is kept elsewhere is kept under another version, so that the row decides which one counts.
     ///
     /// # Errors
-    /// When encryption fails; nothing of the secret is in the error.
-    fn seal(
+    /// When encryption fails, or the store of secrets does not take it.
+    async fn seal(
         &self,
         organization: OrganizationId,
-        credential: CredentialId,
+        holder: Holder,
         secret: &[u8],
     ) -> Result<Vec<u8>, SealError>;
+
+    /// Removes what is kept of a secret beside its row, before the row is deleted. Again is no error.
+    ///
+    /// # Errors
+    /// When the store of secrets does not say that it is gone.
+    async fn discard(
+        &self,
+        organization: OrganizationId,
+        holder: Holder,
+        sealed: &[u8],
+    ) -> Result<(), SealError>;
 }
 
 /// What signs checkpoints of the audit log, with Ed25519.
@@ -132,6 +161,110 @@ pub trait AuditSigner: Send + Sync {
     fn public_key(&self) -> [u8; 32];
     /// The signature of a message, 64 bytes.
     fn sign(&self, message: &[u8]) -> Vec<u8>;
+}
+
+/// The secrets that a caller gave for a new credential, by the names of their fields. Has no `Debug`.
+#[derive(Clone, Default)]
+pub struct SecretFields {
+    /// The key of `api_key` and `query_api_key`.
+    pub api_key: Option<Zeroizing<String>>,
+    /// The password of `basic_auth`.
+    pub password: Option<Zeroizing<String>>,
+    /// The secret of an OAuth client.
+    pub client_secret: Option<Zeroizing<String>>,
+    /// The private key of `oauth2_client_assertion`, in PEM.
+    pub private_key: Option<Zeroizing<String>>,
+    /// The key file of a service account.
+    pub service_account_json: Option<Zeroizing<String>>,
+    /// The secret key of `aws_sigv4`.
+    pub secret_access_key: Option<Zeroizing<String>>,
+    /// The session token of temporary keys of `aws_sigv4`.
+    pub session_token: Option<Zeroizing<String>>,
+}
+
+impl SecretFields {
+    /// Whether none was given.
+    pub fn is_empty(&self) -> bool {
+        let Self { api_key, password, client_secret, private_key, service_account_json, .. } = self;
+        let Self { secret_access_key, session_token, .. } = self;
+        [
+            api_key,
+            password,
+            client_secret,
+            private_key,
+            service_account_json,
+            secret_access_key,
+            session_token,
+        ]
+        .iter()
+        .all(|field| field.is_none())
+    }
+}
+
+/// What is to be sealed for a new credential.
+pub struct PackedSecret {
+    /// The bytes.
+    pub secret: Zeroizing<Vec<u8>>,
+    /// Where its key file says that tokens are given.
+    pub token_url: Option<String>,
+}
+
+/// Why an issuer gave nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the issuer gave no token: {0}")]
+pub struct IssuerRefused(pub &'static str);
+
+/// Asks an issuer. `None` where it gave nothing, or is not known to take anything back.
+pub type Revocation = BoxFuture<'static, Option<Result<(), IssuerRefused>>>;
+
+/// The issuers of credentials, and what their secrets consist of.
+#[async_trait]
+pub trait Issuers: Send + Sync {
+    /// Puts together what is to be sealed for a credential of this kind.
+    ///
+    /// # Errors
+    /// Fields that are missing, not of this kind or not usable, each with the reason.
+    fn pack(&self, kind: Kind, given: SecretFields) -> Result<PackedSecret, BTreeMap<String, String>>;
+
+    /// Seals for `to`, a member's own credential, what makes `from`'s client: a member consents under the organization's.
+    ///
+    /// # Errors
+    /// When the secret cannot be opened or sealed.
+    async fn client_of(
+        &self,
+        from: &Credential,
+        sealed: &[u8],
+        to: &Credential,
+    ) -> Result<Vec<u8>, SealError>;
+
+    /// Where a person is sent to consent; `None` where nobody knows.
+    fn authorization_url(
+        &self,
+        credential: &Credential,
+        redirect_uri: &str,
+        state: &str,
+        verifier: &str,
+    ) -> Option<String>;
+
+    /// Exchanges what a person came back with; answers the sealed secret to keep.
+    ///
+    /// # Errors
+    /// When the issuer gives nothing.
+    async fn exchange(
+        &self,
+        credential: &Credential,
+        sealed: Vec<u8>,
+        code: &str,
+        verifier: &str,
+        redirect_uri: &str,
+    ) -> Result<Vec<u8>, IssuerRefused>;
+
+    /// The code of an issuer's refusal, where it is a known one; else one that says as little.
+    fn refusal(&self, error: &str) -> &'static str;
+
+    /// What asks the issuer of a credential to take back what it gave, once the credential is deleted and its secret with
+    /// it. `None` where the secret cannot be opened, or no issuer is asked.
+    async fn revocation(&self, credential: &Credential, sealed: &[u8]) -> Option<Revocation>;
 }
 
 /// Why the bytes of a file could not be kept or read.

@@ -17,7 +17,7 @@ use std::{
 use freehold_client::{
     ActivityScope, Client, Key,
     api::{
-        credential::{CredentialCreate, CredentialKind},
+        credential::{self, CredentialCreate},
         provider::ProviderCreate,
         role::RoleCreate,
         task::TaskCreate,
@@ -306,13 +306,8 @@ async fn set_up(plan: &Plan, client: &Client, console: &mut Console) -> Result<(
     let credential = CredentialCreate {
         name: CREDENTIAL.to_owned(),
         provider: plan.kind.as_str().to_owned(),
-        kind: CredentialKind::ApiKey,
-        scopes: Vec::new(),
-        provider_config: Default::default(),
         api_key: Some(plan.secret.clone()),
-        password: None,
-        personal: None,
-        allow_user_override: None,
+        ..CredentialCreate::of(credential::Kind::ApiKey)
     };
     client.credential_create(&credential).await?;
     let text = format!("{CREDENTIAL}, which the pod never sees: it is put in on the way out");

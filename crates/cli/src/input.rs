@@ -16,6 +16,8 @@ const SECRET_BYTES_MAX: u64 = 64 * 1024;
 const TEXT_BYTES_MAX: u64 = 1024 * 1024;
 /// The most bytes of an answer to a question.
 const REPLY_BYTES_MAX: usize = 16;
+/// The most bytes of a line that is pasted.
+const LINE_BYTES_MAX: usize = 16 * 1024;
 
 /// Whether to ask first.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -76,6 +78,20 @@ pub(crate) async fn secret(console: &mut Console, file: Option<&Path>, what: &st
         return Err(Failure::usage(format!("no {what} came")).hint("give it on stdin or in a file"));
     }
     Ok(Key::new(secret))
+}
+
+/// One line from stdin, which may be longer than what a person types.
+pub(crate) fn line(console: &mut Console) -> Result<String, Failure> {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while line.len() < LINE_BYTES_MAX {
+        match console.stdin.read(&mut byte) {
+            Ok(1) if byte[0] != b'\n' => line.push(byte[0]),
+            Ok(_) => break,
+            Err(error) => return Err(Failure::other(format!("standard input cannot be read: {error}"))),
+        }
+    }
+    String::from_utf8(line).map_err(|_| Failure::usage("what came is no text"))
 }
 
 /// A text from a file, or from stdin for `-`.

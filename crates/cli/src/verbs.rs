@@ -8,6 +8,7 @@ mod key;
 mod login;
 mod provider;
 mod role;
+mod secret;
 pub(crate) mod session;
 pub(crate) mod task;
 pub(crate) mod workspace;
@@ -70,6 +71,8 @@ pub enum Verb {
     Provider(Calling<Group<provider::Provider>>),
     /// Credentials: what is injected on the way out
     Credential(Calling<Group<credential::Credential>>),
+    /// Secrets: values that policies put on requests by name
+    Secret(Calling<Group<secret::Secret>>),
     /// API keys: automation's credentials
     Key(Calling<Group<key::ApiKey>>),
     /// Sessions: the durable record of conversations
@@ -129,6 +132,7 @@ pub(crate) async fn run(verb: Verb, environment: &Environment, console: &mut Con
         Verb::Role(it) => group!(it, role::run),
         Verb::Provider(it) => group!(it, provider::run),
         Verb::Credential(it) => group!(it, credential::run),
+        Verb::Secret(it) => group!(it, secret::run),
         Verb::Key(it) => group!(it, key::run),
         Verb::Session(it) => group!(it, session::run),
         Verb::Activity(it) => call!(it, activity::run),

@@ -7,7 +7,7 @@ use freehold_api::{Method, Operation};
 use futures::StreamExt;
 use reqwest::{
     Response,
-    header::{ACCEPT, CONTENT_TYPE},
+    header::{ACCEPT, CONTENT_TYPE, COOKIE, SET_COOKIE},
     multipart::Form,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -72,6 +72,7 @@ pub(crate) struct Call {
     query: Vec<(String, String)>,
     content: Content,
     idempotency_key: Option<String>,
+    cookie: Option<String>,
     pub(crate) timeout: Duration,
 }
 
@@ -88,6 +89,7 @@ impl Call {
             query: Vec::new(),
             content: Content::Nothing,
             idempotency_key,
+            cookie: None,
             timeout: CALL_TIMEOUT,
         }
     }
@@ -97,6 +99,12 @@ impl Call {
         if let (Some(start), Some(end)) = (self.path.find('{'), self.path.find('}')) {
             self.path.replace_range(start..=end, &id.to_string());
         }
+        self
+    }
+
+    /// Sends this cookie, as `name=value`.
+    pub(crate) fn cookie(mut self, cookie: &str) -> Self {
+        self.cookie = Some(cookie.to_owned());
         self
     }
 
@@ -136,19 +144,25 @@ impl Call {
 
     /// Reading changes nothing, and a creation with a key of its own happens once however often it is sent.
     const fn is_repeatable(&self) -> bool {
-        matches!(self.operation.method, Method::Get) || self.idempotency_key.is_some()
+        // What comes with a cookie counts once.
+        let is_read = matches!(self.operation.method, Method::Get) && self.cookie.is_none();
+        is_read || self.idempotency_key.is_some()
     }
 
     async fn request(&self, client: &Client) -> Result<reqwest::RequestBuilder, Error> {
         let method = match self.operation.method {
             Method::Get => reqwest::Method::GET,
             Method::Post => reqwest::Method::POST,
+            Method::Put => reqwest::Method::PUT,
             Method::Patch => reqwest::Method::PATCH,
             Method::Delete => reqwest::Method::DELETE,
         };
         let mut request = client.request(method, self.url(client)).timeout(self.timeout);
         if let Some(key) = &self.idempotency_key {
             request = request.header("idempotency-key", key);
+        }
+        if let Some(cookie) = &self.cookie {
+            request = request.header(COOKIE, cookie);
         }
         Ok(match &self.content {
             Content::Nothing => request,
@@ -212,6 +226,20 @@ impl Client {
         Ok(Answer { value, text })
     }
 
+    /// As [`Self::call`], with the cookie that came along, as `name=value`.
+    pub(crate) async fn call_with_cookie<T: DeserializeOwned>(
+        &self,
+        call: Call,
+    ) -> Result<(Answer<T>, String), Error> {
+        let operation = call.operation.id;
+        let response = self.send(&call).await?;
+        let cookie = response.headers().get(SET_COOKIE).and_then(|cookie| cookie.to_str().ok());
+        let cookie = cookie.and_then(|cookie| cookie.split(';').next()).unwrap_or_default().to_owned();
+        let text = self.read(operation, response).await?;
+        let value = serde_json::from_str(&text).map_err(|source| Error::Contract { operation, source })?;
+        Ok((Answer { value, text }, cookie))
+    }
+
     /// Sends a call whose answer has nothing to read.
     pub(crate) async fn call_empty(&self, call: Call) -> Result<Answer<()>, Error> {
         let text = self.text(call).await?;
@@ -221,6 +249,10 @@ impl Client {
     async fn text(&self, call: Call) -> Result<String, Error> {
         let operation = call.operation.id;
         let response = self.send(&call).await?;
+        self.read(operation, response).await
+    }
+
+    async fn read(&self, operation: &'static str, response: Response) -> Result<String, Error> {
         let body = self
             .body(response, ANSWER_BYTES_MAX)
             .await?

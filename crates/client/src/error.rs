@@ -203,6 +203,8 @@ const fn code_hint(code: ErrorCode) -> Option<&'static str> {
         E::TaskNotFound => "`freehold task list WORKSPACE` shows the tasks there are",
         E::SessionNotFound => "`freehold session list` shows the sessions there are",
         E::CredentialNotFound => "`freehold credential list` shows the credentials there are",
+        E::SecretNotFound => "`freehold secret list` shows the secrets there are",
+        E::SecretsDisabled => "whoever runs the server configures its store of secrets again, `[openbao]`",
         E::ApiKeyNotFound => "`freehold key list` shows the keys there are",
         E::NotFound | E::MethodNotAllowed => {
             "the server may be older than this client, or no Freehold server"

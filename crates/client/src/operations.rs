@@ -1,6 +1,6 @@
 //! The operations, a method each, in the order of the API's document.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use freehold_api::{
     api_key::{ApiKeyCreate, ApiKeyCreated, ApiKeyList},
@@ -10,16 +10,19 @@ use freehold_api::{
     },
     budget::BudgetList,
     config::{Config, MeSession},
-    credential::{Credential, CredentialCreate, CredentialList},
+    credential::{Credential, CredentialCreate, CredentialList, CredentialOauthStarted},
     limits::EXEC_TIMEOUT_SECONDS_DEFAULT,
     provider::{Provider, ProviderArchived, ProviderCreate, ProviderList, ProviderUpdate},
     role::{Role, RoleCreate, RoleList, RoleUpdate},
+    secret::{Secret, SecretCreate, SecretList, SecretUpdate},
     service::{ArchivableListQuery, Health, ListQuery, StatusAnswer, Stopping},
     session::{Session, SessionList, SessionListQuery},
     task::{Task, TaskCreate, TaskSubmit, TaskSubmitted},
     workspace::{Workspace, WorkspaceCreate, WorkspaceExec, WorkspaceList, WorkspaceListQuery},
 };
-use freehold_model::{ApiKeyId, CredentialId, ProviderId, RoleId, SessionId, TaskId, WorkspaceId};
+use freehold_model::{
+    ApiKeyId, CredentialId, ProviderId, RoleId, SessionId, TaskId, WorkspaceId, secret::SecretName,
+};
 use futures::stream::BoxStream;
 use serde_json::Value;
 
@@ -134,6 +137,14 @@ operations! {
     credential_view(id: CredentialId) => Credential;
     /// Deletes a credential and its secret.
     credential_delete(id: CredentialId) => StatusAnswer;
+    /// Secrets, without their values.
+    secret_list() query ListQuery => SecretList;
+    /// Creates a secret.
+    secret_create() body SecretCreate => Secret;
+    /// Gives a secret another value.
+    secret_update(name: SecretName) body SecretUpdate => Secret;
+    /// Deletes a secret and its value.
+    secret_delete(name: SecretName) => StatusAnswer;
     /// API keys, newest first.
     api_key_list() query ListQuery => ApiKeyList;
     /// Creates an API key. The answer holds the secret, this once.
@@ -152,6 +163,25 @@ impl Client {
     /// Those of [`Error`].
     pub async fn task_create(&self, body: &TaskCreate, files: &[PathBuf]) -> Result<TaskSubmitted> {
         self.call(Call::new("task_create").with_files(body, files)).await
+    }
+
+    /// Begins a consent to a credential; answers where to send the person, and the cookie, as `name=value`, that ends it.
+    ///
+    /// # Errors
+    /// Those of [`Error`].
+    pub async fn credential_oauth_start(
+        &self,
+        id: CredentialId,
+    ) -> std::result::Result<(Answer<CredentialOauthStarted>, String), Error> {
+        self.call_with_cookie(Call::new("credential_oauth_start").id(id)).await
+    }
+
+    /// Ends a consent with what its person came back with. What became of it, the credential tells.
+    ///
+    /// # Errors
+    /// Those of [`Error`]; it came to nothing where the status is 400.
+    pub async fn oauth_callback(&self, back: &BTreeMap<String, String>, cookie: &str) -> Result<()> {
+        self.call_empty(Call::new("oauth_callback").query(back).cookie(cookie)).await
     }
 
     /// Submits a task to a workspace.
@@ -232,6 +262,8 @@ mod tests {
             "activity_stream",
             "audit_export",
             "workspace_activity_stream",
+            "credential_oauth_start",
+            "oauth_callback",
             // For browsers, documents and collectors.
             "openapi_view",
             "docs_view",

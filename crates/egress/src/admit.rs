@@ -49,7 +49,7 @@ pub(crate) struct Admitted {
 pub(crate) struct Asked {
     grant: Arc<Grant>,
     parts: Parts,
-    path: String,
+    path: NormalPath<'static>,
     upgrade: bool,
     read: Option<ReadBody>,
 }
@@ -66,8 +66,7 @@ impl Asked {
 /// What is known of a request beside its head.
 struct Heard<'a> {
     grant: &'a Grant,
-    /// In normal form.
-    path: &'a str,
+    path: &'a NormalPath<'a>,
     upgrade: bool,
     read: Option<&'a ReadBody>,
 }
@@ -151,12 +150,11 @@ impl Connection {
         agree::check(&self.destination, self.sni.as_deref(), parts).map_err(|_| Reason::AuthorityMismatch)?;
         // What stays behind, no condition sees.
         let upgrade = prepare_headers(parts);
-        let path = parts.uri.path().to_owned();
-        let path = NormalPath::parse(&path).map_err(|_| Reason::PathAmbiguous)?;
+        let path = NormalPath::parse(parts.uri.path()).map_err(|_| Reason::PathAmbiguous)?.into_owned();
         let read = self.read_request(&grant, parts, &path, upgrade, &mut body).await?;
         let permit = self.decide(&grant, parts, &path, upgrade, &body, read.as_ref())?;
         let charges = {
-            let facts = Facts::new(&self.destination, path.as_str(), parts, &grant, &self.attribution);
+            let facts = Facts::new(&self.destination, &path, parts, &grant, &self.attribution);
             let facts = facts.with(upgrade, read.as_ref());
             let weight = Weight { length: body.length(), path: path.as_str(), body: &body.begun() };
             let whose = self.attribution.whose(&grant);
@@ -165,7 +163,6 @@ impl Connection {
         let stopped = |stopped| Refusal::stopped(stopped, &permit);
         let reservation = self.reserve(charges.map_err(stopped)?).await.map_err(stopped)?;
         let asked = permit.response().map(|_| (parts.clone(), Arc::clone(&grant)));
-        let path = path.as_str().to_owned();
         let heard = Heard { grant: &grant, path: &path, upgrade, read: read.as_ref() };
         let changes = self.change(&heard, &permit, parts, &mut body).await?;
         let resolved = match self.pod.workspace.upstream.resolve(&permit).await {
@@ -188,7 +185,7 @@ impl Connection {
     ) -> Result<Option<ReadBody>, Refusal> {
         let known = known(parts, body);
         let wanted = {
-            let facts = Facts::new(&self.destination, path.as_str(), parts, grant, &self.attribution);
+            let facts = Facts::new(&self.destination, path, parts, grant, &self.attribution);
             let facts = facts.with(upgrade, None);
             grant.policy.body_wanted(&self.head(parts, path, &facts, known))
         };
@@ -242,7 +239,7 @@ impl Connection {
         body: &Passage,
         read: Option<&ReadBody>,
     ) -> Result<Permit, Refusal> {
-        let facts = Facts::new(&self.destination, path.as_str(), parts, grant, &self.attribution);
+        let facts = Facts::new(&self.destination, path, parts, grant, &self.attribution);
         let facts = facts.with(upgrade, read);
         let body = Known { read, ..known(parts, body) };
         match grant.policy.decide(&self.head(parts, path, &facts, body)) {
@@ -278,7 +275,7 @@ impl Connection {
             Some((evaluated.map_err(unchanged)?, gathered))
         };
         let mut changes = self.put_provider(grant, permit, parts, &mut query).await?;
-        let (mut path, mut replaced) = (path.to_owned(), None);
+        let (mut path, mut replaced) = (path.as_str().to_owned(), None);
         if let Some((evaluated, gathered)) = evaluated {
             let headers = &mut parts.headers;
             let mut target =

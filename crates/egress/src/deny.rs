@@ -110,6 +110,8 @@ impl Reason {
             Self::AuthorityMismatch => StatusCode::MISDIRECTED_REQUEST,
             Self::RequestMalformed => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            // It went out; it is the answer that may not come in.
+            Self::Policy(reason) if reason.is_of_response() => StatusCode::BAD_GATEWAY,
             Self::AuditUnavailable | Self::BodiesFull | Self::BudgetUnavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

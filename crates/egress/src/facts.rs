@@ -4,9 +4,9 @@ use std::{borrow::Cow, cell::OnceCell, collections::BTreeMap};
 
 use freehold_model::Timestamp;
 use freehold_policy::{
-    Destination, ReadBody,
+    Destination, NormalPath, ReadBody,
     cel::{Attribute, List, Map, MapSource, Scope, Value},
-    is_plain_query,
+    grpc_call, is_plain_query,
 };
 use http::{HeaderMap, HeaderValue, header, request::Parts};
 
@@ -15,7 +15,7 @@ use crate::{Grant, audit::Attribution, headers::single};
 /// One request, and its response where there is one. What an expression does not ask for costs nothing.
 pub(crate) struct Facts<'a> {
     destination: &'a Destination,
-    path: &'a str,
+    path: &'a NormalPath<'a>,
     grant: &'a Grant,
     attribution: &'a Attribution,
     websocket: bool,
@@ -48,10 +48,10 @@ struct Query<'a> {
 }
 
 impl<'a> Facts<'a> {
-    /// The head of a request whose path has this normal form.
+    /// The head of a request.
     pub(crate) fn new(
         destination: &'a Destination,
-        path: &'a str,
+        path: &'a NormalPath<'a>,
         parts: &'a Parts,
         grant: &'a Grant,
         attribution: &'a Attribution,
@@ -95,18 +95,8 @@ impl<'a> Facts<'a> {
         })
     }
 
-    /// The gRPC service and method, told by the type and the path.
     fn grpc(&self) -> Option<(&str, &str)> {
-        let kind = single(self.headers.0, &header::CONTENT_TYPE)?;
-        let kind = kind.split(';').next()?.trim();
-        let rest = kind
-            .get(..16)
-            .filter(|begin| begin.eq_ignore_ascii_case("application/grpc"))
-            .map(|_| &kind[16..])?;
-        let is_grpc = rest.is_empty() || rest.starts_with(['+', '-']);
-        let (service, method) = self.path.strip_prefix('/')?.split_once('/')?;
-        (is_grpc && !service.is_empty() && !method.is_empty() && !method.contains('/'))
-            .then_some((service, method))
+        grpc_call(single(self.headers.0, &header::CONTENT_TYPE), self.path)
     }
 }
 
@@ -117,7 +107,7 @@ impl Scope for Facts<'_> {
             Attribute::RequestScheme => Value::text(self.destination.scheme().as_str()),
             Attribute::RequestHost => Value::text(self.destination.host()),
             Attribute::RequestPort => Value::Int(self.destination.port().into()),
-            Attribute::RequestPath => Value::text(self.path),
+            Attribute::RequestPath => Value::text(self.path.as_str()),
             Attribute::RequestQuery if is_plain_query(self.query.text) => {
                 Value::Map(Map::Source(&self.query))
             }

@@ -41,6 +41,7 @@ mod masks;
 mod names;
 mod nameserver;
 mod options;
+mod outbound;
 mod passage;
 mod pod;
 mod query;
@@ -62,5 +63,6 @@ pub use grant::{
     Credentials, Grant, Injection, InvalidInjection, Outgoing, SecretValue, Signer, Unavailable,
 };
 pub use options::{Limits, Options};
+pub use outbound::Outbound;
 pub use pod::{Listeners, OriginalDestination, PodIdentity};
 pub use service::{Handle, Service};

@@ -6,7 +6,7 @@ use freehold_model::{PodId, WorkspaceId};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    AuditSink, Error, Grant, Listeners, Options, PodIdentity,
+    AuditSink, Error, Grant, Listeners, Options, Outbound, PodIdentity,
     budget::{Budgets, Ledger},
     state::State,
     token::Verifier,
@@ -85,6 +85,11 @@ impl Handle {
     /// The budgets, as they are counted here.
     pub fn budgets(&self) -> &Budgets {
         &self.state.budgets
+    }
+
+    /// The way out for requests of the server's own, which no policy decides.
+    pub fn outbound(&self) -> Outbound {
+        self.state.outbound()
     }
 
     /// The platform CA's certificate, to be trusted inside pods.

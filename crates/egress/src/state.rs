@@ -26,6 +26,7 @@ use crate::{
     ca::Authority,
     masks::Masks,
     names::{Names, Ranges},
+    outbound::Outbound,
     pod::{Pod, Sockets},
     resolve::Resolver,
     spool::{Settlement, Settles, Spool},
@@ -92,6 +93,11 @@ impl State {
             pods: Mutex::default(),
             options,
         })
+    }
+
+    /// The way out for requests of the server's own.
+    pub(crate) fn outbound(&self) -> Outbound {
+        Outbound::new(Upstream::new(&self.dialer, &self.options.limits))
     }
 
     pub(crate) fn ca_pem(&self) -> &str {

@@ -209,8 +209,7 @@ pub(crate) fn evaluate<'p>(
             evaluated.path = Some(normal.as_str().to_owned());
         }
         for (pointer, formula) in &transform.body.set {
-            let value = formula.expression().evaluate(&scope, &work).map_err(failed)?;
-            let value = json(&value).ok_or_else(unsendable)?;
+            let value = formula.json(&scope, &work).map_err(failed)?;
             evaluated.json.push((pointer, Made { value, is_secret: is_secret(formula) }));
         }
         Ok(evaluated)
@@ -231,31 +230,11 @@ fn texts<'p>(
 }
 
 fn text(formula: &Formula, scope: &dyn Scope, work: &Work) -> Result<Zeroizing<String>, Fault> {
-    match formula.expression().evaluate(scope, work)? {
-        Value::Text(text) => Ok(Zeroizing::new(text.as_str().to_owned())),
-        _ => Err(Fault::Type),
-    }
+    formula.text(scope, work).map(Zeroizing::new)
 }
 
 fn is_secret(formula: &Formula) -> bool {
     !formula.expression().secrets().is_empty()
-}
-
-/// A value in JSON; moments and lengths of time have no form there.
-fn json(value: &Value<'_>) -> Option<Json> {
-    Some(match value {
-        Value::Null => Json::Null,
-        Value::Bool(value) => Json::Bool(*value),
-        Value::Int(value) => Json::from(*value),
-        Value::Double(value) => Json::Number(serde_json::Number::from_f64(*value)?),
-        Value::Text(text) => Json::String(text.as_str().to_owned()),
-        Value::List(items) => Json::Array(items.iter().map(|item| json(&item)).collect::<Option<_>>()?),
-        Value::Map(map) => {
-            let entry = |key: &str| Some((key.to_owned(), json(&map.get(key)?)?));
-            Json::Object(map.keys().into_iter().map(entry).collect::<Option<_>>()?)
-        }
-        Value::Timestamp(_) | Value::Duration(_) => return None,
-    })
 }
 
 /// What the client itself put on the request, and not as a placeholder.

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use freehold_policy::{Destination, Permit, Scheme};
 use http::{Request, Response, Uri, Version};
-use http_body_util::Empty;
+use http_body_util::{Empty, Full};
 use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{
@@ -103,6 +103,20 @@ impl Upstream {
             }
             Err(_) => Err(Reason::UpstreamTimeout),
         }
+    }
+
+    /// Sends a request of the server's own on an HTTP/1.1 connection of its own.
+    pub(crate) async fn send_own(
+        &self,
+        destination: &Destination,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Reason> {
+        let stream = self.connector.dial(destination, &self.connector.tls_http1).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| Reason::UpstreamFailed)?;
+        tokio::spawn(connection);
+        sender.send_request(request).await.map_err(|_| Reason::UpstreamFailed)
     }
 
     /// Sends a request that asks for an upgrade on an HTTP/1.1 connection of its own.

@@ -15,6 +15,7 @@ use figment::{
 };
 use freehold_egress::budget::Usd;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 /// Variables of the environment that set configuration: `FREEHOLD_SERVER__LISTEN` is `server.listen`.
 pub const ENVIRONMENT_PREFIX: &str = "FREEHOLD_";
@@ -37,6 +38,10 @@ pub struct Config {
     pub egress: Egress,
     /// What models' tokens cost, in dollars for a million, by name; `*` stands for any characters.
     pub prices: BTreeMap<String, Usd>,
+    /// The keys of secrets.
+    pub vault: Vault,
+    /// A store of secrets, in the place of the database.
+    pub openbao: OpenBaoConfig,
     /// What roles and tasks get when they do not say.
     pub defaults: Defaults,
     /// Logging.
@@ -54,6 +59,16 @@ impl Config {
                 ..Server::default()
             },
             pod: Pod { root: Some(PathBuf::new()), ..Pod::default() },
+            vault: Vault { master_key: Some(Hidden::default()), former_master_keys: Vec::new() },
+            openbao: OpenBaoConfig {
+                address: Some(String::new()),
+                namespace: Some(String::new()),
+                token_file: Some(PathBuf::new()),
+                role_id: Some(String::new()),
+                secret_id_file: Some(PathBuf::new()),
+                ca_file: Some(PathBuf::new()),
+                ..OpenBaoConfig::default()
+            },
             ..Self::default()
         }
     }
@@ -185,6 +200,86 @@ pub struct Egress {
     pub name_servers: Vec<SocketAddr>,
 }
 
+/// A setting that nobody is shown: what is printed of it, or saved, is that it is there.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden(String);
+
+impl Hidden {
+    /// The setting itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hidden(..)")
+    }
+}
+
+impl Serialize for Hidden {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("(hidden)")
+    }
+}
+
+/// The keys of secrets.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Vault {
+    /// The master key, as `openssl rand -base64 32` writes it; `master.key` in the data directory when absent.
+    pub master_key: Option<Hidden>,
+    /// Master keys of before, until everything is resealed under the present one.
+    pub former_master_keys: Vec<Hidden>,
+}
+
+/// An OpenBao or a HashiCorp Vault, where secrets are kept when it is configured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OpenBaoConfig {
+    /// `https://host:port`; none is used when absent.
+    pub address: Option<String>,
+    /// Where its KV engine, version 2, is mounted.
+    pub mount: String,
+    /// The folder in it for this server's secrets.
+    pub prefix: String,
+    /// The namespace, where it has them.
+    pub namespace: Option<String>,
+    /// The file of a token.
+    pub token_file: Option<PathBuf>,
+    /// In the place of a token: the id of an AppRole's role.
+    pub role_id: Option<String>,
+    /// The file of the AppRole's secret id.
+    pub secret_id_file: Option<PathBuf>,
+    /// Where the AppRole method is mounted.
+    pub approle_mount: String,
+    /// Certificates (PEM) of the authorities it may be signed by; the system's when absent.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for OpenBaoConfig {
+    fn default() -> Self {
+        Self {
+            address: None,
+            mount: "secret".to_owned(),
+            prefix: "freehold".to_owned(),
+            namespace: None,
+            token_file: None,
+            role_id: None,
+            secret_id_file: None,
+            approle_mount: "approle".to_owned(),
+            ca_file: None,
+        }
+    }
+}
+
 /// What roles and tasks get when they do not say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -311,6 +406,14 @@ fn resolve_paths(config: &mut Config, figment: &Figment) {
     };
     resolve("server.data_dir", &mut config.server.data_dir);
     config.pod.root.iter_mut().for_each(|path| resolve("pod.root", path));
+    let openbao = &mut config.openbao;
+    for (key, path) in [
+        ("openbao.token_file", &mut openbao.token_file),
+        ("openbao.secret_id_file", &mut openbao.secret_id_file),
+        ("openbao.ca_file", &mut openbao.ca_file),
+    ] {
+        path.iter_mut().for_each(|path| resolve(key, path));
+    }
     config.egress.extra_roots.iter_mut().for_each(|path| resolve("egress.extra_roots", path));
 }
 

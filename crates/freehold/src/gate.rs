@@ -1,4 +1,5 @@
-//! Wires egress to the reconciler: what the rows say of a workspace becomes its grant, its pod's traffic gets tokens.
+//! Wires egress to the reconciler: what the rows say of a workspace becomes its grant, its pod's traffic gets tokens. Credentials are
+//! found when a request needs them: see `credentials.rs`.
 
 use std::{
     collections::HashMap,
@@ -11,22 +12,19 @@ use std::{
 use anyhow::Context;
 use async_trait::async_trait;
 use freehold_app::fleet::{Fleet, Look};
-use freehold_broker::Placement;
 use freehold_driver::OriginalDestination;
 use freehold_egress::{
-    AuditSink, Credentials, Grant, Handle, Injection, Listeners, PodIdentity, SecretValue, SinkError,
-    Unavailable,
+    AuditSink, Grant, Handle, Listeners, PodIdentity, SinkError,
     token::{Minter, Subject},
 };
 use freehold_model::{PodId, SessionId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditEvent};
 use freehold_policy::{Document, Policy, ProviderGrant};
 use freehold_reconcile::{Gate, GateLinks};
-use freehold_vault::Vault;
 use rustix::net::sockopt;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 
-use crate::ports::sealing_context;
+use crate::credentials::Directory;
 
 /// How long a token counts. It is renewed at half of this, while its pod is wanted.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
@@ -35,7 +33,7 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
 pub struct EgressGate {
     egress: Handle,
     minter: Minter,
-    vault: Arc<Vault>,
+    directory: Arc<Directory>,
     state: Mutex<State>,
 }
 
@@ -50,12 +48,12 @@ struct State {
 }
 
 /// When the rows behind a grant last changed: the same times, the same grant.
-type Source = (Timestamp, Timestamp, Option<Timestamp>);
+type Source = (Timestamp, Timestamp);
 
 impl EgressGate {
     /// A gate over this egress.
-    pub fn new(egress: Handle, minter: Minter, vault: Arc<Vault>) -> Self {
-        Self { egress, minter, vault, state: Mutex::default() }
+    pub fn new(egress: Handle, minter: Minter, directory: Arc<Directory>) -> Self {
+        Self { egress, minter, directory, state: Mutex::default() }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -100,7 +98,7 @@ impl EgressGate {
         Ok(policy)
     }
 
-    fn grant(&self, look: &Look) -> anyhow::Result<Grant> {
+    async fn grant(&self, look: &Look) -> anyhow::Result<Grant> {
         let policy = self.policy(look)?;
         Ok(Grant {
             organization_id: look.workspace.organization_id,
@@ -108,49 +106,8 @@ impl EgressGate {
             role: look.role.name.clone(),
             provider: look.provider.name.clone(),
             policy,
-            credentials: Arc::new(ProviderCredential {
-                name: look.provider.credential_name.clone(),
-                injection: self.injection(look).map(Arc::new),
-            }),
+            credentials: self.directory.of(look),
         })
-    }
-
-    fn injection(&self, look: &Look) -> Result<Injection, Unavailable> {
-        let (credential, sealed) = look.credential.as_ref().ok_or(Unavailable("not_found"))?;
-        let context = sealing_context(credential.organization_id, credential.id);
-        let unavailable = |error: &(dyn std::error::Error + 'static)| {
-            tracing::warn!(credential.id = %credential.id, error, "credential {} cannot be injected", credential.id);
-            Unavailable("unusable")
-        };
-        let secret = self.vault.open_sealed(&context, sealed).map_err(|error| unavailable(&error))?;
-        let injection =
-            freehold_broker::injection(credential, secret.expose()).map_err(|error| unavailable(&error))?;
-        match injection.placement() {
-            Placement::Header(name) => Injection::header(name, injection.expose()),
-            Placement::Query(name) => Injection::query(name, injection.expose()),
-        }
-        .map_err(|error| unavailable(&error))
-    }
-}
-
-/// The provider's credential, as it was when the grant was made.
-struct ProviderCredential {
-    name: Option<String>,
-    injection: Result<Arc<Injection>, Unavailable>,
-}
-
-#[async_trait]
-impl Credentials for ProviderCredential {
-    async fn injection(&self, name: &str) -> Result<Arc<Injection>, Unavailable> {
-        if self.name.as_deref() == Some(name) {
-            self.injection.clone()
-        } else {
-            Err(Unavailable("not_found"))
-        }
-    }
-
-    async fn secret(&self, _: &str) -> Result<Arc<SecretValue>, Unavailable> {
-        Err(Unavailable("not_found"))
     }
 }
 
@@ -219,12 +176,11 @@ impl Gate for EgressGate {
     }
 
     async fn publish(&self, look: &Look) -> io::Result<()> {
-        let credential = look.credential.as_ref().map(|(credential, _)| credential.updated_at);
-        let source = (look.role.updated_at, look.provider.updated_at, credential);
+        let source = (look.role.updated_at, look.provider.updated_at);
         if self.state().published.get(&look.workspace.id).is_some_and(|(published, _)| *published == source) {
             return Ok(());
         }
-        match self.grant(look) {
+        match self.grant(look).await {
             Ok(grant) => {
                 let digest = policy_digest(look);
                 self.egress.publish(look.workspace.id, Arc::new(grant));
@@ -243,6 +199,7 @@ impl Gate for EgressGate {
     async fn close(&self, workspace: WorkspaceId, pod: PodId) {
         self.egress.detach(pod);
         self.egress.revoke(workspace);
+        self.directory.forget(workspace);
         let mut state = self.state();
         state.tokens.remove(&pod);
         state.published.remove(&workspace);

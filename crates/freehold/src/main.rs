@@ -5,12 +5,15 @@
 
 mod config;
 mod control;
+mod credentials;
 mod environment;
 mod gate;
 mod ledger;
 mod machine;
 mod member;
 mod ports;
+mod rotation;
+mod secrets;
 mod server;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
@@ -72,6 +75,8 @@ enum Command {
     },
     /// Members of the organization, on the server's machine
     Member(member::Args),
+    /// The keys of secrets, on the server's machine
+    Vault(rotation::Args),
     /// A scripted model server that speaks the real wires, for tests
     #[command(after_help = SIM_MODEL_HELP)]
     SimModel {
@@ -161,6 +166,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Member(arguments) => {
             warn_of_password(&arguments.flags);
             let output = runtime()?.block_on(member::run(arguments))?;
+            print(&output)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Vault(arguments) => {
+            warn_of_password(&arguments.flags);
+            let output = runtime()?.block_on(rotation::run(arguments))?;
             print(&output)?;
             Ok(ExitCode::SUCCESS)
         }

@@ -1,5 +1,6 @@
 //! `freehold member`: people, on the server's machine. Whoever may read the data directory is trusted with this.
 
+use anyhow::Context;
 use clap::{
     Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -110,7 +111,7 @@ pub async fn run(arguments: Args) -> anyhow::Result<String> {
     let output = carry_out(&app, arguments.command).await;
     store.close().await;
     if revokes && output.is_ok() {
-        control::tell(&config.server.data_dir).await?;
+        control::tell(&config.server.data_dir).await.context("it is written, but not known yet")?;
     }
     output
 }

@@ -1,17 +1,16 @@
-//! What the use cases need from other parts, wired: agents and pods, the vault, the object store.
+//! What the use cases need from other parts, wired: agents and pods.
 
 use std::{os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use freehold_app::ports::{
-    AgentError, AgentPort, AuditSigner, Counts, ExecEvent, ExecRequest, ExecStream, OutputStream, SealError,
-    SecretSealer,
+    AgentError, AgentPort, AuditSigner, Counts, ExecEvent, ExecRequest, ExecStream, OutputStream,
 };
 use freehold_driver::{Exec, ExecSpec, PodDriver};
-use freehold_model::{CredentialId, OrganizationId, PodId, budget::CounterKey, workspace::Workspace};
+use freehold_model::{PodId, budget::CounterKey, workspace::Workspace};
 use freehold_reconcile::{AgentUnreachable, Handle};
-use freehold_vault::{SigningKey, Vault};
+use freehold_vault::SigningKey;
 use futures::StreamExt;
 use rustix::io::Errno;
 use serde_json::Value;
@@ -198,26 +197,6 @@ impl AgentPort for NoAgents {
     async fn exec(&self, _: &Workspace, _: ExecRequest) -> Result<ExecStream, AgentError> {
         Err(AgentError::NotConnected)
     }
-}
-
-/// The vault, as credentials need it.
-pub struct Sealer(pub Arc<Vault>);
-
-impl SecretSealer for Sealer {
-    fn seal(
-        &self,
-        organization: OrganizationId,
-        credential: CredentialId,
-        secret: &[u8],
-    ) -> Result<Vec<u8>, SealError> {
-        let context = sealing_context(organization, credential);
-        self.0.seal(&context, secret).map_err(|error| SealError(Box::new(error)))
-    }
-}
-
-/// What a credential's secret is bound to, so that it opens for no other.
-pub fn sealing_context(organization: OrganizationId, credential: CredentialId) -> String {
-    format!("{organization}/{credential}")
 }
 
 /// The key of the data directory, as checkpoints need it.

@@ -22,7 +22,7 @@ use freehold_egress::budget::Prices;
 use freehold_model::UploadId;
 use freehold_reconcile as reconcile;
 use freehold_store::Store;
-use freehold_vault::{SigningKey, Vault};
+use freehold_vault::SigningKey;
 use object_store::local::LocalFileSystem;
 use rustix::{
     fs::FlockOperation,
@@ -34,10 +34,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{Config, LogFormat},
     control,
+    credentials::{self, Issuing},
     gate::{EgressGate, StoreSink},
     ledger::StoreLedger,
     machine,
-    ports::{Agents, EgressCounts, NoAgents, Sealer, Signer},
+    ports::{Agents, EgressCounts, NoAgents, Signer},
+    secrets::{self, Sealer, Secrets},
 };
 
 /// The file that tells where the server listens, for programs that let it choose a port.
@@ -68,6 +70,9 @@ pub enum Ended {
 /// with the usual 1,024 for all, two pods could leave nothing for the others.
 const OPEN_FILES: u64 = 65_536;
 
+/// How long the end of the server waits for issuers that were asked: what they answer must not be lost.
+const ISSUERS_WAIT_MAX: Duration = Duration::from_secs(20);
+
 /// Runs the server until it is told to stop: by a signal, which leaves the pods running, or by the end of its standard
 /// input where `stop_with_stdin` says so, which takes them away.
 pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended> {
@@ -92,7 +97,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let address = listener.local_addr()?;
     let store = open_store(&config, data.root(), true)?;
     let control = control::listen(&data)?;
-    let vault = Arc::new(Vault::open(&data.path("master.key"))?);
+    let vault = Arc::new(secrets::open(&config, data.root(), &store)?);
     sweep_uploads(&data)?;
     let uploads = open_uploads(data.root())?;
     let fleet = fleet::Fleet::new(store.clone(), uploads.clone(), settings(&config));
@@ -109,11 +114,14 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
         trust_anchors_pem: egress.ca_pem().to_owned(),
         ..reconcile::Options::default()
     };
-    let gate = Arc::new(EgressGate::new(egress, minter, vault.clone()));
+    let values = Arc::new(Secrets::new(store.clone(), vault.clone()));
+    let (broker, directory) = credentials::wire(&store, &fleet, &vault, &egress, values);
+    let gate = Arc::new(EgressGate::new(egress, minter, directory));
     let reconciler = reconcile::Service::new(options, fleet, driver.clone(), gate);
     let ports = Ports {
         agent: Arc::new(Agents::new(reconciler.handle(), driver.clone())),
-        sealer: Arc::new(Sealer(vault)),
+        sealer: Arc::new(Sealer(vault.clone())),
+        issuers: Arc::new(Issuing { vault: vault.clone(), broker: Some(broker.clone()) }),
         uploads,
         counts,
         signer: Arc::new(Signer(SigningKey::open(&data.path(AUDIT_KEY_FILE))?)),
@@ -121,7 +129,8 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let app = App::new(store.clone(), ports, app_settings(&config, address));
     first_start(&app, &data).await?;
 
-    let control_task = tokio::spawn(control::serve(control, store.clone(), shutdown.child_token()));
+    let control_task =
+        tokio::spawn(control::serve(control, store.clone(), vault.clone(), shutdown.child_token()));
     let stopped = shutdown.clone();
     let egress_task = tokio::spawn(egress_service.run(shutdown.child_token()));
     let reconcile_task = tokio::spawn(reconciler.run(async move { stopped.cancelled().await }));
@@ -135,6 +144,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     reconcile_task.await?;
     egress_task.await?;
     control_task.await?;
+    broker.drain(ISSUERS_WAIT_MAX).await;
     // After everybody who writes rows.
     end_checkpoints(&checkpoints, &app).await;
     store.close().await;
@@ -330,9 +340,11 @@ async fn end_checkpoints(running: &tokio::task::JoinHandle<()>, app: &App) {
 /// The use cases for commands on the server's machine, which need no agents.
 pub fn offline_app(config: &Config, store: Store) -> anyhow::Result<App> {
     let data_dir = &config.server.data_dir;
+    let vault = Arc::new(secrets::open(config, data_dir, &store)?);
     let ports = Ports {
         agent: Arc::new(NoAgents),
-        sealer: Arc::new(Sealer(Arc::new(Vault::open(&data_dir.join("master.key"))?))),
+        sealer: Arc::new(Sealer(vault.clone())),
+        issuers: Arc::new(Issuing { vault, broker: None }),
         uploads: open_uploads(data_dir)?,
         counts: Arc::new(NoCounts),
         signer: Arc::new(Signer(SigningKey::open(&data_dir.join(AUDIT_KEY_FILE))?)),

@@ -8,6 +8,8 @@ mod support;
 mod attack;
 #[path = "server/budgets.rs"]
 mod budgets;
+#[path = "server/credentials.rs"]
+mod credentials;
 #[path = "server/exec.rs"]
 mod exec;
 #[path = "server/full_disk.rs"]
@@ -22,5 +24,7 @@ mod proof;
 mod restarts;
 #[path = "server/tasks.rs"]
 mod tasks;
+#[path = "server/vault.rs"]
+mod vault;
 #[path = "server/walls.rs"]
 mod walls;

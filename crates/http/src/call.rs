@@ -56,6 +56,8 @@ pub(crate) struct Call {
     pub params: Vec<(&'static str, String)>,
     /// Query parameters that were checked by the operation's schema.
     pub query: Value,
+    /// The query as it came.
+    pub raw_query: Option<String>,
     pub headers: HeaderMap,
     pub payload: Payload,
 }

@@ -95,6 +95,7 @@ async fn serve(
     let Admitted { query, actor, standing } = admit(&shared, operation, &head.uri, &head.headers).await?;
     let payload = payload(&shared, operation, &head.headers, body).await?;
     let path = head.uri.path().to_owned();
+    let raw_query = head.uri.query().map(str::to_owned);
     let params = params(operation.path, &path);
     let call = Call {
         shared,
@@ -105,6 +106,7 @@ async fn serve(
         path,
         params,
         query,
+        raw_query,
         headers: head.headers,
         payload,
     };

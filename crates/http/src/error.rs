@@ -8,7 +8,7 @@ use freehold_api::{
     error::{ErrorBody, ErrorCode, ErrorDetail},
     operation::Face,
 };
-use freehold_app::{Error, Thing};
+use freehold_app::{Error, Thing, ports::SealError};
 use freehold_model::workspace;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
@@ -134,7 +134,9 @@ impl From<Error> for Failure {
             Error::Agent(_) => return Self::caused(E::AgentUnreachable, error),
             Error::Upload(_) => return Self::caused(E::Unavailable, error),
             Error::Store(store) => return Self::store(store.clone()),
-            Error::Seal(_) | Error::OwnerToken(_) | Error::Inconsistent { .. } => {
+            Error::Seal(SealError::NotConfigured) => return Self::caused(E::SecretsDisabled, error),
+            Error::Seal(SealError::Unavailable(_)) => return Self::caused(E::Unavailable, error),
+            Error::Seal(SealError::Failed(_)) | Error::OwnerToken(_) | Error::Inconsistent { .. } => {
                 return Self::internal(error);
             }
         };
@@ -192,6 +194,7 @@ const fn missing(thing: Thing) -> ErrorCode {
         Thing::Task => ErrorCode::TaskNotFound,
         Thing::Session => ErrorCode::SessionNotFound,
         Thing::Credential => ErrorCode::CredentialNotFound,
+        Thing::Secret => ErrorCode::SecretNotFound,
         Thing::ApiKey => ErrorCode::ApiKeyNotFound,
         Thing::Member | Thing::PersonalToken | Thing::Organization => ErrorCode::NotFound,
     }

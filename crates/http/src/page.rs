@@ -77,6 +77,22 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
+/// A small page that tells a person one thing. Every text is escaped here.
+pub(crate) fn notice(title: &str, paragraphs: &[&str], code: Option<&str>) -> String {
+    let mut page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\
+         <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style><h1>{title}</h1>",
+        title = escaped(title)
+    );
+    for paragraph in paragraphs {
+        page.push_str(&format!("<p>{}</p>", escaped(paragraph)));
+    }
+    if let Some(code) = code {
+        page.push_str(&format!("<pre>{}</pre>", escaped(code)));
+    }
+    page
+}
+
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

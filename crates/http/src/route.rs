@@ -4,9 +4,11 @@ mod audit;
 mod config;
 mod credential;
 mod key;
+mod oauth;
 mod proof;
 mod provider;
 mod role;
+mod secret;
 mod service;
 mod session;
 mod task;
@@ -26,8 +28,10 @@ fn handlers() -> impl Iterator<Item = &'static (&'static str, Handler)> {
         credential::HANDLERS,
         key::HANDLERS,
         proof::HANDLERS,
+        oauth::HANDLERS,
         provider::HANDLERS,
         role::HANDLERS,
+        secret::HANDLERS,
         service::HANDLERS,
         session::HANDLERS,
         task::HANDLERS,

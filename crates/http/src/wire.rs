@@ -3,7 +3,7 @@
 use freehold_access::{Actor, Kind};
 use freehold_api as api;
 use freehold_model as model;
-use freehold_model::{credential, member::Member, task};
+use freehold_model::{credential, member::Member, secret, task};
 
 pub(crate) fn provider(provider: model::provider::Provider) -> api::provider::Provider {
     api::provider::Provider {
@@ -126,24 +126,34 @@ pub(crate) fn session(session: model::session::Session) -> api::session::Session
     }
 }
 
+pub(crate) fn secret(secret: secret::Secret) -> api::secret::Secret {
+    let member = |id: Option<freehold_model::MemberId>| id.map(|id| id.to_string());
+    api::secret::Secret {
+        name: secret.name,
+        created_by_user_id: member(secret.created_by),
+        updated_by_user_id: member(secret.updated_by),
+        created_at: secret.created_at,
+        updated_at: secret.updated_at,
+    }
+}
+
 pub(crate) fn credential(credential: credential::Credential) -> api::credential::Credential {
+    let to_consent = credential.kind == credential::Kind::Oauth2AuthorizationCode
+        && credential.status == credential::Status::NeedsReauth;
     api::credential::Credential {
+        next: to_consent.then(|| format!("/v1/credentials/{}/oauth/start", credential.id)),
         durable_ref: format!("vault/{}", credential.id),
         id: credential.id,
         org_id: credential.organization_id,
         user_id: credential.member_id.map(|member| member.to_string()),
         name: credential.name,
         provider: credential.provider,
-        kind: match credential.kind {
-            credential::Kind::ApiKey => api::credential::CredentialKind::ApiKey,
-            credential::Kind::BasicAuth => api::credential::CredentialKind::BasicAuth,
-            credential::Kind::QueryApiKey => api::credential::CredentialKind::QueryApiKey,
-        },
+        kind: credential.kind,
         scopes: credential.scopes,
         provider_config: credential.provider_config,
         last_minted_at: credential.last_minted_at,
         last_minted_status: credential.last_minted_status,
-        allow_user_override: false,
+        allow_user_override: credential.allow_user_override,
         status: credential.status,
         created_at: credential.created_at,
         updated_at: credential.updated_at,

@@ -15,6 +15,8 @@ mod context;
 mod credentials;
 #[path = "routes/errors.rs"]
 mod errors;
+#[path = "routes/secrets.rs"]
+mod secrets;
 #[path = "routes/sessions.rs"]
 mod sessions;
 #[path = "routes/tasks.rs"]

@@ -68,6 +68,20 @@ slugs! {
         CredentialDeleted => "credential_deleted",
         /// A credential's status changed.
         CredentialStatusChanged => "credential_status_changed",
+        /// A secret was created; the row has its name and never its value.
+        SecretCreated => "secret_created",
+        /// A secret got another value.
+        SecretUpdated => "secret_updated",
+        /// A secret was deleted.
+        SecretDeleted => "secret_deleted",
+        /// A person consented, and the credential's issuer gave a token for it.
+        CredentialConsented => "credential_consented",
+        /// The credential's issuer gave an access token.
+        CredentialMinted => "credential_minted",
+        /// The credential's issuer gave none; `detail.code` says why.
+        CredentialMintFailed => "credential_mint_failed",
+        /// The issuer of a deleted credential was asked to revoke it; `detail.outcome` says what came of it.
+        CredentialRevocation => "credential_revocation",
         /// An API key was created.
         ApiKeyCreated => "api_key_created",
         /// An API key was revoked.

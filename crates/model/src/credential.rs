@@ -5,14 +5,55 @@ use std::collections::BTreeMap;
 use crate::{CredentialId, MemberId, Next, OrganizationId, Timestamp, slugs};
 
 slugs! {
-    /// How the credential is presented upstream.
+    /// How the credential is obtained and presented.
     Kind {
+        /// A person's consent: a refresh token, exchanged for access tokens.
+        Oauth2AuthorizationCode => "oauth2_authorization_code",
+        /// A client's own id and secret, exchanged for access tokens.
+        Oauth2ClientCredentials => "oauth2_client_credentials",
+        /// An assertion signed with a service account's key, exchanged for access tokens.
+        Oauth2JwtBearer => "oauth2_jwt_bearer",
+        /// The same, on behalf of the person that the assertion names.
+        Oauth2JwtBearerWithSubject => "oauth2_jwt_bearer_with_subject",
+        /// A client that proves itself by an assertion signed with its own key.
+        Oauth2ClientAssertion => "oauth2_client_assertion",
         /// A key in a header, in the form of its provider.
         ApiKey => "api_key",
         /// HTTP Basic.
         BasicAuth => "basic_auth",
         /// A key in the query string.
         QueryApiKey => "query_api_key",
+        /// A key that signs each request by AWS Signature Version 4.
+        AwsSigv4 => "aws_sigv4",
+    }
+}
+
+impl Kind {
+    /// Whether an issuer is asked for access tokens.
+    pub const fn is_minted(self) -> bool {
+        match self {
+            Self::Oauth2AuthorizationCode
+            | Self::Oauth2ClientCredentials
+            | Self::Oauth2JwtBearer
+            | Self::Oauth2JwtBearerWithSubject
+            | Self::Oauth2ClientAssertion => true,
+            Self::ApiKey | Self::BasicAuth | Self::QueryApiKey | Self::AwsSigv4 => false,
+        }
+    }
+
+    /// The status of a new credential: one that a person must consent to cannot be used before.
+    pub const fn first_status(self) -> Status {
+        match self {
+            Self::Oauth2AuthorizationCode => Status::NeedsReauth,
+            Self::Oauth2ClientCredentials
+            | Self::Oauth2JwtBearer
+            | Self::Oauth2JwtBearerWithSubject
+            | Self::Oauth2ClientAssertion
+            | Self::ApiKey
+            | Self::BasicAuth
+            | Self::QueryApiKey
+            | Self::AwsSigv4 => Status::Active,
+        }
     }
 }
 
@@ -77,7 +118,9 @@ pub struct Credential {
     pub scopes: Vec<String>,
     /// Settings that are not secret.
     pub provider_config: BTreeMap<String, String>,
-    /// When it was last used with success.
+    /// Whether members may have one of their own in its stead.
+    pub allow_user_override: bool,
+    /// When it was last obtained with success.
     pub last_minted_at: Option<Timestamp>,
     /// The code of the latest attempt.
     pub last_minted_status: Option<String>,
@@ -85,7 +128,7 @@ pub struct Credential {
     pub status: Status,
     /// When it was created.
     pub created_at: Timestamp,
-    /// When its row last changed.
+    /// When it, its secret or its status last changed; what is noted of each attempt to obtain it does not count.
     pub updated_at: Timestamp,
 }
 

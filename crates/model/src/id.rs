@@ -94,6 +94,8 @@ ids! {
     PackId => "pack";
     /// A credential that egress injects.
     CredentialId => "cred";
+    /// A secret that transforms of policies put on requests. It is known by its name; the id is what its value is sealed for.
+    SecretId => "secret";
     /// A workspace.
     WorkspaceId => "ws";
     /// The running sandbox of a workspace.

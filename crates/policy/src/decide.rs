@@ -82,6 +82,18 @@ impl Reason {
         }
     }
 
+    /// Whether it is about a response, of a request that was allowed.
+    pub const fn is_of_response(self) -> bool {
+        matches!(
+            self,
+            Self::ResponseStatusNotAllowed
+                | Self::ResponseContentTypeNotAllowed
+                | Self::ResponseTooLarge
+                | Self::ResponseUnreadable
+                | Self::ResponseConditionNotMet
+        )
+    }
+
     /// How near a rule came that does not allow a request: the nearest explains a denial best.
     const fn nearness(self) -> u8 {
         match self {
@@ -345,21 +357,15 @@ impl Policy {
         let work = Work::default();
         let verdict = |(rule, denies): (&Arc<CompiledRule>, bool)| {
             let head = if denies { rule.denies_head(request) } else { rule.allows_head(request, method) };
-            let fails = |(at, condition): (usize, &Condition)| match condition
-                .expression()
-                .holds(request.scope, &work)
-            {
-                Ok(true) => None,
-                // What denies does so in doubt.
-                Err(_) if denies => None,
-                Ok(false) => Some(Match::Condition { at, fault: None }),
-                Err(fault) => Some(Match::Condition { at, fault: Some(fault) }),
+            let fails = |(at, condition): (usize, &Condition)| {
+                if denies && may_hold(condition, request, &work) {
+                    return None;
+                }
+                let held = condition.expression().holds(request.scope, &work);
+                (held != Ok(true)).then(|| Match::Condition { at, fault: held.err() })
             };
-            let body = || match &rule.rule.body {
-                None => Ok(()),
-                Some(body) if denies => body.denies(&request.body),
-                Some(body) => body.allows(&request.body),
-            };
+            let body =
+                || if denies { rule.denies_body(&request.body) } else { rule.allows_body(&request.body) };
             let outcome = match head.and_then(|()| body()) {
                 Err(miss) => Match::Misses(miss),
                 Ok(()) => rule.rule.when.iter().enumerate().find_map(fails).unwrap_or(Match::Whole),
@@ -453,19 +459,31 @@ impl CompiledRule {
     /// `Ok` when it allows the request, or how near it came.
     fn check(&self, request: &RequestHead<'_>, method: Option<Method>, work: &Work) -> Result<(), Reason> {
         self.allows_head(request, method)?;
-        if let Some(body) = &self.rule.body {
-            body.allows(&request.body)?;
-        }
-        for condition in &self.rule.when {
-            if condition.expression().holds(request.scope, work) != Ok(true) {
-                let looks = condition.expression().attributes().iter().any(|one| one.needs_request_body());
-                return Err(request.body.unreadable().filter(|_| looks).unwrap_or(Reason::ConditionNotMet));
-            }
+        self.allows_body(&request.body)?;
+        if !self.rule.when.iter().all(|one| one.expression().holds(request.scope, work) == Ok(true)) {
+            return Err(Reason::ConditionNotMet);
         }
         debug_assert!(
             *self.name.capability != *PROVIDER_CAPABILITY || request.destination.scheme() == Scheme::Https
         );
         Ok(())
+    }
+
+    /// Whether the body is as it must be. Where the rule looks into it at all, what cannot be told is not: a condition that
+    /// asks whether there is a value would take it for none.
+    fn allows_body(&self, body: &Body<'_>) -> Result<(), Reason> {
+        if let Some(rule) = &self.rule.body {
+            rule.allows(body)?;
+        }
+        match self.looks.then(|| body.unreadable()).flatten() {
+            Some(reason) => Err(reason),
+            None => Ok(()),
+        }
+    }
+
+    /// For a rule that denies: whether the body is one of those, or may be.
+    fn denies_body(&self, body: &Body<'_>) -> Result<(), Reason> {
+        self.rule.body.as_ref().map_or(Ok(()), |rule| rule.denies(body))
     }
 
     /// Up to how many bytes it reads a body.
@@ -502,12 +520,12 @@ impl CompiledRule {
     /// Whether it denies the request: what cannot be told is denied.
     fn denies(&self, request: &RequestHead<'_>, work: &Work) -> bool {
         self.denies_head(request).is_ok()
-            && self.rule.body.as_ref().is_none_or(|body| body.denies(&request.body).is_ok())
-            && self.rule.when.iter().all(|one| one.expression().holds(request.scope, work) != Ok(false))
+            && self.denies_body(&request.body).is_ok()
+            && self.rule.when.iter().all(|one| may_hold(one, request, work))
     }
 
-    /// The same without its body and its conditions. A domain without a port is denied at every port, and a path in every spelling that
-    /// servers take for one that is named.
+    /// The same without its body and its conditions. A domain without a port is denied at every port, and a path in every
+    /// spelling that servers take for one that is named.
     fn denies_head(&self, request: &RequestHead<'_>) -> Result<(), Reason> {
         let (rule, destination) = (&self.rule, request.destination);
         let names_host = |domain: &DomainPattern| {
@@ -525,6 +543,13 @@ impl CompiledRule {
         }
         Ok(())
     }
+}
+
+/// Whether a condition holds, or it cannot be told: it has no value, or looks into a body that cannot be read.
+fn may_hold(condition: &Condition, request: &RequestHead<'_>, work: &Work) -> bool {
+    let looks = || condition.expression().attributes().iter().any(|one| one.needs_request_body());
+    condition.expression().holds(request.scope, work) != Ok(false)
+        || (looks() && request.body.unreadable().is_some())
 }
 
 fn covers(domain: &DomainPattern, destination: &Destination) -> bool {

@@ -65,18 +65,19 @@ impl ResponseRule {
     pub fn check(&self, reply: &Reply<'_>, scope: &dyn Scope) -> Result<(), Reason> {
         self.check_head(reply)?;
         let body = &reply.body;
-        let work = Work::default();
-        for condition in &self.when {
-            if condition.expression().holds(scope, &work) != Ok(true) {
-                let looks = condition.expression().attributes().contains(&Attribute::ResponseBody);
-                return Err(match body.unreadable().filter(|_| looks) {
-                    Some(Reason::BodyTooLarge) => Reason::ResponseTooLarge,
-                    Some(_) => Reason::ResponseUnreadable,
-                    None => Reason::ResponseConditionNotMet,
-                });
-            }
+        // A condition that asks whether there is a value would take what cannot be told for none.
+        if self.reads_body()
+            && let Some(reason) = body.unreadable()
+        {
+            let is_long = reason == Reason::BodyTooLarge;
+            return Err(if is_long { Reason::ResponseTooLarge } else { Reason::ResponseUnreadable });
         }
-        Ok(())
+        let work = Work::default();
+        if self.when.iter().all(|one| one.expression().holds(scope, &work) == Ok(true)) {
+            Ok(())
+        } else {
+            Err(Reason::ResponseConditionNotMet)
+        }
     }
 
     /// Whether the head alone shows that it may not be passed on: then its body need not be read.

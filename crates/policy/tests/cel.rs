@@ -173,7 +173,7 @@ fn what_is_wrong_is_found_at_load_and_named_with_its_place() {
         ("requst.path == ''", 0, "did you mean `request`?"),
         (
             "request.mcp.tol == ''",
-            11,
+            12,
             "unknown field `tol` of `request.mcp`; did you mean `request.mcp.tool`?",
         ),
         ("nobody.knows == ''", 0, "nothing has this name; there are `request`"),

@@ -6,9 +6,9 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use freehold_model::{
-    ApiKeyId, CredentialId, EventId, MemberId, OrganizationId, PackId, PodId, ProviderId, RoleId, SessionId,
-    TaskId, Timestamp, TokenId, TurnId, UploadId, WorkspaceId, api_key, audit, credential, member, provider,
-    role, session, task, workspace,
+    ApiKeyId, CredentialId, EventId, MemberId, OrganizationId, PackId, PodId, ProviderId, RoleId, SecretId,
+    SessionId, TaskId, Timestamp, TokenId, TurnId, UploadId, WorkspaceId, api_key, audit, credential, member,
+    provider, role, session, task, workspace,
 };
 use serde::{Deserialize, Serialize};
 
@@ -151,6 +151,7 @@ textual!(
     PodId,
     ProviderId,
     RoleId,
+    SecretId,
     SessionId,
     TaskId,
     TokenId,

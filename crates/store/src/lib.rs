@@ -35,9 +35,11 @@ pub use resource::{
         AUDIT_ID_KEY, AuditFilter, AuditPage, AuditRow, CHAIN_START, ChainCheck, Order, REVIEW_ROWS_MAX,
         Review, ReviewEntry, ReviewFilter, SCAN_ROWS_MAX, SignedCheckpoint, StoredKey,
     },
+    credential::Consent,
     idempotency::IdempotencyRecord,
     organization::Organization,
     role::{ROLE_NAME_KEY, RoleFilter},
+    secret::{DataKey, SECRET_NAME_KEY, Sealed},
     session::{CommittedEvent, SessionFilter},
     workspace::WorkspaceFilter,
 };

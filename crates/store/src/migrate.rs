@@ -27,7 +27,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0013_audit_events", include_str!("migrations/0013_audit_events.sql")),
     ("0014_idempotency_keys", include_str!("migrations/0014_idempotency_keys.sql")),
     ("0015_audit_proof", include_str!("migrations/0015_audit_proof.sql")),
-    ("0020_budgets", include_str!("migrations/0020_budgets.sql")),
+    ("0016_data_keys", include_str!("migrations/0016_data_keys.sql")),
+    ("0017_secrets", include_str!("migrations/0017_secrets.sql")),
+    ("0018_credential_kinds", include_str!("migrations/0018_credential_kinds.sql")),
+    ("0019_budgets", include_str!("migrations/0019_budgets.sql")),
 ];
 
 /// Any number, the same in every version: servers that start together take turns.

@@ -10,6 +10,7 @@ pub(crate) mod member;
 pub(crate) mod organization;
 pub(crate) mod provider;
 pub(crate) mod role;
+pub(crate) mod secret;
 pub(crate) mod session;
 pub(crate) mod task;
 pub(crate) mod upload;

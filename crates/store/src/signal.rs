@@ -14,17 +14,22 @@ use crate::work::{Work, WorkChanges};
 pub enum Topic {
     /// Rows of the audit log, activity included.
     Audit,
-    /// What the reconciler looks at: workspaces, tasks, roles, providers, credentials.
+    /// What the reconciler looks at: workspaces, tasks, roles, providers.
     Work,
     /// Events of sessions.
     Sessions,
     /// Who may call: a secret was revoked, or a member's role changed.
     Callers,
+    /// Secrets: one was created, got another value or was deleted.
+    Secrets,
+    /// Which credentials there are, and whether they can be used.
+    Credentials,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: &'static [Self] = &[Self::Audit, Self::Work, Self::Sessions, Self::Callers];
+    pub const ALL: &'static [Self] =
+        &[Self::Audit, Self::Work, Self::Sessions, Self::Callers, Self::Secrets, Self::Credentials];
 
     const fn bit(self) -> u8 {
         match self {
@@ -32,6 +37,8 @@ impl Topic {
             Self::Work => 2,
             Self::Sessions => 4,
             Self::Callers => 8,
+            Self::Secrets => 16,
+            Self::Credentials => 32,
         }
     }
 }
@@ -42,7 +49,7 @@ pub(crate) struct Topics(u8);
 
 impl Topics {
     pub(crate) const fn all() -> Self {
-        Self(15)
+        Self(31)
     }
 
     pub(crate) const fn add(&mut self, topic: Topic) {
@@ -77,6 +84,8 @@ pub(crate) struct Signals {
     sessions: watch::Sender<u64>,
     changes: WorkChanges,
     callers: watch::Sender<u64>,
+    secrets: watch::Sender<u64>,
+    credentials: watch::Sender<u64>,
     closed: AtomicBool,
     /// Whether another process owns the database that this one is to own.
     ousted: AtomicBool,
@@ -91,6 +100,8 @@ impl Signals {
             sessions: watch::Sender::new(0),
             changes: WorkChanges::default(),
             callers: watch::Sender::new(0),
+            secrets: watch::Sender::new(0),
+            credentials: watch::Sender::new(0),
             closed: AtomicBool::new(false),
             ousted: AtomicBool::new(false),
         }
@@ -102,6 +113,8 @@ impl Signals {
             Topic::Work => &self.work,
             Topic::Sessions => &self.sessions,
             Topic::Callers => &self.callers,
+            Topic::Secrets => &self.secrets,
+            Topic::Credentials => &self.credentials,
         }
     }
 

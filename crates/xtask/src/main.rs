@@ -5,6 +5,7 @@
 mod fuzz;
 mod generate;
 mod needs;
+mod npm;
 mod repository;
 mod suite;
 mod tidy;

@@ -32,6 +32,9 @@ const NEEDS: &[Need] = &[
     // Tests start private servers of their own, never the system's.
     Need { program: "initdb", package: "postgresql", without: Without::Fails },
     Need { program: "curl", package: "curl", without: Without::Fails },
+    // For a certified authorization server; its packages are installed by `npm.rs`.
+    Need { program: "node", package: "nodejs", without: Without::Fails },
+    Need { program: "npm", package: "npm", without: Without::Fails },
     Need {
         program: "ip",
         package: "iproute2",

@@ -1,18 +1,20 @@
 //! Credentials. The secret comes from stdin or a file, never from the command line.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use freehold_client::{
     Client,
     api::{
-        credential::{Credential as Row, CredentialCreate, CredentialKind},
+        credential::{Credential as Row, CredentialCreate, Kind},
         service::ListQuery,
     },
 };
+use freehold_model::CredentialId;
+use url::form_urlencoded;
 
 use super::{Outcome, provider::pair};
 use crate::{
-    failure::exit,
+    failure::{Failure, exit},
     input::{self, Confirm},
     output::{Console, or_dash, table, time},
     resolve, text,
@@ -38,24 +40,22 @@ pub enum Credential {
     #[command(after_help = "Examples:
   freehold credential create anthropic-key --provider anthropic --secret-file key.txt
   printenv OPENAI_API_KEY | freehold credential create openai-key --provider openai
+  freehold credential create gmail --provider google --kind oauth2_authorization_code --config client_id=ID \
+--scope https://www.googleapis.com/auth/gmail.readonly --secret-file client-secret.txt --allow-user-override
+  freehold credential create gmail --provider google --kind oauth2_authorization_code --personal
+  freehold credential create s3 --provider aws --kind aws_sigv4 --config access_key_id=AKIA0000 --secret-file key.txt
 
-A model provider's credential is an api_key whose --provider is that provider's kind. Settings: `username` of basic_auth, \
-`parameter` of query_api_key.")]
-    Create {
-        /// Its name, which providers and policies refer to
-        name: String,
-        /// Whose service it is for; for a model provider's credential the provider's kind
-        #[arg(long, value_name = "SLUG")]
-        provider: String,
-        /// How it is presented
-        #[arg(long, value_enum, default_value_t = Kind::ApiKey)]
-        kind: Kind,
-        /// The file that holds the secret; stdin when absent or `-`
-        #[arg(long, value_name = "FILE")]
-        secret_file: Option<PathBuf>,
-        /// A setting that is not secret; repeatable
-        #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
-        config: Vec<(String, String)>,
+A model provider's credential is an api_key whose --provider is that provider's kind. Settings of each kind: \
+docs/credentials.md.")]
+    Create(Create),
+    /// Have a person consent to a credential: prints where to, and takes what they come back with
+    #[command(after_help = "Examples:
+  freehold credential connect gmail
+
+Open the address in a browser and consent. The last page shows a line: paste it here.")]
+    Connect {
+        /// The credential, by name or id
+        credential: String,
     },
     /// Delete a credential and its secret; says which providers and roles use it
     #[command(
@@ -69,18 +69,46 @@ A model provider's credential is an api_key whose --provider is that provider's 
     },
 }
 
-/// How a credential is presented.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Kind {
-    /// A key in a header
-    #[value(name = "api_key", alias = "api-key")]
-    ApiKey,
-    /// A user name and a password
-    #[value(name = "basic_auth", alias = "basic-auth")]
-    BasicAuth,
-    /// A key in the query string
-    #[value(name = "query_api_key", alias = "query-api-key")]
-    QueryApiKey,
+/// What a new credential is.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Create {
+    /// Its name, which providers and policies refer to
+    name: String,
+    /// Whose service it is for; for a model provider's credential the provider's kind
+    #[arg(long, value_name = "SLUG")]
+    provider: String,
+    /// How it is obtained and presented
+    #[arg(long, value_parser = kind, default_value = "api_key", value_name = "KIND")]
+    kind: Kind,
+    /// The file that holds the secret (key, password, client's secret, private key, service account); stdin when absent or `-`
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// There is no secret: the OAuth client is public
+    #[arg(long, conflicts_with = "secret_file")]
+    no_secret: bool,
+    /// The file that holds the session token of temporary AWS keys
+    #[arg(long, value_name = "FILE")]
+    session_token_file: Option<PathBuf>,
+    /// A setting that is not secret; repeatable
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    config: Vec<(String, String)>,
+    /// A scope to ask for; repeatable
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
+    /// Your own, in the place of the organization's of this name; under its OAuth client unless settings say another
+    #[arg(long)]
+    personal: bool,
+    /// Members may have one of their own in its place
+    #[arg(long)]
+    allow_user_override: bool,
+}
+
+/// The kind of this slug; dashes do as well.
+fn kind(text: &str) -> Result<Kind, String> {
+    text.replace('-', "_").parse().map_err(|_| {
+        let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+        format!("must be one of {}", kinds.join(", "))
+    })
 }
 
 pub(crate) async fn run(client: &Client, verb: Credential, console: &mut Console) -> Outcome {
@@ -93,7 +121,7 @@ pub(crate) async fn run(client: &Client, verb: Credential, console: &mut Console
                         credential.name.clone(),
                         credential.id.to_string(),
                         credential.provider.clone(),
-                        slug(credential.kind),
+                        credential.kind.to_string(),
                         credential.status.to_string(),
                         or_dash(credential.last_minted_at.map(time)),
                     ]
@@ -108,26 +136,10 @@ pub(crate) async fn run(client: &Client, verb: Credential, console: &mut Console
             let id = resolve::credential(client, &credential).await?;
             console.fields(&client.credential_view(id).await?)?;
         }
-        Credential::Create { name, provider, kind, secret_file, config } => {
-            let secret =
-                Some(input::secret(console, secret_file.as_deref(), "secret").await?.expose().to_owned());
-            let (kind, api_key, password) = match kind {
-                Kind::ApiKey => (CredentialKind::ApiKey, secret, None),
-                Kind::QueryApiKey => (CredentialKind::QueryApiKey, secret, None),
-                Kind::BasicAuth => (CredentialKind::BasicAuth, None, secret),
-            };
-            let body = CredentialCreate {
-                name,
-                provider,
-                kind,
-                scopes: Vec::new(),
-                provider_config: config.into_iter().collect(),
-                api_key,
-                password,
-                personal: None,
-                allow_user_override: None,
-            };
-            console.fields(&client.credential_create(&body).await?)?;
+        Credential::Create(new) => create(client, new, console).await?,
+        Credential::Connect { credential } => {
+            let id = resolve::credential(client, &credential).await?;
+            connect(client, id, console).await?;
         }
         Credential::Delete { credential, confirm } => {
             let id = resolve::credential(client, &credential).await?;
@@ -168,7 +180,72 @@ async fn used_by(client: &Client, name: &str) -> Option<String> {
     Some(format!("{providers} and {roles}"))
 }
 
-/// The kind as the API spells it.
-fn slug(kind: CredentialKind) -> String {
-    serde_json::to_value(kind).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+async fn create(client: &Client, new: Create, console: &mut Console) -> Result<(), Failure> {
+    let under_organizations = new.personal && new.config.is_empty() && new.secret_file.is_none();
+    let secret = if new.no_secret || under_organizations {
+        None
+    } else {
+        Some(input::secret(console, new.secret_file.as_deref(), "secret").await?.expose().to_owned())
+    };
+    let session_token = match &new.session_token_file {
+        Some(file) => Some(input::secret(console, Some(file), "session token").await?.expose().to_owned()),
+        None => None,
+    };
+    let mut body = CredentialCreate {
+        name: new.name,
+        provider: new.provider,
+        scopes: new.scopes,
+        provider_config: new.config.into_iter().collect(),
+        session_token,
+        personal: Some(true).filter(|_| new.personal),
+        allow_user_override: Some(true).filter(|_| new.allow_user_override),
+        ..CredentialCreate::of(new.kind)
+    };
+    let field = match new.kind {
+        Kind::ApiKey | Kind::QueryApiKey => &mut body.api_key,
+        Kind::BasicAuth => &mut body.password,
+        Kind::Oauth2AuthorizationCode | Kind::Oauth2ClientCredentials => &mut body.client_secret,
+        Kind::Oauth2JwtBearer | Kind::Oauth2JwtBearerWithSubject => &mut body.service_account_json,
+        Kind::Oauth2ClientAssertion => &mut body.private_key,
+        Kind::AwsSigv4 => &mut body.secret_access_key,
+    };
+    *field = secret;
+    let made = client.credential_create(&body).await?;
+    console.fields(&made)?;
+    if made.next.is_some() {
+        console
+            .note(&format!("Next: freehold credential connect {}\n", text::harmless(&made.id.to_string())));
+    }
+    Ok(())
+}
+
+/// Sends a person to consent and waits for what they come back with. Their browser did not begin, so its last page shows
+/// what this program has to send, with the cookie that it alone has.
+async fn connect(client: &Client, id: CredentialId, console: &mut Console) -> Result<(), Failure> {
+    let (started, cookie) = client.credential_oauth_start(id).await?;
+    console.data(&format!("{}\n", text::harmless(&started.auth_url)))?;
+    console.note(
+        "Open this address in a browser and consent. Then paste here the line that the last page shows:\n",
+    );
+    let line = input::line(console)?;
+    let query = line.trim().rsplit('?').next().unwrap_or_default();
+    let back: BTreeMap<String, String> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    if !back.contains_key("state") {
+        return Err(
+            Failure::usage("this is not the line that the page shows").hint("it begins with `state=`")
+        );
+    }
+    let ended = client.oauth_callback(&back, &cookie).await;
+    let credential = client.credential_view(id).await?;
+    if let Err(error) = ended {
+        let why = credential.last_minted_status.as_deref().unwrap_or("unknown");
+        return Err(match error.api() {
+            Some(api) if api.status == 400 => {
+                Failure::other(format!("the consent came to nothing: {}", text::harmless(why)))
+            }
+            _ => error.into(),
+        });
+    }
+    console.fields(&credential)?;
+    Ok(())
 }

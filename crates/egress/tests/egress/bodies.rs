@@ -235,7 +235,7 @@ async fn a_response_is_held_against_the_rule_before_the_pod_sees_any_of_it() {
         (request(kind).header("x-answer-status", "404"), open, "response_status_not_allowed"),
     ] {
         let answer = proxy.send_body("api.test", request, body.to_owned()).await;
-        assert_eq!(told(&answer), (403, reason.to_owned()));
+        assert_eq!(told(&answer), (502, reason.to_owned()));
         assert!(!String::from_utf8_lossy(&answer.body).contains("secret"));
     }
     let row = proxy.rows.with_reason("response_condition_not_met").await;

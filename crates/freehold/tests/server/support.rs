@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -21,7 +22,11 @@ use freehold_client::{
 };
 use freehold_model::{TaskId, WorkspaceId, task, workspace::Phase};
 use freehold_sim_model::{Handle, Scenario};
-use freehold_testkit::{Folder, tls::Authority};
+use freehold_testkit::{
+    Folder,
+    issuer::{ISSUER_HOST, Issuer},
+    tls::Authority,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -37,6 +42,12 @@ pub const MODEL_KEY: &str = "sk-canary-4b1d5a0c9e";
 /// The model's name on the network of pods.
 pub const MODEL_DOMAIN: &str = "model.freehold.test";
 
+/// The name of a model's service that answers anything, for tests of credentials.
+pub const ECHO_DOMAIN: &str = "echo.freehold.test";
+
+/// Where people are sent back to, in tests of consents.
+const PUBLIC_URL: &str = "https://control.freehold.test";
+
 /// A server, and what it needs around it.
 pub struct World {
     pub client: Client,
@@ -51,6 +62,10 @@ pub struct World {
     server: Option<Child>,
     /// The allowed service, which ends with the test.
     _facts: tokio::task::JoinHandle<()>,
+    /// The heads of the requests that it got.
+    heads: Arc<Mutex<Vec<String>>>,
+    /// Where credentials come from, in tests of them.
+    issuer: Option<Issuer>,
 }
 
 impl World {
@@ -61,20 +76,45 @@ impl World {
 
     /// As [`Self::start`], with further lines of the configuration, such as `server.public_url = "..."`.
     pub async fn with(scenario: &str, settings: &str) -> Self {
-        Self::configured(scenario, settings, "info,freehold_store=warn", None).await
+        Self::configured(scenario, settings, "info,freehold_store=warn", None, None).await
+    }
+
+    /// As [`Self::start`], beside a certified issuer whose access tokens live so many seconds.
+    pub async fn with_issuer(scenario: &str, lifetime: u32) -> Self {
+        let settings = format!("server.public_url = \"{PUBLIC_URL}\"");
+        Self::configured(scenario, &settings, "info,freehold_store=warn", None, Some(lifetime)).await
+    }
+
+    /// The issuer beside it.
+    pub const fn issuer(&self) -> &Issuer {
+        self.issuer.as_ref().unwrap()
+    }
+
+    /// The bearer token of the last request that the allowed service got.
+    pub fn last_bearer(&self) -> String {
+        let heads = self.heads.lock().unwrap();
+        let head = heads.last().unwrap().to_ascii_lowercase();
+        let at = head.find("authorization: bearer ").unwrap_or_else(|| panic!("{head}")) + 22;
+        heads.last().unwrap()[at..].lines().next().unwrap().to_owned()
     }
 
     /// As [`Self::start`], with the data directory on a file system of its own of this size, which ends with the server.
     pub async fn on_disk_of(bytes: u64, scenario: &str) -> Self {
-        Self::configured(scenario, "", "info", Some(bytes)).await
+        Self::configured(scenario, "", "info", Some(bytes), None).await
     }
 
     /// As [`Self::start`], with another filter of the log.
     pub async fn logging(scenario: &str, filter: &str) -> Self {
-        Self::configured(scenario, "", filter, None).await
+        Self::configured(scenario, "", filter, None, None).await
     }
 
-    async fn configured(scenario: &str, settings: &str, filter: &str, disk_bytes: Option<u64>) -> Self {
+    async fn configured(
+        scenario: &str,
+        settings: &str,
+        filter: &str,
+        disk_bytes: Option<u64>,
+        token_lifetime: Option<u32>,
+    ) -> Self {
         let dir = Folder::new("freehold-e2e-").unwrap();
         let authority = Authority::new().unwrap();
         fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
@@ -83,13 +123,19 @@ impl World {
         let tls = authority.server(&[MODEL_DOMAIN]).unwrap();
         let model = freehold_sim_model::serve(listener, scenario, Some(tls)).unwrap();
         let address = model.address();
-        let (facts, facts_address) = facts(&authority).await;
+        let (facts, facts_address, heads) = facts(&authority).await;
+        let callback = format!("{PUBLIC_URL}/oauth/callback");
+        let issuer = token_lifetime.map(|lifetime| Issuer::start(&authority, &callback, lifetime).unwrap());
+        let issuers =
+            issuer.as_ref().map(|it| format!("egress.hosts.\"{ISSUER_HOST}\" = \"{}\"\n", it.address()));
         let config = format!(
             "server.listen = \"127.0.0.1:0\"\nserver.data_dir = \"{dir}/data\"\n\
              egress.extra_roots = [\"{dir}/ca.pem\"]\n\
              egress.hosts.\"{MODEL_DOMAIN}\" = \"{address}\"\n\
              egress.hosts.\"facts.freehold.test\" = \"{facts_address}\"\n\
-             log.filter = \"{filter}\"\n{settings}\n",
+             egress.hosts.\"{ECHO_DOMAIN}\" = \"{facts_address}\"\n\
+             {issuers}log.filter = \"{filter}\"\n{settings}\n",
+            issuers = issuers.unwrap_or_default(),
             dir = dir.path().display(),
         );
         fs::write(dir.path().join("server.toml"), config).unwrap();
@@ -103,6 +149,8 @@ impl World {
             log_to: None,
             server: None,
             _facts: facts,
+            heads,
+            issuer,
         };
         world.start_server().await;
         world
@@ -147,7 +195,8 @@ impl World {
         Client::new(&self.url, Key::new(key)).unwrap()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// A command on the server's machine, with its configuration.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_freehold"));
         let (verb, rest) = arguments.split_first().unwrap();
         command.args([verb, "--config"]).arg(self.dir.path().join("server.toml")).args(rest);
@@ -353,16 +402,18 @@ impl World {
 }
 
 /// A service over TLS that answers every request with the same fact.
-async fn facts(authority: &Authority) -> (tokio::task::JoinHandle<()>, SocketAddr) {
+async fn facts(authority: &Authority) -> (tokio::task::JoinHandle<()>, SocketAddr, Arc<Mutex<Vec<String>>>) {
     const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n{\"fact\": \"true\"}";
-    let mut tls = (*authority.server(&["facts.freehold.test"]).unwrap()).clone();
+    let mut tls = (*authority.server(&["facts.freehold.test", ECHO_DOMAIN]).unwrap()).clone();
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(tls));
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let all = Arc::clone(&heads);
     let serving = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
+            let (acceptor, heads) = (acceptor.clone(), Arc::clone(&all));
             tokio::spawn(async move {
                 let Ok(mut stream) = acceptor.accept(stream).await else { return };
                 let mut head = Vec::new();
@@ -370,6 +421,7 @@ async fn facts(authority: &Authority) -> (tokio::task::JoinHandle<()>, SocketAdd
                 while let Ok(length @ 1..) = stream.read(&mut buffer).await {
                     head.extend_from_slice(&buffer[..length]);
                     if head.ends_with(b"\r\n\r\n") {
+                        heads.lock().unwrap().push(String::from_utf8_lossy(&head).into_owned());
                         head.clear();
                         if stream.write_all(ANSWER).await.is_err() {
                             return;
@@ -379,7 +431,7 @@ async fn facts(authority: &Authority) -> (tokio::task::JoinHandle<()>, SocketAdd
             });
         }
     });
-    (serving, address)
+    (serving, address, heads)
 }
 
 impl Drop for World {

@@ -2,16 +2,12 @@
 
 use axum::response::Response;
 use freehold_api::{
-    credential::{CredentialCreate, CredentialKind},
+    credential::CredentialCreate,
     error::ErrorCode,
     service::{ListQuery, StatusAnswer},
 };
-use freehold_app::credential::CredentialNew;
-use freehold_model::{
-    CredentialId,
-    credential::{Credential, Kind},
-};
-use std::collections::BTreeMap;
+use freehold_app::{credential::CredentialNew, ports::SecretFields};
+use freehold_model::{CredentialId, credential::Credential};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -51,58 +47,30 @@ async fn credential_list(mut call: Call) -> Result<Response, Failure> {
 
 async fn credential_create(mut call: Call) -> Result<Response, Failure> {
     let once = call.once(render)?;
-    let new = new(call.fields()?)?;
+    let new = new(call.fields()?);
     let outcome = call.app().credential_create(call.actor()?, new, once).await?;
     Ok(call.outcome(outcome, render))
 }
 
-/// What is asked for, as far as this server has it; what it has not is refused.
-fn new(fields: CredentialCreate) -> Result<CredentialNew, Failure> {
-    let mut bad = BTreeMap::new();
-    let mut refuse = |name: &str, reason: &str| bad.insert(name.to_owned(), reason.to_owned());
-    let kind = match fields.kind {
-        CredentialKind::ApiKey => Some(Kind::ApiKey),
-        CredentialKind::BasicAuth => Some(Kind::BasicAuth),
-        CredentialKind::QueryApiKey => Some(Kind::QueryApiKey),
-        CredentialKind::Oauth2AuthorizationCode
-        | CredentialKind::Oauth2ClientCredentials
-        | CredentialKind::Oauth2JwtBearer
-        | CredentialKind::Oauth2JwtBearerWithSubject
-        | CredentialKind::Oauth2ClientAssertion => None,
-    };
-    if kind.is_none() {
-        refuse("kind", "this server does not have credentials of this kind yet");
-    }
-    if !fields.scopes.is_empty() {
-        refuse("scopes", "credentials of this kind have no scopes");
-    }
-    if fields.personal == Some(true) {
-        refuse("personal", "personal credentials are not built yet");
-    }
-    if fields.allow_user_override == Some(true) {
-        refuse("allow_user_override", "personal credentials are not built yet");
-    }
-    let (name, secret, other) = match kind {
-        Some(Kind::BasicAuth) => ("password", fields.password, ("api_key", fields.api_key)),
-        Some(Kind::ApiKey | Kind::QueryApiKey) | None => {
-            ("api_key", fields.api_key, ("password", fields.password))
-        }
-    };
-    if secret.is_none() && kind.is_some() {
-        refuse(name, "is required for this kind");
-    }
-    if other.1.is_some() {
-        refuse(other.0, "is not a field of this kind");
-    }
-    match (kind, secret) {
-        (Some(kind), Some(secret)) if bad.is_empty() => Ok(CredentialNew {
-            name: fields.name,
-            provider: fields.provider,
-            kind,
-            provider_config: fields.provider_config,
-            secret: Zeroizing::new(secret),
-        }),
-        _ => Err(Failure::fields(&bad)),
+fn new(fields: CredentialCreate) -> CredentialNew {
+    let secret = |text: Option<String>| text.map(Zeroizing::new);
+    CredentialNew {
+        name: fields.name,
+        provider: fields.provider,
+        kind: fields.kind,
+        scopes: fields.scopes,
+        provider_config: fields.provider_config,
+        secrets: SecretFields {
+            api_key: secret(fields.api_key),
+            password: secret(fields.password),
+            client_secret: secret(fields.client_secret),
+            private_key: secret(fields.private_key),
+            service_account_json: secret(fields.service_account_json),
+            secret_access_key: secret(fields.secret_access_key),
+            session_token: secret(fields.session_token),
+        },
+        personal: fields.personal.unwrap_or_default(),
+        allow_user_override: fields.allow_user_override.unwrap_or_default(),
     }
 }
 

@@ -16,15 +16,18 @@ use freehold_app::{
     App, Ports, Settings,
     audit::Cause,
     ports::{
-        AgentError, AgentPort, AuditSigner, ExecEvent, ExecRequest, ExecStream, OutputStream, SealError,
-        SecretSealer,
+        AgentError, AgentPort, AuditSigner, ExecEvent, ExecRequest, ExecStream, IssuerRefused, Issuers,
+        OutputStream, PackedSecret, Revocation, SealError, SecretFields, SecretSealer,
     },
     uploads::ObjectUploads,
 };
 use freehold_http::{Options, ServeError, Server};
 use freehold_model::{
-    CredentialId, OrganizationId, TaskId, WorkspaceId,
+    OrganizationId, TaskId, WorkspaceId,
+    credential::{Credential, Kind},
+    issuer::Endpoint,
     member::MemberRole,
+    secret::Holder,
     task,
     workspace::{self, Workspace},
 };
@@ -77,12 +80,32 @@ impl AgentPort for SimAgent {
     }
 }
 
-/// Not encryption: it keeps the secret from being found by its text, so that tests can look for leaks.
-struct SimSealer;
+/// Not encryption: it keeps the secret from being found by its text, so that tests can look for leaks. It counts what it keeps
+/// as a store of secrets would, and fails as told.
+#[derive(Default)]
+pub struct SimSealer {
+    pub kept: AtomicUsize,
+    pub fails: Mutex<Option<fn() -> SealError>>,
+}
 
+impl SimSealer {
+    fn check(&self) -> Result<(), SealError> {
+        self.fails.lock().unwrap().map_or(Ok(()), |fails| Err(fails()))
+    }
+}
+
+#[async_trait]
 impl SecretSealer for SimSealer {
-    fn seal(&self, _: OrganizationId, _: CredentialId, secret: &[u8]) -> Result<Vec<u8>, SealError> {
+    async fn seal(&self, _: OrganizationId, _: Holder, secret: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.check()?;
+        self.kept.fetch_add(1, Ordering::Relaxed);
         Ok(secret.iter().map(|byte| byte ^ 0x55).collect())
+    }
+
+    async fn discard(&self, _: OrganizationId, _: Holder, _: &[u8]) -> Result<(), SealError> {
+        self.check()?;
+        self.kept.fetch_sub(1, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -99,10 +122,81 @@ impl AuditSigner for SimSigner {
     }
 }
 
+/// Issuers that give what the code says: `refused` is refused. Real ones are in the tests of the whole server.
+#[derive(Default)]
+pub struct SimIssuers {
+    /// What was taken back.
+    pub revoked: Arc<Mutex<Vec<String>>>,
+}
+
+#[async_trait]
+impl Issuers for SimIssuers {
+    fn pack(&self, kind: Kind, given: SecretFields) -> Result<PackedSecret, BTreeMap<String, String>> {
+        let (field, text) = match kind {
+            Kind::ApiKey | Kind::QueryApiKey => ("api_key", given.api_key),
+            Kind::BasicAuth => ("password", given.password),
+            Kind::Oauth2AuthorizationCode => {
+                ("client_secret", given.client_secret.or(Some("".to_owned().into())))
+            }
+            Kind::Oauth2ClientCredentials => ("client_secret", given.client_secret),
+            Kind::Oauth2JwtBearer | Kind::Oauth2JwtBearerWithSubject => {
+                ("service_account_json", given.service_account_json)
+            }
+            Kind::Oauth2ClientAssertion => ("private_key", given.private_key),
+            Kind::AwsSigv4 => ("secret_access_key", given.secret_access_key),
+        };
+        let missing = || BTreeMap::from([(field.to_owned(), "is required for this kind".to_owned())]);
+        let text = text.ok_or_else(missing)?;
+        Ok(PackedSecret { secret: text.as_bytes().to_vec().into(), token_url: None })
+    }
+
+    async fn client_of(&self, _: &Credential, sealed: &[u8], _: &Credential) -> Result<Vec<u8>, SealError> {
+        Ok(sealed.to_vec())
+    }
+
+    fn authorization_url(
+        &self,
+        of: &Credential,
+        redirect: &str,
+        state: &str,
+        verifier: &str,
+    ) -> Option<String> {
+        assert_eq!(verifier.len(), 43);
+        let base = of.endpoint(Endpoint::Authorization).ok()?;
+        Some(format!("{base}?redirect_uri={redirect}&state={state}"))
+    }
+
+    async fn exchange(
+        &self,
+        _: &Credential,
+        _: Vec<u8>,
+        code: &str,
+        _: &str,
+        redirect_uri: &str,
+    ) -> Result<Vec<u8>, IssuerRefused> {
+        assert_eq!(redirect_uri, "http://freehold.test/oauth/callback");
+        if code == "refused" { Err(IssuerRefused("invalid_grant")) } else { Ok(code.as_bytes().to_vec()) }
+    }
+
+    fn refusal(&self, error: &str) -> &'static str {
+        if error == "access_denied" { "access_denied" } else { "refused" }
+    }
+
+    async fn revocation(&self, credential: &Credential, _: &[u8]) -> Option<Revocation> {
+        let (revoked, name) = (Arc::clone(&self.revoked), credential.name.clone());
+        Some(Box::pin(async move {
+            revoked.lock().unwrap().push(name);
+            Some(Ok(()))
+        }))
+    }
+}
+
 /// A server, its app, and callers of every kind.
 pub struct Context {
     pub app: App,
     pub agent: Arc<SimAgent>,
+    pub sealer: Arc<SimSealer>,
+    pub issuers: Arc<SimIssuers>,
     pub organization: OrganizationId,
     pub url: String,
     pub owner: String,
@@ -170,9 +264,12 @@ impl Context {
         let store = Store::open(&store_options).unwrap();
         let objects = object_store::local::LocalFileSystem::new_with_prefix(folder.path()).unwrap();
         let agent = Arc::new(SimAgent::default());
+        let sealer = Arc::<SimSealer>::default();
+        let issuers = Arc::new(SimIssuers::default());
         let ports = Ports {
             agent: Arc::clone(&agent) as _,
-            sealer: Arc::new(SimSealer),
+            sealer: Arc::clone(&sealer) as _,
+            issuers: Arc::clone(&issuers) as _,
             uploads: Arc::new(ObjectUploads::new(Arc::new(objects))),
             counts: Arc::new(freehold_app::ports::NoCounts),
             signer: Arc::new(SimSigner),
@@ -198,7 +295,7 @@ impl Context {
         let stopped = Arc::clone(&stop);
         let served = tokio::spawn(server.serve(listener, async move { stopped.notified().await }));
         let client = Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
-        Self { app, agent, organization, url, owner, ann, bob, stop, served, client, folder }
+        Self { app, agent, sealer, issuers, organization, url, owner, ann, bob, stop, served, client, folder }
     }
 
     /// The owner's token of another organization.
@@ -244,6 +341,10 @@ impl Context {
 
     pub async fn patch(&self, path: &str, key: &str, body: Value) -> Reply {
         self.send(self.request(Method::PATCH, path, key).json(&body)).await
+    }
+
+    pub async fn put(&self, path: &str, key: &str, body: Value) -> Reply {
+        self.send(self.request(Method::PUT, path, key).json(&body)).await
     }
 
     pub async fn delete(&self, path: &str, key: &str) -> Reply {

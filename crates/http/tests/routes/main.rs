@@ -12,6 +12,7 @@ mod context;
 mod credentials;
 mod errors;
 mod ownership;
+mod secrets;
 mod sessions;
 mod tasks;
 mod workspaces;

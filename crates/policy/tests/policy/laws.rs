@@ -1,10 +1,15 @@
 //! What holds of all documents.
 
+use std::sync::LazyLock;
+
 use freehold_policy::{Decision, Document, Origin, Reason, compile, language_schema, parse};
 use proptest::{prelude::*, sample::select};
 use serde_json::{Value, json};
 
 use crate::support::{Request, provider};
+
+static SCHEMA: LazyLock<jsonschema::Validator> =
+    LazyLock::new(|| jsonschema::validator_for(&language_schema()).unwrap());
 
 /// A rule; `denies` is one that denies.
 fn rule(denies: bool) -> impl Strategy<Value = Value> {
@@ -104,8 +109,7 @@ proptest! {
     fn a_document_is_the_same_in_every_spelling_of_it(document in document()) {
         let in_yaml = serde_saphyr::to_string(&document).unwrap();
         prop_assert_eq!(read(&document), parse(&in_yaml).unwrap(), "{}", in_yaml);
-        let validator = jsonschema::validator_for(&language_schema()).unwrap();
-        prop_assert!(validator.is_valid(&document), "{}", document);
+        prop_assert!(SCHEMA.is_valid(&document), "{}", document);
     }
 
     #[test]

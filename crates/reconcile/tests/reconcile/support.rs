@@ -1,13 +1,16 @@
 //! A reconciler over real rows, with simulated pods, and agents that the test plays.
 
-use std::{future::Future, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use freehold_access::Actor;
 use freehold_app::{
     App, Outcome, Ports,
     fleet::{self, Fleet, JournalLimits, Place},
-    ports::{AgentError, AgentPort, AuditSigner, ExecRequest, ExecStream, SealError, SecretSealer},
+    ports::{
+        AgentError, AgentPort, AuditSigner, ExecRequest, ExecStream, IssuerRefused, Issuers, PackedSecret,
+        Revocation, SealError, SecretFields, SecretSealer,
+    },
     provider::ProviderNew,
     role::{RoleChange, RoleNew},
     task::{self, TaskNew},
@@ -15,14 +18,15 @@ use freehold_app::{
 };
 use freehold_driver_sim::SimDriver;
 use freehold_model::{
-    CredentialId, EventId, MessageId, OrganizationId, PodId, RoleId, SessionId, TaskId, Timestamp,
-    WorkspaceId,
+    EventId, MessageId, OrganizationId, PodId, RoleId, SessionId, TaskId, Timestamp, WorkspaceId,
     audit::AuditEvent,
     checkpoint::{Checkpoint, OpenTurn},
+    credential::{self, Credential},
     event::{
         ContentPart, Context, Message, MessageRole, Payload, SessionEvent, StopReason, ToolStatus, Usage,
     },
     provider::Kind,
+    secret::Holder,
     task::Task,
     workspace::Workspace,
 };
@@ -72,9 +76,14 @@ impl AgentPort for NoAgents {
 
 struct NoSecrets;
 
+#[async_trait]
 impl SecretSealer for NoSecrets {
-    fn seal(&self, _: OrganizationId, _: CredentialId, _: &[u8]) -> Result<Vec<u8>, SealError> {
-        Err(SealError("there are no secrets here".into()))
+    async fn seal(&self, _: OrganizationId, _: Holder, _: &[u8]) -> Result<Vec<u8>, SealError> {
+        Err(SealError::NotConfigured)
+    }
+
+    async fn discard(&self, _: OrganizationId, _: Holder, _: &[u8]) -> Result<(), SealError> {
+        Err(SealError::NotConfigured)
     }
 }
 
@@ -85,6 +94,40 @@ impl AuditSigner for NoSecrets {
 
     fn sign(&self, _: &[u8]) -> Vec<u8> {
         Vec::new()
+    }
+}
+
+#[async_trait]
+impl Issuers for NoSecrets {
+    fn pack(&self, _: credential::Kind, _: SecretFields) -> Result<PackedSecret, BTreeMap<String, String>> {
+        Err(BTreeMap::new())
+    }
+
+    async fn client_of(&self, _: &Credential, _: &[u8], _: &Credential) -> Result<Vec<u8>, SealError> {
+        Err(SealError::NotConfigured)
+    }
+
+    fn authorization_url(&self, _: &Credential, _: &str, _: &str, _: &str) -> Option<String> {
+        None
+    }
+
+    async fn exchange(
+        &self,
+        _: &Credential,
+        _: Vec<u8>,
+        _: &str,
+        _: &str,
+        _: &str,
+    ) -> Result<Vec<u8>, IssuerRefused> {
+        Err(IssuerRefused("offline"))
+    }
+
+    fn refusal(&self, _: &str) -> &'static str {
+        "refused"
+    }
+
+    async fn revocation(&self, _: &Credential, _: &[u8]) -> Option<Revocation> {
+        None
     }
 }
 
@@ -128,6 +171,7 @@ impl World {
             uploads,
             counts: Arc::new(freehold_app::ports::NoCounts),
             signer: Arc::new(NoSecrets),
+            issuers: Arc::new(NoSecrets),
         };
         let settings = freehold_app::Settings {
             task_timeout_seconds: 3600,
@@ -379,7 +423,7 @@ async fn role(app: &App, owner: &Actor) -> RoleId {
         credential_name: None,
         default_model: Some("scripted".into()),
         capabilities: None,
-        config: std::collections::BTreeMap::new(),
+        config: BTreeMap::new(),
     };
     let provider = done(app.provider_create(owner, provider, None).await.unwrap());
     let role = RoleNew { name: "worker".into(), provider_id: provider.id, rest: RoleChange::default() };

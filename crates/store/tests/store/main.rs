@@ -15,6 +15,8 @@ mod organizations;
 #[cfg(test)]
 mod resources;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod sessions;
 #[cfg(test)]
 mod signals;

@@ -10,14 +10,16 @@ use freehold_model::{
     upload::Upload,
     workspace::Phase,
 };
-use freehold_store::{Caller, Error, IdempotencyRecord, Page, RoleFilter, Rule, WorkspaceFilter};
+use freehold_store::{
+    Caller, Consent, Error, IdempotencyRecord, Page, RoleFilter, Rule, Topic, WorkspaceFilter,
+};
 
 use crate::{
     fixture::{self, World, member, now, task, uuid, workspace},
     on_both_databases,
 };
 
-fn credential(organization_id: freehold_model::OrganizationId, name: &str) -> Credential {
+pub fn credential(organization_id: freehold_model::OrganizationId, name: &str) -> Credential {
     Credential {
         id: CredentialId::from_uuid(uuid()),
         organization_id,
@@ -27,6 +29,7 @@ fn credential(organization_id: freehold_model::OrganizationId, name: &str) -> Cr
         kind: Kind::BasicAuth,
         scopes: vec!["read".to_owned()],
         provider_config: BTreeMap::from([("username".to_owned(), "me".to_owned())]),
+        allow_user_override: false,
         last_minted_at: Some(now()),
         last_minted_status: None,
         status: Status::Active,
@@ -162,6 +165,68 @@ on_both_databases! {
         fixture.write(move |tx| tx.credential_delete(id)).await;
         assert_eq!(fixture.read(move |tx| tx.credential_view(id)).await, None);
         assert_eq!(fixture.read(move |tx| tx.credential_sealed(id)).await, None);
+    }
+
+    async fn every_kind_of_credential_is_kept(fixture) {
+        for &kind in Kind::ALL {
+            let name = kind.as_str();
+            let one = Credential { kind, allow_user_override: true, ..credential(fixture.organization, name) };
+            let o = one.clone();
+            fixture.write(move |tx| tx.credential_insert(&o, b"")).await;
+            assert_eq!(fixture.read(move |tx| tx.credential_by_name(name)).await, Some(one));
+        }
+    }
+
+    async fn a_secret_is_replaced_only_where_its_credential_is_as_it_was(fixture) {
+        let mut credential = credential(fixture.organization, "key");
+        let (c, id, before) = (credential.clone(), credential.id, credential.updated_at);
+        fixture.write(move |tx| tx.credential_insert(&c, b"old")).await;
+        assert!(fixture.write(move |tx| tx.credential_reseal(id, before, b"new")).await);
+        assert_eq!(fixture.read(move |tx| tx.credential_sealed(id)).await.unwrap(), b"new");
+        credential.updated_at = before + std::time::Duration::from_secs(1);
+        fixture.write(move |tx| tx.credential_update(&credential)).await;
+        assert!(!fixture.write(move |tx| tx.credential_reseal(id, before, b"late")).await);
+        assert_eq!(fixture.read(move |tx| tx.credential_sealed(id)).await.unwrap(), b"new");
+    }
+
+    async fn attempts_are_noted_without_a_change_and_without_a_signal(fixture) {
+        let credential = credential(fixture.organization, "key");
+        let (c, id) = (credential.clone(), credential.id);
+        fixture.write(move |tx| tx.credential_insert(&c, b"")).await;
+        let changes = fixture.store.subscribe(Topic::Credentials);
+        fixture.write(move |tx| tx.credential_note(id, None, "timeout")).await;
+        let noted = fixture.read(move |tx| tx.credential_view(id)).await.unwrap();
+        assert_eq!((noted.last_minted_at, noted.updated_at), (credential.last_minted_at, credential.updated_at));
+        assert_eq!(noted.last_minted_status.as_deref(), Some("timeout"));
+        let later = now() + std::time::Duration::from_secs(9);
+        fixture.write(move |tx| tx.credential_note(id, Some(later), "ok")).await;
+        assert_eq!(fixture.read(move |tx| tx.credential_view(id)).await.unwrap().last_minted_at, Some(later));
+        // The listener of PostgreSQL may wake everybody once it is connected; that is no commit.
+        assert!(fixture.postgresql.is_some() || !changes.has_changed().unwrap());
+        fixture.write(move |tx| tx.credential_delete(id)).await;
+        assert!(changes.has_changed().unwrap());
+    }
+
+    async fn a_consent_is_found_until_it_expires_is_taken_once_and_goes_with_its_credential(fixture) {
+        let credential = credential(fixture.organization, "key");
+        let (id, at) = (credential.id, now());
+        let later = at + std::time::Duration::from_secs(60);
+        let consent = move |n: u8| Consent { state_hash: [n; 32], cookie_hash: [9; 32], credential_id: id,
+            started_by: "system".to_owned(), expires_at: later };
+        fixture.write(move |tx| {
+            tx.credential_insert(&credential, b"")?;
+            tx.consent_insert(&consent(1), at)
+        }).await;
+        assert_eq!(fixture.read(move |tx| tx.consent_find(&[1; 32], at)).await, Some(consent(1)));
+        assert_eq!(fixture.read(move |tx| tx.consent_find(&[1; 32], later)).await, None);
+        assert_eq!(fixture.read(move |tx| tx.consent_find(&[2; 32], at)).await, None);
+        // A new one takes the place of one that was begun before.
+        fixture.write(move |tx| tx.consent_insert(&consent(2), at)).await;
+        assert!(!fixture.write(move |tx| tx.consent_delete(&[1; 32])).await);
+        assert!(fixture.write(move |tx| tx.consent_delete(&[2; 32])).await);
+        fixture.write(move |tx| tx.consent_insert(&consent(3), at)).await;
+        fixture.write(move |tx| tx.credential_delete(id)).await;
+        assert_eq!(fixture.read(move |tx| tx.consent_find(&[3; 32], at)).await, None);
     }
 
     async fn a_member_has_personal_credentials_beside_the_organization_s(fixture) {

@@ -13,6 +13,8 @@ use tokio::time::timeout;
 use crate::{
     fixture::{audit_event, event, provider},
     on_both_databases,
+    resources::credential,
+    secrets::secret,
 };
 
 /// A test that waits longer than this has failed.
@@ -24,6 +26,8 @@ on_both_databases! {
         let mut receivers = Topic::ALL.iter().map(|&topic| fixture.store.subscribe(topic)).collect::<Vec<_>>();
         let row = audit_event(fixture.organization, EventType::TaskSubmitted, Category::Activity);
         let provider = provider(fixture.organization);
+        let secret = secret(fixture.organization, "key");
+        let credential = credential(fixture.organization, "key");
         let member = Member {
             id: MemberId::from_uuid(uuid::Uuid::now_v7()),
             organization_id: fixture.organization,
@@ -36,6 +40,8 @@ on_both_databases! {
             tx.member_update(&Member { role: MemberRole::Owner, ..member })?;
             tx.audit_append(&row)?;
             tx.session_events_append(session.id, &[event(session.id, "hello")])?;
+            tx.secret_insert(&secret, &[1])?;
+            tx.credential_insert(&credential, b"")?;
             tx.provider_insert(&provider)
         }).await;
         for receiver in &mut receivers {

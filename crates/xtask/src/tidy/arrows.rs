@@ -85,6 +85,7 @@ const PURE_MAY_USE: &[&str] = &[
     "hex",
     "indexmap",
     "jiff",
+    // Without its resolvers, which are features: a schema has nothing but itself.
     "jsonschema",
     "regex",
     "serde",
