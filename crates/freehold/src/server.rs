@@ -148,7 +148,12 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     // After everybody who writes rows.
     end_checkpoints(&checkpoints, &app).await;
     store.close().await;
-    if abandoned.is_cancelled() {
+    end_pods(driver.as_ref(), abandoned.is_cancelled()).await
+}
+
+/// What becomes of the pods of a server that has ended.
+async fn end_pods(driver: &dyn PodDriver, is_abandoned: bool) -> anyhow::Result<Ended> {
+    if is_abandoned {
         for pod in driver.observe().await? {
             driver.delete(pod.pod_id).await?;
         }
