@@ -13,6 +13,7 @@ mod machine;
 mod memory;
 mod pod_client;
 mod pod_start;
+mod policy;
 mod processes;
 mod report;
 mod scratch;
@@ -66,6 +67,8 @@ enum What {
     Audit(audit::Options),
     /// A request from a pod through the interception, beside a direct one
     Egress(egress::Options),
+    /// A PATCH of a role -> its policy is in force for running workspaces
+    Policy(policy::Options),
     /// The client that the egress benchmark runs inside a pod
     #[command(hide = true)]
     PodClient(pod_client::Options),
@@ -80,6 +83,7 @@ impl What {
             Self::Api(_) => "api",
             Self::Audit(_) => "audit",
             Self::Egress(_) => "egress",
+            Self::Policy(_) => "policy",
             Self::PodClient(_) => "pod-client",
         }
     }
@@ -121,6 +125,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         What::Turn(options) => turn::run(options, setting, &mut report).await,
         What::Api(options) => api::run(options, setting, &mut report).await,
         What::Egress(options) => egress::run(options, setting, &mut report).await,
+        What::Policy(options) => policy::run(options, setting, &mut report).await,
         What::Audit(_) | What::PodClient(_) => bail!("this needs no server"),
     }?;
     report.publish(&out(arguments.out))

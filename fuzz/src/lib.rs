@@ -25,6 +25,9 @@ pub struct Target {
 /// All targets.
 pub const TARGETS: &[Target] = &[
     Target { name: "http_framing", run: freehold_egress::fuzz::http_framing },
+    Target { name: "http_connection", run: freehold_egress::fuzz::http_connection },
+    Target { name: "http2_frames", run: freehold_egress::fuzz::http2_frames },
+    Target { name: "client_hello", run: freehold_egress::fuzz::client_hello },
     Target { name: "dns_packet", run: freehold_egress::fuzz::dns_packet },
     Target { name: "masked_body", run: freehold_egress::fuzz::masked_body },
     Target { name: "request_head", run: request_head },

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use freehold_model::{
-    OrganizationId, Timestamp, UploadId,
+    OrganizationId, ProviderId, RoleId, Timestamp, UploadId,
     budget::CounterKey,
     credential::{Credential, Kind},
     secret::Holder,
@@ -30,6 +30,8 @@ pub struct Ports {
     pub signer: Arc<dyn AuditSigner>,
     /// What egress knows of counts that the store does not.
     pub counts: Arc<dyn Counts>,
+    /// Where policy is in force.
+    pub policy: Arc<dyn PolicyPort>,
 }
 
 /// What egress knows of counts of budgets.
@@ -45,6 +47,31 @@ impl Counts for NoCounts {
     fn unused(&self, _: &CounterKey) -> u64 {
         0
     }
+}
+
+/// What changed about the policy of workspaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyChange {
+    /// A role.
+    Role(RoleId),
+    /// A provider.
+    Provider(ProviderId),
+}
+
+/// Where policy is in force.
+#[async_trait]
+pub trait PolicyPort: Send + Sync {
+    /// Puts what the rows say now in force for the running workspaces that a change is about. Answers when it is, or after a
+    /// limit; it will be in force all the same, for the change is in the rows.
+    async fn changed(&self, change: PolicyChange);
+}
+
+/// Where no workspace runs.
+pub struct NoWorkspaces;
+
+#[async_trait]
+impl PolicyPort for NoWorkspaces {
+    async fn changed(&self, _: PolicyChange) {}
 }
 
 /// Why an agent could not be asked.

@@ -19,6 +19,7 @@ use crate::{
     new_uuid, now,
     once::once,
     policy,
+    ports::PolicyChange,
 };
 
 /// Rows read in one step where all are wanted.
@@ -120,7 +121,8 @@ impl App {
     ) -> Result<Provider, Error> {
         actor.reach(Right::ConfigWrite)?;
         let cause = Cause::caller(actor);
-        self.store()
+        let changed = self
+            .store()
             .write(actor.organization(), move |tx| {
                 let mut provider = find(tx, id)?;
                 let fields = apply(&mut provider, change);
@@ -129,9 +131,11 @@ impl App {
                 tx.provider_update(&provider)?;
                 let detail = json!({ "provider_id": id, "name": provider.name, "fields": fields });
                 audit::append(tx, &cause, EventType::ProviderUpdated, detail, provider.updated_at)?;
-                Ok(provider)
+                Ok::<_, Error>(provider)
             })
-            .await
+            .await?;
+        self.ports().policy.changed(PolicyChange::Provider(id)).await;
+        Ok(changed)
     }
 
     /// Archives a provider and its roles; answers how many roles.

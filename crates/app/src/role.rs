@@ -16,6 +16,7 @@ use crate::{
     new_uuid, now,
     once::once,
     policy,
+    ports::PolicyChange,
     provider::{self, set, workspaces_active},
 };
 
@@ -122,7 +123,8 @@ impl App {
     pub async fn role_update(&self, actor: &Actor, id: RoleId, change: RoleChange) -> Result<Role, Error> {
         actor.reach(Right::ConfigWrite)?;
         let cause = Cause::caller(actor);
-        self.store()
+        let changed = self
+            .store()
             .write(actor.organization(), move |tx| {
                 check(&change)?;
                 let mut role = find(tx, id)?;
@@ -134,9 +136,11 @@ impl App {
                 tx.role_update(&role)?;
                 let detail = json!({ "role_id": id, "name": role.name, "fields": fields });
                 audit::append(tx, &cause, EventType::RoleUpdated, detail, role.updated_at)?;
-                Ok(role)
+                Ok::<_, Error>(role)
             })
-            .await
+            .await?;
+        self.ports().policy.changed(PolicyChange::Role(id)).await;
+        Ok(changed)
     }
 
     /// Archives a role.

@@ -16,6 +16,9 @@ pub const TRUST_ENVIRONMENT: &[&str] = &[
     "PIP_CERT",            // pip
     "AWS_CA_BUNDLE",       // AWS tools
     "CARGO_HTTP_CAINFO",   // cargo
+    "DENO_CERT",           // deno
+    // gRPC's own library and what is built on it; it has roots of its own otherwise.
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 ];
 
 /// The file descriptor on which the agent finds its way to the control plane: an `O_PATH` handle of a unix socket, to

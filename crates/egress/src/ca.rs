@@ -10,7 +10,7 @@ use std::{
     num::NonZeroUsize,
     os::unix::fs::OpenOptionsExt,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use freehold_model::Timestamp;
@@ -26,7 +26,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use crate::Error;
+use crate::{Error, state::lock};
 
 /// Days the authority is valid.
 const AUTHORITY_DAYS: i64 = 3_650;
@@ -42,8 +42,12 @@ pub(crate) struct Authority {
     chain_end: CertificateDer<'static>,
     leaf_key: KeyPair,
     provider: Arc<CryptoProvider>,
-    leaves: Mutex<LruCache<String, (Timestamp, Arc<ServerConfig>)>>,
+    leaves: Mutex<LruCache<String, Arc<Leaf>>>,
 }
+
+/// A name's configuration, made by the first who asks; whoever asks meanwhile waits for that one.
+#[derive(Default)]
+struct Leaf(Mutex<Option<(Timestamp, Arc<ServerConfig>)>>);
 
 impl Authority {
     /// Reads the authority from `dir`, or makes it. The key's file has mode 0600.
@@ -58,13 +62,28 @@ impl Authority {
             let pem = fs::read_to_string(&certificate_path).map_err(state(&certificate_path))?;
             (KeyPair::from_pem(&key).map_err(Error::Authority)?, pem)
         } else {
-            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Error::Authority)?;
-            let pem = authority_params().self_signed(&key).map_err(Error::Authority)?.pem();
+            let (key, pem) = Self::make()?;
             // The certificate comes last: while it is absent, a half-made authority is made again.
             write_new(&key_path, key.serialize_pem().as_bytes(), 0o600).map_err(state(&key_path))?;
             write_new(&certificate_path, pem.as_bytes(), 0o644).map_err(state(&certificate_path))?;
             (key, pem)
         };
+        Self::of(key, pem, leaves_max, provider)
+    }
+
+    /// A new key and its certificate.
+    pub(crate) fn make() -> Result<(KeyPair, String), Error> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Error::Authority)?;
+        let pem = authority_params().self_signed(&key).map_err(Error::Authority)?.pem();
+        Ok((key, pem))
+    }
+
+    pub(crate) fn of(
+        key: KeyPair,
+        pem: String,
+        leaves_max: usize,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, Error> {
         let chain_end = certificate(&pem).ok_or(Error::Roots)?;
         let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(Error::Authority)?;
         Ok(Self {
@@ -85,16 +104,15 @@ impl Authority {
     /// The configuration that answers for `host` (a host in normal form).
     pub(crate) fn server_config(&self, host: &str) -> Result<Arc<ServerConfig>, Error> {
         let now = Timestamp::now();
-        let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((made, config)) = leaves.get(host)
+        let leaf = Arc::clone(lock(&self.leaves).get_or_insert(host.to_owned(), Arc::default));
+        let mut made = lock(&leaf.0);
+        if let Some((made, config)) = made.as_ref()
             && now.as_second() - made.as_second() < LEAF_RENEW_SECONDS
         {
             return Ok(Arc::clone(config));
         }
-        drop(leaves);
         let config = Arc::new(self.mint(host)?);
-        leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
-        leaves.put(host.to_owned(), (now, Arc::clone(&config)));
+        *made = Some((now, Arc::clone(&config)));
         Ok(config)
     }
 
@@ -105,6 +123,8 @@ impl Authority {
             Err(_) => SanType::DnsName(host.try_into().map_err(Error::Authority)?),
         }];
         params.distinguished_name = DistinguishedName::new();
+        // By default it would be made from the key, which all leaves share: some clients refuse a number that they have seen.
+        params.serial_number = Some(uuid::Uuid::now_v7().into_bytes().to_vec().into());
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
@@ -173,6 +193,18 @@ mod tests {
         assert_eq!(open(dir.path()).pem(), first);
         let mode = fs::metadata(dir.path().join("ca.key.pem")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_leaf_is_made_once_however_many_ask_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = open(dir.path());
+        let made = std::thread::scope(|scope| {
+            let ask = || authority.server_config("a.test").unwrap();
+            let asking: Vec<_> = (0..16).map(|_| scope.spawn(ask)).collect();
+            asking.into_iter().map(|asking| asking.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert!(made.iter().all(|config| Arc::ptr_eq(config, &made[0])));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::{
     options::ms,
     pod::Pod,
     spool::Settles,
-    watch::{Activity, Watched},
+    watch::{Activity, Patience, Watched},
 };
 
 /// The content type of a TLS handshake record.
@@ -132,13 +132,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = &connection.pod.state.options.limits;
-    let (idle, stalled) = (ms(limits.idle_ms), ms(limits.stalled_ms));
+    let patience = Patience::of(limits);
     let head_bytes_max = limits.head_bytes_max.max(HEAD_BYTES_MIN);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(idle)
+        .header_read_timeout(patience.idle)
         .max_headers(limits.headers_max.min(HEADERS_MAX))
         .max_buf_size(head_bytes_max);
     builder
@@ -150,7 +150,8 @@ where
         .max_header_list_size(u32::try_from(head_bytes_max).unwrap_or(u32::MAX));
     let service = {
         let connection = Arc::clone(&connection);
-        service_fn(move |request| Arc::clone(&connection).handle(request))
+        // Open from here on, not only from when its future is looked at first.
+        service_fn(move |request| Arc::clone(&connection).handle(request, connection.activity.open()))
     };
     let stream = Guarded::new(stream, Arc::clone(&connection.activity), head_bytes_max);
     let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
@@ -162,7 +163,7 @@ where
                 retiring = true;
                 serving.as_mut().graceful_shutdown();
             }
-            () = connection.activity.quiet(idle, stalled) => return,
+            () = connection.activity.quiet(patience) => return,
         }
     };
     if let Err(error) = result

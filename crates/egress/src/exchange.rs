@@ -33,7 +33,7 @@ use crate::{
     spool::{Settlement, Settles},
     token::Verified,
     upgrade,
-    watch::Activity,
+    watch::{Activity, OpenRequest},
 };
 
 /// Characters of a path that was refused, and of any method, in its audit row.
@@ -59,8 +59,8 @@ impl Connection {
     pub(crate) async fn handle(
         self: Arc<Self>,
         request: Request<Incoming>,
+        open: OpenRequest,
     ) -> Result<Response<ReplyBody>, Infallible> {
-        let open = self.activity.open();
         let started = Instant::now();
         let (mut parts, body) = request.into_parts();
         let grant = self.pod.workspace.grant.load_full();
@@ -68,7 +68,8 @@ impl Connection {
         row.method = Some(parts.method.as_str().chars().take(METHOD_CHARS_MAX).collect());
         row.path = Some(parts.uri.path().chars().take(REFUSED_PATH_CHARS_MAX).collect());
         let id = row.id;
-        let outcome = match self.admit(grant, &mut parts, Passage::upstream(body)).await {
+        let body = Passage::upstream(body, parts.version);
+        let outcome = match self.admit(grant, &mut parts, body).await {
             Ok(admitted) => self.pass(admitted, row, parts, started).await,
             Err(refusal) => Err(self.refuse(refusal, row).await),
         };

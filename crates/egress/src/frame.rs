@@ -58,6 +58,11 @@ impl Framer {
         step
     }
 
+    /// Whether the last request that was begun has come whole.
+    pub(crate) const fn is_between_requests(&self) -> bool {
+        matches!(self.state, State::Head)
+    }
+
     fn step(&mut self, bytes: &[u8]) -> Step {
         match self.state {
             State::Through => Step::Release(bytes.len()),
@@ -151,6 +156,10 @@ impl Framer {
 fn body_of(request: &httparse::Request<'_, '_>, head: &[u8]) -> Option<State> {
     let bare = |at: usize| head[at] == b'\n' && (at == 0 || head[at - 1] != b'\r');
     if (0..head.len()).any(bare) {
+        return None;
+    }
+    // A fragment is no part of a request; hyper would leave it out.
+    if request.path.is_some_and(|target| target.contains('#')) {
         return None;
     }
     let mut length = None;

@@ -3,17 +3,33 @@
 use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, Ipv6Addr},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use bytes::Bytes;
+use freehold_policy::{Destination, InvalidHost, NormalPath, Scheme, normal_host};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use rustls::server::Acceptor;
+use tokio::io::AsyncWriteExt;
+use tokio_rustls::LazyConfigAcceptor;
 
 use crate::{
+    agree,
+    ca::Authority,
     dns,
     escapes::escapes,
     forms::forms,
     frame::{Framer, Step},
+    guard::Guarded,
+    headers::prepare_headers,
     mask::{Mask, STROKE, Stream},
+    watch::Activity,
 };
 
 /// The bytes of one client's connection: what is released, and whether it is refused, does not depend on how they were cut.
@@ -22,6 +38,78 @@ pub fn http_framing(bytes: &[u8]) {
     let Some((&size, bytes)) = bytes.split_first() else { return };
     let whole = released(bytes, &[bytes.len().max(1)]);
     assert_eq!(released(bytes, &[usize::from(size).max(1)]), whole, "what is released depends on the cuts");
+}
+
+/// The bytes of one client's connection, HTTP/1.1 or HTTP/2, as far as hyper reads them behind the guard: never a panic, and a
+/// method and target that can be decided on. The first byte says into which pieces they are cut.
+pub fn http_connection(bytes: &[u8]) {
+    let Some((&size, bytes)) = bytes.split_first() else { return };
+    block_on(serve(Vec::new(), bytes, usize::from(size).max(1)));
+}
+
+/// The frames of a client that has sent the preface of HTTP/2, as [`http_connection`].
+pub fn http2_frames(bytes: &[u8]) {
+    let Some((&size, bytes)) = bytes.split_first() else { return };
+    block_on(serve(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), bytes, usize::from(size).max(1)));
+}
+
+async fn serve(mut start: Vec<u8>, bytes: &[u8], size: usize) {
+    start.extend_from_slice(bytes);
+    let (mut client, server) = tokio::io::duplex(64 * 1024);
+    let activity = Activity::new();
+    let service = {
+        let activity = Arc::clone(&activity);
+        service_fn(move |request: Request<Incoming>| {
+            let open = activity.open();
+            async move {
+                let _open = open;
+                let (mut parts, body) = request.into_parts();
+                _ = prepare_headers(&mut parts);
+                _ = NormalPath::parse(parts.uri.path());
+                let destination = Destination::new(Scheme::Https, "api.test", 443)?;
+                _ = agree::check(&destination, Some("api.test"), &parts);
+                // A body that breaks off is no answer.
+                let length = body.collect().await.map_err(|_| InvalidHost)?.to_bytes().len();
+                Ok::<_, InvalidHost>(Response::new(Full::new(Bytes::from(length.to_string()))))
+            }
+        })
+    };
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let serving = builder.serve_connection(TokioIo::new(Guarded::new(server, activity, 16 * 1024)), service);
+    let talking = async {
+        for piece in start.chunks(size) {
+            if client.write_all(piece).await.is_err() {
+                return;
+            }
+        }
+        _ = client.shutdown().await;
+        // What is not read would hold the server up.
+        _ = tokio::io::copy(&mut client, &mut tokio::io::sink()).await;
+    };
+    _ = tokio::join!(serving, talking);
+}
+
+/// The first bytes of a client that speaks TLS: never a panic, and a name that can be decided on has a certificate.
+pub fn client_hello(bytes: &[u8]) {
+    static AUTHORITY: LazyLock<Option<Authority>> = LazyLock::new(|| {
+        let (key, pem) = Authority::make().ok()?;
+        Authority::of(key, pem, 1_000, Arc::new(rustls::crypto::aws_lc_rs::default_provider())).ok()
+    });
+    block_on(async {
+        let stream = tokio::io::join(bytes, tokio::io::sink());
+        let Ok(start) = LazyConfigAcceptor::new(Acceptor::default(), stream).await else { return };
+        let name = start.client_hello().server_name().map(normal_host);
+        if let (Some(Ok(host)), Some(authority)) = (name, AUTHORITY.as_ref()) {
+            assert!(authority.server_config(&host).is_ok(), "no certificate for {host}");
+        }
+    });
+}
+
+fn block_on(future: impl Future<Output = ()>) {
+    match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        Ok(runtime) => runtime.block_on(future),
+        Err(error) => panic!("no runtime: {error}"),
+    }
 }
 
 /// One datagram of a pod: never a panic, and an answer is never answered again.

@@ -1,4 +1,6 @@
-//! The client's side of a connection with ambiguous HTTP/1.1 kept from hyper.
+//! The client's side of a connection with ambiguous HTTP/1.1 kept from hyper, and with patience at its end: a client that
+//! is still sending what nobody reads gets to read why. A system takes back what was not read yet from a connection that is
+//! closed with bytes left in it.
 
 use std::{
     io,
@@ -8,10 +10,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
 
 use crate::{
     frame::{Framer, Step},
+    linger::{LINGER_BYTES_MAX, LINGER_TIME_MAX},
     watch::Activity,
 };
 
@@ -30,12 +36,25 @@ pub(crate) struct Guarded<S> {
     /// How many bytes of `held` may be passed on.
     released: usize,
     malformed: bool,
+    /// Whether the client has closed its side.
+    ended: bool,
+    /// At the end: how many bytes may still be read and dropped, and for how long.
+    linger: Option<(usize, Pin<Box<Sleep>>)>,
 }
 
 impl<S> Guarded<S> {
     pub(crate) const fn new(stream: S, activity: Arc<Activity>, head_bytes_max: usize) -> Self {
         let framer = Framer::new(head_bytes_max);
-        Self { stream, activity, framer, held: Vec::new(), released: 0, malformed: false }
+        Self {
+            stream,
+            activity,
+            framer,
+            held: Vec::new(),
+            released: 0,
+            malformed: false,
+            ended: false,
+            linger: None,
+        }
     }
 
     /// Moves released bytes out; true when there were any.
@@ -68,6 +87,27 @@ impl<S> Guarded<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Guarded<S> {
+    /// Reads and drops what the client sends until it closes its side.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (left, limit) =
+            self.linger.get_or_insert_with(|| (LINGER_BYTES_MAX, Box::pin(sleep(LINGER_TIME_MAX))));
+        let mut piece = [MaybeUninit::uninit(); READ_BYTES];
+        while *left > 0 {
+            let mut piece = ReadBuf::uninit(&mut piece);
+            let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, &mut piece) else {
+                return limit.as_mut().poll(cx);
+            };
+            let count = piece.filled().len();
+            if read.is_err() || count == 0 {
+                break;
+            }
+            *left = left.saturating_sub(count);
+        }
+        Poll::Ready(())
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -83,12 +123,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
                 // A connection that waits for its next request keeps no buffer.
                 this.held = Vec::new();
             }
-            let mut space = [MaybeUninit::uninit(); READ_BYTES];
-            let mut space = ReadBuf::uninit(&mut space);
-            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut space))?;
-            this.held.extend_from_slice(space.filled());
-            if space.filled().is_empty() {
-                // Half a head at the end is no request.
+            if !this.ended {
+                let mut space = [MaybeUninit::uninit(); READ_BYTES];
+                let mut space = ReadBuf::uninit(&mut space);
+                ready!(Pin::new(&mut this.stream).poll_read(cx, &mut space))?;
+                this.held.extend_from_slice(space.filled());
+                this.ended = space.filled().is_empty();
+            }
+            if this.ended {
+                // Half a head at the end is no request, and half a body breaks its request off. Behind a whole request the
+                // end is not told before the answer: who reads it would take the client for gone.
+                if this.framer.is_between_requests() && !this.activity.is_upgraded() {
+                    ready!(this.activity.poll_half_closed(cx));
+                }
                 return Poll::Ready(Ok(()));
             }
             this.look();
@@ -96,7 +143,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buffer)
     }
@@ -118,6 +165,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let this = &mut *self;
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            let is_whole = this.framer.is_between_requests() && this.held.is_empty() && !this.malformed;
+            if is_whole || this.activity.is_upgraded() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        this.poll_linger(cx).map(Ok)
     }
 }

@@ -35,6 +35,7 @@ mod grant;
 mod guard;
 mod headers;
 mod inject;
+mod linger;
 mod mask;
 mod masking;
 mod masks;

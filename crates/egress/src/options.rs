@@ -81,6 +81,9 @@ pub struct Limits {
     pub bodies_per_pod_kibibytes_max: u32,
     /// Milliseconds a body waits to be read; its request is denied then.
     pub body_wait_ms: u64,
+    /// Milliseconds a request of HTTP/1.1 may pass without a byte when its client has closed its side of the connection: it
+    /// may wait for the answer, or be gone.
+    pub half_closed_ms: u64,
     /// Milliseconds to resolve an upstream's name.
     pub resolve_ms: u64,
     /// Milliseconds to connect to one upstream address, TLS included.
@@ -127,6 +130,7 @@ impl Default for Limits {
             stalled_ms: 1_800_000,
             bodies_per_pod_kibibytes_max: 64 * 1024,
             body_wait_ms: 30_000,
+            half_closed_ms: 5_000,
             resolve_ms: 5_000,
             connect_ms: 10_000,
             response_head_ms: 900_000,

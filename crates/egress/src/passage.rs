@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -20,6 +20,7 @@ use crate::{
     deny::Reason,
     follow_up::{FollowUp, Phase},
     headers::{prepare_trailers, strip_hop_by_hop},
+    linger,
 };
 
 /// Why a body ends before its end.
@@ -51,6 +52,7 @@ enum Way {
 /// A body on its way.
 pub(crate) struct Passage {
     way: Way,
+    lingers: bool,
     /// What was read and is not passed on yet.
     read: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
@@ -72,9 +74,12 @@ pub(crate) enum Read {
 }
 
 impl Passage {
-    /// A request's body. Its trailers lose what its head may not carry either.
-    pub(crate) fn upstream(body: Incoming) -> Self {
-        Self::new(Way::Upstream, body)
+    /// A request's body. Its trailers lose what its head may not carry either. What is left of it when it is dropped is
+    /// read on for a while, so that the client gets to read why.
+    pub(crate) fn upstream(body: Incoming, version: Version) -> Self {
+        let mut passage = Self::new(Way::Upstream, body);
+        passage.lingers = version == Version::HTTP_2;
+        passage
     }
 
     /// A response's body.
@@ -84,7 +89,8 @@ impl Passage {
 
     fn new(way: Way, body: Incoming) -> Self {
         let (read, watches) = (VecDeque::new(), Vec::new());
-        Self { way, read, trailers: None, rest: Some(body), watches, metered: None, room: None }
+        let lingers = false;
+        Self { way, lingers, read, trailers: None, rest: Some(body), watches, metered: None, room: None }
     }
 
     /// Its length in bytes, when that is known: 0 when there is none.
@@ -215,6 +221,14 @@ impl Way {
             }
         }
         frame
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        if let Some(rest) = self.rest.take().filter(|rest| self.lingers && !rest.is_end_stream()) {
+            linger::drop_slowly(rest);
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     exchange::Connection,
     headers::strip_hop_by_hop,
     masking::{MaskedTunnel, Masking},
-    options::ms,
+    watch::Patience,
 };
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
@@ -71,7 +71,7 @@ pub(crate) fn join(
         tokio::select! {
             () = tunnel => {}
             () = connection.pod.stop.cancelled() => {}
-            () = connection.activity.quiet(ms(limits.idle_ms), ms(limits.stalled_ms)) => {}
+            () = connection.activity.quiet(Patience::of(limits)) => {}
         }
         drop(open);
     });

@@ -13,9 +13,9 @@ use std::{
 
 use bytes::Bytes;
 use freehold_policy::{Destination, Permit, Scheme};
-use http::{Request, Response, Uri, Version};
+use http::{HeaderValue, Request, Response, Uri, Version, header};
 use http_body_util::{Empty, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper_util::{
     client::legacy::{
         Client,
@@ -91,6 +91,7 @@ impl Upstream {
         *request.uri_mut() = absolute(permit.destination(), request.uri())?;
         // What is spoken upstream is settled there, not by what the client speaks.
         *request.version_mut() = Version::HTTP_11;
+        say_length(&mut request);
         match tokio::time::timeout(self.response_head, self.client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
@@ -134,6 +135,14 @@ impl Upstream {
             Ok(response) => response.map_err(|_| Reason::UpstreamFailed),
             Err(_) => Err(Reason::UpstreamTimeout),
         }
+    }
+}
+
+/// Of methods that seldom have a body, hyper sends none whose length it does not know, unless it is told how. (Over HTTP/2 it
+/// takes the header off again.)
+fn say_length(request: &mut Request<Passage>) {
+    if request.body().size_hint().exact().is_none() {
+        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 

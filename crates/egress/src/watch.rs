@@ -4,17 +4,38 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
     time::Instant,
 };
+
+use crate::{Limits, options::ms, state::lock};
+
+/// How long a connection may be without a byte.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    pub(crate) idle: Duration,
+    pub(crate) stalled: Duration,
+    pub(crate) half_closed: Duration,
+}
+
+impl Patience {
+    pub(crate) const fn of(limits: &Limits) -> Self {
+        Self {
+            idle: ms(limits.idle_ms),
+            stalled: ms(limits.stalled_ms),
+            half_closed: ms(limits.half_closed_ms),
+        }
+    }
+}
 
 /// What is known of a connection's life.
 pub(crate) struct Activity {
@@ -27,6 +48,11 @@ pub(crate) struct Activity {
     free_ms: AtomicU64,
     open: AtomicUsize,
     upgraded: AtomicBool,
+    /// The client has sent its last byte, and told so.
+    ended: AtomicBool,
+    end: Notify,
+    /// Who waits for the last open request to be over.
+    waiting: Mutex<Option<Waker>>,
 }
 
 impl Activity {
@@ -38,6 +64,9 @@ impl Activity {
             free_ms: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             upgraded: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            end: Notify::new(),
+            waiting: Mutex::new(None),
         })
     }
 
@@ -48,6 +77,16 @@ impl Activity {
 
     pub(crate) fn is_upgraded(&self) -> bool {
         self.upgraded.load(Ordering::Acquire)
+    }
+
+    /// Says that the client closed its side: it waits for its answers, or is gone. Ready when no request is open.
+    pub(crate) fn poll_half_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.ended.swap(true, Ordering::AcqRel) {
+            self.end.notify_one();
+        }
+        // In this order: an end that comes between finds the waker.
+        *lock(&self.waiting) = Some(cx.waker().clone());
+        if self.open.load(Ordering::Acquire) > 0 { Poll::Pending } else { Poll::Ready(()) }
     }
 
     fn passed_ms(&self) -> u64 {
@@ -64,14 +103,16 @@ impl Activity {
         OpenRequest(Arc::clone(self))
     }
 
-    /// Returns when the connection was without a byte for `stalled` with a request open; or for `idle` without one,
+    /// Returns when the connection was without a byte for `stalled` with a request open, or for `half_closed` where the
+    /// client has closed its side; or for `idle` without one,
     /// where bytes that come do not count and those that go (the end of an answer, to a client that reads slowly) do, for
     /// `stalled` at most. So a head that comes a byte at a time has no longer than a silent connection.
-    pub(crate) async fn quiet(&self, idle: Duration, stalled: Duration) {
+    pub(crate) async fn quiet(&self, Patience { idle, stalled, half_closed }: Patience) {
         let since = |mark: &AtomicU64| self.begun + Duration::from_millis(mark.load(Ordering::Relaxed));
         loop {
             let due = if self.open.load(Ordering::Relaxed) > 0 {
-                since(&self.last_ms) + stalled
+                let ended = self.ended.load(Ordering::Acquire);
+                since(&self.last_ms) + if ended { half_closed.min(stalled) } else { stalled }
             } else {
                 let free = since(&self.free_ms);
                 (free.max(since(&self.wrote_ms)) + idle).min(free + stalled.max(idle))
@@ -80,7 +121,10 @@ impl Activity {
                 return;
             }
             // Looks again at the latest after the shorter limit: a request may have ended in between.
-            tokio::time::sleep_until(due.min(Instant::now() + idle.min(stalled))).await;
+            tokio::select! {
+                () = tokio::time::sleep_until(due.min(Instant::now() + idle.min(stalled))) => {}
+                () = self.end.notified() => {}
+            }
         }
     }
 }
@@ -93,7 +137,10 @@ impl Drop for OpenRequest {
         let passed = self.0.passed_ms();
         self.0.last_ms.store(passed, Ordering::Relaxed);
         self.0.free_ms.store(passed, Ordering::Relaxed);
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        if let Some(waiting) = lock(&self.0.waiting).take() {
+            waiting.wake();
+        }
     }
 }
 
@@ -171,6 +218,10 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3_600);
     const TICK: Duration = Duration::from_millis(100);
 
+    fn patience(stalled: Duration) -> Patience {
+        Patience { idle: SHORT, stalled, half_closed: SHORT * 3 }
+    }
+
     /// How long it takes until the connection is quiet while `bytes` come all the time.
     async fn quiet_after(activity: &Activity, stalled: Duration, bytes: impl Fn()) -> Duration {
         let trickle = async {
@@ -181,7 +232,7 @@ mod tests {
             }
         };
         tokio::select! {
-            () = activity.quiet(SHORT, stalled) => {}
+            () = activity.quiet(patience(stalled)) => {}
             () = trickle => {}
         }
         activity.begun.elapsed()
@@ -206,8 +257,22 @@ mod tests {
     async fn an_open_request_has_the_longer_limit() {
         let activity = Activity::new();
         let open = activity.open();
-        assert!(tokio::time::timeout(SHORT * 5, activity.quiet(SHORT, LONG)).await.is_err());
+        assert!(tokio::time::timeout(SHORT * 5, activity.quiet(patience(LONG))).await.is_err());
         drop(open);
-        assert!(tokio::time::timeout(SHORT * 2, activity.quiet(SHORT, LONG)).await.is_ok());
+        assert!(tokio::time::timeout(SHORT * 2, activity.quiet(patience(LONG))).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_closed_its_side_is_waited_for_a_shorter_while() {
+        let activity = Activity::new();
+        let _open = activity.open();
+        let ending = async {
+            tokio::time::sleep(SHORT * 5).await;
+            let closed = std::future::poll_fn(|cx| Poll::Ready(activity.poll_half_closed(cx).is_pending()));
+            assert!(closed.await);
+        };
+        tokio::join!(activity.quiet(patience(LONG)), ending);
+        let took = activity.begun.elapsed();
+        assert!((SHORT * 5..SHORT * 6).contains(&took), "{took:?}");
     }
 }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use freehold_app::ports::{
     AgentError, AgentPort, AuditSigner, Counts, ExecEvent, ExecRequest, ExecStream, OutputStream,
+    PolicyChange, PolicyPort,
 };
 use freehold_driver::{Exec, ExecSpec, PodDriver};
 use freehold_model::{PodId, budget::CounterKey, workspace::Workspace};
@@ -178,6 +179,16 @@ async fn copy(
                 }
             }
         }
+    }
+}
+
+/// Policy is in force where the reconciler publishes it.
+pub struct Policies(pub Handle);
+
+#[async_trait]
+impl PolicyPort for Policies {
+    async fn changed(&self, change: PolicyChange) {
+        self.0.policy_changed(change).await;
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context;
 use freehold_app::{
     App, Ports, Secret, fleet,
-    ports::{NoCounts, UploadStore},
+    ports::{NoCounts, NoWorkspaces, UploadStore},
     uploads::ObjectUploads,
 };
 use freehold_driver::{Enforcement, PodDriver};
@@ -38,7 +38,7 @@ use crate::{
     gate::{EgressGate, StoreSink},
     ledger::StoreLedger,
     machine,
-    ports::{Agents, EgressCounts, NoAgents, Signer},
+    ports::{Agents, EgressCounts, NoAgents, Policies, Signer},
     secrets::{self, Sealer, Secrets},
 };
 
@@ -72,12 +72,20 @@ const OPEN_FILES: u64 = 65_536;
 
 /// How long the end of the server waits for issuers that were asked: what they answer must not be lost.
 const ISSUERS_WAIT_MAX: Duration = Duration::from_secs(20);
+/// A process that crashes leaves no image of its memory, in which the secrets of all organizations are.
+fn leave_no_core() {
+    let nothing = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, nothing) {
+        tracing::warn!(%error, "a crash may leave an image of the server's memory, secrets included");
+    }
+}
 
 /// Runs the server until it is told to stop: by a signal, which leaves the pods running, or by the end of its standard
 /// input where `stop_with_stdin` says so, which takes them away.
 pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended> {
     log(&config)?;
     raise_open_files();
+    leave_no_core();
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
     let abandoned = CancellationToken::new();
@@ -125,6 +133,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
         uploads,
         counts,
         signer: Arc::new(Signer(SigningKey::open(&data.path(AUDIT_KEY_FILE))?)),
+        policy: Arc::new(Policies(reconciler.handle())),
     };
     let app = App::new(store.clone(), ports, app_settings(&config, address));
     first_start(&app, &data).await?;
@@ -353,6 +362,7 @@ pub fn offline_app(config: &Config, store: Store) -> anyhow::Result<App> {
         uploads: open_uploads(data_dir)?,
         counts: Arc::new(NoCounts),
         signer: Arc::new(Signer(SigningKey::open(&data_dir.join(AUDIT_KEY_FILE))?)),
+        policy: Arc::new(NoWorkspaces),
     };
     Ok(App::new(store, ports, app_settings(config, config.server.listen)))
 }

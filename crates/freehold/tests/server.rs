@@ -8,6 +8,8 @@ mod support;
 mod attack;
 #[path = "server/budgets.rs"]
 mod budgets;
+#[path = "server/clients.rs"]
+mod clients;
 #[path = "server/credentials.rs"]
 mod credentials;
 #[path = "server/exec.rs"]
@@ -16,8 +18,12 @@ mod exec;
 mod full_disk;
 #[path = "server/hostile.rs"]
 mod hostile;
+#[path = "server/leak.rs"]
+mod leak;
 #[path = "server/operators.rs"]
 mod operators;
+#[path = "server/policy.rs"]
+mod policy;
 #[path = "server/proof.rs"]
 mod proof;
 #[path = "server/restarts.rs"]

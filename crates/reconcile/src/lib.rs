@@ -9,6 +9,7 @@
 mod agents;
 mod orders;
 mod plan;
+mod push;
 mod service;
 
 pub use agents::{AgentUnreachable, Agents};

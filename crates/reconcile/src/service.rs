@@ -8,7 +8,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use freehold_app::fleet::{Fleet, Look, Place};
+use freehold_app::{
+    fleet::{Fleet, Look, Place},
+    ports::PolicyChange,
+};
 use freehold_driver::{Limits, OriginalDestination, PodDriver, PodObservation, PodSpec};
 use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId, workspace::Phase};
 use freehold_pod_api::{POD_ID_VARIABLE, ToAgent};
@@ -18,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Action, Agents, Desired, Seen, agents, orders,
     plan::{Current, Waiting, plan},
+    push::Publisher,
 };
 
 /// A connection that ends sooner is followed by a pause.
@@ -28,6 +32,9 @@ const CONNECTION_PAUSE_FIRST: Duration = Duration::from_millis(10);
 
 /// The longest pause between two connections of one pod.
 const CONNECTION_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// How long a change of policy is waited for, until it is in force for every running workspace. It goes on after that.
+const PUSH_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// The pause after a connection took the place of another one that waited.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(1);
@@ -128,6 +135,7 @@ pub struct Handle(Arc<Inner>);
 
 struct Inner {
     options: Options,
+    publisher: Arc<Publisher>,
     fleet: Fleet,
     driver: Arc<dyn PodDriver>,
     gate: Arc<dyn Gate>,
@@ -161,7 +169,9 @@ impl Service {
     /// A reconciler that does nothing until it is [run](Self::run).
     pub fn new(options: Options, fleet: Fleet, driver: Arc<dyn PodDriver>, gate: Arc<dyn Gate>) -> Self {
         let slots = Semaphore::new(options.concurrency_max);
+        let publisher = Arc::new(Publisher::new(fleet.clone(), Arc::clone(&gate)));
         Self(Arc::new(Inner {
+            publisher,
             options,
             fleet,
             driver,
@@ -229,6 +239,20 @@ impl Handle {
     /// Looks at a workspace again, soon.
     pub fn poke(&self, workspace: WorkspaceId) {
         self.0.poke(workspace);
+    }
+
+    /// Puts a changed policy in force for the workspaces that it concerns, on open connections too; answers when it is.
+    pub async fn policy_changed(&self, change: PolicyChange) {
+        let inner = Arc::clone(&self.0);
+        // It goes on when nobody waits any more.
+        let pushing = self.0.tasks.spawn(async move {
+            for workspace in inner.publisher.push(change).await {
+                inner.poke(workspace);
+            }
+        });
+        if tokio::time::timeout(PUSH_TIME_MAX, pushing).await.is_err() {
+            tracing::warn!("a changed policy is not in force yet after {} s", PUSH_TIME_MAX.as_secs());
+        }
     }
 
     /// The connected agents.
@@ -328,6 +352,7 @@ impl Inner {
 
     /// One look at one workspace.
     async fn work(self: &Arc<Self>, workspace: WorkspaceId) -> Result<(), Error> {
+        self.publisher.looks(workspace);
         let look = self.fleet.look(workspace).await?;
         let desired = self.desired(workspace, look.as_ref());
         let (pods, linked) = {
@@ -434,7 +459,7 @@ impl Inner {
             environment: vec![(POD_ID_VARIABLE.to_owned(), pod.to_string())],
         };
         // Policy is in force before the first process runs.
-        self.gate.publish(look).await.map_err(Error::Gate)?;
+        self.publisher.publish(look).await?;
         if let Err(error) = self.driver.ensure(&spec).await {
             if error.is_passing() && self.waits(look.workspace.id) {
                 self.poke(look.workspace.id);
@@ -469,7 +494,7 @@ impl Inner {
     async fn link(self: &Arc<Self>, look: &Look, pod: PodId) -> Result<(), Error> {
         let workspace = look.workspace.id;
         let links = self.driver.links(pod).await?;
-        self.gate.publish(look).await.map_err(Error::Gate)?;
+        self.publisher.publish(look).await?;
         let gate_links =
             GateLinks { tcp: links.tcp, dns: links.dns, original_destination: links.original_destination };
         self.gate.open(look, pod, gate_links).await.map_err(Error::Gate)?;
@@ -540,6 +565,7 @@ impl Inner {
         };
         if let Some((_, ended)) = link {
             ended.cancel();
+            self.publisher.forget(workspace);
             self.gate.close(workspace, pod).await;
         }
     }
@@ -558,7 +584,7 @@ impl Inner {
     /// Hands the agent its next task, if it is free and one waits.
     async fn deliver(&self, look: &Look) -> Result<(), Error> {
         let (workspace, place) = (look.workspace.id, look.place());
-        self.gate.publish(look).await.map_err(Error::Gate)?;
+        self.publisher.publish(look).await?;
         let Some(pod) = look.workspace.pod_id else { return Ok(()) };
         if let Some(task) = &look.current_task {
             if task.cancel_requested {

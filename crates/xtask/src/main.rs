@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing here is needed to build or run Freehold, and no other crate depends on this one.
 
+mod clients;
 mod fuzz;
 mod generate;
 mod needs;
@@ -20,6 +21,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   test [--skip-install]   install what the tests need (when root), then run every test
+  clients                 fetch the packages that tests of unmodified clients use, as `test` does
   tidy                    check the rules of the repository that no lint can check
   gen [--check]           write the generated files, or fail when one is out of date
   fuzz TARGET [SECONDS]   search for bytes that break a reader (needs a C++ compiler); the folders of fuzz/seeds are the targets";
@@ -41,6 +43,10 @@ fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     match arguments {
         ["test"] => suite::run(root, suite::Install::WhenRoot),
         ["test", "--skip-install"] => suite::run(root, suite::Install::Never),
+        ["clients"] => {
+            clients::fetch(root);
+            Ok(())
+        }
         ["tidy"] => tidy::run(root),
         ["gen"] => generate::write(root),
         ["gen", "--check"] => generate::check(root),

@@ -28,6 +28,8 @@ enum Without {
 
 const TRUST: &str = "one program fewer shows that it trusts the platform's CA inside a pod";
 
+const CLIENTS: &str = "fewer unmodified clients are seen to work through the proxy";
+
 const NEEDS: &[Need] = &[
     // Tests start private servers of their own, never the system's.
     Need { program: "initdb", package: "postgresql", without: Without::Fails },
@@ -43,6 +45,8 @@ const NEEDS: &[Need] = &[
     Need { program: "perl", package: "perl", without: Without::Less(TRUST) },
     Need { program: "git", package: "git", without: Without::Less(TRUST) },
     Need { program: "python3", package: "python3", without: Without::Less(TRUST) },
+    Need { program: "pip3", package: "python3-pip", without: Without::Less(CLIENTS) },
+    Need { program: "npm", package: "npm", without: Without::Less(CLIENTS) },
 ];
 
 /// Installs what is missing, as root on a Debian machine.

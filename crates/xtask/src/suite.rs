@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::bail;
 
-use crate::{execute, needs, npm, say};
+use crate::{clients, execute, needs, npm, say};
 
 /// Whether what is missing may be installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,7 @@ pub fn run(root: &Path, install: Install) -> anyhow::Result<()> {
         Install::Never => needs::check()?,
     }
     npm::install(root)?;
+    clients::fetch(root);
     // The binary comes first, for tests run it and look for it beside themselves. It is built along with the tests, since
     // another selection of packages would mean other features, and so a second build of most of the tree.
     execute(cargo(root).args(["build", "--workspace", "--bins", "--examples", "--tests"]))?;

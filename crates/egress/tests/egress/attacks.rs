@@ -159,14 +159,18 @@ async fn pipelined_requests_are_each_decided_and_answered_in_order() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_half_ends_cleanly() {
+async fn a_client_that_closes_its_half_is_answered_and_ends_cleanly() {
     let upstream = Upstream::start(Speaks::Http1).await;
     let proxy = Proxy::start(&upstream).await;
     let mut stream = proxy.https("api.test").await;
-    stream.write_all(b"GET /open/a HTTP/1.1\r\nhost: api.test\r\n\r\n").await.unwrap();
+    let request = b"POST /open/a HTTP/1.1\r\nhost: api.test\r\ncontent-length: 3\r\n\r\nabc";
+    stream.write_all(&[&request[..], request].concat()).await.unwrap();
     stream.shutdown().await.unwrap();
     let mut answer = Vec::new();
     assert!(tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.is_ok());
+    let answers = String::from_utf8_lossy(&answer);
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{answers}");
+    assert!(answers.ends_with("abc"), "{answers}");
     // Half a request is none.
     let before = upstream.count();
     let mut stream = proxy.https("api.test").await;
@@ -416,4 +420,33 @@ async fn an_upstream_that_stops_reading_holds_its_client_up() {
     let sent = sent_until_held(&mut client).await;
     assert!(sent < 24 << 20, "{sent} bytes were taken for an upstream that reads none");
     drop(stream);
+}
+
+#[tokio::test]
+async fn a_client_that_is_refused_in_the_middle_of_a_large_body_reads_why() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let piece = vec![b'x'; 64 * 1024];
+    for length in ["content-length: 33554432", "transfer-encoding: chunked"] {
+        for _ in 0..20 {
+            let mut stream = proxy.https("api.test").await;
+            let head = format!("POST /closed HTTP/1.1\r\nhost: api.test\r\n{length}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            // It reads only when it has sent everything, or cannot send any more.
+            for _ in 0..512 {
+                let sent = if length.contains("chunked") {
+                    stream.write_all(&[b"10000\r\n", &piece[..], b"\r\n"].concat()).await
+                } else {
+                    stream.write_all(&piece).await
+                };
+                if sent.is_err() {
+                    break;
+                }
+            }
+            let mut answer = [0; 12];
+            tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 403");
+        }
+    }
+    assert_eq!(upstream.count(), 0);
 }

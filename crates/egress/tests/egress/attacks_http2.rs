@@ -307,3 +307,27 @@ async fn a_stream_that_stalls_is_cut_on_a_connection_that_goes_on() {
     };
     assert!(tokio::time::timeout(PATIENCE, stalled).await.unwrap().unwrap().is_err());
 }
+
+#[tokio::test]
+async fn a_websocket_over_a_stream_is_not_offered_and_is_refused() {
+    let upstream = Upstream::start(Speaks::Http2).await;
+    let proxy = Proxy::start(&upstream).await;
+    let mut raw = Raw::open(&proxy, &[]).await;
+    let (_, settings) = raw.find(SETTINGS).await.unwrap();
+    // Extended CONNECT (RFC 8441) is setting 8.
+    assert!(settings.chunks(6).all(|setting| setting[..2] != [0, 8]), "{settings:?}");
+    let connect = b"\x02\x07CONNECT\x87\x04\x03/ws\x01\x08api.test\x00\x09:protocol\x09websocket";
+    raw.send(&frame(HEADERS, END_HEADERS, 1, connect)).await.unwrap();
+    let refused = async {
+        loop {
+            match raw.next().await {
+                None | Some((GO_AWAY | RST_STREAM, ..)) => return,
+                Some((HEADERS, _, payload)) => return assert_ne!(payload.first(), Some(&0x88)),
+                Some(_) => {}
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.expect("neither a refusal nor an end");
+    assert_eq!(upstream.count(), 0);
+    assert!(is_served(&proxy).await);
+}

@@ -11,6 +11,7 @@ mod counts;
 mod credentials;
 mod curl;
 mod decisions;
+mod differential;
 mod dns;
 mod harness;
 mod masking;

@@ -56,6 +56,37 @@ async fn trailers_pass_both_ways() {
 }
 
 #[tokio::test]
+async fn trailers_pass_both_ways_over_http1_too() {
+    for speaks in [Speaks::Http1, Speaks::Http2] {
+        let upstream = Upstream::start(speaks).await;
+        let proxy = Proxy::start(&upstream).await;
+        let mut stream = proxy.https("api.test").await;
+        let request = "POST /trailers HTTP/1.1\r\nhost: api.test\r\nte: trailers\r\ntrailer: x-checksum\r\n\
+             connection: te, close\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-checksum: 1\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.ends_with("0\r\ngrpc-status: 0\r\n\r\n"), "{speaks:?}: {answer}");
+        assert_eq!(upstream.last().trailers.unwrap()["x-checksum"], "1", "{speaks:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_head_has_a_length_and_no_body_and_the_connection_goes_on() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let mut stream = proxy.https("api.test").await;
+    let requests = "HEAD /open/a HTTP/1.1\r\nhost: api.test\r\ncontent-length: 5\r\n\r\nhello\
+         GET /open/b HTTP/1.1\r\nhost: api.test\r\nconnection: close\r\n\r\n";
+    stream.write_all(requests.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    let (first, second) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(first.contains("content-length: 5"), "{answer}");
+    assert!(second.starts_with("HTTP/1.1 200 OK"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_websocket_passes_bytes_both_ways() {
     let upstream = Upstream::start(Speaks::Http1).await;
     let proxy = Proxy::start(&upstream).await;
@@ -135,7 +166,8 @@ async fn a_large_body_passes_both_ways_whole() {
 async fn a_client_that_goes_away_ends_the_upstream_request() {
     for speaks in [Speaks::Http1, Speaks::Http2] {
         let upstream = Upstream::start(speaks).await;
-        let proxy = Proxy::start(&upstream).await;
+        // A client that closes its side may wait for its answer, for a while.
+        let proxy = Proxy::start_with(&upstream, |options| options.limits.half_closed_ms = 100).await;
         let mut sender = proxy.http1("api.test").await;
         let request = Request::get("/events").header("host", "api.test").body(Full::default()).unwrap();
         let response = sender.send_request(request).await.unwrap();

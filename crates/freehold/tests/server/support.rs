@@ -76,13 +76,19 @@ impl World {
 
     /// As [`Self::start`], with further lines of the configuration, such as `server.public_url = "..."`.
     pub async fn with(scenario: &str, settings: &str) -> Self {
-        Self::configured(scenario, settings, "info,freehold_store=warn", None, None).await
+        Self::signed_by(Authority::new().unwrap(), scenario, settings).await
+    }
+
+    /// As [`Self::with`], where upstream servers may have certificates of this authority.
+    pub async fn signed_by(authority: Authority, scenario: &str, settings: &str) -> Self {
+        Self::configured(authority, scenario, settings, "info,freehold_store=warn", None, None).await
     }
 
     /// As [`Self::start`], beside a certified issuer whose access tokens live so many seconds.
     pub async fn with_issuer(scenario: &str, lifetime: u32) -> Self {
         let settings = format!("server.public_url = \"{PUBLIC_URL}\"");
-        Self::configured(scenario, &settings, "info,freehold_store=warn", None, Some(lifetime)).await
+        let filter = "info,freehold_store=warn";
+        Self::configured(Authority::new().unwrap(), scenario, &settings, filter, None, Some(lifetime)).await
     }
 
     /// The issuer beside it.
@@ -100,15 +106,16 @@ impl World {
 
     /// As [`Self::start`], with the data directory on a file system of its own of this size, which ends with the server.
     pub async fn on_disk_of(bytes: u64, scenario: &str) -> Self {
-        Self::configured(scenario, "", "info", Some(bytes), None).await
+        Self::configured(Authority::new().unwrap(), scenario, "", "info", Some(bytes), None).await
     }
 
     /// As [`Self::start`], with another filter of the log.
     pub async fn logging(scenario: &str, filter: &str) -> Self {
-        Self::configured(scenario, "", filter, None, None).await
+        Self::configured(Authority::new().unwrap(), scenario, "", filter, None, None).await
     }
 
     async fn configured(
+        authority: Authority,
         scenario: &str,
         settings: &str,
         filter: &str,
@@ -116,7 +123,6 @@ impl World {
         token_lifetime: Option<u32>,
     ) -> Self {
         let dir = Folder::new("freehold-e2e-").unwrap();
-        let authority = Authority::new().unwrap();
         fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let scenario = Scenario::parse(scenario).unwrap_or_else(|error| panic!("{error}"));
@@ -259,6 +265,11 @@ impl World {
         }
     }
 
+    /// The server's process.
+    pub fn server_id(&self) -> u32 {
+        self.server.as_ref().unwrap().id()
+    }
+
     /// The data directory, as it is to be found from here.
     pub fn data(&self) -> PathBuf {
         let data = self.dir.path().join("data");
@@ -363,7 +374,17 @@ impl World {
 
     /// Runs a command in the workspace: exit code, stdout, stderr.
     pub async fn exec(&self, workspace: WorkspaceId, command: &[&str]) -> (i32, String, String) {
-        let body: WorkspaceExec = from(json!({"command": command, "timeout_seconds": 30}));
+        self.exec_for(workspace, command, 30).await
+    }
+
+    /// As [`Self::exec`], with another limit of seconds.
+    pub async fn exec_for(
+        &self,
+        workspace: WorkspaceId,
+        command: &[&str],
+        seconds: u32,
+    ) -> (i32, String, String) {
+        let body: WorkspaceExec = from(json!({"command": command, "timeout_seconds": seconds}));
         let mut stream = self.client.workspace_exec(workspace, &body).await.unwrap();
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         loop {

@@ -17,7 +17,7 @@ use freehold_app::{
     audit::Cause,
     ports::{
         AgentError, AgentPort, AuditSigner, ExecEvent, ExecRequest, ExecStream, IssuerRefused, Issuers,
-        OutputStream, PackedSecret, Revocation, SealError, SecretFields, SecretSealer,
+        NoWorkspaces, OutputStream, PackedSecret, Revocation, SealError, SecretFields, SecretSealer,
     },
     uploads::ObjectUploads,
 };
@@ -273,6 +273,7 @@ impl Context {
             uploads: Arc::new(ObjectUploads::new(Arc::new(objects))),
             counts: Arc::new(freehold_app::ports::NoCounts),
             signer: Arc::new(SimSigner),
+            policy: Arc::new(NoWorkspaces),
         };
         let settings = Settings {
             task_timeout_seconds: 3600,

@@ -8,8 +8,8 @@ use freehold_app::{
     App, Outcome, Ports,
     fleet::{self, Fleet, JournalLimits, Place},
     ports::{
-        AgentError, AgentPort, AuditSigner, ExecRequest, ExecStream, IssuerRefused, Issuers, PackedSecret,
-        Revocation, SealError, SecretFields, SecretSealer,
+        AgentError, AgentPort, AuditSigner, ExecRequest, ExecStream, IssuerRefused, Issuers, NoWorkspaces,
+        PackedSecret, Revocation, SealError, SecretFields, SecretSealer,
     },
     provider::ProviderNew,
     role::{RoleChange, RoleNew},
@@ -172,6 +172,7 @@ impl World {
             counts: Arc::new(freehold_app::ports::NoCounts),
             signer: Arc::new(NoSecrets),
             issuers: Arc::new(NoSecrets),
+            policy: Arc::new(NoWorkspaces),
         };
         let settings = freehold_app::Settings {
             task_timeout_seconds: 3600,
