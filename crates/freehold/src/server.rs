@@ -90,12 +90,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     stop_on_signals(shutdown.clone())?;
     let abandoned = CancellationToken::new();
     if stop_with_stdin {
-        let (abandoned, shutdown) = (abandoned.clone(), shutdown.clone());
-        tokio::spawn(async move {
-            freehold_cli::stdin_closed().await;
-            abandoned.cancel();
-            shutdown.cancel();
-        });
+        abandon_with_stdin(abandoned.clone(), shutdown.clone());
     }
     let data = DataDir::open(&config.server.data_dir)?;
     // Before anything is made: who takes a port in use learns it at once.
@@ -158,6 +153,15 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     end_checkpoints(&checkpoints, &app).await;
     store.close().await;
     end_pods(driver.as_ref(), abandoned.is_cancelled()).await
+}
+
+/// Ends the server, and its pods with it, when its standard input ends.
+fn abandon_with_stdin(abandoned: CancellationToken, shutdown: CancellationToken) {
+    tokio::spawn(async move {
+        freehold_cli::stdin_closed().await;
+        abandoned.cancel();
+        shutdown.cancel();
+    });
 }
 
 /// What becomes of the pods of a server that has ended.
