@@ -209,6 +209,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         crate::provider::OPERATIONS,
         crate::role::OPERATIONS,
         crate::workspace::OPERATIONS,
+        crate::budget::OPERATIONS,
         crate::task::OPERATIONS,
         crate::session::OPERATIONS,
         crate::approval::OPERATIONS,

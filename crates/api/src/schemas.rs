@@ -113,6 +113,11 @@ pub fn any_object() -> Object {
         .build()
 }
 
+/// A number that is not negative.
+pub fn amount() -> Object {
+    ObjectBuilder::new().schema_type(SchemaType::new(Type::Number)).minimum(Some(0)).build()
+}
+
 /// A time that may be `null`.
 pub fn time_or_null() -> Object {
     let mut object = text().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))).build();

@@ -43,7 +43,8 @@ impl Cause {
 pub const fn category(event_type: EventType) -> Category {
     use EventType as E;
     match event_type {
-        E::WorkspaceCreated
+        E::BudgetWarned
+        | E::WorkspaceCreated
         | E::WorkspaceStatusChanged
         | E::WorkspaceArchived
         | E::WorkspaceUnarchived

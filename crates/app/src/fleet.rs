@@ -5,6 +5,7 @@
 
 mod activity;
 mod approvals;
+mod budgets;
 mod credentials;
 mod journal;
 mod pods;

@@ -11,6 +11,7 @@ pub mod api_key;
 pub mod approval;
 pub mod audit;
 pub mod auth;
+pub mod budget;
 pub mod credential;
 pub mod error;
 pub mod exec;

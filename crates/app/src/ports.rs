@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use freehold_model::{
     OrganizationId, ProviderId, RoleId, Timestamp, UploadId,
+    budget::CounterKey,
     credential::{Credential, Kind},
     secret::Holder,
     workspace::Workspace,
@@ -27,8 +28,25 @@ pub struct Ports {
     pub uploads: Arc<dyn UploadStore>,
     /// What signs checkpoints of the audit log.
     pub signer: Arc<dyn AuditSigner>,
+    /// What egress knows of counts that the store does not.
+    pub counts: Arc<dyn Counts>,
     /// Where policy is in force.
     pub policy: Arc<dyn PolicyPort>,
+}
+
+/// What egress knows of counts of budgets.
+pub trait Counts: Send + Sync {
+    /// How much of a count it has leased and not used.
+    fn unused(&self, key: &CounterKey) -> u64;
+}
+
+/// No egress runs here: nothing is leased.
+pub struct NoCounts;
+
+impl Counts for NoCounts {
+    fn unused(&self, _: &CounterKey) -> u64 {
+        0
+    }
 }
 
 /// What changed about the policy of workspaces.

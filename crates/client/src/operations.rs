@@ -9,6 +9,7 @@ use freehold_api::{
         AccessReview, AccessReviewQuery, ActivityListQuery, AuditCheckpointList, AuditEventList,
         AuditExportQuery, AuditKeyList, AuditListQuery, CheckpointListQuery,
     },
+    budget::BudgetList,
     config::{Config, MeSession},
     credential::{Credential, CredentialCreate, CredentialList, CredentialOauthStarted},
     limits::EXEC_TIMEOUT_SECONDS_DEFAULT,
@@ -100,6 +101,8 @@ operations! {
     workspace_view(id: WorkspaceId) => Workspace;
     /// Removes an archived workspace for good.
     workspace_delete(id: WorkspaceId) => StatusAnswer;
+    /// How much is used of each counter that counts a workspace.
+    workspace_budget_list(id: WorkspaceId) => BudgetList;
     /// The agent's own view of its session; its shape is the agent's.
     workspace_session_view(id: WorkspaceId) => Value;
     /// Stops a workspace.

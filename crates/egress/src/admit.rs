@@ -19,6 +19,8 @@ use crate::{
     Grant, Outgoing, Signer, agree,
     approval::{self, Lifted, Seen},
     audit::{self},
+    budget::{Charges, Reservation, Weight},
+    counted::{self, Stopped},
     deny::Reason,
     exchange::Connection,
     facts::Facts,
@@ -37,6 +39,8 @@ pub(crate) struct Admitted {
     pub(crate) permit: Permit,
     pub(crate) body: Passage,
     pub(crate) changes: Changes,
+    /// What it holds of budgets.
+    pub(crate) reservation: Option<Reservation>,
     /// For the rules of its response.
     pub(crate) asked: Option<Asked>,
     /// How many rules of its bodies it is under.
@@ -54,6 +58,7 @@ struct Permitted {
     permit: Permit,
     read: Option<ReadBody>,
     approval: Option<ApprovalId>,
+    reservation: Option<Reservation>,
 }
 
 /// What a person is asked.
@@ -104,11 +109,13 @@ pub(crate) struct Refusal {
     failure: Option<Box<Failure>>,
     /// The approval that it was denied by, or in spite of.
     approval: Option<ApprovalId>,
+    /// The counters that have no room for it, and why.
+    stopped: Option<Box<Stopped>>,
 }
 
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
-        Self { reason, rule: None, detail: None, failure: None, approval: None }
+        Self { reason, rule: None, detail: None, failure: None, approval: None, stopped: None }
     }
 }
 
@@ -126,6 +133,11 @@ impl Refusal {
         Self { failure: Some(Box::new(failure)), ..Self::of_permitted(reason, permit) }
     }
 
+    fn stopped(stopped: Stopped, permit: &Permit) -> Self {
+        let reason = stopped.0;
+        Self { stopped: Some(Box::new(stopped)), ..Self::of_permitted(reason, permit) }
+    }
+
     /// Writes it into the request's row.
     pub(crate) fn put(self, row: &mut AuditEvent) {
         audit::denied(row, self.reason);
@@ -137,6 +149,9 @@ impl Refusal {
         }
         if let Some(id) = self.approval {
             approval::noted(row, id);
+        }
+        if let Some(stopped) = self.stopped {
+            row.budget_ceilings = stopped.1;
         }
         match self.failure.map(|failure| *failure) {
             None => {}
@@ -170,7 +185,7 @@ impl Connection {
         let upgrade = prepare_headers(parts);
         let path = NormalPath::parse(parts.uri.path()).map_err(|_| Reason::PathAmbiguous)?.into_owned();
         let permitted = self.permitted(grant, parts, &path, upgrade, &mut body, row).await?;
-        let Permitted { grant, permit, read, approval } = permitted;
+        let Permitted { grant, permit, read, approval, reservation } = permitted;
         let held = |refusal: Refusal| Refusal { approval, ..refusal };
         let asked = permit.response().map(|_| (parts.clone(), Arc::clone(&grant)));
         let heard = Heard { grant: &grant, path: &path, upgrade, read: read.as_ref() };
@@ -183,11 +198,11 @@ impl Connection {
         };
         let validations = u32::from(permit.validates_body()) + u32::from(permit.response().is_some());
         let asked = asked.map(|(parts, grant)| Asked { grant, parts, path, upgrade, read });
-        Ok(Admitted { permit, body, changes, asked, validations, upgrade, approval, resolved })
+        Ok(Admitted { permit, body, changes, reservation, asked, validations, upgrade, approval, resolved })
     }
 
-    /// What the policy decides, and people where the rule wants them. What they approve is decided again, by the policy in
-    /// force then: a rule that denies it and came meanwhile wins, and another that asks, asks.
+    /// What the policy decides, and people where the rule or a budget wants them. What they approve is decided again, by the
+    /// policy in force then: a rule that denies it and came meanwhile wins, and another that asks, asks.
     async fn permitted(
         &self,
         mut grant: Arc<Grant>,
@@ -202,25 +217,41 @@ impl Connection {
         loop {
             let decided = self.decide(&grant, parts, path, upgrade, body, read.as_ref());
             let permit = decided.map_err(|refusal| Refusal { approval: lifted.last(), ..refusal })?;
-            if permit.approval() == Approval::NotNeeded {
-                return Ok(Permitted { grant, permit, read, approval: lifted.last() });
-            }
             let rule = approval::rule_ref(permit.rule());
             let standing = self.pod.workspace.standing.load_full();
-            let by = lifted.covers(&standing, Why::ApprovalRequired, &rule, &grant.policy_digest);
-            if by.is_some() {
-                return Ok(Permitted { grant, permit, read, approval: by });
+            let covers = |why| lifted.covers(&standing, why, &rule, &grant.policy_digest);
+            let mut approval = lifted.last();
+            let mut why = None;
+            if permit.approval() != Approval::NotNeeded {
+                approval = covers(Why::ApprovalRequired);
+                why = Some(Why::ApprovalRequired).filter(|_| approval.is_none());
             }
+            if why.is_none() {
+                let by = covers(Why::BudgetExceeded);
+                let heard = Heard { grant: &grant, path, upgrade, read: read.as_ref() };
+                let charges = self.weigh(&heard, &permit, parts, body)?;
+                match self.reserve(charges, by.is_some()).await {
+                    Ok(reservation) => {
+                        let approval = by.or(approval);
+                        return Ok(Permitted { grant, permit, read, approval, reservation });
+                    }
+                    Err(refused) if refused.asks() && by.is_none() => why = Some(Why::BudgetExceeded),
+                    Err(refused) => {
+                        let refusal = Refusal::stopped(counted::stopped(&refused), &permit);
+                        return Err(Refusal { approval: by.or(approval), ..refusal });
+                    }
+                }
+            }
+            let why = why.unwrap_or(Why::ApprovalRequired);
             let id = ApprovalId::from_uuid(uuid::Uuid::now_v7());
             let refused = |reason| Refusal { approval: Some(id), ..Refusal::of_permitted(reason, &permit) };
             if lifted.is_full() {
                 return Err(refused(Reason::ApprovalDenied));
             }
-            let (why, policy_digest, path_text) =
-                (Why::ApprovalRequired, &*grant.policy_digest, path.as_str());
+            let (policy_digest, path_text) = (&*grant.policy_digest, path.as_str());
             let asking = Asking { id, why, rule: permit.rule(), policy_digest, parts, path: path_text, row };
             let asked = self.ask(asking, body).await;
-            lifted.add(Why::ApprovalRequired, rule, asked.map_err(refused)?);
+            lifted.add(why, rule, asked.map_err(refused)?);
             let late = |reason: Reason| Refusal { approval: lifted.last(), ..reason.into() };
             self.check_token().map_err(late)?;
             let now = self.pod.workspace.grant.load_full().ok_or(Reason::NoGrant).map_err(late)?;
@@ -229,6 +260,22 @@ impl Connection {
                 read = self.read_request(&grant, parts, path, upgrade, body).await?;
             }
         }
+    }
+
+    /// What a permitted request is to use of each counter that counts it.
+    fn weigh(
+        &self,
+        heard: &Heard<'_>,
+        permit: &Permit,
+        parts: &Parts,
+        body: &Passage,
+    ) -> Result<Option<Charges>, Refusal> {
+        let &Heard { grant, path, upgrade, read } = heard;
+        let facts = Facts::new(&self.destination, path, parts, grant, &self.attribution).with(upgrade, read);
+        let weight = Weight { length: body.length(), path: path.as_str(), body: &body.pieces() };
+        let whose = self.attribution.whose(grant);
+        counted::weigh(&self.pod.state.budgets, permit, &weight, whose.as_ref(), upgrade, &facts)
+            .map_err(|stopped| Refusal::stopped(stopped, permit))
     }
 
     /// Holds the request until a person decides; answers the approval that it goes on by.
@@ -329,9 +376,6 @@ impl Connection {
         let facts = facts.with(upgrade, read);
         let body = Known { read, ..known(parts, body) };
         match grant.policy.decide(&self.head(parts, path, &facts, body)) {
-            Decision::Allow(permit) if unsupported(&permit) => {
-                Err(Refusal::of_permitted(Reason::Policy(freehold_policy::Reason::ConditionNotMet), &permit))
-            }
             Decision::Allow(permit) => Ok(permit),
             Decision::Deny(denial) => {
                 let reason = Reason::Policy(denial.reason);
@@ -371,7 +415,10 @@ impl Connection {
         if let Some(bytes) = replaced {
             body.replace(bytes);
         }
-        if changes.is_masked() || permit.response().is_some_and(freehold_policy::ResponseRule::reads_body) {
+        if changes.is_masked()
+            || counted::reads_answer(permit)
+            || permit.response().is_some_and(freehold_policy::ResponseRule::reads_body)
+        {
             masking::prepare(&mut parts.headers);
         }
         if let Some(signer) = changes.signer.take() {
@@ -471,11 +518,6 @@ fn sha256(bytes: &Bytes) -> Option<[u8; digest::SHA256_OUTPUT_LEN]> {
 /// What is known of a body that is not read.
 fn known<'a>(parts: &'a Parts, body: &Passage) -> Known<'a> {
     Known { content_type: single(&parts.headers, &header::CONTENT_TYPE), length: body.length(), read: None }
-}
-
-/// Whether the permit carries what is not enforced here yet: such a request does not go out.
-fn unsupported(permit: &Permit) -> bool {
-    !permit.counters().is_empty()
 }
 
 fn target(path: String, query: Option<String>) -> Result<Uri, Reason> {

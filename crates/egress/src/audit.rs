@@ -2,13 +2,14 @@
 
 use async_trait::async_trait;
 use freehold_model::{
-    EventId, OrganizationId, TaskId, Timestamp, WorkspaceId,
+    EventId, OrganizationId, SessionId, TaskId, Timestamp, WorkspaceId,
     audit::{Actor, AuditEvent, Category, Decision, EventType, SYSTEM_USER},
+    budget::Whose,
 };
 
 use freehold_policy::RuleName;
 
-use crate::{Grant, PodIdentity, deny::Reason, token::Verified};
+use crate::{Grant, PodIdentity, budget::Warning, deny::Reason, token::Verified};
 
 /// Why a sink did not take rows. They are offered again.
 pub type SinkError = Box<dyn std::error::Error + Send + Sync>;
@@ -28,6 +29,7 @@ pub trait AuditSink: Send + Sync + 'static {
 pub(crate) struct Attribution {
     organization_id: OrganizationId,
     workspace_id: WorkspaceId,
+    session_id: Option<SessionId>,
     task_id: Option<TaskId>,
     user_id: String,
 }
@@ -37,6 +39,7 @@ impl Attribution {
         Self {
             organization_id: pod.organization_id,
             workspace_id: pod.workspace_id,
+            session_id: token.map(|token| token.subject.session_id),
             task_id: token.and_then(|token| token.subject.task_id),
             user_id: token.map_or_else(|| SYSTEM_USER.to_owned(), |token| token.subject.user_id.clone()),
         }
@@ -48,6 +51,17 @@ impl Attribution {
 
     pub(crate) const fn workspace_id(&self) -> WorkspaceId {
         self.workspace_id
+    }
+
+    /// Whose requests budgets count; `None` without a token, with which nothing is allowed.
+    pub(crate) fn whose(&self, grant: &Grant) -> Option<Whose> {
+        Some(Whose {
+            organization_id: self.organization_id,
+            workspace_id: self.workspace_id,
+            role_id: grant.role_id,
+            session_id: self.session_id?,
+            task_id: self.task_id,
+        })
     }
 
     pub(crate) const fn task_id(&self) -> Option<TaskId> {
@@ -87,6 +101,38 @@ impl Attribution {
         row.phase = Some(phase.to_owned());
         row
     }
+}
+
+/// The row that says that a limit is near. Its id is that of the count, so that it is written once, whoever says it.
+pub(crate) fn warned(warning: &Warning) -> AuditEvent {
+    let Warning { whose, key, used, warn_at, limit, at } = warning;
+    let name = format!("{key:?}");
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, name.as_bytes());
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest.as_ref()[..16]);
+    let mut row = AuditEvent::new(
+        EventId::from_uuid(uuid::Builder::from_custom_bytes(id).into_uuid()),
+        whose.organization_id,
+        SYSTEM_USER.to_owned(),
+        *at,
+        EventType::BudgetWarned,
+        Category::Activity,
+        Actor::PolicyEngine,
+    );
+    row.workspace_id = Some(whose.workspace_id);
+    row.task_id = whose.task_id;
+    row.capability_name = Some(key.capability.to_string());
+    row.detail = Some(serde_json::json!({
+        "counter": &*key.counter,
+        "origin": key.origin,
+        "unit": key.unit,
+        "subject": key.subject.to_string(),
+        "used": used,
+        "warn_at": warn_at,
+        "limit": limit,
+        "window_start": (key.window_seconds > 0).then_some(key.window_start),
+    }));
+    row
 }
 
 /// Marks a row as denied.

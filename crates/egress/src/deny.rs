@@ -56,6 +56,12 @@ pub enum Reason {
     ApprovalUnavailable,
     /// The destination is the control plane itself.
     ControlPlaneForbidden,
+    /// A budget has no more room for it.
+    BudgetExceeded,
+    /// A budget cannot say how much it is.
+    BudgetUncountable,
+    /// Budgets cannot be counted now.
+    BudgetUnavailable,
     /// The audit log cannot take the row.
     AuditUnavailable,
     /// The upstream's name does not resolve.
@@ -102,6 +108,9 @@ impl Reason {
             Self::ApprovalsFull => "approvals_full",
             Self::ApprovalUnavailable => "approval_unavailable",
             Self::ControlPlaneForbidden => "control_plane_forbidden",
+            Self::BudgetExceeded => "budget_exceeded",
+            Self::BudgetUncountable => "budget_uncountable",
+            Self::BudgetUnavailable => "budget_unavailable",
             Self::AuditUnavailable => "audit_unavailable",
             Self::UpstreamUnresolved => "upstream_unresolved",
             Self::UpstreamUnreachable => "upstream_unreachable",
@@ -121,9 +130,10 @@ impl Reason {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             // It went out; it is the answer that may not come in.
             Self::Policy(reason) if reason.is_of_response() => StatusCode::BAD_GATEWAY,
-            Self::AuditUnavailable | Self::ApprovalUnavailable | Self::BodiesFull => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::AuditUnavailable
+            | Self::ApprovalUnavailable
+            | Self::BodiesFull
+            | Self::BudgetUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamUnresolved
             | Self::UpstreamUnreachable
             | Self::UpstreamTls
@@ -132,6 +142,11 @@ impl Reason {
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::FORBIDDEN,
         }
+    }
+
+    /// Whether no connection to the upstream came about.
+    pub(crate) const fn is_before_upstream(self) -> bool {
+        matches!(self, Self::UpstreamUnresolved | Self::UpstreamUnreachable | Self::UpstreamTls)
     }
 
     /// Whether an allowed request failed upstream: not a denial.

@@ -102,8 +102,17 @@ impl Connection {
         parts: Parts,
         started: Instant,
     ) -> Result<(Response<Passage>, Option<Masking>), Reason> {
-        let Admitted { permit, mut body, changes, asked, validations, upgrade, approval, resolved } =
-            admitted;
+        let Admitted {
+            permit,
+            mut body,
+            changes,
+            reservation,
+            asked,
+            validations,
+            upgrade,
+            approval,
+            resolved,
+        } = admitted;
         let id = row.id;
         audit::allowed(&mut row, &permit.rule().capability);
         row.path = Some(parts.uri.path().to_owned());
@@ -115,6 +124,9 @@ impl Connection {
         row.transforms_applied = Some(changes.applied);
         row.validations_applied = Some(validations);
         row.auth_applied = changes.credentials;
+        if let Some(reservation) = &reservation {
+            row.budget_snapshot = reservation.snapshots();
+        }
         let follow_up = FollowUp::new(Arc::clone(&self.pod), row.clone());
         if !self.pod.record(row, Settles::Later).await {
             return Err(Reason::AuditUnavailable);
@@ -126,12 +138,24 @@ impl Connection {
         }
         let mask = self.pod.workspace.masks.of(&changes.secrets);
         let mut masking = mask.map(|mask| Masking::new(mask, follow_up.clone()));
+        if let (Some(reservation), Ok(())) = (&reservation, &resolved) {
+            reservation.reached();
+            body.meter(reservation.request_meter(), Phase::RequestBody, &follow_up);
+        }
         let judge = Judge { connection: self, permit: &permit, asked, follow_up };
         let outcome = match resolved {
             Err(reason) => Err(reason),
             Ok(()) if upgrade => self.pass_upgrade(&judge, parts, &mut masking).await,
-            Ok(()) => self.pass_request(&judge, parts, body, masking.as_mut()).await,
+            Ok(()) => {
+                let passed = self.pass_request(&judge, parts, body, masking.as_mut()).await;
+                judge.count(passed, reservation.as_ref()).await
+            }
         };
+        if let (Some(reservation), Err(reason)) = (&reservation, &outcome)
+            && reason.is_before_upstream()
+        {
+            reservation.not_reached();
+        }
         self.settle(id, detail, &outcome, started.elapsed());
         outcome.map(|response| (response, masking))
     }

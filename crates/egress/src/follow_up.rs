@@ -1,6 +1,6 @@
 //! A second row about a request whose first one is written: what was found when it was under way.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use freehold_model::{
     EventId, Timestamp,
@@ -47,6 +47,12 @@ impl FollowUp {
 
     pub(crate) const fn row(&self) -> &AuditEvent {
         &self.row
+    }
+
+    /// Names the counters that stopped it.
+    pub(crate) fn with_ceilings(mut self, ceilings: BTreeMap<String, String>) -> Self {
+        self.row.budget_ceilings = ceilings;
+        self
     }
 
     /// Writes a row that says what was found. It comes after the fact, and nothing waits for it.

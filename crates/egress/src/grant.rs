@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use freehold_model::OrganizationId;
+use freehold_model::{OrganizationId, RoleId};
 use freehold_policy::Policy;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use zeroize::Zeroizing;
@@ -16,6 +16,8 @@ use crate::masks::Secret;
 pub struct Grant {
     /// The organization, for audit rows.
     pub organization_id: OrganizationId,
+    /// The role, whose budgets its workspaces share.
+    pub role_id: RoleId,
     /// The name of the role, for audit rows.
     pub role: String,
     /// The name of the provider, for audit rows.

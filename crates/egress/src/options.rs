@@ -31,6 +31,8 @@ pub struct Options {
     pub control_plane: ControlPlane,
     /// The limits.
     pub limits: Limits,
+    /// How budgets are kept.
+    pub budgets: crate::budget::Options,
 }
 
 impl Options {
@@ -45,6 +47,7 @@ impl Options {
             fake_ipv6_base: Ipv6Addr::new(0xfd66, 0x7265, 0x6568, 0, 0, 0, 0, 0),
             control_plane: ControlPlane::default(),
             limits: Limits::default(),
+            budgets: crate::budget::Options::default(),
         }
     }
 }

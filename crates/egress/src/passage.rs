@@ -15,6 +15,8 @@ use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
+    budget::{Cut, Meter},
+    counted,
     deny::Reason,
     follow_up::{FollowUp, Phase},
     headers::{prepare_trailers, strip_hop_by_hop},
@@ -57,6 +59,7 @@ pub(crate) struct Passage {
     /// What was not read yet.
     rest: Option<Incoming>,
     watches: Vec<Box<dyn Watch>>,
+    metered: Option<Box<Metered>>,
     /// Room for what was read, among all that the pod's requests hold.
     room: Option<OwnedSemaphorePermit>,
 }
@@ -86,7 +89,8 @@ impl Passage {
 
     fn new(way: Way, body: Incoming) -> Self {
         let (read, watches) = (VecDeque::new(), Vec::new());
-        Self { way, lingers: false, read, trailers: None, rest: Some(body), watches, room: None }
+        let lingers = false;
+        Self { way, lingers, read, trailers: None, rest: Some(body), watches, metered: None, room: None }
     }
 
     /// Its length in bytes, when that is known: 0 when there is none.
@@ -97,6 +101,16 @@ impl Passage {
     /// Has the bytes seen that pass from now on.
     pub(crate) fn watch(&mut self, watch: Box<dyn Watch>) {
         self.watches.push(watch);
+    }
+
+    /// Has the bytes counted that pass from now on.
+    pub(crate) fn meter(&mut self, meter: Option<Meter>, phase: Phase, follow_up: &FollowUp) {
+        self.metered = meter.map(|meter| Box::new(Metered { meter, phase, follow_up: follow_up.clone() }));
+    }
+
+    /// What was read and is not passed on yet.
+    pub(crate) fn pieces(&self) -> Vec<&[u8]> {
+        self.read.iter().map(|piece| &**piece).collect()
     }
 
     /// Reads all of it, or as much as shows that it is longer than `bytes_max`. What was read is passed on all the same.
@@ -195,6 +209,38 @@ impl Passage {
     }
 }
 
+/// A body's meter, and the row that says that it cut the body off.
+struct Metered {
+    meter: Meter,
+    phase: Phase,
+    follow_up: FollowUp,
+}
+
+impl Passage {
+    /// The next frame, or the part of it that budgets have room for.
+    fn poll_metered(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, PassageError>>> {
+        let Some(mut metered) = self.metered.take() else { return self.poll_next(cx) };
+        let polled = metered.meter.poll_frame(cx, |cx| self.poll_next(cx));
+        let polled = polled.map_err(|cut| match cut {
+            Cut::Source(error) => error,
+            Cut::Limit(refused) => {
+                let reason = counted::reason(&refused);
+                let ceilings = counted::ceilings(&refused);
+                metered.follow_up.clone().with_ceilings(ceilings).cut(metered.phase, reason);
+                PassageError::Cut(reason)
+            }
+        });
+        self.metered = Some(metered);
+        if self.is_end_stream()
+            && let Some(metered) = &mut self.metered
+        {
+            // Whoever reads it need not ask for the end.
+            metered.meter.ended();
+        }
+        polled
+    }
+}
+
 impl Way {
     /// Trailers, like headers, lose what concerns one connection alone, and a request's what could count for its head.
     fn cleaned(self, mut frame: Frame<Bytes>) -> Frame<Bytes> {
@@ -224,7 +270,7 @@ impl Body for Passage {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, PassageError>>> {
-        let frame = ready!(self.poll_next(cx));
+        let frame = ready!(self.poll_metered(cx));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
@@ -238,13 +284,15 @@ impl Body for Passage {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.read.is_empty()
+        self.metered.as_ref().is_none_or(|metered| metered.meter.held() == 0)
+            && self.read.is_empty()
             && self.trailers.is_none()
             && self.rest.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let (read, mut hint) = (self.read_bytes(), SizeHint::new());
+        let held = self.metered.as_ref().map_or(0, |metered| metered.meter.held() as u64);
+        let (read, mut hint) = (self.read_bytes() + held, SizeHint::new());
         let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint);
         hint.set_lower(rest.lower().saturating_add(read));
         // With a length alone trailers would have no place.

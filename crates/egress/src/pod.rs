@@ -112,12 +112,14 @@ impl Pod {
         (Attribution::new(&self.identity, token.as_deref()), token, retire)
     }
 
-    /// Puts a token in force. When it is another task's, open connections finish what is under way and end, so that
+    /// Puts a token in force. When it is another task's or session's, open connections finish what is under way and end, so that
     /// no request of the new task is counted as the old one's.
     pub(crate) fn set_token(&self, token: Option<Arc<Verified>>) {
-        let task = |token: &Option<Arc<Verified>>| token.as_ref().map(|token| token.subject.task_id);
+        let whose = |token: &Option<Arc<Verified>>| {
+            token.as_ref().map(|token| (token.subject.task_id, token.subject.session_id))
+        };
         let before = self.token.swap(token.clone());
-        if task(&before) != task(&token) {
+        if whose(&before) != whose(&token) {
             self.retire.swap(Arc::new(CancellationToken::new())).cancel();
         }
     }

@@ -9,6 +9,8 @@ use hyper::{
 
 use crate::{
     admit::Asked,
+    budget::Reservation,
+    counted,
     deny::Reason,
     exchange::Connection,
     follow_up::{FollowUp, Phase},
@@ -71,6 +73,29 @@ impl Judge<'_> {
             body.watch(Box::new(bound));
         }
         Ok(Response::from_parts(parts, body))
+    }
+
+    /// The response, counted by budgets as it passes on, when they have room for it.
+    pub(crate) async fn count(
+        &self,
+        response: Result<Response<Passage>, Reason>,
+        reservation: Option<&Reservation>,
+    ) -> Result<Response<Passage>, Reason> {
+        let mut response = response?;
+        let Some(reservation) = reservation else { return Ok(response) };
+        let length = response.body().length();
+        match reservation.response_meter(response.headers(), length).await {
+            Ok(meter) => {
+                response.body_mut().meter(meter, Phase::ResponseBody, &self.follow_up);
+                Ok(response)
+            }
+            Err(refused) => {
+                let reason = counted::reason(&refused);
+                let follow_up = self.follow_up.clone().with_ceilings(counted::ceilings(&refused));
+                let is_written = follow_up.denied(Phase::ResponseHeaders, reason).await;
+                Err(if is_written { reason } else { Reason::AuditUnavailable })
+            }
+        }
     }
 
     /// The same for an answer that begins a tunnel, which has no body.

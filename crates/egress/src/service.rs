@@ -6,33 +6,37 @@ use freehold_model::{PodId, WorkspaceId, approval::Standing};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Approvals, AuditSink, Error, Grant, Listeners, Options, Outbound, PodIdentity, state::State,
+    Approvals, AuditSink, Error, Grant, Listeners, Options, Outbound, PodIdentity,
+    budget::{Budgets, Ledger},
+    state::State,
     token::Verifier,
 };
 
 impl Options {
     /// Opens the state directory, makes the platform CA at the first start and takes up what an earlier process left
-    /// in the spool. Nothing is accepted before a pod is attached.
+    /// in the spool. Nothing is accepted before a pod is attached. People are asked by `approvals`, budgets are counted in
+    /// `ledger`.
     pub fn build(
         self,
         verifier: Verifier,
         sink: Arc<dyn AuditSink>,
         approvals: Arc<dyn Approvals>,
+        ledger: Arc<dyn Ledger>,
     ) -> Result<(Service, Handle), Error> {
-        let state = Arc::new(State::open(self, verifier, approvals)?);
+        let state = Arc::new(State::open(self, verifier, approvals, ledger)?);
         Ok((Service { state: Arc::clone(&state), sink }, Handle { state }))
     }
 }
 
-/// The part that must run: it hands audit rows to the sink.
+/// The part that must run: it hands audit rows to the sink, and tells the ledger of budgets what it has to know.
 pub struct Service {
     state: Arc<State>,
     sink: Arc<dyn AuditSink>,
 }
 
 impl Service {
-    /// Runs until `shutdown`; then lets go of every pod and hands over the rows that are left, as far as the sink
-    /// takes them at once. What it does not take stays in the spool for the next start.
+    /// Runs until `shutdown`; then lets go of every pod, gives back what was leased of budgets and hands over the rows that
+    /// are left, as far as the sink takes them at once. What it does not take stays in the spool for the next start.
     pub async fn run(self, shutdown: CancellationToken) {
         self.state.run(self.sink, shutdown).await;
     }
@@ -83,6 +87,11 @@ impl Handle {
     /// Forgets a workspace that will never run again: its grant and the addresses its names were answered with.
     pub fn forget(&self, workspace: WorkspaceId) {
         self.state.forget(workspace);
+    }
+
+    /// The budgets, as they are counted here.
+    pub fn budgets(&self) -> &Budgets {
+        &self.state.budgets
     }
 
     /// The way out for requests of the server's own, which no policy decides.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use async_trait::async_trait;
 use freehold_model::{EventId, PodId, WorkspaceId, approval::Standing, audit::AuditEvent};
 use rustls::{
     ClientConfig, RootCertStore,
@@ -22,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Approvals, AuditSink, Error, Grant, Listeners, Options, PodIdentity,
     approval::Desk,
+    audit,
+    budget::{Budgets, Ledger, Warning, WarningSink},
     ca::Authority,
     masks::Masks,
     names::{Names, Ranges},
@@ -33,12 +36,18 @@ use crate::{
     upstream::{Dialer, Upstream},
 };
 
+/// Rows that say that a limit is near, and that the sink has not acknowledged; more wait.
+const WARNINGS_MAX: usize = 100;
+
 /// What all pods share.
 pub(crate) struct State {
     pub(crate) options: Options,
     pub(crate) authority: Authority,
     pub(crate) ranges: Ranges,
     pub(crate) desk: Desk,
+    pub(crate) budgets: Budgets,
+    /// The share of the backlog of rows that say that a limit is near.
+    warnings: Arc<Semaphore>,
     spool: Spool,
     dialer: Dialer,
     verifier: Verifier,
@@ -68,6 +77,7 @@ impl State {
         options: Options,
         verifier: Verifier,
         approvals: Arc<dyn Approvals>,
+        ledger: Arc<dyn Ledger>,
     ) -> Result<Self, Error> {
         let dir = options.state_dir.clone();
         let at = |path: &Path| {
@@ -82,6 +92,8 @@ impl State {
             authority: Authority::open(&dir, limits.leaf_certificates_max, Arc::clone(&provider))?,
             ranges: Ranges { v4: options.fake_ipv4_base, v6: options.fake_ipv6_base },
             desk: Desk::new(approvals, limits),
+            budgets: Budgets::new(options.budgets.clone(), ledger),
+            warnings: Arc::new(Semaphore::new(WARNINGS_MAX)),
             spool: Spool::open(&spool_dir, limits).map_err(at(&spool_dir))?,
             dialer: Dialer {
                 resolver: Arc::new(Resolver::new(
@@ -118,9 +130,15 @@ impl State {
             }
             // Rows of holds that ended by this are handed over too.
             self.desk.close().await;
+        };
+        let count = async {
+            self.budgets.run(self, &shutdown).await;
+        };
+        let end = async {
+            tokio::join!(stop_pods, count);
             drained.cancel();
         };
-        tokio::join!(stop_pods, self.spool.drain(&*sink, &drained));
+        tokio::join!(end, self.spool.drain(&*sink, &drained));
     }
 
     pub(crate) fn attach(
@@ -234,6 +252,13 @@ impl State {
             })
         });
         Arc::clone(made)
+    }
+}
+
+#[async_trait]
+impl WarningSink for State {
+    async fn warned(&self, warning: &Warning) -> bool {
+        self.record(audit::warned(warning), Settles::Now, &self.warnings).await
     }
 }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use freehold_model::{OrganizationId, TaskId, Timestamp, WorkspaceId};
+use freehold_model::{OrganizationId, SessionId, TaskId, Timestamp, WorkspaceId};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,8 @@ pub struct Subject {
     pub organization_id: OrganizationId,
     /// The workspace.
     pub workspace_id: WorkspaceId,
+    /// The workspace's session.
+    pub session_id: SessionId,
     /// The running task; `None` for traffic outside tasks.
     pub task_id: Option<TaskId>,
     /// The name of the role.
@@ -49,6 +51,7 @@ struct Claims {
     aud: String,
     org: OrganizationId,
     workspace: WorkspaceId,
+    session: SessionId,
     /// Empty without a task.
     task: String,
     role: String,
@@ -96,6 +99,7 @@ impl Minter {
             aud: AUDIENCE.to_owned(),
             org: subject.organization_id,
             workspace: subject.workspace_id,
+            session: subject.session_id,
             task: subject.task_id.map(|id| id.to_string()).unwrap_or_default(),
             role: subject.role.clone(),
             policy: subject.policy_digest.clone(),
@@ -134,6 +138,7 @@ impl Verifier {
             subject: Subject {
                 organization_id: claims.org,
                 workspace_id: claims.workspace,
+                session_id: claims.session,
                 task_id,
                 role: claims.role,
                 policy_digest: claims.policy,
@@ -155,6 +160,7 @@ mod tests {
         Subject {
             organization_id: OrganizationId::from_uuid(Uuid::from_u128(1)),
             workspace_id: WorkspaceId::from_uuid(Uuid::from_u128(2)),
+            session_id: SessionId::from_uuid(Uuid::from_u128(4)),
             task_id: task.map(|n| TaskId::from_uuid(Uuid::from_u128(n))),
             role: "reviewer".to_owned(),
             policy_digest: "abc".to_owned(),

@@ -13,6 +13,7 @@ use figment::{
     Figment, Profile,
     providers::{Env, Format, Serialized, Toml},
 };
+use freehold_egress::budget::Usd;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
@@ -35,6 +36,8 @@ pub struct Config {
     pub pod: Pod,
     /// The way out of pods.
     pub egress: Egress,
+    /// What models' tokens cost, in dollars for a million, by name; `*` stands for any characters.
+    pub prices: BTreeMap<String, Usd>,
     /// The keys of secrets.
     pub vault: Vault,
     /// A store of secrets, in the place of the database.

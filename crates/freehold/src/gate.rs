@@ -17,7 +17,7 @@ use freehold_egress::{
     AuditSink, Grant, Handle, Listeners, PodIdentity, SinkError,
     token::{Minter, Subject},
 };
-use freehold_model::{PodId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditEvent};
+use freehold_model::{PodId, SessionId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditEvent};
 use freehold_policy::{Document, Policy, ProviderGrant};
 use freehold_reconcile::{Gate, GateLinks};
 use rustix::net::sockopt;
@@ -42,7 +42,7 @@ struct State {
     /// What each workspace's grant was made from, and the digest of its policy.
     published: HashMap<WorkspaceId, (Source, String)>,
     /// Whose each pod's token says its traffic is, and since when.
-    tokens: HashMap<PodId, (Option<TaskId>, Instant)>,
+    tokens: HashMap<PodId, (Option<TaskId>, SessionId, Instant)>,
     /// The policies in force, by digest: workspaces of one role share theirs.
     policies: HashMap<String, Weak<Policy>>,
 }
@@ -68,6 +68,7 @@ impl EgressGate {
         let subject = Subject {
             organization_id: look.workspace.organization_id,
             workspace_id: workspace,
+            session_id: look.workspace.session_id,
             task_id: task,
             role: look.role.name.clone(),
             policy_digest: policy_digest.unwrap_or_default(),
@@ -101,6 +102,7 @@ impl EgressGate {
         let policy = self.policy(look)?;
         Ok(Grant {
             organization_id: look.workspace.organization_id,
+            role_id: look.role.id,
             role: look.role.name.clone(),
             provider: look.provider.name.clone(),
             policy,
@@ -156,20 +158,21 @@ impl Gate for EgressGate {
             listeners.original_destination = Arc::new(destination_before_redirect);
         }
         self.egress.attach(identity, listeners, Some(&token)).map_err(io::Error::other)?;
-        self.state().tokens.insert(pod, (task, Instant::now()));
+        self.state().tokens.insert(pod, (task, look.workspace.session_id, Instant::now()));
         Ok(())
     }
 
     async fn attribute(&self, look: &Look, pod: PodId, task: Option<TaskId>) -> io::Result<()> {
-        if let Some((current, minted)) = self.state().tokens.get(&pod)
-            && *current == task
+        let session = look.workspace.session_id;
+        if let Some((current, of, minted)) = self.state().tokens.get(&pod)
+            && (*current, *of) == (task, session)
             && minted.elapsed() < TOKEN_LIFETIME / 2
         {
             return Ok(());
         }
         let token = self.mint(look, task)?;
         self.egress.set_token(pod, &token).map_err(io::Error::other)?;
-        self.state().tokens.insert(pod, (task, Instant::now()));
+        self.state().tokens.insert(pod, (task, session, Instant::now()));
         Ok(())
     }
 

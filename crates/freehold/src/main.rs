@@ -9,6 +9,7 @@ mod control;
 mod credentials;
 mod environment;
 mod gate;
+mod ledger;
 mod machine;
 mod member;
 mod ports;

@@ -5,11 +5,11 @@ use std::{os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time
 use async_trait::async_trait;
 use bytes::Bytes;
 use freehold_app::ports::{
-    AgentError, AgentPort, AuditSigner, ExecEvent, ExecRequest, ExecStream, OutputStream, PolicyChange,
-    PolicyPort,
+    AgentError, AgentPort, AuditSigner, Counts, ExecEvent, ExecRequest, ExecStream, OutputStream,
+    PolicyChange, PolicyPort,
 };
 use freehold_driver::{Exec, ExecSpec, PodDriver};
-use freehold_model::{PodId, workspace::Workspace};
+use freehold_model::{PodId, budget::CounterKey, workspace::Workspace};
 use freehold_reconcile::{AgentUnreachable, Handle};
 use freehold_vault::SigningKey;
 use futures::StreamExt;
@@ -31,6 +31,15 @@ const OUTPUT_EVENTS_MAX: usize = 16;
 /// How long output may be silent after the command has ended, before what it left running in the background is no longer
 /// listened to.
 const OUTPUT_SILENCE_MAX: Duration = Duration::from_millis(500);
+
+/// Counts of budgets, as egress has them.
+pub struct EgressCounts(pub freehold_egress::budget::Budgets);
+
+impl Counts for EgressCounts {
+    fn unused(&self, key: &CounterKey) -> u64 {
+        self.0.unused(key)
+    }
+}
 
 /// Agents in pods, and the driver that made the pods.
 pub struct Agents {

@@ -13,11 +13,12 @@ use std::{
 use anyhow::Context;
 use freehold_app::{
     App, Ports, Secret, fleet,
-    ports::{NoWorkspaces, UploadStore},
+    ports::{NoCounts, NoWorkspaces, UploadStore},
     uploads::ObjectUploads,
 };
 use freehold_driver::{Enforcement, PodDriver};
 use freehold_driver_local::{LocalDriver, PodRoot};
+use freehold_egress::budget::Prices;
 use freehold_model::UploadId;
 use freehold_reconcile as reconcile;
 use freehold_store::Store;
@@ -36,8 +37,9 @@ use crate::{
     control,
     credentials::{self, Issuing},
     gate::{EgressGate, StoreSink},
+    ledger::StoreLedger,
     machine,
-    ports::{Agents, NoAgents, Policies, Signer},
+    ports::{Agents, EgressCounts, NoAgents, Policies, Signer},
     secrets::{self, Sealer, Secrets},
 };
 
@@ -91,7 +93,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     stop_on_signals(shutdown.clone())?;
     let abandoned = CancellationToken::new();
     if stop_with_stdin {
-        tokio::spawn(watch_stdin(abandoned.clone(), shutdown.clone()));
+        abandon_with_stdin(abandoned.clone(), shutdown.clone());
     }
     let data = DataDir::open(&config.server.data_dir)?;
     // Before anything is made: who takes a port in use learns it at once.
@@ -109,8 +111,10 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     let minter = freehold_egress::token::Minter::generate()?;
     abandon_holds(&fleet).await?;
     let (sink, approvals) = (Arc::new(StoreSink(fleet.clone())), Arc::new(StoreApprovals(fleet.clone())));
+    let ledger = Arc::new(StoreLedger(fleet.clone()));
     let (egress_service, egress) =
-        egress_options(&config, &data, address)?.build(minter.verifier(), sink, approvals)?;
+        egress_options(&config, &data, address)?.build(minter.verifier(), sink, approvals, ledger)?;
+    let counts = Arc::new(EgressCounts(egress.budgets().clone()));
     let driver: Arc<dyn PodDriver> = Arc::new(open_driver(&config, &data).await?);
     report(driver.as_ref());
 
@@ -128,6 +132,7 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
         sealer: Arc::new(Sealer(vault.clone())),
         issuers: Arc::new(Issuing { vault: vault.clone(), broker: Some(broker.clone()) }),
         uploads,
+        counts,
         signer: Arc::new(Signer(SigningKey::open(&data.path(AUDIT_KEY_FILE))?)),
         policy: Arc::new(Policies(reconciler.handle())),
     };
@@ -152,7 +157,21 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
     // After everybody who writes rows.
     end_checkpoints(&checkpoints, &app).await;
     store.close().await;
-    if abandoned.is_cancelled() {
+    end_pods(driver.as_ref(), abandoned.is_cancelled()).await
+}
+
+/// Ends the server, and its pods with it, when its standard input ends.
+fn abandon_with_stdin(abandoned: CancellationToken, shutdown: CancellationToken) {
+    tokio::spawn(async move {
+        freehold_cli::stdin_closed().await;
+        abandoned.cancel();
+        shutdown.cancel();
+    });
+}
+
+/// What becomes of the pods of a server that has ended.
+async fn end_pods(driver: &dyn PodDriver, is_abandoned: bool) -> anyhow::Result<Ended> {
+    if is_abandoned {
         for pod in driver.observe().await? {
             driver.delete(pod.pod_id).await?;
         }
@@ -368,6 +387,7 @@ pub fn offline_app(config: &Config, store: Store) -> anyhow::Result<App> {
         sealer: Arc::new(Sealer(vault.clone())),
         issuers: Arc::new(Issuing { vault, broker: None }),
         uploads: open_uploads(data_dir)?,
+        counts: Arc::new(NoCounts),
         signer: Arc::new(Signer(SigningKey::open(&data_dir.join(AUDIT_KEY_FILE))?)),
         policy: Arc::new(NoWorkspaces),
     };
@@ -421,6 +441,8 @@ fn egress_options(
     limits.stalled_ms = limits.stalled_ms.max(limits.approval_ms + HELD_MARGIN_MS);
     options.hosts = config.egress.hosts.iter().map(|(name, address)| (name.clone(), *address)).collect();
     options.name_servers.clone_from(&config.egress.name_servers);
+    options.budgets.prices =
+        Prices::new(&config.prices).context("the configuration is not valid: `prices`")?;
     for path in &config.egress.extra_roots {
         let pem = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         options.upstream_roots_pem.push(pem);

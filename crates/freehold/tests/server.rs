@@ -8,6 +8,8 @@ mod support;
 mod approvals;
 #[path = "server/attack.rs"]
 mod attack;
+#[path = "server/budgets.rs"]
+mod budgets;
 #[path = "server/clients.rs"]
 mod clients;
 #[path = "server/credentials.rs"]

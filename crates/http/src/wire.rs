@@ -310,3 +310,38 @@ pub(crate) fn me(actor: &Actor, member: Option<&Member>) -> api::config::MeSessi
 pub(crate) fn bytes<T: serde::Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
+
+pub(crate) fn budget(budget: freehold_app::budget::Budget) -> api::budget::Budget {
+    let freehold_app::budget::Budget { key, per, window, limit, warn_at, on_limit, is_money, used } = budget;
+    let amount = |amount: u64| if is_money { dollars(amount) } else { amount.into() };
+    let window_start = window.as_ref().and_then(|_| model::Timestamp::from_second(key.window_start).ok());
+    api::budget::Budget {
+        origin: key.origin.to_owned(),
+        capability: key.capability.to_string(),
+        name: key.counter.to_string(),
+        unit: key.unit.to_owned(),
+        per: per.to_owned(),
+        subject: key.subject.to_string(),
+        window,
+        window_start,
+        limit: amount(limit),
+        used: amount(used),
+        remaining: amount(limit.saturating_sub(used)),
+        warn_at: warn_at.map(amount),
+        on_limit: on_limit.to_owned(),
+    }
+}
+
+/// Millionths in one.
+const MICROS: u64 = 1_000_000;
+
+/// Millionths of a dollar in dollars.
+fn dollars(micros: u64) -> serde_json::Number {
+    let (whole, part) = (micros / MICROS, micros % MICROS);
+    if part == 0 {
+        return whole.into();
+    }
+    #[expect(clippy::cast_precision_loss, reason = "limits, and what is counted up to them, are below 2^53")]
+    let dollars = micros as f64 / MICROS as f64;
+    serde_json::Number::from_f64(dollars).unwrap_or_else(|| whole.into())
+}

@@ -44,6 +44,8 @@ slugs! {
     EventType {
         /// Egress decided a request or a name look-up.
         PolicyDecision => "policy_decision",
+        /// A counter has come near its limit, for the first time in its window.
+        BudgetWarned => "budget_warned",
         /// A provider was created.
         ProviderCreated => "provider_created",
         /// A provider was changed.

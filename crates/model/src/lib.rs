@@ -9,6 +9,7 @@
 pub mod api_key;
 pub mod approval;
 pub mod audit;
+pub mod budget;
 pub mod checkpoint;
 pub mod credential;
 pub mod event;

@@ -489,7 +489,9 @@ impl CompiledRule {
     /// Up to how many bytes it reads a body.
     fn reads(&self) -> u64 {
         let max = self.rule.body.as_ref().and_then(|body| body.max_bytes);
-        max.unwrap_or(BODY_READ_BYTES_DEFAULT).min(BODY_READ_BYTES_MAX)
+        // Conversations with models are long, and the model may be named behind the last word.
+        let default = if self.counts_money() { BODY_READ_BYTES_MAX } else { BODY_READ_BYTES_DEFAULT };
+        max.unwrap_or(default).min(BODY_READ_BYTES_MAX)
     }
 
     /// Where the body is not as its schema says.

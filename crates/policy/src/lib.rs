@@ -13,6 +13,7 @@ mod body;
 mod budget;
 pub mod cel;
 mod content;
+mod counting;
 mod decide;
 mod destination;
 mod document;

@@ -3,7 +3,7 @@
 use std::{fmt, ops::Deref, sync::Arc};
 
 use crate::{
-    budget::Counter,
+    budget::{Counter, Unit},
     cel::Attribute,
     decide::RuleName,
     destination::Destination,
@@ -54,10 +54,16 @@ impl CompiledRule {
             || self.transforms.iter().any(|one| {
                 !one.body.is_empty() || one.formulas().any(|formula| asks(formula.expression().attributes()))
             })
+            || self.counts_money()
             || self
                 .counters
                 .iter()
                 .any(|one| one.amount.as_ref().is_some_and(|amount| asks(amount.expression().attributes())))
+    }
+
+    /// Whether a request's money is counted, for which its body must say the model.
+    pub(crate) fn counts_money(&self) -> bool {
+        self.counters.iter().any(|one| one.unit == Unit::Usd)
     }
 }
 

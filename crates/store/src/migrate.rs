@@ -31,6 +31,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0017_secrets", include_str!("migrations/0017_secrets.sql")),
     ("0018_credential_kinds", include_str!("migrations/0018_credential_kinds.sql")),
     ("0019_approvals", include_str!("migrations/0019_approvals.sql")),
+    ("0020_budgets", include_str!("migrations/0020_budgets.sql")),
 ];
 
 /// Any number, the same in every version: servers that start together take turns.

@@ -4,6 +4,7 @@
 pub(crate) mod api_key;
 pub(crate) mod approval;
 pub(crate) mod audit;
+pub(crate) mod budget;
 pub(crate) mod credential;
 pub(crate) mod idempotency;
 pub(crate) mod member;

@@ -7,11 +7,14 @@ use jiff::SignedDuration;
 use super::Fleet;
 use crate::{Error, now};
 
-/// Answers forgotten in one transaction.
+/// Answers, or counts, forgotten in one transaction.
 const ANSWERS_STEP: u32 = 1000;
 
 /// Transactions of one sweep; what is left is for the next.
 const ANSWERS_STEPS_MAX: u32 = 100;
+
+/// How long counts of budgets are kept after their window, in hours: requests that began in it are settled then.
+const COUNT_AGE_HOURS: i64 = 24;
 
 /// Files asked after in one step.
 const UPLOADS_STEP: usize = 500;
@@ -26,6 +29,8 @@ pub struct Swept {
     pub answers: u64,
     /// Files whose tasks were never written, because the server ended in between.
     pub uploads: u64,
+    /// Counts of budgets whose windows are over.
+    pub counts: u64,
 }
 
 impl Fleet {
@@ -34,7 +39,22 @@ impl Fleet {
     /// # Errors
     /// When the store or the object store fails; the next sweep goes on.
     pub async fn sweep(&self) -> Result<Swept, Error> {
-        Ok(Swept { answers: self.sweep_answers().await?, uploads: self.sweep_uploads().await? })
+        let (answers, counts) = (self.sweep_answers().await?, self.sweep_counts().await?);
+        Ok(Swept { answers, uploads: self.sweep_uploads().await?, counts })
+    }
+
+    async fn sweep_counts(&self) -> Result<u64, Error> {
+        let ended_before = now() - SignedDuration::from_hours(COUNT_AGE_HOURS);
+        let mut swept = 0;
+        for _ in 0..ANSWERS_STEPS_MAX {
+            let step = self.store.system_write(move |tx| tx.budget_sweep(ended_before, ANSWERS_STEP));
+            let step = step.await.map_err(Error::Store)?;
+            swept += step;
+            if step < u64::from(ANSWERS_STEP) {
+                break;
+            }
+        }
+        Ok(swept)
     }
 
     async fn sweep_answers(&self) -> Result<u64, Error> {

@@ -6,6 +6,7 @@ use freehold_client::{
     ActivityScope, Client, ExecEvent,
     api::{
         audit::{ActivityListQuery, AuditListQuery, Order},
+        budget::Budget,
         workspace::{Workspace as Row, WorkspaceCreate, WorkspaceExec, WorkspaceListQuery},
     },
 };
@@ -120,6 +121,14 @@ pub enum Workspace {
         #[command(flatten)]
         confirm: Confirm,
     },
+    /// Show how much is used of each budget that counts a workspace
+    #[command(
+        after_help = "Examples:\n  freehold workspace budgets ws_0199...\n  freehold workspace budgets ws_0199... --output json\n\nThe counter's name stands behind the document and the capability that it is in. Money is in dollars."
+    )]
+    Budgets {
+        /// The workspace
+        id: WorkspaceId,
+    },
     /// Show the agent's own view of its session
     #[command(after_help = "Examples:\n  freehold workspace session ws_0199... --output json")]
     Session {
@@ -215,19 +224,13 @@ pub(crate) async fn run(client: &Client, verb: Workspace, console: &mut Console)
             )?;
             console.fields(&client.workspace_delete(id).await?)?;
         }
+        Workspace::Budgets { id } => {
+            let list = client.workspace_budget_list(id).await?;
+            console.answer(&list, |list| budgets(&list.budgets))?;
+        }
         Workspace::Session { id } => console.fields(&client.workspace_session_view(id).await?)?,
         Workspace::Activity { id, follow, task, limit } => {
-            let scope = ActivityScope::Workspace(id);
-            // Opened before the past is read: what happens in between is then in one of the two.
-            let follow = follow.or(false);
-            let stream = if follow { Some(client.activity_stream(scope, None).await?) } else { None };
-            let query =
-                ActivityListQuery { task_id: task, limit, order: Some(Order::Asc), ..Default::default() };
-            let past = client.workspace_activity_list(id, &query).await?;
-            let seen = activity::past(&past, stream.is_some(), console)?;
-            if let Some(stream) = stream {
-                return activity::follow(stream, &seen, task, console).await;
-            }
+            return show_activity(client, id, follow, task, limit, console).await;
         }
         Workspace::Audit { id, limit } => {
             let query = AuditListQuery { limit, ..Default::default() };
@@ -246,6 +249,28 @@ pub(crate) async fn run(client: &Client, verb: Workspace, console: &mut Console)
     Ok(exit::OK)
 }
 
+/// Shows what happened in a workspace and, if asked, what happens.
+async fn show_activity(
+    client: &Client,
+    id: WorkspaceId,
+    follow: activity::Follow,
+    task: Option<TaskId>,
+    limit: Option<u32>,
+    console: &mut Console,
+) -> Outcome {
+    let scope = ActivityScope::Workspace(id);
+    // Opened before the past is read: what happens in between is then in one of the two.
+    let follow = follow.or(false);
+    let stream = if follow { Some(client.activity_stream(scope, None).await?) } else { None };
+    let query = ActivityListQuery { task_id: task, limit, order: Some(Order::Asc), ..Default::default() };
+    let past = client.workspace_activity_list(id, &query).await?;
+    let seen = activity::past(&past, stream.is_some(), console)?;
+    if let Some(stream) = stream {
+        return activity::follow(stream, &seen, task, console).await;
+    }
+    Ok(exit::OK)
+}
+
 /// The rows of a list of workspaces.
 pub(crate) fn rows(workspaces: &[Row], names: &Names) -> String {
     let row = |workspace: &Row| {
@@ -259,6 +284,25 @@ pub(crate) fn rows(workspaces: &[Row], names: &Names) -> String {
         ]
     };
     table(&["id", "status", "role", "environment", "created"], workspaces.iter().map(row))
+}
+
+/// The rows of a list of budgets.
+fn budgets(budgets: &[Budget]) -> String {
+    let row = |budget: &Budget| {
+        let Budget { origin, capability, name, .. } = budget;
+        vec![
+            format!("{origin}/{capability}/{name}"),
+            budget.unit.clone(),
+            budget.per.clone(),
+            or_dash(budget.window.as_ref()),
+            budget.used.to_string(),
+            budget.limit.to_string(),
+            budget.remaining.to_string(),
+            budget.on_limit.clone(),
+        ]
+    };
+    let headings = ["counter", "unit", "per", "window", "used", "limit", "remaining", "at the limit"];
+    table(&headings, budgets.iter().map(row))
 }
 
 /// Passes the command's output on as it is, and its exit code.

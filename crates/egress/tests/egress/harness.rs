@@ -14,7 +14,9 @@ use freehold_egress::{
     PodIdentity, SecretValue, SinkError, Unavailable,
     token::{Minter, Subject},
 };
-use freehold_model::{OrganizationId, PodId, TaskId, WorkspaceId, audit::AuditEvent, provider::Kind};
+use freehold_model::{
+    OrganizationId, PodId, RoleId, SessionId, TaskId, WorkspaceId, audit::AuditEvent, provider::Kind,
+};
 use freehold_policy::{ProviderGrant, compile, parse};
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query},
@@ -38,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::upstream::Upstream;
+use crate::{counts::Counts, upstream::Upstream};
 
 /// How long any one thing may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -116,6 +118,8 @@ pub struct Proxy {
     pub handle: Handle,
     pub minter: Arc<Minter>,
     pub rows: Arc<Rows>,
+    /// The ledger of budgets.
+    pub counts: Arc<Counts>,
     pub pod: PodIdentity,
     pub state_dir: Arc<TempDir>,
     pub listener: SocketAddr,
@@ -194,7 +198,10 @@ impl Proxy {
     ) -> Self {
         let minter = Arc::new(Minter::generate().unwrap());
         let sink: Arc<dyn AuditSink> = Arc::clone(&rows) as _;
-        let (service, handle) = options.clone().build(minter.verifier(), sink, approvals.clone()).unwrap();
+        let counts = Arc::<Counts>::default();
+        let ledger = Arc::clone(&counts) as _;
+        let (service, handle) =
+            options.clone().build(minter.verifier(), sink, approvals.clone(), ledger).unwrap();
         let stop = CancellationToken::new();
         let (ended, stopped) = watch::channel(false);
         let shutdown = stop.clone();
@@ -206,6 +213,7 @@ impl Proxy {
             handle,
             minter,
             rows,
+            counts,
             pod,
             state_dir,
             listener: listeners.0.local_addr().unwrap(),
@@ -278,6 +286,7 @@ impl Proxy {
         let grant = Grant {
             organization_id: self.pod.organization_id,
             policy_digest: caps.to_owned(),
+            role_id: RoleId::from_uuid(Uuid::from_u128(3)),
             role: "reviewer".to_owned(),
             provider: "prod".to_owned(),
             policy: Arc::new(compile(&provider, &parse("").unwrap(), &parse(caps).unwrap()).unwrap()),
@@ -290,6 +299,7 @@ impl Proxy {
         Subject {
             organization_id: self.pod.organization_id,
             workspace_id: self.pod.workspace_id,
+            session_id: SessionId::from_uuid(Uuid::from_u128(4)),
             task_id: task,
             role: "reviewer".to_owned(),
             policy_digest: "digest".to_owned(),

@@ -7,6 +7,8 @@ mod attacks;
 mod attacks_http2;
 mod audit;
 mod bodies;
+mod budgets;
+mod counts;
 mod credentials;
 mod curl;
 mod decisions;

@@ -4,6 +4,7 @@ use axum::{body::Body, response::Response};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use freehold_api::{
+    budget::BudgetList,
     error::ErrorCode,
     limits::EXEC_TIMEOUT_SECONDS_DEFAULT,
     service::{StatusAnswer, Stopping},
@@ -32,6 +33,7 @@ pub(super) const HANDLERS: &[(&str, Handler)] = &[
     ("workspace_create", |call| Box::pin(workspace_create(call))),
     ("workspace_view", |call| Box::pin(workspace_view(call))),
     ("workspace_delete", |call| Box::pin(workspace_delete(call))),
+    ("workspace_budget_list", |call| Box::pin(workspace_budget_list(call))),
     ("workspace_session_view", |call| Box::pin(workspace_session_view(call))),
     ("workspace_stop", |call| Box::pin(workspace_stop(call))),
     ("workspace_stop_all", |call| Box::pin(workspace_stop_all(call))),
@@ -89,6 +91,11 @@ async fn workspace_view(call: Call) -> Result<Response, Failure> {
 async fn workspace_delete(call: Call) -> Result<Response, Failure> {
     call.app().workspace_delete(call.actor()?, id(&call)?).await?;
     status(&call, "deleted")
+}
+
+async fn workspace_budget_list(call: Call) -> Result<Response, Failure> {
+    let budgets = call.app().workspace_budget_list(call.actor()?, id(&call)?).await?;
+    call.json(&BudgetList { budgets: budgets.into_iter().map(wire::budget).collect() })
 }
 
 async fn workspace_session_view(call: Call) -> Result<Response, Failure> {

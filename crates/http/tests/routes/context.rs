@@ -273,6 +273,7 @@ impl Context {
             sealer: Arc::clone(&sealer) as _,
             issuers: Arc::clone(&issuers) as _,
             uploads: Arc::new(ObjectUploads::new(Arc::new(objects))),
+            counts: Arc::new(freehold_app::ports::NoCounts),
             signer: Arc::new(SimSigner),
             policy: Arc::new(NoWorkspaces),
         };

@@ -16,6 +16,7 @@ POST /v1/workspaces/{id}/stop: 403 workspace_not_visible, 404 workspace_not_foun
 POST /v1/workspaces/{id}/archive: 403 workspace_not_visible, 404 workspace_not_found
 POST /v1/workspaces/{id}/unarchive: 403 workspace_not_visible, 404 workspace_not_found
 POST /v1/workspaces/{id}/exec: 403 workspace_not_visible, 404 workspace_not_found
+GET /v1/workspaces/{id}/budgets: 403 workspace_not_visible, 404 workspace_not_found
 GET /v1/workspaces/{id}/tasks: 403 workspace_not_visible, 404 workspace_not_found
 POST /v1/workspaces/{id}/tasks: 403 workspace_not_visible, 404 workspace_not_found
 GET /v1/workspaces/{id}/tasks/{tid}: 403 workspace_not_visible, 404 workspace_not_found

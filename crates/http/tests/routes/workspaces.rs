@@ -62,7 +62,7 @@ async fn own_narrows_lists_and_refuses_views() {
         ids(context.get("/v1/workspaces", &context.owner).await.ok()),
         [of_bob.as_str(), of_ann.as_str()]
     );
-    for path in ["", "/session", "/tasks", "/activity", "/audit", "/activity/stream"] {
+    for path in ["", "/session", "/budgets", "/tasks", "/activity", "/audit", "/activity/stream"] {
         let path = format!("/v1/workspaces/{of_bob}{path}");
         context.get(&path, &context.ann).await.refused(ErrorCode::WorkspaceNotVisible);
     }
@@ -260,9 +260,16 @@ async fn what_belongs_to_another_organization_is_not_found() {
     let sessions = context.get("/v1/sessions", &context.ann).await.ok();
     let foreigner = context.foreigner().await;
     let workspace = format!("/v1/workspaces/{workspace}");
-    for path in
-        ["", "/session", "/tasks", "/activity", "/audit", "/activity/stream", &format!("/tasks/{task}")]
-    {
+    for path in [
+        "",
+        "/session",
+        "/budgets",
+        "/tasks",
+        "/activity",
+        "/audit",
+        "/activity/stream",
+        &format!("/tasks/{task}"),
+    ] {
         let reply = context.get(&format!("{workspace}{path}"), &foreigner).await;
         reply.refused(ErrorCode::WorkspaceNotFound);
     }
@@ -287,4 +294,44 @@ async fn what_belongs_to_another_organization_is_not_found() {
     for (path, field) in [("workspaces", "workspaces"), ("providers", "providers"), ("sessions", "data")] {
         assert_eq!(context.get(&format!("/v1/{path}"), &foreigner).await.ok()[field], json!([]));
     }
+}
+
+#[tokio::test]
+async fn a_workspace_s_budgets_are_those_of_its_provider_and_its_role() {
+    let context = Context::new().await;
+    let role = context.role().await;
+    let workspace = context.workspace(&context.ann).await;
+    let path = format!("/v1/workspaces/{workspace}/budgets");
+    assert_eq!(context.get(&path, &context.ann).await.ok(), json!({ "budgets": [] }));
+    let caps = |budgets: &str| {
+        let rule = "allow: [{domains: [api.example.com], methods: [GET]}]";
+        json!({ "capabilities": format!("- name: api\n  type: http\n  {rule}\n  budgets: {budgets}\n") })
+    };
+    let id = |field: &str| role[field].as_str().unwrap().to_owned();
+    let provider = format!("/v1/providers/{}", id("provider_id"));
+    let of_provider = caps(
+        "{spend: {unit: usd, per: organization, window: 30d, limit: 25.50, warn_at: 20, on_limit: ask}}",
+    );
+    context.patch(&provider, &context.owner, of_provider).await.ok();
+    let of_role = caps("{calls: {unit: requests, per: task, limit: 100}}");
+    context.patch(&format!("/v1/agent-roles/{}", id("id")), &context.owner, of_role).await.ok();
+    let mut list = context.get(&path, &context.ann).await.ok();
+    let start = list["budgets"][0].as_object_mut().unwrap().remove("window_start").unwrap();
+    let month = start.as_str().unwrap().parse::<freehold_model::Timestamp>().unwrap();
+    assert_eq!(month.as_second() % (30 * 86_400), 0);
+    assert_eq!(
+        list["budgets"],
+        json!([
+            {
+                "origin": "provider", "capability": "api", "name": "spend", "unit": "usd", "per": "organization",
+                "subject": context.organization.to_string(), "window": "30d", "limit": 25.5, "used": 0,
+                "remaining": 25.5, "warn_at": 20, "on_limit": "ask",
+            },
+            {
+                // Without a task it is the workspace's.
+                "origin": "role", "capability": "api", "name": "calls", "unit": "requests", "per": "task",
+                "subject": workspace, "limit": 100, "used": 0, "remaining": 100, "on_limit": "deny",
+            },
+        ])
+    );
 }

@@ -358,7 +358,7 @@ async fn a_sweep_removes_old_files_without_a_task_and_no_others() {
             file.set_modified(two_hours_ago).unwrap();
         }
     }
-    assert_eq!(world.fleet.sweep().await.unwrap(), Swept { answers: 0, uploads: 1 });
+    assert_eq!(world.fleet.sweep().await.unwrap(), Swept { answers: 0, uploads: 1, counts: 0 });
     let exists = |id: UploadId| folder.join(id.to_string()).exists();
     assert_eq!((exists(kept), exists(left), exists(fresh)), (true, false, true));
 }

@@ -169,6 +169,7 @@ impl World {
             agent: Arc::new(NoAgents),
             sealer: Arc::new(NoSecrets),
             uploads,
+            counts: Arc::new(freehold_app::ports::NoCounts),
             signer: Arc::new(NoSecrets),
             issuers: Arc::new(NoSecrets),
             policy: Arc::new(NoWorkspaces),

@@ -61,9 +61,10 @@ impl OrgTx<'_> {
         self.update(workspace)
     }
 
-    /// Deletes a workspace with its tasks, sessions, events and uploads. Its rows of the audit log stay.
+    /// Deletes a workspace with its tasks, sessions, events, uploads and counts. Its rows of the audit log stay.
     pub fn workspace_delete(&mut self, id: WorkspaceId) -> Result<(), Error> {
         self.touch_workspace(id);
+        self.budget_forget(id)?;
         let sql = "DELETE FROM workspaces WHERE organization_id = ?1 AND id = ?2";
         changed(self.execute(sql, &[id.write()])?, "workspaces")
     }
