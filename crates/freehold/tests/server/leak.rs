@@ -7,6 +7,7 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use freehold_client::api::approval::ApprovalListQuery;
 use freehold_model::task;
 use serde_json::{Value, json};
 
@@ -51,6 +52,20 @@ ask http://127.0.0.1/ ; ask http://169.254.169.254/latest/meta-data/
 python3 -c 'import socket; print(socket.getaddrinfo("model.freehold.test", 443), socket.gethostbyname("x-api-key.model.freehold.test"))' 2>&1
 echo all was tried
 "#;
+
+const ASKS: &str = "
+- name: facts
+  type: http
+  allow:
+    - name: held
+      domains: [facts.freehold.test]
+      methods: [GET]
+      paths: [/held]
+      approval: required
+  transforms:
+    - name: key
+      auth: {credential: model-key}
+";
 
 /// The canary as it is and as it might be written.
 fn spellings() -> Vec<(&'static str, String)> {
@@ -126,7 +141,7 @@ rules:
 "#
     );
     let world = World::logging(&scenario, "trace").await;
-    let role = world.role("").await;
+    let role = world.role(ASKS).await;
     let submitted = world.task(&role, "read the canary").await;
     // The model demands the key, so this ends only if the key was upstream.
     let task = world.task_phase(submitted.workspace_id, submitted.task_id, task::Phase::Completed).await;
@@ -149,7 +164,18 @@ rules:
     let credential = list.pointer("/credentials/0/id").unwrap().as_str().unwrap().to_owned();
     let sessions = world.client.session_list(&from(json!({}))).await.unwrap();
     let sessions: Value = serde_json::from_str(sessions.text()).unwrap();
+    // A request that carries the canary waits for a person, who is shown what it asks.
+    let held = "curl --silent --max-time 60 -H 'authorization: Bearer freehold-placeholder' \
+        https://facts.freehold.test/held >/dev/null 2>&1 &";
+    world.exec_for(submitted.workspace_id, &["sh", "-c", held], 20).await;
+    let approval = world
+        .until("a request is held", async || {
+            let list = world.client.approval_list(&ApprovalListQuery::default()).await.ok()?.into_value();
+            list.approvals.first().map(|approval| approval.id.to_string())
+        })
+        .await;
     let values = [
+        ("/v1/approvals", approval),
         ("/v1/credentials", credential),
         ("/v1/agent-roles", role.id.to_string()),
         ("/v1/providers", role.provider_id.to_string()),
@@ -170,7 +196,9 @@ rules:
             .output()
             .unwrap();
         let status = String::from_utf8_lossy(&answer.stdout[..answer.stdout.len().min(12)]).into_owned();
-        assert!(status.starts_with("HTTP/1.1 200"), "{route}: {status}");
+        // Nobody has begun a consent that could come back here.
+        let expected = if route == "/oauth/callback" { "HTTP/1.1 400" } else { "HTTP/1.1 200" };
+        assert!(status.starts_with(expected), "{route}: {status}");
         assert_absent(&route, &answer.stdout);
     }
     assert_absent("the log", &fs::read(world.log()).unwrap());
