@@ -164,7 +164,11 @@ fn graphql(bytes: &[u8]) {
     let found = seen(document);
     assert!(found.iter().all(|part| part.is_some() == found[0].is_some()), "half an operation");
     if found[0].is_some() {
-        assert_eq!(seen(&format!(" # x\n,{document}\n# y")), found, "what means nothing changes the operation");
+        assert_eq!(
+            seen(&format!(" # x\n,{document}\n# y")),
+            found,
+            "what means nothing changes the operation"
+        );
     }
 }
 
@@ -177,8 +181,7 @@ fn body_schema(bytes: &[u8]) {
          body: {{content_types: [application/json], schema: {schema}}}\n"
     );
     let Ok(document) = freehold_policy::parse(&document) else { return };
-    let provider =
-        ProviderGrant { kind: Kind::Anthropic, domain: "model.test".to_owned(), credential: None };
+    let provider = ProviderGrant { kind: Kind::Anthropic, domain: "model.test".to_owned(), credential: None };
     let (Ok(policy), Ok(destination), Ok(path)) = (
         freehold_policy::compile(&provider, &document, &document),
         Destination::new(Scheme::Https, "a.test", 443),

@@ -6,8 +6,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use apollo_parser::{
-    Parser,
-    SyntaxKind,
+    Parser, SyntaxKind,
     cst::{CstNode, Definition, OperationDefinition, Selection, SelectionSet},
 };
 use serde_json::Value as Json;
