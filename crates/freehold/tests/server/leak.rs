@@ -8,7 +8,7 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use freehold_client::api::approval::ApprovalListQuery;
-use freehold_model::task;
+use freehold_model::{WorkspaceId, task};
 use serde_json::{Value, json};
 
 use crate::support::{MODEL_KEY, World, from};
@@ -119,6 +119,19 @@ fn routes(values: &[(&str, String)]) -> Vec<String> {
         .collect()
 }
 
+/// A request that carries the canary and waits for a person, who is shown what it asks.
+async fn held(world: &World, workspace: WorkspaceId) -> String {
+    let held = "curl --silent --max-time 60 -H 'authorization: Bearer freehold-placeholder' \
+        https://facts.freehold.test/held >/dev/null 2>&1 &";
+    world.exec_for(workspace, &["sh", "-c", held], 20).await;
+    world
+        .until("a request is held", async || {
+            let list = world.client.approval_list(&ApprovalListQuery::default()).await.ok()?.into_value();
+            list.approvals.first().map(|approval| approval.id.to_string())
+        })
+        .await
+}
+
 #[tokio::test]
 async fn a_canary_that_tools_do_everything_to_read_is_found_nowhere_but_upstream() {
     let base64 = BASE64_STANDARD.encode(MODEL_KEY);
@@ -164,16 +177,7 @@ rules:
     let credential = list.pointer("/credentials/0/id").unwrap().as_str().unwrap().to_owned();
     let sessions = world.client.session_list(&from(json!({}))).await.unwrap();
     let sessions: Value = serde_json::from_str(sessions.text()).unwrap();
-    // A request that carries the canary waits for a person, who is shown what it asks.
-    let held = "curl --silent --max-time 60 -H 'authorization: Bearer freehold-placeholder' \
-        https://facts.freehold.test/held >/dev/null 2>&1 &";
-    world.exec_for(submitted.workspace_id, &["sh", "-c", held], 20).await;
-    let approval = world
-        .until("a request is held", async || {
-            let list = world.client.approval_list(&ApprovalListQuery::default()).await.ok()?.into_value();
-            list.approvals.first().map(|approval| approval.id.to_string())
-        })
-        .await;
+    let approval = held(&world, submitted.workspace_id).await;
     let values = [
         ("/v1/approvals", approval),
         ("/v1/credentials", credential),
@@ -201,6 +205,11 @@ rules:
         assert!(status.starts_with(expected), "{route}: {status}");
         assert_absent(&route, &answer.stdout);
     }
+    assert_absent_in_files(&world);
+    assert_leaves_no_core(&world);
+}
+
+fn assert_absent_in_files(world: &World) {
     assert_absent("the log", &fs::read(world.log()).unwrap());
     let mut files = Vec::new();
     files_below(&world.data(), &mut files);
@@ -208,7 +217,6 @@ rules:
     for file in files {
         assert_absent(&file.display().to_string(), &fs::read(&file).unwrap_or_default());
     }
-    assert_leaves_no_core(&world);
 }
 
 fn assert_leaves_no_core(world: &World) {
