@@ -134,11 +134,11 @@ impl Parser {
     /// What stands behind a whole expression; a word of another language, it or the one before, is told.
     fn beyond(&self) -> CelProblem {
         let before = self.tokens[self.at.saturating_sub(1)..=self.at].iter();
-        let said = before.filter_map(|token| match &token.kind {
+        let mut said = before.filter_map(|token| match &token.kind {
             Kind::Name(word) => hint::for_word(word).map(|hint| CelProblem::new(token.offset, hint)),
             _ => None,
         });
-        said.last().unwrap_or_else(|| self.unexpected("the end of the expression"))
+        said.next_back().unwrap_or_else(|| self.unexpected("the end of the expression"))
     }
 
     fn unexpected(&self, wanted: &str) -> CelProblem {
