@@ -228,7 +228,7 @@ impl Verifier {
         let signature = lower_hex(signature).ok_or("the signature is not hexadecimal")?;
         let public = self.keys.get(&said.key_id).ok_or("the checkpoint's key is not in the first line")?;
         if !self.pins.keys.is_empty() && !self.pins.keys.contains(&said.key_id) {
-            return Err(format!("is signed by the key {}, which is none of those known before", said.key_id));
+            return Err(format!("is signed by the key {}, which `--signed-by` does not name", said.key_id));
         }
         if UnparsedPublicKey::new(&ED25519, public).verify(payload.as_bytes(), &signature).is_err() {
             return Err("the signature is not of this checkpoint".to_owned());

@@ -357,3 +357,18 @@ const LINES: &[&str] = &[
     "\t",
     "# \u{feff}\n",
 ];
+
+#[test]
+fn a_text_that_wants_quotes_is_told_of_them() {
+    for (line, hint) in [
+        ("domains: [*.a.test]", "alias references unknown anchor; a text that begins with `*`"),
+        ("when: \"a\" in request.query", "stands whole in quotes of the other kind"),
+        ("when: request.path == \"a\": 1", "a text that holds `: ` stands in quotes"),
+        ("headers: {set: {x-a: secrets[name]}}", "a text that holds one of `,[]{}` stands in quotes"),
+    ] {
+        let text = format!("- name: a\n  type: http\n  allow:\n    - {line}\n");
+        let problems = problems(&text);
+        assert!(problems[0].contains(hint), "{problems:?}");
+        assert!(!problems[0].contains(" at line "), "{problems:?}");
+    }
+}
