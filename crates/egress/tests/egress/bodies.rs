@@ -118,6 +118,7 @@ async fn a_body_is_held_against_its_rule_and_passed_on_as_it_was() {
         (r#"{"amount": 7.5}"#, "body_invalid"),
         (r#"{"amount": 7, "more": 1}"#, "body_invalid"),
         (r#"{"amount": 7, "amount": 8}"#, "body_unreadable"),
+        (r#"{"amount": 7, "Amount": 1000}"#, "body_unreadable"),
         (r#"{"amount": 7"#, "body_unreadable"),
         (&format!(r#"{{"amount": {}7}}"#, " ".repeat(1000)), "body_too_large"),
     ] {
@@ -189,6 +190,9 @@ async fn operations_of_graphql_tools_of_mcp_and_services_of_grpc_are_told_apart(
         ("/graphql", graphql("mutation { delete }"), Some("condition_not_met")),
         ("/graphql", graphql("{ me { id } secrets }"), Some("condition_not_met")),
         ("/graphql", "[]".to_owned(), Some("condition_not_met")),
+        ("/graphql?trace=1", graphql("{ me { id } }"), None),
+        ("/graphql?query=mutation%7Bdelete%7D", graphql("{ me { id } }"), Some("condition_not_met")),
+        ("/graphql?x=1&documentId=7", graphql("{ me { id } }"), Some("condition_not_met")),
         ("/mcp", r#"{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}"#.to_owned(), Some("denied_by_rule")),
         ("/mcp", call("search", "x"), None),
         ("/mcp", call("delete", "x"), Some("condition_not_met")),
