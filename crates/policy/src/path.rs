@@ -7,12 +7,18 @@ use crate::names::form_clash;
 /// The longest path, in bytes.
 pub const PATH_BYTES_MAX: usize = 8 * 1024;
 
+/// The most segments of a path. Patterns with `**` are held against each.
+pub(crate) const SEGMENTS_MAX: usize = 256;
+
 /// Why a path has no normal form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathProblem {
     /// It is longer than [`PATH_BYTES_MAX`].
     #[error("longer than {PATH_BYTES_MAX} bytes")]
     TooLong,
+    /// It has more than 256 segments.
+    #[error("has more than {SEGMENTS_MAX} segments")]
+    TooManySegments,
     /// It does not begin with a slash (`*`, an authority, nothing).
     #[error("does not begin with `/`")]
     NotAbsolute,
@@ -177,6 +183,9 @@ fn check_text(bytes: &[u8]) -> Result<(), PathProblem> {
 }
 
 fn check_segments(path: &str) -> Result<(), PathProblem> {
+    if path.bytes().filter(|b| *b == b'/').count() > SEGMENTS_MAX {
+        return Err(PathProblem::TooManySegments);
+    }
     let mut segments = path[1..].split('/').peekable();
     while let Some(segment) = segments.next() {
         // A final slash is a path's own; an empty segment before another is not.
