@@ -196,6 +196,9 @@ pub struct Egress {
     pub hosts: BTreeMap<String, SocketAddr>,
     /// Files of certificates (PEM) that upstreams may be signed by, beside the system's.
     pub extra_roots: Vec<PathBuf>,
+    /// Whether a rule of a role that names an IP address opens it, also where it is private: not for a server whose
+    /// organizations must not reach the network that it stands in.
+    pub rules_name_addresses: bool,
     /// The name servers that allowed names are resolved by, as address and port; the machine's own when empty.
     pub name_servers: Vec<SocketAddr>,
     /// The most seconds a request is held until a person decides.
@@ -207,6 +210,7 @@ impl Default for Egress {
         Self {
             hosts: BTreeMap::new(),
             extra_roots: Vec::new(),
+            rules_name_addresses: true,
             name_servers: Vec::new(),
             approval_timeout_seconds: const { NonZeroU32::new(600).expect("not zero") },
         }

@@ -96,6 +96,13 @@ impl Permit {
         &self.destination
     }
 
+    /// Whether the rule names the destination's IP address itself, and not a pattern that it fits.
+    pub fn names_address(&self) -> bool {
+        let host = self.destination.host();
+        self.destination.ip().is_some()
+            && self.rule.rule.domains.iter().any(|domain| domain.glob.is_literal() && domain.host() == host)
+    }
+
     /// The rule that allowed it.
     pub fn rule(&self) -> &RuleName {
         &self.rule.name

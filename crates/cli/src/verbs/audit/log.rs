@@ -50,7 +50,7 @@ file appears once it is whole. Needs `audit:read`.";
 const VERIFY_HELP: &str = "Examples:
   freehold audit verify audit.jsonl
   freehold audit verify audit-1.jsonl audit-2.jsonl
-  freehold audit verify audit.jsonl --signed-by 5c1f... --checkpoint 17:9ab0...
+  freehold audit verify audit.jsonl --checkpoint 17:4e1f6f0c1d3b5a79c8e2b4d6f8091a2b3c4d5e6f708192a3b4c5d6e7f8091a2b
   freehold audit verify
 
 Files are checked without a server; without a file, the server's log is read and checked as it comes. Who could write the \
