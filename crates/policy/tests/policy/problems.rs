@@ -8,6 +8,8 @@ use freehold_policy::{
 };
 use proptest::prelude::*;
 
+use crate::support::{Request, policy};
+
 struct Nothing;
 
 impl Scope for Nothing {
@@ -357,3 +359,22 @@ const LINES: &[&str] = &[
     "\t",
     "# \u{feff}\n",
 ];
+
+#[test]
+fn a_rule_names_an_address_at_the_port_it_stands_with() {
+    let policy = policy(
+        "[{name: a, type: http, allow: [{domains: ['10.0.0.5:8443', '*.*.*.*', 10.0.0.6], methods: [GET]}]}]",
+    );
+    for (url, names) in [
+        ("https://10.0.0.5:8443/", true),
+        ("https://10.0.0.6/", true),
+        ("https://10.0.0.5/", false),
+        ("https://10.0.0.7/", false),
+    ] {
+        let named = Request::new(&format!("GET {url}")).decide(&policy, |decision, _| match decision {
+            Decision::Allow(permit) => permit.names_address(),
+            Decision::Deny(denial) => panic!("{url}: {denial:?}"),
+        });
+        assert_eq!(named, names, "{url}");
+    }
+}
