@@ -141,7 +141,7 @@ fn request_body(bytes: &[u8]) {
     let Ok(kind) = std::str::from_utf8(&bytes[..end]) else { return };
     let read = ReadBody::new(Some(kind), bytes.get(end + 1..).unwrap_or_default());
     for attribute in Attribute::all() {
-        let value = read.request(attribute);
+        let value = read.request(attribute, "");
         assert!(value.is_none() || attribute.needs_request_body(), "{} is not of the body", attribute.name());
     }
     let Some(value) = read.value() else { return };
@@ -159,7 +159,7 @@ fn graphql(bytes: &[u8]) {
         let body = serde_json::json!({ "query": document, "operationName": name }).to_string();
         let read = ReadBody::new(Some("application/json"), body.as_bytes());
         [Attribute::RequestGraphqlType, Attribute::RequestGraphqlName, Attribute::RequestGraphqlFields]
-            .map(|attribute| read.request(attribute).map(|value| format!("{value:?}")))
+            .map(|attribute| read.request(attribute, "").map(|value| format!("{value:?}")))
     };
     let found = seen(document);
     assert!(found.iter().all(|part| part.is_some() == found[0].is_some()), "half an operation");

@@ -79,12 +79,14 @@ pub(crate) struct Asked {
     path: NormalPath<'static>,
     upgrade: bool,
     read: Option<ReadBody>,
+    /// For as long as `read` is here.
+    _room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Asked {
     /// What expressions see of it.
     pub(crate) fn facts<'a>(&'a self, connection: &'a Connection) -> Facts<'a> {
-        let Self { grant, parts, path, upgrade, read } = self;
+        let Self { grant, parts, path, upgrade, read, .. } = self;
         let facts = Facts::new(&connection.destination, path, parts, grant, &connection.attribution);
         facts.with(*upgrade, read.as_ref())
     }
@@ -201,7 +203,8 @@ impl Connection {
             resolved => resolved,
         };
         let validations = u32::from(permit.validates_body()) + u32::from(permit.response().is_some());
-        let asked = asked.map(|(parts, grant)| Asked { grant, parts, path, upgrade, read });
+        let asked =
+            asked.map(|(parts, grant)| Asked { grant, parts, path, upgrade, read, _room: body.room() });
         Ok(Admitted { permit, body, changes, reservation, asked, validations, upgrade, approval, resolved })
     }
 

@@ -11,6 +11,11 @@ use apollo_parser::{
 };
 use serde_json::Value as Json;
 
+use crate::{
+    names::folded,
+    path::{is_plain_query, unescaped_field},
+};
+
 /// The longest document that is read, in bytes.
 const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
 /// The most tokens of a document, what stands between them included.
@@ -19,6 +24,40 @@ const TOKENS_MAX: usize = 20_000;
 const FIELDS_MAX: usize = 1_000;
 /// How deep selections and values may be nested.
 const DEPTH_MAX: usize = 32;
+
+/// What names an operation that the server knows already, and that some run in the place of the one that is written out.
+const REFERENCES: [&str; 10] = [
+    "id",
+    "doc_id",
+    "docid",
+    "documentid",
+    "document_id",
+    "queryid",
+    "query_id",
+    "operationid",
+    "operation_id",
+    "persistedquery",
+];
+/// Parameters of a URL that some servers take before what stands in the body.
+const PARAMETERS: [&str; 4] = ["query", "operationname", "variables", "extensions"];
+
+/// Whether a server may find another operation in the query of a request's URL than in its body.
+pub(crate) fn is_in_url(query: &str) -> bool {
+    let mut names =
+        query.split('&').map(|pair| folded(&unescaped_field(pair.split('=').next().unwrap_or(pair))));
+    !is_plain_query(query)
+        || names.any(|name| PARAMETERS.contains(&name.trim()) || REFERENCES.contains(&name.trim()))
+}
+
+/// Whether a body, or its extensions, refer to an operation that the server knows.
+fn has_reference(body: &serde_json::Map<String, Json>) -> bool {
+    body.iter().any(|(name, value)| {
+        let name = folded(name);
+        let inner = value.as_object().filter(|_| name == "extensions");
+        !value.is_null() && REFERENCES.contains(&&*name)
+            || inner.is_some_and(|inner| inner.keys().any(|name| REFERENCES.contains(&&*folded(name))))
+    })
+}
 
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,7 +71,7 @@ pub(crate) struct Operation {
 impl Operation {
     /// The operation of a body, if it is one.
     pub(crate) fn read(body: &Json) -> Option<Self> {
-        let body = body.as_object()?;
+        let body = body.as_object().filter(|body| !has_reference(body))?;
         let text = body.get("query")?.as_str().filter(|text| text.len() <= DOCUMENT_BYTES_MAX)?;
         let wanted = match body.get("operationName") {
             None | Some(Json::Null) => None,
@@ -193,6 +232,9 @@ mod tests {
             json!({"query": "{ a(t: \"\r\") }"}),
             json!({"query": format!("{{ {} }}", "a ".repeat(TOKENS_MAX / 2))}),
             json!({"extensions": {"persistedQuery": {}}}),
+            json!({"query": "{ a }", "extensions": {"persistedQuery": {"sha256Hash": "x"}}}),
+            json!({"query": "{ a }", "id": "x"}),
+            json!({"query": "{ a }", "documentId": "x"}),
             json!({"query": format!("{}{}", "{ a ".repeat(40), "}".repeat(40))}),
         ] {
             assert_eq!(read(body.clone()), None, "{body}");

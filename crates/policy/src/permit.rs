@@ -5,9 +5,9 @@ use std::{fmt, ops::Deref, sync::Arc};
 use crate::{
     budget::{Counter, Unit},
     cel::Attribute,
-    decide::RuleName,
+    decide::{RuleName, covers},
     destination::Destination,
-    document::{Approval, Rule},
+    document::{Approval, DomainPattern, Rule},
     respond::ResponseRule,
     transform::Transform,
 };
@@ -96,11 +96,10 @@ impl Permit {
         &self.destination
     }
 
-    /// Whether the rule names the destination's IP address itself, and not a pattern that it fits.
+    /// Whether the rule names the destination's IP address, at this port, itself, and not a pattern that it fits.
     pub fn names_address(&self) -> bool {
-        let host = self.destination.host();
-        self.destination.ip().is_some()
-            && self.rule.rule.domains.iter().any(|domain| domain.glob.is_literal() && domain.host() == host)
+        let names = |domain: &DomainPattern| domain.glob.is_literal() && covers(domain, &self.destination);
+        self.destination.ip().is_some() && self.rule.rule.domains.iter().any(names)
     }
 
     /// The rule that allowed it.

@@ -194,6 +194,11 @@ impl Attribute {
         }
     }
 
+    /// Whether it is of a GraphQL operation.
+    pub(crate) const fn is_graphql(self) -> bool {
+        matches!(self, Self::RequestGraphqlType | Self::RequestGraphqlName | Self::RequestGraphqlFields)
+    }
+
     /// Whether the request's body must be known first.
     pub const fn needs_request_body(self) -> bool {
         matches!(
