@@ -4,11 +4,12 @@ use std::{
     fs,
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
+use serde_json::Value;
 use tokio::time::sleep;
 
 use super::{
@@ -181,14 +182,19 @@ async fn until(process: &mut Process, ready: impl Fn() -> bool) -> anyhow::Resul
 
 fn build_hudsucker() -> anyhow::Result<PathBuf> {
     let (folder, target) = (Path::new(PEERS).join("hudsucker"), out().join("target"));
-    let status = Command::new(env!("CARGO"))
+    let built = Command::new(env!("CARGO"))
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", &target)
-        .args(["build", "--release", "--locked"])
-        .status()
+        .args(["build", "--release", "--locked", "--message-format=json-render-diagnostics"])
+        .stderr(Stdio::inherit())
+        .output()
         .context("failed to start cargo")?;
-    ensure!(status.success(), "hudsucker does not build");
-    Ok(target.join("release/hudsucker-peer"))
+    ensure!(built.status.success(), "hudsucker does not build");
+    // Where it is depends on the user's configuration of cargo.
+    let messages = built.stdout.split(|&byte| byte == b'\n');
+    let artifacts = messages.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+    let program = artifacts.filter_map(|artifact| artifact["executable"].as_str().map(PathBuf::from)).last();
+    program.context("cargo does not say where hudsucker is")
 }
 
 /// mitmproxy from PyPI, in an environment of its own that is kept for the next run.
