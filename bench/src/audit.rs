@@ -99,7 +99,11 @@ pub async fn run(options: Options, parent: Option<&Path>, report: &mut Report) -
     Ok(())
 }
 
-async fn organization(store: &Store) -> anyhow::Result<OrganizationId> {
+/// An organization in an empty store.
+///
+/// # Errors
+/// When the store fails.
+pub async fn organization(store: &Store) -> anyhow::Result<OrganizationId> {
     let id = OrganizationId::from_uuid(Uuid::now_v7());
     let row = Organization { id, name: "bench".to_owned(), created_at: Timestamp::now() };
     store
@@ -109,7 +113,11 @@ async fn organization(store: &Store) -> anyhow::Result<OrganizationId> {
     Ok(id)
 }
 
-fn fleet(store: &Store, folder: &Path) -> anyhow::Result<fleet::Fleet> {
+/// The server's way to the store, with its files in `folder`.
+///
+/// # Errors
+/// When there is no such folder.
+pub fn fleet(store: &Store, folder: &Path) -> anyhow::Result<fleet::Fleet> {
     let uploads = object_store::local::LocalFileSystem::new_with_prefix(folder)?;
     let settings = fleet::Settings {
         task_timeout_seconds: 1,

@@ -15,6 +15,7 @@ mod pod_client;
 mod pod_start;
 mod policy;
 mod processes;
+mod proxy;
 mod report;
 mod scratch;
 mod stage;
@@ -69,6 +70,11 @@ enum What {
     Egress(egress::Options),
     /// A PATCH of a role -> its policy is in force for running workspaces
     Policy(policy::Options),
+    /// Egress beside other intercepting proxies, each on one core
+    Proxy(proxy::Options),
+    /// The egress that the benchmark of proxies starts
+    #[command(hide = true)]
+    ProxyEgress(proxy::egress::Options),
     /// The client that the egress benchmark runs inside a pod
     #[command(hide = true)]
     PodClient(pod_client::Options),
@@ -84,6 +90,8 @@ impl What {
             Self::Audit(_) => "audit",
             Self::Egress(_) => "egress",
             Self::Policy(_) => "policy",
+            Self::Proxy(_) => "proxy",
+            Self::ProxyEgress(_) => "proxy-egress",
             Self::PodClient(_) => "pod-client",
         }
     }
@@ -111,6 +119,15 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let What::PodClient(options) = arguments.what {
         return pod_client::run(options).await;
     }
+    if let What::ProxyEgress(options) = arguments.what {
+        return proxy::egress::run(options).await;
+    }
+    if let What::Proxy(options) = arguments.what {
+        scratch::released(arguments.allow_debug)?;
+        let mut report = Report::new(name)?;
+        proxy::run(options, arguments.dir.as_deref(), &mut report).await?;
+        return report.publish(&out(arguments.out));
+    }
     if let What::Audit(options) = arguments.what {
         let mut report = Report::new(name)?;
         audit::run(options, arguments.dir.as_deref(), &mut report).await?;
@@ -126,7 +143,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         What::Api(options) => api::run(options, setting, &mut report).await,
         What::Egress(options) => egress::run(options, setting, &mut report).await,
         What::Policy(options) => policy::run(options, setting, &mut report).await,
-        What::Audit(_) | What::PodClient(_) => bail!("this needs no server"),
+        What::Audit(_) | What::Proxy(_) | What::ProxyEgress(_) | What::PodClient(_) => bail!("this needs no server"),
     }?;
     report.publish(&out(arguments.out))
 }

@@ -106,6 +106,13 @@ impl Memory {
         };
         Ok(Self { pss_bytes: sum(&["Pss"]), private_bytes: sum(&["Private_Clean", "Private_Dirty"]) })
     }
+
+    /// All that is resident of it, shared pages counted whole, in bytes; none when there is no such process.
+    pub fn resident(pid: u32) -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+    }
 }
 
 /// What a process has used so far, its threads included.

@@ -192,13 +192,22 @@ impl Certificates {
     /// # Errors
     /// When the files cannot be read.
     pub fn acceptor(&self) -> anyhow::Result<TlsAcceptor> {
+        self.acceptor_of(&[])
+    }
+
+    /// The same that says that it speaks these.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn acceptor_of(&self, protocols: &[&[u8]]) -> anyhow::Result<TlsAcceptor> {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&self.certificate)?.collect();
         let key = PrivateKeyDer::from_pem_file(&self.key)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(chain?, key)?;
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 }
@@ -208,17 +217,42 @@ impl Certificates {
 /// # Errors
 /// When the file cannot be read.
 pub fn connector(authority: &Path) -> anyhow::Result<TlsConnector> {
+    Ok(TlsConnector::from(Arc::new(client_config(authority)?)))
+}
+
+/// The same that speaks these alone, and shakes hands anew for each connection.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn connector_of(authority: &Path, protocols: &[&[u8]]) -> anyhow::Result<TlsConnector> {
+    let mut config = client_config(authority)?;
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn client_config(authority: &Path) -> anyhow::Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     let certificates = CertificateDer::pem_file_iter(authority);
     for certificate in certificates.context("failed to read the trusted certificates")? {
         roots.add(certificate?)?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
+        .with_no_client_auth())
+}
+
+const DEBUG_HINT: &str = "figures of a debug build mean nothing; use --release, or say --allow-debug";
+
+/// Refuses to measure with a debug build.
+///
+/// # Errors
+/// When this is one and that is not allowed.
+pub fn released(allow_debug: bool) -> anyhow::Result<()> {
+    ensure!(allow_debug || !cfg!(debug_assertions), "this is a debug build: {DEBUG_HINT}");
+    Ok(())
 }
 
 /// The program to measure: the one named, or the workspace's own, built now so that it is what the tree says.
@@ -226,8 +260,7 @@ pub fn connector(authority: &Path) -> anyhow::Result<TlsConnector> {
 /// # Errors
 /// When there is none, or it is a debug build and that is not allowed.
 pub fn freehold(named: Option<&Path>, allow_debug: bool) -> anyhow::Result<PathBuf> {
-    let hint = "figures of a debug build mean nothing; use --release, or say --allow-debug";
-    ensure!(allow_debug || !cfg!(debug_assertions), "this is a debug build: {hint}");
+    released(allow_debug)?;
     let path = if let Some(path) = named {
         path.to_owned()
     } else {
@@ -237,7 +270,7 @@ pub fn freehold(named: Option<&Path>, allow_debug: bool) -> anyhow::Result<PathB
     ensure!(path.is_file(), "there is no program `{}`", path.display());
     let path = path.canonicalize()?;
     let debug = path.parent().is_some_and(|folder| folder.ends_with("debug"));
-    ensure!(allow_debug || !debug, "`{}` is a debug build: {hint}", path.display());
+    ensure!(allow_debug || !debug, "`{}` is a debug build: {DEBUG_HINT}", path.display());
     Ok(path)
 }
 

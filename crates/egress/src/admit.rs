@@ -127,10 +127,9 @@ impl Refusal {
     }
 
     fn unchanged(failure: Failure, permit: &Permit) -> Self {
-        let unavailable = Reason::AuthUnavailable;
         let reason = match &failure {
-            Failure::Transform { why, .. } if *why != unavailable.as_str() => Reason::TransformFailed,
-            _ => unavailable,
+            Failure::Transform { .. } => Reason::TransformFailed,
+            Failure::Credential(_) | Failure::Secret { .. } => Reason::AuthUnavailable,
         };
         Self { failure: Some(Box::new(failure)), ..Self::of_permitted(reason, permit) }
     }
@@ -159,6 +158,11 @@ impl Refusal {
             None => {}
             Some(Failure::Credential(name)) => {
                 row.auth_failures.insert(name, Reason::AuthUnavailable.as_str().to_owned());
+            }
+            Some(Failure::Secret { transform, secret }) => {
+                let why = Reason::AuthUnavailable.as_str();
+                row.auth_failures.insert(format!("secret:{secret}"), why.to_owned());
+                row.transforms_failed.insert(transform, why.to_owned());
             }
             Some(Failure::Transform { name, why }) => {
                 row.transforms_failed.insert(name, why.to_owned());

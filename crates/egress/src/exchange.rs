@@ -127,7 +127,8 @@ impl Connection {
         if let Some(reservation) = &reservation {
             row.budget_snapshot = reservation.snapshots();
         }
-        let follow_up = FollowUp::new(Arc::clone(&self.pod), row.clone());
+        let row = Arc::new(row);
+        let follow_up = FollowUp::new(Arc::clone(&self.pod), Arc::clone(&row));
         if !self.pod.record(row, Settles::Later).await {
             return Err(Reason::AuditUnavailable);
         }

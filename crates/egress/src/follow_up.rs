@@ -32,12 +32,12 @@ impl Phase {
 #[derive(Clone)]
 pub(crate) struct FollowUp {
     pod: Arc<Pod>,
-    row: AuditEvent,
+    row: Arc<AuditEvent>,
 }
 
 impl FollowUp {
     /// `row` is the request's own, complete.
-    pub(crate) const fn new(pod: Arc<Pod>, row: AuditEvent) -> Self {
+    pub(crate) const fn new(pod: Arc<Pod>, row: Arc<AuditEvent>) -> Self {
         Self { pod, row }
     }
 
@@ -45,13 +45,13 @@ impl FollowUp {
         &self.pod
     }
 
-    pub(crate) const fn row(&self) -> &AuditEvent {
+    pub(crate) fn row(&self) -> &AuditEvent {
         &self.row
     }
 
     /// Names the counters that stopped it.
     pub(crate) fn with_ceilings(mut self, ceilings: BTreeMap<String, String>) -> Self {
-        self.row.budget_ceilings = ceilings;
+        Arc::make_mut(&mut self.row).budget_ceilings = ceilings;
         self
     }
 
@@ -74,7 +74,8 @@ impl FollowUp {
     }
 
     fn made(self, phase: Phase, reason: Reason) -> (Arc<Pod>, AuditEvent) {
-        let Self { pod, mut row } = self;
+        let Self { pod, row } = self;
+        let mut row = Arc::unwrap_or_clone(row);
         let decision = std::mem::replace(&mut row.id, EventId::from_uuid(uuid::Uuid::now_v7()));
         row.timestamp = Timestamp::now();
         row.phase = Some(phase.as_str().to_owned());

@@ -125,7 +125,7 @@ impl Pod {
     }
 
     /// Writes an audit row. False: it is not written, and what it is about must not happen.
-    pub(crate) async fn record(&self, row: AuditEvent, settles: Settles) -> bool {
+    pub(crate) async fn record(&self, row: impl Into<Arc<AuditEvent>>, settles: Settles) -> bool {
         self.state.record(row, settles, &self.rows).await
     }
 

@@ -77,7 +77,8 @@ struct Inner {
 }
 
 struct Entry {
-    row: AuditEvent,
+    row: Arc<AuditEvent>,
+    settlement: Settlement,
     segment: u64,
     /// Room in its pod's share and in the backlog, given back when the row is acknowledged. Rows of an earlier process have none.
     _room: Option<[OwnedSemaphorePermit; 2]>,
@@ -100,7 +101,12 @@ impl Spool {
                 continue;
             }
             unacknowledged.insert(segment, rows.len());
-            ready.extend(rows.into_iter().map(|row| Entry { row, segment, _room: None }));
+            ready.extend(rows.into_iter().map(|row| Entry {
+                row: Arc::new(row),
+                settlement: Settlement::default(),
+                segment,
+                _room: None,
+            }));
         }
         let segment = segments.last().map_or(1, |last| last + 1);
         Ok(Self {
@@ -128,21 +134,23 @@ impl Spool {
     /// `share` of it: one pod's flood of rows must not hold up the others.
     pub(crate) async fn append(
         &self,
-        row: AuditEvent,
+        row: impl Into<Arc<AuditEvent>>,
         settles: Settles,
         share: &Arc<Semaphore>,
     ) -> Result<(), SpoolError> {
+        let row = row.into();
         let room = async {
             let share = Arc::clone(share).acquire_owned().await.ok()?;
             Some([share, Arc::clone(&self.room).acquire_owned().await.ok()?])
         };
         let room = tokio::time::timeout(self.wait, room).await.ok().flatten().ok_or(SpoolError::Full)?;
-        let mut line = serde_json::to_vec(&row).map_err(SpoolError::Encode)?;
+        let mut line = serde_json::to_vec(&*row).map_err(SpoolError::Encode)?;
         line.push(b'\n');
         {
             let mut inner = lock(&self.inner);
             inner.write(&self.dir, &line, self.segment_bytes_max).map_err(SpoolError::Write)?;
-            let entry = Entry { row, segment: inner.segment, _room: Some(room) };
+            let entry =
+                Entry { row, settlement: Settlement::default(), segment: inner.segment, _room: Some(room) };
             match settles {
                 Settles::Now => inner.ready.push_back(entry),
                 Settles::Later => {
@@ -159,9 +167,7 @@ impl Spool {
     pub(crate) fn settle(&self, id: EventId, settlement: Settlement) {
         let mut inner = lock(&self.inner);
         let Some(mut entry) = inner.unsettled.remove(&id) else { return };
-        entry.row.latency_ms =
-            settlement.latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX));
-        entry.row.detail = settlement.detail;
+        entry.settlement = settlement;
         inner.ready.push_back(entry);
         drop(inner);
         self.wake.notify_one();
@@ -188,7 +194,7 @@ impl Spool {
                 }
                 continue;
             }
-            match sink.append(batch.iter().map(|entry| entry.row.clone()).collect()).await {
+            match sink.append(batch.iter().map(Entry::complete).collect()).await {
                 Ok(()) => {
                     retry = RETRY_MIN;
                     self.acknowledge(batch);
@@ -259,6 +265,21 @@ impl Spool {
                 tracing::warn!(error = %error, "acknowledged audit rows stay in the spool");
             }
         }
+    }
+}
+
+impl Entry {
+    /// The row as the sink gets it.
+    fn complete(&self) -> AuditEvent {
+        let mut row = AuditEvent::clone(&self.row);
+        let Settlement { latency, detail } = &self.settlement;
+        if let Some(latency) = latency {
+            row.latency_ms = Some(u64::try_from(latency.as_millis()).unwrap_or(u64::MAX));
+        }
+        if detail.is_some() {
+            row.detail.clone_from(detail);
+        }
+        row
     }
 }
 

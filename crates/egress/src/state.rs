@@ -218,7 +218,12 @@ impl State {
 
     /// Writes an audit row within a pod's share of the backlog. False: it is not written, and what it is about must not
     /// happen.
-    pub(crate) async fn record(&self, row: AuditEvent, settles: Settles, share: &Arc<Semaphore>) -> bool {
+    pub(crate) async fn record(
+        &self,
+        row: impl Into<Arc<AuditEvent>>,
+        settles: Settles,
+        share: &Arc<Semaphore>,
+    ) -> bool {
         match self.spool.append(row, settles, share).await {
             Ok(()) => true,
             Err(error) => {

@@ -440,6 +440,11 @@ fn egress_options(
         Prices::new(&config.prices).context("the configuration is not valid: `prices`")?;
     for path in &config.egress.extra_roots {
         let pem = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        anyhow::ensure!(
+            pem.contains("-----BEGIN CERTIFICATE-----"),
+            "the configuration is not valid: `egress.extra_roots` names {}, which holds no certificate in PEM",
+            path.display()
+        );
         options.upstream_roots_pem.push(pem);
     }
     Ok(options)

@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeSet};
 
 use crate::names::form_clash;
 
-/// The longest path, in bytes.
+/// The longest path, in bytes, as it is sent and in normal form.
 pub const PATH_BYTES_MAX: usize = 8 * 1024;
 
 /// The most segments of a path. Patterns with `**` are held against each.
@@ -104,6 +104,10 @@ impl<'a> NormalPath<'a> {
         }
         check_text(&foreign)?;
         let text = normal.map_or(Cow::Borrowed(path), Cow::Owned);
+        // What had to be escaped is three times as long.
+        if text.len() > PATH_BYTES_MAX {
+            return Err(PathProblem::TooLong);
+        }
         if hides_an_escape(&text) {
             return Err(PathProblem::AmbiguousEscape);
         }
@@ -356,6 +360,8 @@ mod tests {
             assert_eq!(normal(given), Err(problem), "{given}");
         }
         assert_eq!(normal(&format!("/{}", "a".repeat(PATH_BYTES_MAX))), Err(PathProblem::TooLong));
+        // So is one that is longer once it is in normal form.
+        assert_eq!(normal(&format!("/{}", "]".repeat(PATH_BYTES_MAX / 2))), Err(PathProblem::TooLong));
     }
 
     #[test]

@@ -146,7 +146,7 @@ pub struct Verify {
     /// Exported files, in order; the server's log when there is none
     files: Vec<PathBuf>,
     /// The id of a key that may sign; may be repeated
-    #[arg(long, value_name = "KEY_ID")]
+    #[arg(long, value_name = "KEY_ID", value_parser = key_id)]
     signed_by: Vec<String>,
     /// A checkpoint that must be there, as an earlier verification printed it; may be repeated
     #[arg(long, value_name = "NUMBER:HASH", value_parser = checkpoint)]
@@ -162,6 +162,12 @@ pub struct Checkpoints {
     /// Where the page begins, as the page before said
     #[arg(long, value_name = "CURSOR")]
     cursor: Option<String>,
+}
+
+fn key_id(text: &str) -> Result<String, String> {
+    let is_id = text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let id = is_id.then(|| text.to_owned());
+    id.ok_or_else(|| "a key's id is 64 hexadecimal digits, as `freehold audit keys` shows it".to_owned())
 }
 
 fn checkpoint(text: &str) -> Result<(u64, String), String> {

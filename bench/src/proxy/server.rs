@@ -1,0 +1,90 @@
+//! The upstream of every contender: HTTPS with HTTP/1.1 and HTTP/2, small answers and one large one.
+
+use std::{convert::Infallible, net::SocketAddr};
+
+use bytes::Bytes;
+use futures::stream;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use crate::scratch::Certificates;
+
+/// The name in its certificate.
+pub const NAME: &str = "upstream.bench.test";
+/// The path of a small answer.
+pub const SMALL: &str = "/items/7";
+/// The path below which a number says how many bytes are wanted.
+pub const LARGE: &str = "/large/";
+/// Bytes of a small answer.
+pub const ANSWER_BYTES: usize = 1024;
+/// Bytes of a large answer that are written at once.
+const PIECE_BYTES: u64 = 64 * 1024;
+
+/// It, until this is dropped.
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When it cannot listen.
+    pub async fn start(certificates: &Certificates) -> anyhow::Result<Self> {
+        let acceptor = certificates.acceptor_of(&[b"h2", b"http/1.1"])?;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let _best_effort = stream.set_nodelay(true);
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let http = auto::Builder::new(TokioExecutor::new());
+                    let _ended = http.serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+                });
+            }
+        });
+        Ok(Self { address, task })
+    }
+}
+
+static SMALL_ANSWER: [u8; ANSWER_BYTES] = [b'x'; ANSWER_BYTES];
+static PIECE: [u8; PIECE_BYTES as usize] = [b'x'; PIECE_BYTES as usize];
+
+async fn answer(request: Request<Incoming>) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
+    let wanted = request.uri().path().strip_prefix(LARGE).and_then(|length| length.parse::<u64>().ok());
+    let mut response = match wanted {
+        None => Response::new(Full::new(Bytes::from_static(&SMALL_ANSWER)).boxed_unsync()),
+        Some(length) => {
+            let pieces = stream::unfold(length, async |left| {
+                let next = left.min(PIECE_BYTES);
+                let piece = Bytes::from_static(&PIECE[..usize::try_from(next).unwrap_or_default()]);
+                (next > 0).then(|| (Ok(Frame::data(piece)), left - next))
+            });
+            let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
+            response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+            response
+        }
+    };
+    let kind = HeaderValue::from_static("application/octet-stream");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
+}
