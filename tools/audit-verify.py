@@ -38,9 +38,7 @@ def multiply(scalar, p):
         p, scalar = add(p, p), scalar >> 1
     return q
 
-BASE_Y = 4 * pow(5, P - 2, P) % P
-BASE_X = recover_x(BASE_Y, 0)
-BASE = (BASE_X, BASE_Y, 1, BASE_X * BASE_Y % P)
+BASE = point((4 * pow(5, P - 2, P) % P).to_bytes(32, "little"))
 
 def is_signed(public, message, signature):
     if len(public) != 32 or len(signature) != 64:
@@ -53,8 +51,7 @@ def is_signed(public, message, signature):
     return (p[0] * q[2] - q[0] * p[2]) % P == 0 and (p[1] * q[2] - q[1] * p[2]) % P == 0
 
 def need(condition, why):
-    if not condition:
-        raise ValueError(why)
+    if not condition: raise ValueError(why)
 
 def sha256(data):
     return hashlib.sha256(data).hexdigest()
@@ -69,9 +66,10 @@ class Log:
         self.org, self.after, self.seq, self.hash, self.last, self.signed = None, 0, 0, "0" * 64, None, 0
 
     def header(self, line):
+        need(line.startswith(b'{"freehold_audit":'), "is not the first line of an export")
         head = json.loads(line)
-        need(set(head) == {"freehold_audit", "organization", "after", "previous", "keys"}, "is not the first line")
-        need(head["freehold_audit"] == 1, "is of an unknown form")
+        known = set(head) == {"freehold_audit", "organization", "after", "previous", "keys"}
+        need(known and head["freehold_audit"] == 1, "is of an unknown form")
         start = head["organization"], head["after"], head["previous"]
         need(self.org is None or start == (self.org, self.seq, self.hash), "does not go on from the file before")
         need(self.org or head["after"] or head["previous"] == "0" * 64, "must begin with a hash of zeros")
@@ -95,7 +93,7 @@ class Log:
         need(set(said) == FIELDS and said["format"] == "freehold-audit-checkpoint-1", "is of an unknown form")
         key, number = said["key_id"], said["number"]
         need(key in self.keys, "the checkpoint's key is not in the first line")
-        need(not self.signed_by or key in self.signed_by, "is signed by a key that was not known before")
+        need(not self.signed_by or key in self.signed_by, "is signed by a key that --signed-by does not name")
         need(is_signed(self.keys[key], payload, signature), "the signature is not of this checkpoint")
         need(said["org_id"] == self.org, "belongs to another organization")
         need((said["seq"], said["hash"]) == (self.seq, self.hash), "the checkpoint is of other rows")
@@ -138,13 +136,15 @@ def main():
     args = ask.parse_args()
     log = Log(args.signed_by, {int(n): h for n, h in (pin.split(":") for pin in args.checkpoint)})
     for name in args.files:
-        with open(name, "rb") as file:
-            log.file(name, file)
+        try:
+            with open(name, "rb") as file:
+                log.file(name, file)
+        except OSError as why:
+            sys.exit(f"cannot read {name}: {why.strerror}")
     if log.pins:
         sys.exit(f"{name} does not verify: checkpoint {min(log.pins)}, which was known before, is not there")
     print(f"rows {log.after + 1} to {log.seq} of {log.org} are as they were written")
-    if log.last:
-        print("last checkpoint: %d:%s" % log.last)
+    print("last checkpoint: %d:%s" % log.last if log.last else "no checkpoint")
 
 if __name__ == "__main__":
     main()

@@ -143,7 +143,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         What::Api(options) => api::run(options, setting, &mut report).await,
         What::Egress(options) => egress::run(options, setting, &mut report).await,
         What::Policy(options) => policy::run(options, setting, &mut report).await,
-        What::Audit(_) | What::Proxy(_) | What::ProxyEgress(_) | What::PodClient(_) => bail!("this needs no server"),
+        What::Audit(_) | What::Proxy(_) | What::ProxyEgress(_) | What::PodClient(_) => {
+            bail!("this needs no server")
+        }
     }?;
     report.publish(&out(arguments.out))
 }

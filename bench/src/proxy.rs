@@ -66,7 +66,11 @@ pub struct Options {
 ///
 /// # Errors
 /// When a proxy does not start or a request fails.
-pub async fn run(options: Options, parent: Option<&std::path::Path>, report: &mut Report) -> anyhow::Result<()> {
+pub async fn run(
+    options: Options,
+    parent: Option<&std::path::Path>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let cores = cores::allowed()?;
     let others: Vec<usize> = cores.into_iter().filter(|&core| core != options.core).collect();
     cores::pin_process(&others)?;
@@ -131,8 +135,10 @@ async fn throughput(options: &Options, contenders: &[Contender], report: &mut Re
         let mut loads: Vec<Vec<Load>> = vec![Vec::new(); contenders.len()];
         for round in 0..options.rounds {
             for (contender, loads) in contenders.iter().zip(&mut loads) {
-                let load = contender.route.load(mode, options.at_once, (seconds / 4, seconds), contender.pid());
-                let load = load.await.with_context(|| format!("{}: {}", contender.name, contender.log_end()))?;
+                let load =
+                    contender.route.load(mode, options.at_once, (seconds / 4, seconds), contender.pid());
+                let load =
+                    load.await.with_context(|| format!("{}: {}", contender.name, contender.log_end()))?;
                 say(&format!(
                     "{}, round {}, {}: {:.0}/s, {:.1} us CPU",
                     mode.name(),
@@ -149,10 +155,21 @@ async fn throughput(options: &Options, contenders: &[Contender], report: &mut Re
         let peer = peer.and_then(|at| medians.get(at)).cloned();
         let mut table = Table::new(
             format!("{}, {} at once", mode.name(), options.at_once),
-            &["through", "requests/s", "/ hudsucker", "p50 ms", "p99 ms", "CPU us/request", "requests/s of CPU", "of CPU / hudsucker"],
+            &[
+                "through",
+                "requests/s",
+                "/ hudsucker",
+                "p50 ms",
+                "p99 ms",
+                "CPU us/request",
+                "requests/s of CPU",
+                "of CPU / hudsucker",
+            ],
         );
         for (contender, load) in contenders.iter().zip(&medians) {
-            let ratio = |ours: f64, theirs: Option<f64>| theirs.map_or(Cell::Empty, |theirs| Cell::Number(ours / theirs));
+            let ratio = |ours: f64, theirs: Option<f64>| {
+                theirs.map_or(Cell::Empty, |theirs| Cell::Number(ours / theirs))
+            };
             let of_cpu = |load: &Load| load.cpu.map(|cpu| 1.0 / cpu.as_secs_f64().max(1e-9));
             table.row(vec![
                 Cell::text(contender.name),
@@ -215,7 +232,8 @@ async fn large(options: &Options, contenders: &[Contender], report: &mut Report)
         for (contender, took) in contenders.iter().zip(&mut took) {
             let cpu = || contender.pid().and_then(processes::cpu_time).unwrap_or_default();
             let before = cpu();
-            let time = contender.route.large(options.large_mib << 20).await.with_context(|| contender.name)?;
+            let time =
+                contender.route.large(options.large_mib << 20).await.with_context(|| contender.name)?;
             say(&format!("{}: {} MiB in {:.2} s", contender.name, options.large_mib, time.as_secs_f64()));
             took.push((time, cpu().saturating_sub(before)));
         }
@@ -238,8 +256,10 @@ async fn large(options: &Options, contenders: &[Contender], report: &mut Report)
 
 /// Memory while many requests pass.
 async fn many(options: &Options, contenders: &[Contender], report: &mut Report) -> anyhow::Result<()> {
-    let mut table =
-        Table::new("Memory over many requests, kept-alive HTTP/1.1", &["through", "requests", "resident MiB"]);
+    let mut table = Table::new(
+        "Memory over many requests, kept-alive HTTP/1.1",
+        &["through", "requests", "resident MiB"],
+    );
     let watched = contenders.iter().filter(|contender| matches!(contender.name, EGRESS | "hudsucker"));
     for contender in watched {
         let pid = contender.pid().context("a proxy without a process")?;
@@ -247,7 +267,8 @@ async fn many(options: &Options, contenders: &[Contender], report: &mut Report) 
         let (mut done, mut said) = (0, 0);
         while done < options.memory_requests {
             let length = Duration::from_secs_f64(options.seconds);
-            let load = contender.route.load(Mode::Http1, options.at_once, (Duration::ZERO, length), None).await?;
+            let load =
+                contender.route.load(Mode::Http1, options.at_once, (Duration::ZERO, length), None).await?;
             done += load.times.n;
             if done * LOOKS / options.memory_requests > said {
                 said = done * LOOKS / options.memory_requests;

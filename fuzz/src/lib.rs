@@ -30,10 +30,15 @@ pub const TARGETS: &[Target] = &[
     Target { name: "client_hello", run: freehold_egress::fuzz::client_hello },
     Target { name: "dns_packet", run: freehold_egress::fuzz::dns_packet },
     Target { name: "masked_body", run: freehold_egress::fuzz::masked_body },
+    Target { name: "model_usage", run: freehold_egress::fuzz::model_usage },
+    Target { name: "token_answer", run: freehold_broker::fuzz::token_answer },
+    Target { name: "audit_export", run: freehold_cli::fuzz::audit_export },
     Target { name: "request_head", run: request_head },
     Target { name: "capabilities", run: capabilities },
     Target { name: "expression", run: expression },
     Target { name: "request_body", run: request_body },
+    Target { name: "graphql", run: graphql },
+    Target { name: "body_schema", run: body_schema },
     Target { name: "pod_api", run: pod_api },
     Target { name: "model_answer", run: freehold_llm::fuzz::model_answer },
     Target { name: "server_sent_events", run: server_sent_events },
@@ -136,13 +141,61 @@ fn request_body(bytes: &[u8]) {
     let Ok(kind) = std::str::from_utf8(&bytes[..end]) else { return };
     let read = ReadBody::new(Some(kind), bytes.get(end + 1..).unwrap_or_default());
     for attribute in Attribute::all() {
-        let value = read.request(attribute);
+        let value = read.request(attribute, "");
         assert!(value.is_none() || attribute.needs_request_body(), "{} is not of the body", attribute.name());
     }
     let Some(value) = read.value() else { return };
     assert_eq!(read.unreadable(), None, "what has a value is read");
     let again = ReadBody::new(Some("application/json"), value.to_string().as_bytes());
     assert_eq!(again.value(), Some(value), "a value is its own");
+}
+
+/// An operation's name on the first line, and a document of GraphQL: an operation whose parts fit each other, or none; and the
+/// same when blanks and a comment are added, which mean nothing.
+fn graphql(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (name, document) = text.split_once('\n').unwrap_or(("", text));
+    let seen = |document: &str| {
+        let body = serde_json::json!({ "query": document, "operationName": name }).to_string();
+        let read = ReadBody::new(Some("application/json"), body.as_bytes());
+        [Attribute::RequestGraphqlType, Attribute::RequestGraphqlName, Attribute::RequestGraphqlFields]
+            .map(|attribute| read.request(attribute, "").map(|value| format!("{value:?}")))
+    };
+    let found = seen(document);
+    assert!(found.iter().all(|part| part.is_some() == found[0].is_some()), "half an operation");
+    if found[0].is_some() {
+        assert_eq!(
+            seen(&format!(" # x\n,{document}\n# y")),
+            found,
+            "what means nothing changes the operation"
+        );
+    }
+}
+
+/// A JSON Schema on the first line, and a body that a rule holds against it: problems, or a decision.
+fn body_schema(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (schema, body) = text.split_once('\n').unwrap_or((text, "null"));
+    let document = format!(
+        "- name: all\n  type: http\n  allow:\n    - domains: [a.test]\n      methods: [POST]\n      paths: ['/**']\n      \
+         body: {{content_types: [application/json], schema: {schema}}}\n"
+    );
+    let Ok(document) = freehold_policy::parse(&document) else { return };
+    let provider = ProviderGrant { kind: Kind::Anthropic, domain: "model.test".to_owned(), credential: None };
+    let (Ok(policy), Ok(destination), Ok(path)) = (
+        freehold_policy::compile(&provider, &document, &document),
+        Destination::new(Scheme::Https, "a.test", 443),
+        NormalPath::parse("/a"),
+    ) else {
+        return;
+    };
+    let read = ReadBody::new(Some("application/json"), body.as_bytes());
+    let known = Known(serde_json::Value::Null);
+    let body =
+        Body { content_type: Some("application/json"), length: Some(body.len() as u64), read: Some(&read) };
+    let head = RequestHead { destination: &destination, method: "POST", path: &path, scope: &known, body };
+    let is_allowed = matches!(policy.decide(&head), Decision::Allow(_));
+    assert!(!is_allowed || read.unreadable().is_none(), "allowed what could not be read");
 }
 
 /// What conditions see: a body, and no more than the rest needs.

@@ -130,7 +130,8 @@ impl Contender {
         fs::create_dir_all(&ground.folder)?;
         let (address, home) = (free_address()?, ground.folder.join("home"));
         let set = |option: String| ["--set".to_owned(), option];
-        let mut arguments = vec!["--quiet".to_owned(), "--mode".to_owned(), format!("regular@{}", address.port())];
+        let mut arguments =
+            vec!["--quiet".to_owned(), "--mode".to_owned(), format!("regular@{}", address.port())];
         for option in [
             "listen_host=127.0.0.1".to_owned(),
             format!("confdir={}", home.display()),
@@ -193,8 +194,8 @@ fn build_hudsucker() -> anyhow::Result<PathBuf> {
     // Where it is depends on the user's configuration of cargo.
     let messages = built.stdout.split(|&byte| byte == b'\n');
     let artifacts = messages.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
-    let program = artifacts.filter_map(|artifact| artifact["executable"].as_str().map(PathBuf::from)).last();
-    program.context("cargo does not say where hudsucker is")
+    let mut programs = artifacts.filter_map(|artifact| artifact["executable"].as_str().map(PathBuf::from));
+    programs.next_back().context("cargo does not say where hudsucker is")
 }
 
 /// mitmproxy from PyPI, in an environment of its own that is kept for the next run.

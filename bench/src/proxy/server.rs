@@ -27,7 +27,7 @@ pub const LARGE: &str = "/large/";
 /// Bytes of a small answer.
 pub const ANSWER_BYTES: usize = 1024;
 /// Bytes of a large answer that are written at once.
-const PIECE_BYTES: u64 = 64 * 1024;
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// It, until this is dropped.
 pub struct Server {
@@ -67,15 +67,17 @@ impl Server {
 }
 
 static SMALL_ANSWER: [u8; ANSWER_BYTES] = [b'x'; ANSWER_BYTES];
-static PIECE: [u8; PIECE_BYTES as usize] = [b'x'; PIECE_BYTES as usize];
+static PIECE: [u8; PIECE_BYTES] = [b'x'; PIECE_BYTES];
 
-async fn answer(request: Request<Incoming>) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
     let wanted = request.uri().path().strip_prefix(LARGE).and_then(|length| length.parse::<u64>().ok());
     let mut response = match wanted {
         None => Response::new(Full::new(Bytes::from_static(&SMALL_ANSWER)).boxed_unsync()),
         Some(length) => {
             let pieces = stream::unfold(length, async |left| {
-                let next = left.min(PIECE_BYTES);
+                let next = left.min(PIECE_BYTES as u64);
                 let piece = Bytes::from_static(&PIECE[..usize::try_from(next).unwrap_or_default()]);
                 (next > 0).then(|| (Ok(Frame::data(piece)), left - next))
             });

@@ -92,7 +92,7 @@ pub struct AuditEvent {
     /// Credentials that were injected.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub auth_applied: Vec<String>,
-    /// Credentials that could not be injected, and why.
+    /// Credentials that could not be injected, and secrets as `secret:NAME`, and why.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(schema_with = crate::schemas::text_map)]
     pub auth_failures: BTreeMap<String, String>,

@@ -13,6 +13,8 @@ mod fault;
 #[cfg(test)]
 mod fixture;
 mod form;
+#[doc(hidden)]
+pub mod fuzz;
 mod http;
 mod sigv4;
 mod token;

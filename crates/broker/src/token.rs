@@ -24,7 +24,7 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const CLIENT_ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// The longest that an issuer's wish to be asked later is followed, in seconds.
-const RETRY_AFTER_SECONDS_MAX: u64 = 300;
+pub(crate) const RETRY_AFTER_SECONDS_MAX: u64 = 300;
 
 /// The parameters of a request, secret ones among them.
 type Parameters = Vec<(&'static str, Secret)>;

@@ -101,14 +101,7 @@ impl From<Error> for Failure {
             details.push(cause.to_string());
             source = cause.source();
         }
-        let hint = error.hint().or_else(|| unquoted(&error)).map(str::to_owned);
+        let hint = error.hint().map(str::to_owned);
         Self { code, message: error.to_string(), details, hint }
     }
-}
-
-/// A star without quotes, which YAML takes for a reference.
-fn unquoted(error: &Error) -> Option<&'static str> {
-    let fields = error.api()?.fields();
-    let is_reference = |(name, why): &(String, String)| name == "capabilities" && why.contains("alias");
-    fields.iter().any(is_reference).then_some("names with a star stand in quotes: \"*.example.com\"")
 }

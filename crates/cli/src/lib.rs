@@ -12,6 +12,8 @@ mod demo;
 mod environment;
 mod failure;
 mod follow;
+#[doc(hidden)]
+pub mod fuzz;
 mod input;
 mod output;
 mod progress;

@@ -173,8 +173,7 @@ impl Progress {
         why.extend(
             (!row.auth_applied.is_empty()).then(|| format!("injected {}", row.auth_applied.join(", "))),
         );
-        why.extend(row.auth_failures.iter().map(|(name, why)| format!("{name}: {why}")));
-        why.extend(text_of(row, "upstream_error").map(|error| format!("no answer: {error}")));
+        why.extend(causes(row));
         why.extend(row.latency_ms.map(milliseconds));
         let why = line(&why.join(" · "), COLUMNS - GUTTER - 9);
         if request.chars().count() + why.chars().count() + 11 <= COLUMNS - GUTTER {
@@ -182,6 +181,19 @@ impl Progress {
         }
         indented(&format!("{mark}  {request}")) + &indented(&format!("         {DIM}{why}{DIM:#}"))
     }
+}
+
+/// What stood in a request's way: credentials, transforms and counters by name, the place in its body, the upstream.
+fn causes(row: &AuditEvent) -> Vec<String> {
+    let named = row.auth_failures.iter().chain(&row.transforms_failed).chain(&row.budget_ceilings);
+    let reason = row.reason.as_deref().unwrap_or_default();
+    // A name whose reason is the row's own needs no second telling.
+    let said =
+        |(name, why): (&String, &String)| if why == reason { name.clone() } else { format!("{name}: {why}") };
+    let mut causes: Vec<String> = named.map(said).collect();
+    causes.extend(text_of(row, "body"));
+    causes.extend(text_of(row, "upstream_error").map(|error| format!("no answer: {error}")));
+    causes
 }
 
 /// That a request waits for a person, and what this person may say.
@@ -267,8 +279,7 @@ pub(crate) fn summary_of(row: &AuditEvent, columns: usize) -> String {
         EventType::PolicyDecision => {
             let decision = row.decision.map(Decision::as_str).unwrap_or_default();
             let why = row.reason.as_deref().unwrap_or_default();
-            let lost = text_of(row, "upstream_error").map(|error| format!("no answer: {error}"));
-            format!("{decision} {} {why} {}", request(row), lost.unwrap_or_default())
+            format!("{decision} {} {why} {}", request(row), causes(row).join(", "))
         }
         EventType::IterationCompleted => text("text"),
         EventType::IterationRetrying => format!("attempt {} {}", text("attempt"), text("error")),

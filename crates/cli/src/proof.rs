@@ -198,7 +198,7 @@ impl Verifier {
             .ok_or("is no row")?;
         let place: Place =
             serde_json::from_str(row).map_err(|_| "the row is not JSON with `seq` and `org_id`")?;
-        let expected = self.seq + 1;
+        let expected = self.seq.checked_add(1).ok_or("comes after the last number that a row may have")?;
         if place.seq != expected {
             return Err(format!(
                 "has row {} where row {expected} must be: rows are missing, moved or put in",
@@ -228,7 +228,7 @@ impl Verifier {
         let signature = lower_hex(signature).ok_or("the signature is not hexadecimal")?;
         let public = self.keys.get(&said.key_id).ok_or("the checkpoint's key is not in the first line")?;
         if !self.pins.keys.is_empty() && !self.pins.keys.contains(&said.key_id) {
-            return Err(format!("is signed by the key {}, which is none of those known before", said.key_id));
+            return Err(format!("is signed by the key {}, which `--signed-by` does not name", said.key_id));
         }
         if UnparsedPublicKey::new(&ED25519, public).verify(payload.as_bytes(), &signature).is_err() {
             return Err("the signature is not of this checkpoint".to_owned());
@@ -246,7 +246,9 @@ impl Verifier {
         let follows = match &self.checkpoint {
             // A file that goes on from another begins with that one's last checkpoint.
             Some(last) if self.is_carried && last.hash == hash => true,
-            Some(last) => (said.number, hash_of(&said.previous)) == (last.number + 1, Some(last.hash)),
+            Some(last) => {
+                (Some(said.number), hash_of(&said.previous)) == (last.number.checked_add(1), Some(last.hash))
+            }
             None if self.after == 0 => (said.number, hash_of(&said.previous)) == (1, Some([0; 32])),
             None => true,
         };

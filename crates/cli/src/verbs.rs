@@ -12,6 +12,7 @@ mod role;
 mod secret;
 pub(crate) mod session;
 pub(crate) mod task;
+mod used;
 pub(crate) mod workspace;
 
 use std::io::Write;

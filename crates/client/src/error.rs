@@ -210,7 +210,7 @@ const fn code_hint(code: ErrorCode) -> Option<&'static str> {
         E::NotFound | E::MethodNotAllowed => {
             "the server may be older than this client, or no Freehold server"
         }
-        E::NameTaken => "choose another name, or use the one there is; archived ones keep their names",
+        E::NameTaken => "choose another name, or `update` the one there is; archived ones keep their names",
         E::ProviderArchived => "unarchive the provider first: `freehold provider unarchive NAME`",
         E::RoleArchived => "unarchive the role first: `freehold role unarchive NAME`",
         E::WorkspacesActive => "stop the workspaces first: `freehold role stop-workspaces NAME`",
@@ -222,9 +222,6 @@ const fn code_hint(code: ErrorCode) -> Option<&'static str> {
             "its pod could not start; `freehold workspace activity ID` and the server's log say why"
         }
         E::WorkspaceProvisioning => "wait until `freehold workspace get ID` says idle, then try again",
-        E::InvalidState => {
-            "`freehold workspace get ID` shows its state; only stopped or failed ones can be archived"
-        }
         E::NotArchived => "only archived things can be unarchived or deleted: archive it first",
         E::TooManyRequests => "wait until some of the work is done, then try again",
         E::InternalError => "the server's log has the cause under this request id",
@@ -232,7 +229,9 @@ const fn code_hint(code: ErrorCode) -> Option<&'static str> {
         E::Unavailable => "try again later; the server's log has the cause under this request id",
         E::InvalidCursor => "begin again without a cursor",
         E::PayloadTooLarge => "send less: see the limits in the API's reference",
+        // Each says in its message what is wrong with what.
         E::ValidationError
+        | E::InvalidState
         | E::InvalidJson
         | E::InvalidId
         | E::IdempotencyConflict

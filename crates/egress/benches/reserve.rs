@@ -58,8 +58,7 @@ impl Ledger for Generous {
 }
 
 fn permit(counters: &str) -> Permit {
-    let provider =
-        ProviderGrant { kind: Kind::Anthropic, domain: "model.test".to_owned(), credential: None };
+    let provider = ProviderGrant { kind: Kind::Anthropic, domain: "model.test".to_owned(), credential: None };
     let caps = format!(
         "- name: api\n  type: http\n  allow: [{{domains: [api.test], methods: [GET]}}]\n  budgets:\n{counters}"
     );

@@ -79,12 +79,14 @@ pub(crate) struct Asked {
     path: NormalPath<'static>,
     upgrade: bool,
     read: Option<ReadBody>,
+    /// For as long as `read` is here.
+    _room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Asked {
     /// What expressions see of it.
     pub(crate) fn facts<'a>(&'a self, connection: &'a Connection) -> Facts<'a> {
-        let Self { grant, parts, path, upgrade, read } = self;
+        let Self { grant, parts, path, upgrade, read, .. } = self;
         let facts = Facts::new(&connection.destination, path, parts, grant, &connection.attribution);
         facts.with(*upgrade, read.as_ref())
     }
@@ -125,10 +127,9 @@ impl Refusal {
     }
 
     fn unchanged(failure: Failure, permit: &Permit) -> Self {
-        let unavailable = Reason::AuthUnavailable;
         let reason = match &failure {
-            Failure::Transform { why, .. } if *why != unavailable.as_str() => Reason::TransformFailed,
-            _ => unavailable,
+            Failure::Transform { .. } => Reason::TransformFailed,
+            Failure::Credential(_) | Failure::Secret { .. } => Reason::AuthUnavailable,
         };
         Self { failure: Some(Box::new(failure)), ..Self::of_permitted(reason, permit) }
     }
@@ -157,6 +158,11 @@ impl Refusal {
             None => {}
             Some(Failure::Credential(name)) => {
                 row.auth_failures.insert(name, Reason::AuthUnavailable.as_str().to_owned());
+            }
+            Some(Failure::Secret { transform, secret }) => {
+                let why = Reason::AuthUnavailable.as_str();
+                row.auth_failures.insert(format!("secret:{secret}"), why.to_owned());
+                row.transforms_failed.insert(transform, why.to_owned());
             }
             Some(Failure::Transform { name, why }) => {
                 row.transforms_failed.insert(name, why.to_owned());
@@ -197,7 +203,8 @@ impl Connection {
             resolved => resolved,
         };
         let validations = u32::from(permit.validates_body()) + u32::from(permit.response().is_some());
-        let asked = asked.map(|(parts, grant)| Asked { grant, parts, path, upgrade, read });
+        let asked =
+            asked.map(|(parts, grant)| Asked { grant, parts, path, upgrade, read, _room: body.room() });
         Ok(Admitted { permit, body, changes, reservation, asked, validations, upgrade, approval, resolved })
     }
 

@@ -18,7 +18,7 @@ mod json;
 mod meter;
 mod price;
 mod reservation;
-mod usage;
+pub(crate) mod usage;
 
 #[cfg(test)]
 mod tests;

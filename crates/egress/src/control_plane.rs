@@ -25,10 +25,11 @@ impl ControlPlane {
         Self { address: Some(address), name }
     }
 
-    /// Whether the destination is the control plane by name.
+    /// Whether the destination is the control plane by name: what answers there on the ports of HTTP leads to it too.
     pub(crate) fn is_named(&self, destination: &Destination) -> bool {
-        let is_it =
-            |(host, port): &(String, u16)| *host == *destination.host() && *port == destination.port();
+        let is_it = |(host, port): &(String, u16)| {
+            *host == *destination.host() && [*port, 80, 443].contains(&destination.port())
+        };
         self.name.as_ref().is_some_and(is_it)
     }
 
@@ -59,6 +60,7 @@ mod tests {
             ControlPlane::new(at("127.0.0.1:7070"), Some(url)).is_named(&destination)
         };
         assert!(is("https://Freehold.Example.com", Scheme::Https, "freehold.example.com", 443));
+        assert!(is("https://freehold.example.com", Scheme::Http, "freehold.example.com", 80));
         assert!(is("http://10.0.0.1:7070", Scheme::Http, "10.0.0.1", 7070));
         assert!(is("http://[::1]:7070", Scheme::Http, "::1", 7070));
         assert!(!is("https://freehold.example.com", Scheme::Https, "freehold.example.com", 8443));

@@ -123,7 +123,7 @@ impl Scope for Facts<'_> {
             Attribute::TaskId => Value::text(self.ids().task.as_deref()?),
             Attribute::UserId => Value::text(self.attribution.user_id()),
             Attribute::Now => Value::Timestamp(Timestamp::now()),
-            of_body if of_body.needs_request_body() => self.read?.request(of_body)?,
+            of_body if of_body.needs_request_body() => self.read?.request(of_body, self.query.text)?,
             _ => return None,
         })
     }

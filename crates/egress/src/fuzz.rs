@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use freehold_policy::{Destination, InvalidHost, NormalPath, Scheme, normal_host};
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -21,6 +21,7 @@ use tokio_rustls::LazyConfigAcceptor;
 
 use crate::{
     agree,
+    budget::usage::{Tap, Wish},
     ca::Authority,
     dns,
     escapes::escapes,
@@ -142,6 +143,28 @@ pub fn masked_body(bytes: &[u8]) {
     }
     out.extend(stream.finish().0);
     assert_eq!(out, struck_out(&[secret], text), "what passes is not the plain reading's");
+}
+
+/// A model provider's answer, as JSON and as events, and the same bytes as a request's body: what is counted does not depend
+/// on how they were cut, and what was counted is not taken back. The first byte says into which pieces they are cut.
+pub fn model_usage(bytes: &[u8]) {
+    let Some((&size, bytes)) = bytes.split_first() else { return };
+    let size = usize::from(size).max(1);
+    for media in ["application/json", "text/event-stream"] {
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(media))]);
+        let (mut whole, mut cut) = (Tap::new(&headers), Tap::new(&headers));
+        whole.look(bytes);
+        let mut known = None;
+        for piece in bytes.chunks(size) {
+            cut.look(piece);
+            let tokens = cut.usage.tokens();
+            assert!(known.is_none() || tokens.is_some(), "what was counted is taken back");
+            known = tokens;
+        }
+        assert_eq!(cut.usage, whole.usage, "what is counted as {media} depends on the cuts");
+    }
+    let pieces: Vec<&[u8]> = bytes.chunks(size).collect();
+    assert_eq!(Wish::read("/", &pieces), Wish::read("/", &[bytes]), "what is wished depends on the cuts");
 }
 
 /// Passes a response's body in pieces, and answers how many bytes come out. A secret that is too short is not looked for.

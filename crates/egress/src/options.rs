@@ -18,9 +18,11 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// Certificates (PEM, several in one text allowed) that upstream servers may be signed by, beside the system's.
     pub upstream_roots_pem: Vec<String>,
-    /// Addresses set by the operator: `name` or `name:port` (the port asked for) to the address to dial. These alone
-    /// may be private or loopback.
+    /// Addresses set by the operator: `name` or `name:port` (the port asked for) to the address to dial. They may be private
+    /// or loopback.
     pub hosts: HashMap<String, SocketAddr>,
+    /// Whether a rule that names an IP address opens it also where it is private or link-local. Never loopback.
+    pub rules_name_addresses: bool,
     /// The name servers that allowed names are resolved by; the machine's own when empty.
     pub name_servers: Vec<SocketAddr>,
     /// The first address of the IPv4 range (a /15) that names are answered from.
@@ -42,6 +44,7 @@ impl Options {
             state_dir: state_dir.into(),
             upstream_roots_pem: Vec::new(),
             hosts: HashMap::new(),
+            rules_name_addresses: true,
             name_servers: Vec::new(),
             fake_ipv4_base: Ipv4Addr::new(198, 18, 0, 0),
             fake_ipv6_base: Ipv6Addr::new(0xfd66, 0x7265, 0x6568, 0, 0, 0, 0, 0),

@@ -4,6 +4,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -60,8 +61,21 @@ pub(crate) struct Passage {
     rest: Option<Incoming>,
     watches: Vec<Box<dyn Watch>>,
     metered: Option<Box<Metered>>,
-    /// Room for what was read, among all that the pod's requests hold.
-    room: Option<OwnedSemaphorePermit>,
+    /// Room for what was read, among all that the pod's requests hold; until the last piece of it is gone, here and in the
+    /// hands of whoever sends it.
+    room: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+/// What was read, with its room.
+struct Roomed {
+    data: Bytes,
+    _room: Arc<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Roomed {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
 }
 
 /// A body that was read up to a bound.
@@ -98,6 +112,11 @@ impl Passage {
         self.size_hint().exact()
     }
 
+    /// The room that it holds, for whoever keeps what stands in it for longer.
+    pub(crate) fn room(&self) -> Option<Arc<OwnedSemaphorePermit>> {
+        self.room.clone()
+    }
+
     /// Has the bytes seen that pass from now on.
     pub(crate) fn watch(&mut self, watch: Box<dyn Watch>) {
         self.watches.push(watch);
@@ -123,7 +142,7 @@ impl Passage {
         bytes_max: u64,
         room: Option<OwnedSemaphorePermit>,
     ) -> Result<Read, PassageError> {
-        self.room = room.or(self.room.take());
+        self.room = room.map(Arc::new).or(self.room.take());
         let mut length = self.read_bytes();
         while let Some(rest) = &mut self.rest {
             if rest.size_hint().lower().saturating_add(length) > bytes_max {
@@ -195,6 +214,10 @@ impl Passage {
     /// The next frame of what was read, or else of what was not.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, PassageError>>> {
         if let Some(data) = self.read.pop_front() {
+            let data = match &self.room {
+                Some(room) => Bytes::from_owner(Roomed { data, _room: Arc::clone(room) }),
+                None => data,
+            };
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         self.room = None;

@@ -16,7 +16,7 @@ use hickory_resolver::{
 };
 use lru::LruCache;
 
-use crate::{ControlPlane, address::is_public, deny::Reason, options::ms, state::lock};
+use crate::{ControlPlane, Options, address::is_public, deny::Reason, options::ms, state::lock};
 
 /// Answers kept, and for how long: shorter than DNS would allow, long enough to spare kept-alive requests the way.
 const ANSWERS_MAX: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
@@ -31,6 +31,7 @@ type Found = (Instant, Arc<[SocketAddr]>);
 pub(crate) struct Resolver {
     hosts: HashMap<String, SocketAddr>,
     control_plane: ControlPlane,
+    rules_name_addresses: bool,
     /// Absent where the machine has no usable configuration.
     system: Option<TokioResolver>,
     timeout: Duration,
@@ -38,12 +39,8 @@ pub(crate) struct Resolver {
 }
 
 impl Resolver {
-    pub(crate) fn new(
-        hosts: &HashMap<String, SocketAddr>,
-        name_servers: &[SocketAddr],
-        control_plane: ControlPlane,
-        resolve_ms: u64,
-    ) -> Self {
+    pub(crate) fn new(options: &Options) -> Self {
+        let Options { hosts, name_servers, .. } = options;
         let builder = if name_servers.is_empty() {
             TokioResolver::builder_tokio()
         } else {
@@ -59,29 +56,39 @@ impl Resolver {
             .ok();
         Self {
             hosts: hosts.iter().map(|(name, address)| (normal_key(name), *address)).collect(),
-            control_plane,
+            control_plane: options.control_plane.clone(),
+            rules_name_addresses: options.rules_name_addresses,
             system,
-            timeout: ms(resolve_ms),
+            timeout: ms(options.limits.resolve_ms),
             answers: Mutex::new(LruCache::new(ANSWERS_MAX)),
         }
     }
 
-    /// The addresses to dial. Never empty; each is public or the operator's own, and none is the control plane's.
-    pub(crate) async fn resolve(&self, destination: &Destination) -> Result<Arc<[SocketAddr]>, Reason> {
+    /// The addresses to dial. Never empty; each is public, the operator's own or, where a rule `named` it and rules may, the
+    /// address of the destination itself; and none is the control plane's.
+    pub(crate) async fn resolve(
+        &self,
+        destination: &Destination,
+        named: bool,
+    ) -> Result<Arc<[SocketAddr]>, Reason> {
         let own = &self.control_plane;
         if own.is_named(destination) {
             return Err(Reason::ControlPlaneForbidden);
         }
-        let addresses = self.addresses(destination).await?;
+        let addresses = self.addresses(destination, named).await?;
         if addresses.iter().any(|address| own.is_at(*address)) {
             return Err(Reason::ControlPlaneForbidden);
         }
         Ok(addresses)
     }
 
-    async fn addresses(&self, destination: &Destination) -> Result<Arc<[SocketAddr]>, Reason> {
+    async fn addresses(&self, destination: &Destination, named: bool) -> Result<Arc<[SocketAddr]>, Reason> {
         if let Some(address) = self.of_operator(destination) {
             return Ok(Arc::new([address]));
+        }
+        // It is not kept among the answers, which count for requests of other rules too.
+        if let Some(address) = destination.ip().filter(|address| named && self.may_be_named(*address)) {
+            return Ok(Arc::new([SocketAddr::new(address, destination.port())]));
         }
         if let Some((at, addresses)) = lock(&self.answers).get(destination)
             && at.elapsed() < ANSWER_AGE_MAX
@@ -103,6 +110,13 @@ impl Resolver {
         }
         lock(&self.answers).put(destination.clone(), (Instant::now(), Arc::clone(&public)));
         Ok(public)
+    }
+
+    /// Whether a rule may open this address: any but this machine's own, and those that are nobody's.
+    fn may_be_named(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.rules_name_addresses
+            && !(address.is_loopback() || address.is_unspecified() || address.is_multicast())
     }
 
     fn of_operator(&self, destination: &Destination) -> Option<SocketAddr> {
@@ -155,10 +169,33 @@ mod tests {
     use super::*;
 
     async fn resolve(hosts: &[(&str, &str)], host: &str, port: u16) -> Result<Vec<SocketAddr>, Reason> {
-        let hosts = hosts.iter().map(|(name, at)| ((*name).to_owned(), at.parse().unwrap())).collect();
-        let resolver = Resolver::new(&hosts, &[], ControlPlane::default(), 1_000);
+        let mut options = Options::new("unused");
+        options.hosts = hosts.iter().map(|(name, at)| ((*name).to_owned(), at.parse().unwrap())).collect();
+        resolve_by(&options, host, port, false).await
+    }
+
+    async fn resolve_by(
+        options: &Options,
+        host: &str,
+        port: u16,
+        named: bool,
+    ) -> Result<Vec<SocketAddr>, Reason> {
         let destination = Destination::new(Scheme::Https, host, port).unwrap();
-        resolver.resolve(&destination).await.map(|found| found.to_vec())
+        Resolver::new(options).resolve(&destination, named).await.map(|found| found.to_vec())
+    }
+
+    #[tokio::test]
+    async fn a_rule_may_name_an_address_inside_unless_the_operator_forbids_it_or_it_is_this_machine() {
+        let mut options = Options::new("unused");
+        for host in ["10.0.0.5", "169.254.169.254", "fd00::5"] {
+            let at = SocketAddr::new(host.parse().unwrap(), 443);
+            assert_eq!(resolve_by(&options, host, 443, true).await, Ok(vec![at]), "{host}");
+        }
+        for host in ["127.0.0.1", "::1", "0.0.0.0", "224.0.0.1", "::ffff:127.0.0.1"] {
+            assert_eq!(resolve_by(&options, host, 443, true).await, Err(Reason::AddressForbidden), "{host}");
+        }
+        options.rules_name_addresses = false;
+        assert_eq!(resolve_by(&options, "10.0.0.5", 443, true).await, Err(Reason::AddressForbidden));
     }
 
     #[tokio::test]

@@ -96,12 +96,7 @@ impl State {
             warnings: Arc::new(Semaphore::new(WARNINGS_MAX)),
             spool: Spool::open(&spool_dir, limits).map_err(at(&spool_dir))?,
             dialer: Dialer {
-                resolver: Arc::new(Resolver::new(
-                    &options.hosts,
-                    &options.name_servers,
-                    options.control_plane.clone(),
-                    limits.resolve_ms,
-                )),
+                resolver: Arc::new(Resolver::new(&options)),
                 tls: client_config(&options.upstream_roots_pem, provider)?,
             },
             verifier,

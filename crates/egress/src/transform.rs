@@ -40,6 +40,13 @@ const SUMS: [HeaderName; 5] = [
 pub(crate) enum Failure {
     /// A credential cannot be had.
     Credential(String),
+    /// A secret that a transform asks for cannot be had.
+    Secret {
+        /// The transform's name.
+        transform: String,
+        /// The secret's.
+        secret: String,
+    },
     /// A transform has failed.
     Transform {
         /// Its name.
@@ -104,7 +111,7 @@ pub(crate) async fn gather(credentials: &dyn Credentials, permit: &Permit) -> Re
         for name in secrets {
             let secret = credentials.secret(name).await.map_err(|unavailable| {
                 tell(name, unavailable);
-                Failure::of(transform, "auth_unavailable")
+                Failure::Secret { transform: transform.name.rule.to_string(), secret: name.to_string() }
             })?;
             gathered.secrets.0.insert(name.clone(), secret);
         }

@@ -47,6 +47,8 @@ pub(crate) struct Dialer {
 /// The upstream side of one workspace.
 pub(crate) struct Upstream {
     client: Client<Connector, Passage>,
+    /// For addresses that rules name, which may be inside. A pool of its own: no other request gets its connections.
+    named: Client<Connector, Passage>,
     connector: Connector,
     response_head: Duration,
 }
@@ -64,22 +66,24 @@ impl Upstream {
             tls: tls(&[b"h2", b"http/1.1"]),
             tls_http1: tls(&[b"http/1.1"]),
             timeout: ms(limits.connect_ms),
+            named: false,
         };
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
+        let mut pool = Client::builder(TokioExecutor::new());
+        pool.pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
             .pool_idle_timeout(ms(limits.upstream_idle_ms))
             .pool_max_idle_per_host(limits.upstream_idle_max)
             .http1_max_buf_size(limits.head_bytes_max.max(8 * 1024))
             .http2_initial_stream_window_size(limits.upstream_stream_window_bytes)
-            .http2_initial_connection_window_size(limits.upstream_connection_window_bytes)
-            .build(connector.clone());
-        Self { client, connector, response_head: ms(limits.response_head_ms) }
+            .http2_initial_connection_window_size(limits.upstream_connection_window_bytes);
+        let client = pool.build(connector.clone());
+        let named = pool.build(Connector { named: true, ..connector.clone() });
+        Self { client, named, connector, response_head: ms(limits.response_head_ms) }
     }
 
     /// Whether the permitted destination has an address that may be dialled.
     pub(crate) async fn resolve(&self, permit: &Permit) -> Result<(), Reason> {
-        self.connector.resolver.resolve(permit.destination()).await.map(|_| ())
+        self.connector.resolver.resolve(permit.destination(), permit.names_address()).await.map(|_| ())
     }
 
     /// Sends a request whose target is a path and returns the answer's head; bodies pass as they come.
@@ -92,7 +96,8 @@ impl Upstream {
         // What is spoken upstream is settled there, not by what the client speaks.
         *request.version_mut() = Version::HTTP_11;
         say_length(&mut request);
-        match tokio::time::timeout(self.response_head, self.client.request(request)).await {
+        let client = if permit.names_address() { &self.named } else { &self.client };
+        match tokio::time::timeout(self.response_head, client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
                 tracing::debug!(
@@ -126,7 +131,8 @@ impl Upstream {
         permit: &Permit,
         request: Request<Empty<Bytes>>,
     ) -> Result<Response<Incoming>, Reason> {
-        let stream = self.connector.dial(permit.destination(), &self.connector.tls_http1).await?;
+        let connector = Connector { named: permit.names_address(), ..self.connector.clone() };
+        let stream = connector.dial(permit.destination(), &connector.tls_http1).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|_| Reason::UpstreamFailed)?;
@@ -183,11 +189,13 @@ struct Connector {
     tls: TlsConnector,
     tls_http1: TlsConnector,
     timeout: Duration,
+    /// Whether it dials for rules that name the address itself.
+    named: bool,
 }
 
 impl Connector {
     async fn dial(&self, destination: &Destination, tls: &TlsConnector) -> Result<Stream, Reason> {
-        let addresses = self.resolver.resolve(destination).await?;
+        let addresses = self.resolver.resolve(destination, self.named).await?;
         let mut last = Reason::UpstreamUnreachable;
         for &address in addresses.iter() {
             match tokio::time::timeout(self.timeout, connect(address, destination, tls)).await {

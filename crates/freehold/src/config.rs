@@ -196,6 +196,9 @@ pub struct Egress {
     pub hosts: BTreeMap<String, SocketAddr>,
     /// Files of certificates (PEM) that upstreams may be signed by, beside the system's.
     pub extra_roots: Vec<PathBuf>,
+    /// Whether a rule of a role that names an IP address opens it, also where it is private: not for a server whose
+    /// organizations must not reach the network that it stands in.
+    pub rules_name_addresses: bool,
     /// The name servers that allowed names are resolved by, as address and port; the machine's own when empty.
     pub name_servers: Vec<SocketAddr>,
     /// The most seconds a request is held until a person decides.
@@ -207,6 +210,7 @@ impl Default for Egress {
         Self {
             hosts: BTreeMap::new(),
             extra_roots: Vec::new(),
+            rules_name_addresses: true,
             name_servers: Vec::new(),
             approval_timeout_seconds: const { NonZeroU32::new(600).expect("not zero") },
         }
@@ -448,9 +452,29 @@ fn explain(error: &figment::Error) -> String {
         figment::error::Kind::UnknownField(name, known) => {
             format!("there is no setting `{name}` here, only {}", known.join(", "))
         }
+        figment::error::Kind::InvalidType(found, wanted) => {
+            format!("found {found}, expected {}", wanted_in_words(wanted))
+        }
+        kind if kind.to_string().contains("socket address") => {
+            "expected an address and a port, such as `10.0.0.7:443`".to_owned()
+        }
         kind => kind.to_string(),
     };
     format!("{key}{what}{}", source.map(|name| format!(" ({name})")).unwrap_or_default())
+}
+
+/// What a key takes, for people who write TOML and not Rust.
+fn wanted_in_words(wanted: &str) -> &str {
+    match wanted {
+        "a sequence" => "a list, such as `[\"...\"]`",
+        "a map" => "a table",
+        "a string" | "path string" => "a text in quotes",
+        "a boolean" => "`true` or `false`",
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
+        wanted if wanted.contains("nonzero") => "a whole number from 1",
+        "f32" | "f64" => "a number",
+        wanted => wanted,
+    }
 }
 
 /// A key of TOML, in quotes where it needs them.

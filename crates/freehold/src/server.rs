@@ -182,12 +182,6 @@ async fn end_pods(driver: &dyn PodDriver, is_abandoned: bool) -> anyhow::Result<
     Ok(Ended::Stopped)
 }
 
-async fn watch_stdin(abandoned: CancellationToken, shutdown: CancellationToken) {
-    freehold_cli::stdin_closed().await;
-    abandoned.cancel();
-    shutdown.cancel();
-}
-
 /// Records that requests which the server before this one held went nowhere: whoever held them is gone.
 async fn abandon_holds(fleet: &fleet::Fleet) -> anyhow::Result<()> {
     let abandoned = fleet.approvals_abandon_all().await?;
@@ -440,11 +434,17 @@ fn egress_options(
     // A connection is silent while its request is held.
     limits.stalled_ms = limits.stalled_ms.max(limits.approval_ms + HELD_MARGIN_MS);
     options.hosts = config.egress.hosts.iter().map(|(name, address)| (name.clone(), *address)).collect();
+    options.rules_name_addresses = config.egress.rules_name_addresses;
     options.name_servers.clone_from(&config.egress.name_servers);
     options.budgets.prices =
         Prices::new(&config.prices).context("the configuration is not valid: `prices`")?;
     for path in &config.egress.extra_roots {
         let pem = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        anyhow::ensure!(
+            pem.contains("-----BEGIN CERTIFICATE-----"),
+            "the configuration is not valid: `egress.extra_roots` names {}, which holds no certificate in PEM",
+            path.display()
+        );
         options.upstream_roots_pem.push(pem);
     }
     Ok(options)

@@ -29,7 +29,7 @@ impl Scope for Seen<'_> {
             Attribute::RequestMethod => Some(Value::text("POST")),
             Attribute::RequestPath => Some(Value::text("/v1/items/7")),
             Attribute::RoleName => Some(Value::text("coder")),
-            other => self.0.request(other),
+            other => self.0.request(other, ""),
         }
     }
 }

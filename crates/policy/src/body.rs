@@ -88,7 +88,7 @@ impl BodyRule {
         let Some(read) = body.read else { return Err(Reason::BodyInvalid) };
         schema.check(read).map_err(|miss| match miss {
             SchemaMiss::Invalid => Reason::BodyInvalid,
-            SchemaMiss::TooCostly => Reason::BodyUnreadable,
+            SchemaMiss::Unclear => Reason::BodyUnreadable,
         })
     }
 
@@ -104,7 +104,7 @@ impl BodyRule {
         match (&self.schema, body.read) {
             (Some(schema), Some(read)) if read.value().is_some() => match schema.check(read) {
                 Err(SchemaMiss::Invalid) => Err(Reason::BodyInvalid),
-                Ok(()) | Err(SchemaMiss::TooCostly) => Ok(()),
+                Ok(()) | Err(SchemaMiss::Unclear) => Ok(()),
             },
             _ => Ok(()),
         }

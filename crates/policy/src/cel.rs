@@ -13,6 +13,7 @@
 
 mod check;
 mod evaluate;
+mod hint;
 mod parse;
 mod schema;
 mod token;

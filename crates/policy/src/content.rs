@@ -10,9 +10,10 @@ use serde_json::{Map, Value as Json};
 
 use crate::{
     cel::{Attribute, List, Value},
-    graphql::Operation,
+    graphql::{self, Operation},
     media::MediaType,
-    path::is_plain_query,
+    names::json_clash,
+    path::{is_plain_query, unescaped_field},
 };
 
 /// The most values (texts, numbers, lists, objects, keys) of a body that is read.
@@ -32,7 +33,8 @@ pub enum Unreadable {
     /// It is not what its type says.
     #[error("it is not what its type says")]
     Malformed,
-    /// It is JSON that names a key twice, a form that servers cut in different ways, or not in UTF-8.
+    /// It is JSON that names a key twice, also where case alone differs, a form that servers read in different ways, or not
+    /// in UTF-8.
     #[error("servers read it in different ways")]
     Ambiguous,
     /// It has too many values, or is nested too deep.
@@ -99,9 +101,13 @@ impl ReadBody {
     }
 
     /// What an expression sees of it as the body of a request, for each attribute that is about it
-    /// ([`Attribute::needs_request_body`]); nothing for others.
-    pub fn request(&self, attribute: Attribute) -> Option<Value<'_>> {
+    /// ([`Attribute::needs_request_body`]); nothing for others. `url_query` is the query of the request's URL, where there
+    /// might be another GraphQL operation.
+    pub fn request(&self, attribute: Attribute, url_query: &str) -> Option<Value<'_>> {
         let value = self.value()?;
+        if attribute.is_graphql() && graphql::is_in_url(url_query) {
+            return None;
+        }
         let text = |value: Option<&Json>| value.and_then(Json::as_str).map(Value::made);
         match attribute {
             Attribute::RequestBody => Some(Value::json(value)),
@@ -161,9 +167,9 @@ impl Counted {
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             self.one().map_err(|()| Unreadable::TooComplex)?;
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let list = fields.entry(unescaped(name)).or_insert_with(|| Json::Array(Vec::new()));
+            let list = fields.entry(unescaped_field(name)).or_insert_with(|| Json::Array(Vec::new()));
             if let Json::Array(values) = list {
-                values.push(Json::String(unescaped(value)));
+                values.push(Json::String(unescaped_field(value)));
             }
         }
         Ok(Json::Object(fields))
@@ -181,25 +187,6 @@ impl Counted {
             }
         }
     }
-}
-
-/// The text of a name or value of a form whose escapes are all well-formed text.
-fn unescaped(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        let digit = |at: usize| after.get(at).and_then(|digit| char::from(*digit).to_digit(16));
-        match (byte, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => {
-                bytes.push(u8::try_from(high << 4 | low).unwrap_or(b'?'));
-                rest = &after[2..];
-            }
-            (b'+', ..) => bytes.push(b' '),
-            _ => bytes.push(byte),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// One value of JSON, and what is in it.
@@ -283,6 +270,9 @@ impl<'de> Visitor<'de> for Part<'_> {
                 return Err(self.trouble(Unreadable::Ambiguous));
             }
         }
+        if json_clash(map.keys().map(String::as_str)) {
+            return Err(self.trouble(Unreadable::Ambiguous));
+        }
         Ok(Json::Object(map))
     }
 }
@@ -325,6 +315,11 @@ mod tests {
         for (kind, text, why) in [
             ("application/json", r#"{"a": 1, "a": 1}"#, Unreadable::Ambiguous),
             ("application/json", r#"{"a": 1, "\u0061": 1}"#, Unreadable::Ambiguous),
+            ("application/json", r#"{"x": [{"amount": 1, "Amount": 1000}]}"#, Unreadable::Ambiguous),
+            ("application/x-www-form-urlencoded", "a=1&A=2", Unreadable::Ambiguous),
+            ("application/x-www-form-urlencoded", "a=1&a%5B%5D=2", Unreadable::Ambiguous),
+            ("application/x-www-form-urlencoded", "a=1&+a=2", Unreadable::Ambiguous),
+            ("application/json; charset=utf-8; charset=utf-16", "{}", Unreadable::Ambiguous),
             ("application/json; charset=utf-16", "{}", Unreadable::Ambiguous),
             ("application/x-www-form-urlencoded", "a=1;b=2", Unreadable::Ambiguous),
             ("application/json", "{} {}", Unreadable::Malformed),

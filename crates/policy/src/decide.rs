@@ -552,7 +552,8 @@ fn may_hold(condition: &Condition, request: &RequestHead<'_>, work: &Work) -> bo
         || (looks() && request.body.unreadable().is_some())
 }
 
-fn covers(domain: &DomainPattern, destination: &Destination) -> bool {
+/// Whether a domain of a rule that allows is of this host and port.
+pub(crate) fn covers(domain: &DomainPattern, destination: &Destination) -> bool {
     domain.port.unwrap_or(destination.scheme().default_port()) == destination.port()
         && domain.glob.matches(destination.host(), '.')
 }

@@ -24,6 +24,7 @@ mod grpc;
 mod language;
 mod media;
 mod merge;
+mod names;
 mod parse;
 mod path;
 mod permit;

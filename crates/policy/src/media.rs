@@ -17,15 +17,17 @@ impl MediaType {
         let mut parts = header.split(';');
         let essence = parts.next()?.trim_matches([' ', '\t']).to_ascii_lowercase();
         let (main, sub) = essence.split_once('/')?;
-        if !is_token(main) || !is_token(sub) {
+        if !is_token(main) || !is_token(sub) || !is_plain(header) {
             return None;
         }
         let slash = main.len();
-        let charset = parts.find_map(|part| {
+        // Of two that are named, servers take one or the other: together they are none that is known.
+        let charsets = parts.filter_map(|part| {
             let (name, value) = part.split_once('=')?;
             let value = value.trim_matches([' ', '\t', '"']).to_ascii_lowercase();
-            name.trim_matches([' ', '\t']).eq_ignore_ascii_case("charset").then(|| value.into())
+            name.trim_matches([' ', '\t']).eq_ignore_ascii_case("charset").then_some(value)
         });
+        let charset = charsets.reduce(|one, other| one + ";" + &other).map(Into::into);
         Some(Self { essence: essence.into(), slash, charset })
     }
 
@@ -52,6 +54,23 @@ impl MediaType {
     pub(crate) fn is_utf8(&self) -> bool {
         self.charset.as_deref().is_none_or(|name| matches!(name, "utf-8" | "utf8" | "us-ascii"))
     }
+}
+
+/// Whether servers cut a `Content-Type` into the same parts: quotes end, no `;` stands in them, and no `,` outside of them,
+/// which would make it a list, of which some take the first and some the last.
+fn is_plain(header: &str) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    for byte in header.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' if !quoted => return false,
+            b';' if quoted => return false,
+            _ => {}
+        }
+    }
+    !quoted
 }
 
 /// Media types that a rule names: `application/json`, `image/*`, `application/*+json`. Parameters do not count.
@@ -118,7 +137,18 @@ mod tests {
 
     #[test]
     fn what_is_no_type_or_two_of_them_is_none() {
-        for header in ["", "json", "a/b, c/d", "a/b/c", "/b", "a/", "a b/c"] {
+        for header in [
+            "",
+            "json",
+            "a/b, c/d",
+            "a/b/c",
+            "/b",
+            "a/",
+            "a b/c",
+            "a/b;c=d, e/f",
+            "a/b; c=\"d",
+            "a/b; c=\"; charset=utf-16\"",
+        ] {
             assert_eq!(MediaType::parse(header), None, "{header}");
         }
         for pattern in ["", "json", "*/*", "*/json", "a/*b", "a/b; c=d", "a/*+*"] {

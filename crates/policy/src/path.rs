@@ -1,9 +1,14 @@
 //! The normal form of a request's path: what is matched is what is sent, and what is ambiguous is refused.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
-/// The longest path, in bytes.
+use crate::names::form_clash;
+
+/// The longest path, in bytes, as it is sent and in normal form.
 pub const PATH_BYTES_MAX: usize = 8 * 1024;
+
+/// The most segments of a path. Patterns with `**` are held against each.
+pub(crate) const SEGMENTS_MAX: usize = 256;
 
 /// Why a path has no normal form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -11,6 +16,9 @@ pub enum PathProblem {
     /// It is longer than [`PATH_BYTES_MAX`].
     #[error("longer than {PATH_BYTES_MAX} bytes")]
     TooLong,
+    /// It has more than 256 segments.
+    #[error("has more than {SEGMENTS_MAX} segments")]
+    TooManySegments,
     /// It does not begin with a slash (`*`, an authority, nothing).
     #[error("does not begin with `/`")]
     NotAbsolute,
@@ -96,6 +104,10 @@ impl<'a> NormalPath<'a> {
         }
         check_text(&foreign)?;
         let text = normal.map_or(Cow::Borrowed(path), Cow::Owned);
+        // What had to be escaped is three times as long.
+        if text.len() > PATH_BYTES_MAX {
+            return Err(PathProblem::TooLong);
+        }
         if hides_an_escape(&text) {
             return Err(PathProblem::AmbiguousEscape);
         }
@@ -175,6 +187,9 @@ fn check_text(bytes: &[u8]) -> Result<(), PathProblem> {
 }
 
 fn check_segments(path: &str) -> Result<(), PathProblem> {
+    if path.bytes().filter(|b| *b == b'/').count() > SEGMENTS_MAX {
+        return Err(PathProblem::TooManySegments);
+    }
     let mut segments = path[1..].split('/').peekable();
     while let Some(segment) = segments.next() {
         // A final slash is a path's own; an empty segment before another is not.
@@ -189,8 +204,8 @@ fn check_segments(path: &str) -> Result<(), PathProblem> {
     Ok(())
 }
 
-/// Whether all servers read a query alike: no `;`, at which some cut it as at `&`, no escape that is none, and nothing that is
-/// not text when it is unescaped.
+/// Whether all servers read a query alike: no `;`, at which some cut it as at `&`, no escape that is none, nothing that is
+/// not text when it is unescaped, and no two names that some take for one.
 pub fn is_plain_query(query: &str) -> bool {
     let mut bytes = Vec::with_capacity(query.len());
     let mut rest = query.as_bytes();
@@ -209,7 +224,37 @@ pub fn is_plain_query(query: &str) -> bool {
             _ => bytes.push(byte),
         }
     }
-    std::str::from_utf8(&bytes).is_ok()
+    std::str::from_utf8(&bytes).is_ok() && !fields_clash(query)
+}
+
+/// Whether some servers take two names of a query for one.
+fn fields_clash(query: &str) -> bool {
+    let names = query.split('&').map(|pair| pair.split('=').next().unwrap_or(pair));
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+    if names.clone().all(|name| name.bytes().all(is_plain)) {
+        return false;
+    }
+    let names: BTreeSet<String> = names.map(unescaped_field).collect();
+    form_clash(names.iter().map(String::as_str))
+}
+
+/// The text of a name or value of a form whose escapes are all well-formed text.
+pub(crate) fn unescaped_field(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        let digit = |at: usize| after.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+        match (byte, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push(u8::try_from(high << 4 | low).unwrap_or(b'?'));
+                rest = &after[2..];
+            }
+            (b'+', ..) => bytes.push(b' '),
+            _ => bytes.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The text with its escapes of ASCII read; a normal path has no others that are malformed or hide a separator.
@@ -315,14 +360,18 @@ mod tests {
             assert_eq!(normal(given), Err(problem), "{given}");
         }
         assert_eq!(normal(&format!("/{}", "a".repeat(PATH_BYTES_MAX))), Err(PathProblem::TooLong));
+        // So is one that is longer once it is in normal form.
+        assert_eq!(normal(&format!("/{}", "]".repeat(PATH_BYTES_MAX / 2))), Err(PathProblem::TooLong));
     }
 
     #[test]
     fn a_query_that_servers_read_differently_is_not_plain() {
-        for plain in ["", "a=1&b=2", "a=%C3%A9+x&a=", "a=b=c", "%3B"] {
+        for plain in ["", "a=1&b=2", "a=%C3%A9+x&a=", "a=b=c", "%3B", "a[b]=1&a[c]=2", "Ab=1&ab2=X"] {
             assert!(is_plain_query(plain), "{plain}");
         }
-        for other in ["a=1;b=2", "a=%", "a=%2", "a=%zz", "a=%ff", "a=%C3&x=%A9"] {
+        for other in
+            ["a=1;b=2", "a=%", "a=%2", "a=%zz", "a=%ff", "a=%C3&x=%A9", "a=1&A=2", "a=1&%41=2", "a=1&a[]=2"]
+        {
             assert!(!is_plain_query(other), "{other}");
         }
     }

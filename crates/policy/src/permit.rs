@@ -5,9 +5,9 @@ use std::{fmt, ops::Deref, sync::Arc};
 use crate::{
     budget::{Counter, Unit},
     cel::Attribute,
-    decide::RuleName,
+    decide::{RuleName, covers},
     destination::Destination,
-    document::{Approval, Rule},
+    document::{Approval, DomainPattern, Rule},
     respond::ResponseRule,
     transform::Transform,
 };
@@ -94,6 +94,12 @@ impl Permit {
     /// The only place the request may go.
     pub const fn destination(&self) -> &Destination {
         &self.destination
+    }
+
+    /// Whether the rule names the destination's IP address, at this port, itself, and not a pattern that it fits.
+    pub fn names_address(&self) -> bool {
+        let names = |domain: &DomainPattern| domain.glob.is_literal() && covers(domain, &self.destination);
+        self.destination.ip().is_some() && self.rule.rule.domains.iter().any(names)
     }
 
     /// The rule that allowed it.

@@ -1,11 +1,11 @@
 //! JSON Schemas of bodies: compiled once, without access to anything outside of themselves, and bounded in what they cost.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value as Json;
 
-use crate::content::ReadBody;
+use crate::{content::ReadBody, names::folded};
 
 /// The longest schema, written as JSON, in bytes.
 pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
@@ -32,6 +32,8 @@ struct Compiled {
     regexes: u64,
     /// Every name of a property, sorted: what of a body's names may be told.
     names: Vec<String>,
+    /// The same, of which some servers do not tell apart what differs in case.
+    folded: HashSet<String>,
 }
 
 /// Why a body is not as a schema says.
@@ -39,8 +41,9 @@ struct Compiled {
 pub(crate) enum SchemaMiss {
     /// It is another.
     Invalid,
-    /// It would take too long to tell.
-    TooCostly,
+    /// It cannot be told: it would take too long, or it has a name that differs in case alone from one of the schema's, which
+    /// some servers take for that.
+    Unclear,
 }
 
 impl BodySchema {
@@ -59,7 +62,8 @@ impl BodySchema {
             .offline();
         let validator =
             options.build(&json).map_err(|error| (error.instance_path().to_string(), error.to_string()))?;
-        Ok(Self(Arc::new(Compiled { json, validator, parts, regexes, names })))
+        let folded = names.iter().map(|name| folded(name)).collect();
+        Ok(Self(Arc::new(Compiled { json, validator, parts, regexes, names, folded })))
     }
 
     /// As it is written.
@@ -73,8 +77,8 @@ impl BodySchema {
         let value = body.value().ok_or(SchemaMiss::Invalid)?;
         let of_values = (body.values() as u64).saturating_mul(*parts);
         let of_bytes = body.length().unwrap_or(u64::MAX).saturating_mul(regexes.saturating_mul(8));
-        if of_values.saturating_add(of_bytes) > VALIDATION_STEPS_MAX {
-            return Err(SchemaMiss::TooCostly);
+        if of_values.saturating_add(of_bytes) > VALIDATION_STEPS_MAX || self.0.is_misspelt(value) {
+            return Err(SchemaMiss::Unclear);
         }
         if validator.is_valid(value) { Ok(()) } else { Err(SchemaMiss::Invalid) }
     }
@@ -99,6 +103,20 @@ impl BodySchema {
             }
         }
         Some(format!("{place}: {}", error.kind().keyword()))
+    }
+}
+
+impl Compiled {
+    /// Whether a name in the body differs in case alone from one that the schema knows. A body's depth is bounded.
+    fn is_misspelt(&self, value: &Json) -> bool {
+        let is_known = |name: &String| self.names.binary_search(name).is_ok();
+        match value {
+            Json::Object(fields) => fields.iter().any(|(name, value)| {
+                !is_known(name) && self.folded.contains(&folded(name)) || self.is_misspelt(value)
+            }),
+            Json::Array(items) => items.iter().any(|item| self.is_misspelt(item)),
+            _ => false,
+        }
     }
 }
 

@@ -55,13 +55,34 @@ pub(crate) fn read(text: &str) -> Result<Node, Problem> {
     serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options).map(Node::from).map_err(|error| {
         let place = error.location();
         let message = error.to_string();
+        let message = message.lines().next().unwrap_or("not YAML");
+        // The place is told beside it.
+        let message = message.rsplit_once(" at line ").map_or(message, |(message, _)| message);
         Problem {
             line: place.map_or(0, |place| place.line()),
             column: place.map_or(0, |place| place.column()),
             path: String::new(),
-            message: message.lines().next().unwrap_or("not YAML").to_owned(),
+            message: format!("{message}{}", quoting(message)),
         }
     })
+}
+
+/// What to do about the slips that YAML's own words do not explain: texts that want quotes.
+fn quoting(message: &str) -> &'static str {
+    const HINTS: &[(&str, &str)] = &[
+        ("unknown anchor", "; a text that begins with `*` or `&` stands in quotes: \"*.example.com\""),
+        (
+            "after double-quoted scalar",
+            "; an expression that begins with a quote stands whole in quotes of the other kind",
+        ),
+        (
+            "after single-quoted scalar",
+            "; an expression that begins with a quote stands whole in quotes of the other kind",
+        ),
+        ("mapping values are not allowed", "; a text that holds `: ` stands in quotes"),
+        ("parsing a flow", "; in `{...}` and `[...]` a text that holds one of `,[]{}` stands in quotes"),
+    ];
+    HINTS.iter().find(|(said, _)| message.contains(said)).map_or("", |(_, hint)| hint)
 }
 
 impl From<Spanned<Value>> for Node {

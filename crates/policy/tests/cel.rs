@@ -149,6 +149,10 @@ fn what_is_wrong_is_found_at_load_and_named_with_its_place() {
         ("request.port && true", 8, "this is an integer, and a boolean is wanted"),
         ("request.path.startsWith(1)", 13, "`startsWith` does not take a text, an integer"),
         ("request.path.beginsWith('a')", 13, "there is no method `beginsWith`"),
+        ("request.path.startswith('a')", 13, "there is no method `startswith`; did you mean `startsWith`?"),
+        ("len(request.path) > 1", 0, "there is no function `len`; did you mean `size`?"),
+        ("contains(request.path, 'a')", 0, "it is a method: `value.contains(...)`"),
+        ("request.port.string() == ''", 13, "it is a function: `string(...)`"),
         ("frobnicate(1)", 0, "there is no function `frobnicate`"),
         ("request.path.matches('(')", 21, "not a regular expression: "),
         ("request.path.matches(request.host)", 13, "a regular expression that is written there"),
@@ -164,6 +168,10 @@ fn what_is_wrong_is_found_at_load_and_named_with_its_place() {
         ("(1 == 1", 7, "expected `)`, found the end"),
         ("1 == 1 1", 7, "expected the end of the expression, found a number"),
         ("a @ b", 2, "`@` has no place here"),
+        ("request.method = 'GET'", 15, "`=` has no place here; equality is `==`"),
+        ("request.websocket and true", 18, "write `&&` for `and`"),
+        ("not request.websocket", 0, "write `!` for `not`"),
+        ("True", 0, "write `true` for `True`"),
         ("[1, 2].all(1, true)", 7, "a walk takes a name"),
         ("request.port.all(x, true)", 8, "an integer has no items"),
         ("has(request)", 4, "`has` takes a field"),
@@ -176,7 +184,11 @@ fn what_is_wrong_is_found_at_load_and_named_with_its_place() {
             12,
             "unknown field `tol` of `request.mcp`; did you mean `request.mcp.tool`?",
         ),
-        ("nobody.knows == ''", 0, "nothing has this name; there are `request`"),
+        (
+            "nobody.knows == ''",
+            0,
+            "nothing has this name; there are `request`, `workspace`, `role`, `task`, `user`, `now`",
+        ),
     ] {
         let (found, message) = problem(source);
         assert!(message.contains(part), "{source}: {message}");
@@ -476,4 +488,31 @@ fn a_list_made_is_a_list_read() {
     let read = List::Json(&json);
     assert_eq!((made.len(), made.is_empty()), (read.len(), read.is_empty()));
     assert_eq!(json_of(&Value::List(made)), json_of(&Value::List(read)));
+}
+
+#[test]
+fn a_text_in_a_spelling_that_never_comes_is_refused() {
+    for (source, offset, words) in [
+        ("request.headers['X-Team'] == 'a'", 16, "`X-Team` never comes"),
+        ("'X-Debug' in request.headers", 0, "in lower case, with `-` for `_`, `x-debug`"),
+        ("has(request.headers.x_debug)", 20, "`x_debug` never comes"),
+        ("request.headers.Accept == '*/*'", 16, "`accept`"),
+        ("request.method == 'get'", 18, "methods are in upper case, `GET`"),
+        ("!(request.method in ['GET', 'post'])", 28, "`POST`"),
+        ("'API.example.test' != request.host", 0, "hosts and schemes are in lower case, `api.example.test`"),
+    ] {
+        let (at, message) = problem(source);
+        assert!(at == offset && message.contains(words), "{source}: {at}: {message}");
+    }
+    for source in ["request.headers['x-team'] == 'A'", "request.path == '/A'", "'B_c' in request.query"] {
+        Expression::compile(source, Place::Request, &Type::Bool).unwrap();
+    }
+}
+
+#[test]
+fn a_text_without_quotes_of_its_own_is_told_of_them() {
+    let told = Expression::compile("hello", Place::Transform, &Type::Text).unwrap_err();
+    assert!(told.message.contains(r#"as in `'"hello"'`"#), "{told}");
+    let told = Expression::compile(r#""Bearer" + ${secrets.a}"#, Place::Transform, &Type::Text).unwrap_err();
+    assert!(told.message.contains("texts are put together with `+`"), "{told}");
 }

@@ -76,6 +76,10 @@ impl Repository {
         for (path, text) in &files {
             let Some(folder) = path.strip_suffix("/Cargo.toml") else { continue };
             let manifest: Table = text.parse().with_context(|| format!("failed to parse `{path}`"))?;
+            // A peer that is measured stands in a workspace of its own: what it needs must not be in our tree.
+            if table(&manifest, "workspace").is_some() {
+                continue;
+            }
             let name =
                 table(&manifest, "package").and_then(|package| package.get("name")).and_then(Value::as_str);
             let Some(name) = name else { bail!("`{path}` has no package name") };

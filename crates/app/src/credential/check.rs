@@ -48,7 +48,12 @@ pub(super) fn fields(new: &mut CredentialNew, issuers: &dyn Issuers) -> Result<P
     }
     for (name, value) in &new.provider_config {
         let known = needed.contains(&name.as_str()) || optional.contains(&name.as_str());
-        let wrong = if known { setting(name, value) } else { Some("not a setting of this kind") };
+        let wrong = if known {
+            setting(name, value).map(str::to_owned)
+        } else {
+            let all = [needed, optional].concat().join("`, `");
+            Some(format!("not a setting of this kind, which has `{all}`"))
+        };
         if let Some(reason) = wrong {
             fields.add(&format!("provider_config.{name}"), reason);
         }

@@ -220,3 +220,33 @@ fn a_denial_because_of_an_inside_address_says_what_the_operator_can_do() {
         "{shown}"
     );
 }
+
+#[test]
+fn a_denial_names_what_stood_in_its_way() {
+    let denied = |reason: &str, more: Value| {
+        let mut fields = json!({"actor": "policy-engine", "category": "audit", "method": "GET", "destination": "api.test",
+            "path": "/x", "decision": "deny", "reason": reason, "detail": {}});
+        fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        summary(&row(0, "policy_decision", &fields))
+    };
+    for (reason, more, shown) in [
+        (
+            "auth_unavailable",
+            json!({"auth_failures": {"secret:key": "auth_unavailable"}}),
+            "auth_unavailable secret:key",
+        ),
+        (
+            "budget_uncountable",
+            json!({"budget_ceilings": {"role/spend": "price_unknown"}}),
+            "role/spend: price_unknown",
+        ),
+        (
+            "body_invalid",
+            json!({"detail": {"body": "/quantity: maximum"}}),
+            "body_invalid /quantity: maximum",
+        ),
+    ] {
+        let said = denied(reason, more);
+        assert!(said.contains(shown), "{said}");
+    }
+}

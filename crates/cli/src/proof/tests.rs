@@ -178,6 +178,19 @@ fn any_byte_that_is_changed_is_found() {
 }
 
 #[test]
+fn a_log_that_says_it_goes_on_behind_the_last_number_there_is_is_found() {
+    let log = Log::some();
+    let from_the_end = |after: &str| {
+        let mut lines = log.lines.clone();
+        lines[0] = lines[0].replace("\"after\":0", &format!("\"after\":{after}"));
+        lines[1] = lines[1].replace("\"seq\":1}", "\"seq\":0}");
+        sealed(&lines, 8)
+    };
+    let mutants = ["18446744073709551615", "18446744073709551616", "-1"].map(from_the_end);
+    refused_by_both(&log.file(), &mutants, &Pins::default());
+}
+
+#[test]
 fn a_file_that_is_cut_anywhere_is_found() {
     let good = Log::some().file();
     let mutants: Vec<_> =

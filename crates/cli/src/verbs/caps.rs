@@ -8,7 +8,7 @@ use std::{
 use clap::Subcommand;
 use freehold_model::{Timestamp, provider::Kind};
 use freehold_policy::{
-    Decision, Document, Match, Permit, Policy, Problem, ProviderGrant, Reason, Verdict, compile,
+    Approval, Decision, Document, Match, Permit, Policy, Problem, ProviderGrant, Reason, Verdict, compile,
     language_schema, parse,
 };
 
@@ -42,7 +42,7 @@ const TEST: &str = "Examples:\n  freehold caps test caps.yaml --cases cases.yaml
       response: {status: 201, content_type: application/json, body: {id: 1}}\n    \
       expect: allow orders/create\n\n\
     A `body` that is a text is sent as it is, with its `content_type`; any other is JSON.\n\
-    `expect` is `allow` or `deny`, and may go on with the rule, or the reason.";
+    `expect` is `allow` or `deny`, and may go on with the rule (and `after approval`), or the reason.";
 const SCHEMA: &str = "Examples:\n  freehold caps schema > caps.schema.json";
 const EXPLAIN: &str = "Examples:\n  freehold caps explain caps.yaml GET https://pypi.org/simple/\n  \
     freehold caps explain caps.yaml POST 'https://api.example.com/v1/items?dry=1' --header 'x-team: a'\n  \
@@ -280,7 +280,10 @@ fn explain(what: Explain, console: &mut Console) -> Outcome {
 /// A decision as cases say it.
 fn decision(decision: &Decision) -> String {
     match decision {
-        Decision::Allow(permit) => format!("allow {}/{}", permit.rule().capability, permit.rule().rule),
+        Decision::Allow(permit) => {
+            let approval = if permit.approval() == Approval::Required { " after approval" } else { "" };
+            format!("allow {}/{}{approval}", permit.rule().capability, permit.rule().rule)
+        }
         Decision::Deny(denial) => {
             let by = denial.rule.as_ref().map(|rule| format!(" by {}/{}", rule.capability, rule.rule));
             format!("deny {}{}", denial.reason.as_str(), by.unwrap_or_default())

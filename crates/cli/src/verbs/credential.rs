@@ -10,9 +10,10 @@ use freehold_client::{
     },
 };
 use freehold_model::CredentialId;
+use freehold_policy::Transform;
 use url::form_urlencoded;
 
-use super::{Outcome, provider::pair};
+use super::{Outcome, provider::pair, used};
 use crate::{
     failure::{Failure, exit},
     input::{self, Confirm},
@@ -148,7 +149,9 @@ pub(crate) async fn run(client: &Client, verb: Credential, console: &mut Console
             let means = used.map(|by| {
                 format!("It is used by {by}: their requests to models are denied until they have another.")
             });
-            let means = means.unwrap_or_default();
+            let puts_on = |transform: &Transform| transform.credential.as_deref() == Some(name.as_str());
+            let by_transforms = used::by_transforms(client, puts_on).await;
+            let means = format!("{} {by_transforms}", means.unwrap_or_default()).trim().to_owned();
             confirm.ask_telling(console, &format!("delete the credential {name} and its secret"), &means)?;
             if confirm.is_given() && !means.is_empty() {
                 console.note(&format!("warning: {}\n", text::harmless(&means)));

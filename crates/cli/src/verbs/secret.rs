@@ -10,12 +10,14 @@ use freehold_client::{
     },
 };
 use freehold_model::secret::SecretName;
+use freehold_policy::Transform;
 
-use super::Outcome;
+use super::{Outcome, used};
 use crate::{
     failure::{Failure, exit},
     input::{self, Confirm},
     output::{Console, or_dash, table, time},
+    text,
 };
 
 /// Verbs on secrets.
@@ -100,8 +102,16 @@ pub(crate) async fn run(client: &Client, verb: Secret, console: &mut Console) ->
             console.fields(&client.secret_update(name, &SecretUpdate { value }).await?)?;
         }
         Secret::Delete { name, confirm } => {
-            let means = "Requests that a policy puts it on are denied until there is another of this name.";
-            confirm.ask_telling(console, &format!("delete the secret {name} and its value"), means)?;
+            let asked = name.to_string();
+            let asks = |transform: &Transform| {
+                let mut secrets = transform.formulas().flat_map(|formula| formula.expression().secrets());
+                secrets.any(|secret| **secret == *asked)
+            };
+            let means = used::by_transforms(client, asks).await;
+            confirm.ask_telling(console, &format!("delete the secret {name} and its value"), &means)?;
+            if confirm.is_given() && !means.is_empty() {
+                console.note(&format!("warning: {}\n", text::harmless(&means)));
+            }
             console.fields(&client.secret_delete(name).await?)?;
         }
     }

@@ -206,7 +206,7 @@ async fn what_is_done_with_a_request_is_explained_without_any_secret() {
     let ran = person.runs(&words.iter().map(String::as_str).collect::<Vec<_>>()).await;
     assert_eq!(ran.code, exit::OK, "{}", ran.err);
     for shown in [
-        "allow shop/order\n",
+        "allow shop/order after approval\n",
         "approval  a person must agree",
         "body  at most 100 bytes",
         "response  status 201; response.body.ok",

@@ -10,6 +10,8 @@ use freehold_policy::ReadBody;
 use http::{HeaderMap, header, request::Parts};
 use serde_json::Value;
 
+use crate::headers::single;
+
 /// Bytes of a body that are read, and shown at most.
 pub(crate) const BODY_BYTES_MAX: usize = 32 * 1024;
 /// Query parameters and headers that are shown, of each.
@@ -151,7 +153,8 @@ fn shown_body(headers: &HeaderMap, seen: Seen<'_>, cut: &mut Cut) -> Option<Body
     let head = &bytes[..bytes.len().min(BODY_BYTES_MAX)];
     let is_shown_whole = is_whole && head.len() == bytes.len();
     cut.0 |= !is_shown_whole;
-    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    // With two of them, what is a form here may be JSON to the server: nothing of it is hidden then.
+    let media = single(headers, &header::CONTENT_TYPE);
     let is_coded = headers.contains_key(header::CONTENT_ENCODING);
     let read = (is_shown_whole && !is_coded).then(|| ReadBody::new(media, head));
     let json = read.as_ref().and_then(ReadBody::value).cloned().map(|mut value| {
@@ -260,6 +263,16 @@ mod tests {
         let json = br#"{"amount": 1, "amount": 1000}"#;
         let body = of(Request::post("/a").header("content-type", "application/json"), json).body.unwrap();
         assert_eq!((body.json, body.text.as_deref()), (None, std::str::from_utf8(json).ok()));
+    }
+
+    #[test]
+    fn a_body_of_two_types_is_shown_as_it_is() {
+        let body = br#"{"token":"x=1","delete":"everything"}"#;
+        let request = Request::post("/a")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("content-type", "application/json");
+        let body = of(request, body).body.unwrap();
+        assert_eq!(body.text.as_deref(), Some(r#"{"token":"x=1","delete":"everything"}"#));
     }
 
     #[test]

@@ -126,6 +126,8 @@ pub(super) struct Spending {
 #[derive(Default)]
 struct Answer {
     usage: Usage,
+    /// Its head came.
+    is_begun: bool,
     /// It could not be read.
     is_blind: bool,
     /// It was seen to its end.
@@ -216,7 +218,7 @@ impl Spending {
     /// Takes over what a meter of the answer has read.
     pub(super) fn answered(&self, tap: &mut Tap, is_whole: bool) {
         let usage = std::mem::take(&mut tap.usage);
-        *lock(&self.answer) = Answer { usage, is_blind: tap.is_blind(), is_whole };
+        *lock(&self.answer) = Answer { usage, is_begun: true, is_blind: tap.is_blind(), is_whole };
     }
 
     /// The tokens that were used, and whether they are at least as many as were held.
@@ -233,7 +235,8 @@ impl Spending {
             Some(said) if answer.is_whole => (said, false),
             // It broke off before its last word.
             Some(said) => (Tokens { output: said.output.max(by_bytes.output), ..said }, false),
-            None => (by_bytes, answer.is_blind && by_bytes.output > 0),
+            // A client that is gone before the answer has its model write on.
+            None => (by_bytes, !answer.is_begun || answer.is_blind && by_bytes.output > 0),
         }
     }
 }

@@ -258,6 +258,19 @@ async fn what_was_used_beyond_the_estimate_is_written_down_and_the_next_request_
 }
 
 #[tokio::test]
+async fn a_request_that_is_broken_off_before_its_answer_counts_as_estimated() {
+    let ledger = Arc::new(Memory::default());
+    let budgets = engine(&ledger);
+    let want = charges(vec![charge("tokens", Unit::Tokens, 10, 1_000, 5_000)]);
+    for _ in 0..5 {
+        spend(&budgets, &want).await.unwrap();
+    }
+    assert!(spend(&budgets, &want).await.is_err());
+    stopped(&budgets).await;
+    assert_eq!(ledger.taken(&key("tokens", Unit::Tokens)), 5_000);
+}
+
+#[tokio::test]
 async fn an_estimate_takes_what_there_is_and_gives_back_what_was_not_used() {
     let ledger = Arc::new(Memory::default());
     let budgets = engine(&ledger);

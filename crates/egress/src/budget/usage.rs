@@ -153,6 +153,8 @@ impl Tap {
 struct Events {
     scan: Scan,
     line: Line,
+    /// Whether the last byte was a `\r`, which ended a line.
+    is_after_cr: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -172,30 +174,27 @@ impl Events {
     fn push(&mut self, mut bytes: &[u8], found: &mut dyn FnMut(Found<'_>)) {
         while let Some(byte) = bytes.first().copied() {
             let is_end = matches!(byte, b'\n' | b'\r');
+            // The end of a line is one, be it one character or two, which may come apart.
+            let is_second_half = std::mem::replace(&mut self.is_after_cr, byte == b'\r') && byte == b'\n';
             match self.line {
-                Line::Data | Line::Other => {
+                _ if is_second_half => {}
+                Line::Data | Line::Other if !is_end => {
                     let end = memchr::memchr2(b'\n', b'\r', bytes).unwrap_or(bytes.len());
                     if self.line == Line::Data {
                         self.scan.push(&bytes[..end], found);
                     }
-                    if end < bytes.len() {
-                        self.line = Line::Start;
-                    }
-                    // The end of the line is no line of its own, be it one character or two.
-                    let two = usize::from(bytes[end..].starts_with(b"\r\n"));
-                    bytes = &bytes[(end + 1 + two).min(bytes.len())..];
+                    bytes = &bytes[end..];
                     continue;
                 }
-                // An empty line ends the event. The second half of `\r\n`, cut off from its line, looks like one: then
-                // the event has one more line of `data` at most, and what is looked for stands in one line.
+                // An empty line ends the event.
                 Line::Start if is_end => self.scan.restart(),
+                _ if is_end => self.line = Line::Start,
                 Line::Start => self.line = if byte == b'd' { Line::Name(1) } else { Line::Other },
-                Line::Name(_) if is_end => self.line = Line::Start,
                 Line::Name(seen) if byte == Self::NAME[seen] => {
                     let is_whole = seen + 1 == Self::NAME.len();
                     self.line = if is_whole { Line::Data } else { Line::Name(seen + 1) };
                 }
-                Line::Name(_) => self.line = Line::Other,
+                Line::Name(_) | Line::Data | Line::Other => self.line = Line::Other,
             }
             bytes = &bytes[1..];
         }

@@ -387,3 +387,56 @@ async fn the_control_plane_is_out_of_reach_by_address_and_by_name_whatever_the_o
     assert_eq!(proxy.get("api.test", "/open/a").await.reason(), "control_plane_forbidden");
     assert_eq!((upstream.count(), elsewhere.count()), (0, 0));
 }
+
+#[tokio::test]
+async fn a_budget_at_whose_limit_a_person_is_asked_lets_go_on_whom_they_approve_and_counts_it() {
+    let (upstream, proxy, people) = asking(|_| {}).await;
+    let caps = "
+- name: api
+  type: http
+  allow:
+    - name: write
+      domains: [api.test]
+      methods: [POST]
+  budgets:
+    calls: {unit: requests, per: workspace, limit: 1, on_limit: ask}
+";
+    proxy.publish(caps, Ok(("x-api-key", "s3cret")));
+    assert_eq!(post(&proxy, "/open/a").await.unwrap().status, StatusCode::OK);
+    let (second, question) = (post(&proxy, "/open/b"), people.question(1).await);
+    assert_eq!((question.reason, &*question.rule.rule), (Reason::BudgetExceeded, "write"));
+    assert_eq!(upstream.count(), 1);
+    people.decide(question.id, Answer::Approved(question.id));
+    assert_eq!(second.await.unwrap().status, StatusCode::OK);
+    assert_eq!(proxy.counts.taken("calls"), 2);
+    // What was approved once is asked again.
+    let (third, question) = (post(&proxy, "/open/c"), people.question(2).await);
+    people.decide(question.id, Answer::Denied);
+    let reply = third.await.unwrap();
+    assert_eq!((reply.status, reply.reason()), (StatusCode::FORBIDDEN, "approval_denied".to_owned()));
+    assert_eq!((upstream.count(), proxy.counts.taken("calls")), (2, 2));
+}
+
+#[tokio::test]
+async fn no_person_lifts_a_limit_that_denies() {
+    let (upstream, proxy, people) = asking(|_| {}).await;
+    let caps = "
+- name: api
+  type: http
+  allow:
+    - name: write
+      domains: [api.test]
+      methods: [POST]
+      approval: required
+  budgets:
+    asks: {unit: requests, per: workspace, limit: 0, on_limit: ask}
+    denies: {unit: requests, per: workspace, limit: 0}
+";
+    proxy.publish(caps, Ok(("x-api-key", "s3cret")));
+    let (held, question) = (post(&proxy, "/open/a"), people.question(1).await);
+    assert_eq!(question.reason, Reason::ApprovalRequired);
+    people.decide(question.id, Answer::Approved(question.id));
+    let reply = held.await.unwrap();
+    assert_eq!((reply.status, reply.reason()), (StatusCode::FORBIDDEN, "budget_exceeded".to_owned()));
+    assert_eq!(upstream.count(), 0);
+}

@@ -227,7 +227,7 @@ async fn a_destination_is_agreed_on_or_refused_in_every_form() {
 #[tokio::test]
 async fn a_client_without_sni_is_served_for_the_name_it_dialled_and_an_address_stays_an_address() {
     let upstream = Upstream::start(Speaks::Http1).await;
-    let proxy = Proxy::start(&upstream).await;
+    let proxy = Proxy::start_with(&upstream, |options| options.rules_name_addresses = false).await;
     let connector = proxy.tls_client_without_sni();
     for (name, host, status) in [
         ("api.test", "api.test", StatusCode::OK),

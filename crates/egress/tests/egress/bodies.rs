@@ -4,6 +4,7 @@ use http::{Request, StatusCode, Version};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Bytes, Frame};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     harness::{Answer, Kept, Proxy, read},
@@ -118,6 +119,7 @@ async fn a_body_is_held_against_its_rule_and_passed_on_as_it_was() {
         (r#"{"amount": 7.5}"#, "body_invalid"),
         (r#"{"amount": 7, "more": 1}"#, "body_invalid"),
         (r#"{"amount": 7, "amount": 8}"#, "body_unreadable"),
+        (r#"{"amount": 7, "Amount": 1000}"#, "body_unreadable"),
         (r#"{"amount": 7"#, "body_unreadable"),
         (&format!(r#"{{"amount": {}7}}"#, " ".repeat(1000)), "body_too_large"),
     ] {
@@ -189,6 +191,9 @@ async fn operations_of_graphql_tools_of_mcp_and_services_of_grpc_are_told_apart(
         ("/graphql", graphql("mutation { delete }"), Some("condition_not_met")),
         ("/graphql", graphql("{ me { id } secrets }"), Some("condition_not_met")),
         ("/graphql", "[]".to_owned(), Some("condition_not_met")),
+        ("/graphql?trace=1", graphql("{ me { id } }"), None),
+        ("/graphql?query=mutation%7Bdelete%7D", graphql("{ me { id } }"), Some("condition_not_met")),
+        ("/graphql?x=1&documentId=7", graphql("{ me { id } }"), Some("condition_not_met")),
         ("/mcp", r#"{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}"#.to_owned(), Some("denied_by_rule")),
         ("/mcp", call("search", "x"), None),
         ("/mcp", call("delete", "x"), Some("condition_not_met")),
@@ -278,7 +283,7 @@ async fn more_bodies_at_once_than_there_is_room_for_wait_and_are_then_refused() 
     proxy.publish_with(CAPS, Kept::default());
     let mut held = proxy.https("api.test").await;
     let head = "POST /orders HTTP/1.1\r\nhost: api.test\r\ncontent-type: application/json\r\ncontent-length: 15\r\n\r\n{";
-    tokio::io::AsyncWriteExt::write_all(&mut held, head.as_bytes()).await.unwrap();
+    held.write_all(head.as_bytes()).await.unwrap();
     // The first holds its room as soon as its head was read, which nothing outside shows.
     loop {
         let answer = proxy.send_body("api.test", json("POST", "/orders"), r#"{"amount": 7}"#).await;
@@ -288,10 +293,57 @@ async fn more_bodies_at_once_than_there_is_room_for_wait_and_are_then_refused() 
         }
         assert_eq!(answer.status, StatusCode::OK);
     }
-    tokio::io::AsyncWriteExt::write_all(&mut held, b"\"amount\": 0007}").await.unwrap();
+    held.write_all(b"\"amount\": 0007}").await.unwrap();
     let mut answer = [0; 12];
-    tokio::io::AsyncReadExt::read_exact(&mut held, &mut answer).await.unwrap();
+    held.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 403");
     let answer = proxy.send_body("api.test", json("POST", "/orders"), r#"{"amount": 7}"#).await;
     assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_body_that_its_upstream_does_not_take_keeps_its_room() {
+    const BYTES: usize = 7 * 1024 * 1024;
+    let deaf = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = Upstream::start(Speaks::Plain).await;
+    let proxy = Proxy::start_with(&upstream, |options| {
+        options.limits.bodies_per_pod_kibibytes_max = 8 * 1024;
+        options.limits.body_wait_ms = 50;
+        options.hosts.insert("plain.test".to_owned(), deaf.local_addr().unwrap());
+    })
+    .await;
+    let caps = "
+- name: api
+  type: http
+  allow:
+    - name: import
+      domains: [plain.test]
+      methods: [POST]
+      allow_insecure: true
+      when: size(request.body) > 0
+      body: {max_bytes: 8388608}
+";
+    proxy.publish_with(caps, Kept::default());
+    let begin = async || {
+        let mut stream = proxy.connect_name("plain.test", 80).await;
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: plain.test\r\ncontent-type: application/json\r\ncontent-length: {BYTES}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    };
+    let mut first = begin().await;
+    first.write_all(format!("[\"{}\"]", "x".repeat(BYTES - 4)).as_bytes()).await.unwrap();
+    // It takes the connection, and whatever its system keeps of it, and reads nothing.
+    let (mut taken, _) = deaf.accept().await.unwrap();
+    taken.read_exact(&mut [0; 1]).await.unwrap();
+    let mut answer = [0; 12];
+    begin().await.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 503");
+    // What is read takes no room any more.
+    taken.read_exact(&mut vec![0; BYTES]).await.unwrap();
+    drop(first);
+    let mut stream = begin().await;
+    stream.write_all(format!("[\"{}\"]", "x".repeat(BYTES - 4)).as_bytes()).await.unwrap();
+    deaf.accept().await.unwrap();
 }

@@ -179,9 +179,9 @@ async fn an_address_that_was_dialled_without_asking_for_a_name_is_no_names() {
 }
 
 #[tokio::test]
-async fn an_allowed_address_inside_is_refused_unless_the_operator_names_it() {
+async fn an_allowed_address_inside_is_refused_where_rules_may_not_name_it() {
     let upstream = Upstream::start(Speaks::Http1).await;
-    let proxy = Proxy::start(&upstream).await;
+    let proxy = Proxy::start_with(&upstream, |options| options.rules_name_addresses = false).await;
     for address in ["10.0.0.5", "169.254.169.254"] {
         let stream = proxy.connect(format!("{address}:443").parse().unwrap()).await;
         let mut sender = http1_on(proxy.tls(stream, address, b"http/1.1").await).await;

@@ -8,8 +8,8 @@ use http_body_util::Full;
 use tokio::net::TcpStream;
 
 use crate::{
-    harness::{PATIENCE, Proxy, http1_on, read},
-    upstream::{Speaks, Upstream},
+    harness::{Kept, PATIENCE, Proxy, http1_on, read},
+    upstream::{INSIDE, Speaks, Upstream},
 };
 
 /// Every address is local there, without a packet filter: AnyIP.
@@ -67,9 +67,28 @@ async fn inside() {
         let request = Request::get("/open/a").header("host", name).body(Full::default()).unwrap();
         assert_eq!(read(sender.send_request(request).await.unwrap()).await.status, status, "{name} at {to}");
     }
+    a_rule_opens_the_address_that_it_names().await;
     // The listener's own address is the original destination here too, and it is no destination.
     let stream = TcpStream::connect("127.0.0.1:443").await.unwrap();
     stream.readable().await.unwrap();
     assert!(matches!(stream.try_read(&mut [0]), Ok(0) | Err(_)));
     proxy.rows.with_reason("destination_forbidden").await;
+}
+
+/// The address is this machine's own in the namespace, so that no byte leaves it.
+async fn a_rule_opens_the_address_that_it_names() {
+    let upstream = Upstream::start_at(INSIDE, Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let port = upstream.address.port();
+    for (domain, status) in [(INSIDE, StatusCode::OK), ("10.1.2.*", StatusCode::FORBIDDEN)] {
+        let caps = format!(
+            "- name: inside\n  type: http\n  allow:\n    - domains: ['{domain}:{port}']\n      methods: [GET]\n"
+        );
+        proxy.publish_with(&caps, Kept::default());
+        let stream = proxy.connect(upstream.address).await;
+        let mut sender = http1_on(proxy.tls(stream, INSIDE, b"http/1.1").await).await;
+        let host = format!("{INSIDE}:{port}");
+        let request = Request::get("/open/a").header("host", host).body(Full::default()).unwrap();
+        assert_eq!(read(sender.send_request(request).await.unwrap()).await.status, status, "{domain}");
+    }
 }

@@ -226,7 +226,9 @@ async fn a_request_that_cannot_be_changed_whole_does_not_go_out() {
             .find(move |row| row.transforms_failed.contains_key(name) || row.auth_failures.contains_key(name))
     };
     assert_eq!(failed("nowhere").await.auth_failures["nowhere"], "auth_unavailable");
-    assert_eq!(failed("nothing").await.transforms_failed["nothing"], "auth_unavailable");
+    let row = failed("nothing").await;
+    assert_eq!(row.transforms_failed["nothing"], "auth_unavailable");
+    assert!(row.auth_failures.keys().any(|name| name.starts_with("secret:")), "{:?}", row.auth_failures);
     assert_eq!(failed("fault").await.transforms_failed["fault"], "expression_failed");
     let request = Request::post("/plain/a").header("content-type", "application/json");
     assert_eq!(proxy.send_body("api.test", request, "[1]").await.reason(), "transform_failed");

@@ -53,6 +53,9 @@ pub struct Upstream {
     pub events: mpsc::Sender<Bytes>,
 }
 
+/// An address inside, for which the certificate counts too.
+pub const INSIDE: &str = "10.1.2.3";
+
 /// Whether and how the server speaks TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaks {
@@ -63,8 +66,13 @@ pub enum Speaks {
 
 impl Upstream {
     pub async fn start(speaks: Speaks) -> Self {
+        Self::start_at("127.0.0.1", speaks).await
+    }
+
+    /// The same at another address of this machine.
+    pub async fn start_at(address: &str, speaks: Speaks) -> Self {
         let (ca_pem, tls) = certificates(speaks);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (events, receiver) = mpsc::channel(8);
         let seen = Arc::<Mutex<Vec<Seen>>>::default();
@@ -136,7 +144,7 @@ fn certificates(speaks: Speaks) -> (String, TlsAcceptor) {
     let ca = params.self_signed(&ca_key).unwrap();
     let issuer = Issuer::from_params(&params, ca_key);
     let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(["api.test", "ws.test", "model.test"].map(str::to_owned))
+    let leaf = CertificateParams::new(["api.test", "ws.test", "model.test", INSIDE].map(str::to_owned))
         .unwrap()
         .signed_by(&key, &issuer)
         .unwrap();

@@ -58,6 +58,15 @@ fn a_value_of_the_wrong_form_is_named_with_its_key_and_its_file() {
     std::fs::write(dir.path().join("server.toml"), "[pod]\nprocesses = \"many\"\n").unwrap();
     let error = format!("{:#}", load(&Flags::default(), &home(dir.path())).unwrap_err());
     assert!(error.contains("`pod.processes`") && error.contains("server.toml"), "{error}");
+    for (line, wanted) in [
+        ("hosts = { \"a.test\" = \"10.0.0.7\" }", "expected an address and a port"),
+        ("extra_roots = \"ca.pem\"", "expected a list"),
+        ("approval_timeout_seconds = \"5m\"", "expected a whole number from 1"),
+    ] {
+        std::fs::write(dir.path().join("server.toml"), format!("[egress]\n{line}\n")).unwrap();
+        let error = format!("{:#}", load(&Flags::default(), &home(dir.path())).unwrap_err());
+        assert!(error.contains(wanted), "{error}");
+    }
 }
 
 #[test]

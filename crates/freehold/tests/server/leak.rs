@@ -7,7 +7,8 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use freehold_model::task;
+use freehold_client::api::approval::ApprovalListQuery;
+use freehold_model::{WorkspaceId, task};
 use serde_json::{Value, json};
 
 use crate::support::{MODEL_KEY, World, from};
@@ -51,6 +52,20 @@ ask http://127.0.0.1/ ; ask http://169.254.169.254/latest/meta-data/
 python3 -c 'import socket; print(socket.getaddrinfo("model.freehold.test", 443), socket.gethostbyname("x-api-key.model.freehold.test"))' 2>&1
 echo all was tried
 "#;
+
+const ASKS: &str = "
+- name: facts
+  type: http
+  allow:
+    - name: held
+      domains: [facts.freehold.test]
+      methods: [GET]
+      paths: [/held]
+      approval: required
+  transforms:
+    - name: key
+      auth: {credential: model-key}
+";
 
 /// The canary as it is and as it might be written.
 fn spellings() -> Vec<(&'static str, String)> {
@@ -104,6 +119,19 @@ fn routes(values: &[(&str, String)]) -> Vec<String> {
         .collect()
 }
 
+/// A request that carries the canary and waits for a person, who is shown what it asks.
+async fn held(world: &World, workspace: WorkspaceId) -> String {
+    let held = "curl --silent --max-time 60 -H 'authorization: Bearer freehold-placeholder' \
+        https://facts.freehold.test/held >/dev/null 2>&1 &";
+    world.exec_for(workspace, &["sh", "-c", held], 20).await;
+    world
+        .until("a request is held", async || {
+            let list = world.client.approval_list(&ApprovalListQuery::default()).await.ok()?.into_value();
+            list.approvals.first().map(|approval| approval.id.to_string())
+        })
+        .await
+}
+
 #[tokio::test]
 async fn a_canary_that_tools_do_everything_to_read_is_found_nowhere_but_upstream() {
     let base64 = BASE64_STANDARD.encode(MODEL_KEY);
@@ -126,7 +154,7 @@ rules:
 "#
     );
     let world = World::logging(&scenario, "trace").await;
-    let role = world.role("").await;
+    let role = world.role(ASKS).await;
     let submitted = world.task(&role, "read the canary").await;
     // The model demands the key, so this ends only if the key was upstream.
     let task = world.task_phase(submitted.workspace_id, submitted.task_id, task::Phase::Completed).await;
@@ -149,7 +177,9 @@ rules:
     let credential = list.pointer("/credentials/0/id").unwrap().as_str().unwrap().to_owned();
     let sessions = world.client.session_list(&from(json!({}))).await.unwrap();
     let sessions: Value = serde_json::from_str(sessions.text()).unwrap();
+    let approval = held(&world, submitted.workspace_id).await;
     let values = [
+        ("/v1/approvals", approval),
         ("/v1/credentials", credential),
         ("/v1/agent-roles", role.id.to_string()),
         ("/v1/providers", role.provider_id.to_string()),
@@ -170,9 +200,16 @@ rules:
             .output()
             .unwrap();
         let status = String::from_utf8_lossy(&answer.stdout[..answer.stdout.len().min(12)]).into_owned();
-        assert!(status.starts_with("HTTP/1.1 200"), "{route}: {status}");
+        // Nobody has begun a consent that could come back here.
+        let expected = if route == "/oauth/callback" { "HTTP/1.1 400" } else { "HTTP/1.1 200" };
+        assert!(status.starts_with(expected), "{route}: {status}");
         assert_absent(&route, &answer.stdout);
     }
+    assert_absent_in_files(&world);
+    assert_leaves_no_core(&world);
+}
+
+fn assert_absent_in_files(world: &World) {
     assert_absent("the log", &fs::read(world.log()).unwrap());
     let mut files = Vec::new();
     files_below(&world.data(), &mut files);
@@ -180,7 +217,6 @@ rules:
     for file in files {
         assert_absent(&file.display().to_string(), &fs::read(&file).unwrap_or_default());
     }
-    assert_leaves_no_core(&world);
 }
 
 fn assert_leaves_no_core(world: &World) {

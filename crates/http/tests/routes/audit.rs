@@ -395,6 +395,19 @@ async fn configuration(context: &Context, tested: &mut BTreeSet<&'static str>) {
             .await;
     let path = format!("/v1/credentials/{}", text(&made_["id"]));
     made(context, change("credential_delete", path, json!({}), &["credential_deleted"]), tested).await;
+    let new = json!({ "name": "mail", "provider": "google", "kind": "oauth2_authorization_code", "client_secret": "s",
+        "scopes": ["mail"], "provider_config": { "client_id": "c" } });
+    let consent =
+        made(context, change("credential_create", "/v1/credentials", new, &["credential_created"]), tested)
+            .await;
+    // Nothing has changed before somebody consents.
+    let path = format!("/v1/credentials/{}/oauth/start", text(&consent["id"]));
+    made(context, change("credential_oauth_start", path, json!({}), &[]), tested).await;
+    let new = json!({ "name": "token", "value": "s3cret" });
+    made(context, change("secret_create", "/v1/secrets", new, &["secret_created"]), tested).await;
+    let (path, body) = ("/v1/secrets/token", json!({ "value": "other" }));
+    made(context, change("secret_update", path, body, &["secret_updated"]), tested).await;
+    made(context, change("secret_delete", path, json!({}), &["secret_deleted"]), tested).await;
     let new = json!({ "label": "ci", "permission_set": "read_only" });
     let key =
         made(context, change("api_key_create", "/v1/api-keys", new, &["api_key_created"]), tested).await;

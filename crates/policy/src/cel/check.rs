@@ -5,7 +5,7 @@ use std::{iter::Sum, ops::Add};
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
-    CelProblem, LIST_ITEMS_MAX,
+    CelProblem, LIST_ITEMS_MAX, hint,
     parse::{Ast, AstKind, Operator},
     schema::{Attribute, Named, Place, Type, known_names, like, members, named},
 };
@@ -253,6 +253,7 @@ impl Checker {
             let AstKind::Text(name) = &key.kind else { return Err(secret_problem(key.offset)) };
             return self.secret(of.offset, name);
         }
+        self.spelled(of, key.offset, text(key))?;
         let of_kind = self.part(of)?;
         let (key_kind, kind) = match &of_kind.kind {
             Type::List(item) => (Type::Int, (**item).clone()),
@@ -267,6 +268,7 @@ impl Checker {
 
     fn binary(&mut self, offset: usize, operator: Operator, pair: &[Ast; 2]) -> Part {
         let [left, right] = pair;
+        self.compared(operator, left, right)?;
         let (left, right) = (self.part(left)?, self.part(right)?);
         let Some(kind) = result(operator, &left.kind, &right.kind) else {
             let message = format!("`{operator}` does not go between {} and {}", left.kind, right.kind);
@@ -289,7 +291,7 @@ impl Checker {
             return match named(&path) {
                 Named::Attribute(attribute) => self.attribute(tree.offset, attribute),
                 Named::Object => {
-                    let names = known_names(Some(&path));
+                    let names = known_names(Some(&path), self.place);
                     Err(CelProblem::new(tree.offset, format!("name a field of `{path}`: `{names}`")))
                 }
                 Named::Unknown => self.select_or_unknown(tree),
@@ -307,13 +309,21 @@ impl Checker {
     fn select_or_unknown(&mut self, tree: &Ast) -> Part {
         let AstKind::Select(of, field) = &tree.kind else {
             let name = self.attribute_path(tree).unwrap_or_default();
-            let hint = like(&name, &format!("there are `{}`", known_names(None)));
+            let there = format!("there are `{}`", known_names(None, self.place));
+            // A text that is meant as it is, without the quotes of its own: the usual slip where values are wanted.
+            let all = match self.place {
+                Place::Transform => {
+                    format!("a text stands in quotes of its own, as in `'\"{name}\"'`, and {there}")
+                }
+                _ => there,
+            };
+            let hint = hint::for_word(&name).unwrap_or_else(|| like(&name, &all));
             return Err(CelProblem::new(tree.offset, format!("nothing has this name; {hint}")));
         };
         if let Some(object) = self.attribute_path(of)
             && let Named::Object = named(&object)
         {
-            let all = format!("the fields are `{}`", known_names(Some(&object)));
+            let all = format!("the fields are `{}`", known_names(Some(&object), self.place));
             let hint = like(&format!("{object}.{field}"), &all);
             let message = format!("unknown field `{field}` of `{object}`; {hint}");
             return Err(CelProblem::new(tree.offset, message));
@@ -321,6 +331,7 @@ impl Checker {
         if self.is_secrets(of) {
             return self.secret(of.offset, field);
         }
+        self.spelled(of, tree.offset, Some(field))?;
         let of = self.part(of)?;
         let kind = match &of.kind {
             Type::Map(value) => (**value).clone(),
@@ -328,6 +339,33 @@ impl Checker {
             other => return Err(CelProblem::new(tree.offset, format!("{other} has no field `{field}`"))),
         };
         Ok(Typed::new(Node::Select(Box::new(of.node), field.as_str().into()), kind, of.cost + STEP))
+    }
+
+    /// Refuses a text in a spelling that what it is compared with never has.
+    fn spelled(&self, of: &Ast, offset: usize, text: Option<&str>) -> Result<(), CelProblem> {
+        let (Some(text), Some(path)) = (text, self.attribute_path(of)) else { return Ok(()) };
+        let Named::Attribute(attribute) = named(&path) else { return Ok(()) };
+        match hint::spelling(attribute, text) {
+            Some((rule, spelled)) => {
+                Err(CelProblem::new(offset, format!("`{text}` never comes: {rule}, `{spelled}`")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The same of both sides of an operator that compares.
+    fn compared(&self, operator: Operator, left: &Ast, right: &Ast) -> Result<(), CelProblem> {
+        match (operator, &right.kind) {
+            (Operator::Equal | Operator::NotEqual, _) => {
+                self.spelled(left, right.offset, text(right))?;
+                self.spelled(right, left.offset, text(left))
+            }
+            (Operator::In, AstKind::List(items)) => {
+                items.iter().try_for_each(|item| self.spelled(left, item.offset, text(item)))
+            }
+            (Operator::In, _) => self.spelled(right, left.offset, text(left)),
+            _ => Ok(()),
+        }
     }
 
     fn is_secrets(&self, tree: &Ast) -> bool {
@@ -384,8 +422,7 @@ impl Checker {
         let known: Vec<&Signature> =
             SIGNATURES.iter().filter(|one| one.name == full && one.is_method == target.is_some()).collect();
         if known.is_empty() {
-            let what = if target.is_some() { "method" } else { "function" };
-            return Err(CelProblem::new(tree.offset, format!("there is no {what} `{full}`")));
+            return Err(CelProblem::new(tree.offset, no_call(&full, target.is_some())));
         }
         let mut given = Vec::new();
         for argument in target.into_iter().chain(arguments) {
@@ -486,6 +523,29 @@ impl Checker {
         let cost = of.cost + TEXT_COST.times(2);
         Ok(Typed::new(Node::Matches(Box::new(of.node), Box::new(compiled)), Type::Bool, cost))
     }
+}
+
+/// The text that is written there, if it is one.
+const fn text(tree: &Ast) -> Option<&str> {
+    match &tree.kind {
+        AstKind::Text(text) => Some(text.as_str()),
+        _ => None,
+    }
+}
+
+fn no_call(name: &str, is_method: bool) -> String {
+    let of = |is_method: bool| {
+        let walks = WALKS.iter().map(|(walk, _)| *walk).chain(["matches"]).filter(move |_| is_method);
+        let functions = ["has"].into_iter().filter(move |_| !is_method);
+        let signatures = SIGNATURES.iter().filter(move |one| one.is_method == is_method).map(|one| one.name);
+        signatures.chain(walks).chain(functions)
+    };
+    let (what, form) = if is_method {
+        ("method", format!("function: `{name}(...)`"))
+    } else {
+        ("function", format!("method: `value.{name}(...)`"))
+    };
+    format!("there is no {what} `{name}`{}", hint::for_call(name, of(is_method), of(!is_method), &form))
 }
 
 fn secret_problem(offset: usize) -> CelProblem {

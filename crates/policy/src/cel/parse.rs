@@ -1,7 +1,7 @@
 //! From tokens to a syntax tree.
 
 use super::{
-    CelProblem, DEPTH_MAX,
+    CelProblem, DEPTH_MAX, hint,
     token::{Kind, Token, tokens},
 };
 
@@ -93,7 +93,7 @@ pub(super) fn parse(source: &str) -> Result<Ast, CelProblem> {
     let tree = parser.expression()?;
     match parser.peek() {
         Kind::End => Ok(tree),
-        _ => Err(parser.unexpected("the end of the expression")),
+        _ => Err(parser.beyond()),
     }
 }
 
@@ -129,6 +129,16 @@ impl Parser {
 
     fn expect(&mut self, symbol: &'static str) -> Result<(), CelProblem> {
         if self.takes(symbol) { Ok(()) } else { Err(self.unexpected(&format!("`{symbol}`"))) }
+    }
+
+    /// What stands behind a whole expression; a word of another language, it or the one before, is told.
+    fn beyond(&self) -> CelProblem {
+        let before = self.tokens[self.at.saturating_sub(1)..=self.at].iter();
+        let mut said = before.filter_map(|token| match &token.kind {
+            Kind::Name(word) => hint::for_word(word).map(|hint| CelProblem::new(token.offset, hint)),
+            _ => None,
+        });
+        said.next_back().unwrap_or_else(|| self.unexpected("the end of the expression"))
     }
 
     fn unexpected(&self, wanted: &str) -> CelProblem {

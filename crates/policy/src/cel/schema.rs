@@ -194,6 +194,11 @@ impl Attribute {
         }
     }
 
+    /// Whether it is of a GraphQL operation.
+    pub(crate) const fn is_graphql(self) -> bool {
+        matches!(self, Self::RequestGraphqlType | Self::RequestGraphqlName | Self::RequestGraphqlFields)
+    }
+
     /// Whether the request's body must be known first.
     pub const fn needs_request_body(self) -> bool {
         matches!(
@@ -241,11 +246,14 @@ pub(super) fn members(object: &str) -> impl Iterator<Item = (&'static str, Attri
     ATTRIBUTES.iter().filter_map(move |(name, attribute)| below(name).map(|rest| (rest, *attribute)))
 }
 
-/// The names that an object has, or those there are at all, for a message.
-pub(super) fn known_names(object: Option<&str>) -> String {
+/// The names that an object has, or those that are known at a place at all, for a message.
+pub(super) fn known_names(object: Option<&str>, place: Place) -> String {
     let all: Vec<&str> = match object {
         Some(object) => members(object).map(|(name, _)| name).collect(),
-        None => ATTRIBUTES.iter().map(|(name, _)| *name).collect(),
+        None => {
+            let known = ATTRIBUTES.iter().filter(|(_, attribute)| attribute.refusal(place).is_none());
+            known.map(|(name, _)| *name).collect()
+        }
     };
     let mut names: Vec<&str> = all.iter().map(|name| name.split('.').next().unwrap_or(name)).collect();
     names.dedup();

@@ -1,6 +1,6 @@
 //! From text to tokens.
 
-use super::CelProblem;
+use super::{CelProblem, hint};
 
 /// One token and where it begins, in bytes.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,7 +73,7 @@ fn one(text: &str) -> Result<(Kind, usize), (usize, String)> {
     let symbol = SYMBOLS.iter().find(|symbol| text.starts_with(**symbol));
     symbol
         .map(|symbol| (Kind::Symbol(symbol), symbol.len()))
-        .ok_or_else(|| (0, format!("`{first}` has no place here")))
+        .ok_or_else(|| (0, format!("`{first}` has no place here{}", hint::for_sign(first))))
 }
 
 fn number(text: &str) -> Result<(Kind, usize), String> {

@@ -8,6 +8,8 @@ use freehold_policy::{
 };
 use proptest::prelude::*;
 
+use crate::support::{Request, policy};
+
 struct Nothing;
 
 impl Scope for Nothing {
@@ -357,3 +359,37 @@ const LINES: &[&str] = &[
     "\t",
     "# \u{feff}\n",
 ];
+
+#[test]
+fn a_text_that_wants_quotes_is_told_of_them() {
+    for (line, hint) in [
+        ("domains: [*.a.test]", "alias references unknown anchor; a text that begins with `*`"),
+        ("when: \"a\" in request.query", "stands whole in quotes of the other kind"),
+        ("when: request.path == \"a\": 1", "a text that holds `: ` stands in quotes"),
+        ("headers: {set: {x-a: secrets[name]}}", "a text that holds one of `,[]{}` stands in quotes"),
+    ] {
+        let text = format!("- name: a\n  type: http\n  allow:\n    - {line}\n");
+        let problems = problems(&text);
+        assert!(problems[0].contains(hint), "{problems:?}");
+        assert!(!problems[0].contains(" at line "), "{problems:?}");
+    }
+}
+
+#[test]
+fn a_rule_names_an_address_at_the_port_it_stands_with() {
+    let policy = policy(
+        "[{name: a, type: http, allow: [{domains: ['10.0.0.5:8443', '*.*.*.*', 10.0.0.6], methods: [GET]}]}]",
+    );
+    for (url, names) in [
+        ("https://10.0.0.5:8443/", true),
+        ("https://10.0.0.6/", true),
+        ("https://10.0.0.5/", false),
+        ("https://10.0.0.7/", false),
+    ] {
+        let named = Request::new(&format!("GET {url}")).decide(&policy, |decision, _| match decision {
+            Decision::Allow(permit) => permit.names_address(),
+            Decision::Deny(denial) => panic!("{url}: {denial:?}"),
+        });
+        assert_eq!(named, names, "{url}");
+    }
+}

@@ -93,7 +93,7 @@ impl Scope for Seen<'_> {
             Attribute::RoleName => Value::text("coder"),
             Attribute::UserId => Value::text("system"),
             Attribute::Now => Value::Timestamp("2026-11-23T09:30:00Z".parse().unwrap()),
-            of_body => self.body.read.as_ref()?.request(of_body)?,
+            of_body => self.body.read.as_ref()?.request(of_body, "")?,
         })
     }
 }

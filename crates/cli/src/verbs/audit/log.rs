@@ -50,7 +50,7 @@ file appears once it is whole. Needs `audit:read`.";
 const VERIFY_HELP: &str = "Examples:
   freehold audit verify audit.jsonl
   freehold audit verify audit-1.jsonl audit-2.jsonl
-  freehold audit verify audit.jsonl --signed-by 5c1f... --checkpoint 17:9ab0...
+  freehold audit verify audit.jsonl --checkpoint 17:4e1f6f0c1d3b5a79c8e2b4d6f8091a2b3c4d5e6f708192a3b4c5d6e7f8091a2b
   freehold audit verify
 
 Files are checked without a server; without a file, the server's log is read and checked as it comes. Who could write the \
@@ -146,7 +146,7 @@ pub struct Verify {
     /// Exported files, in order; the server's log when there is none
     files: Vec<PathBuf>,
     /// The id of a key that may sign; may be repeated
-    #[arg(long, value_name = "KEY_ID")]
+    #[arg(long, value_name = "KEY_ID", value_parser = key_id)]
     signed_by: Vec<String>,
     /// A checkpoint that must be there, as an earlier verification printed it; may be repeated
     #[arg(long, value_name = "NUMBER:HASH", value_parser = checkpoint)]
@@ -162,6 +162,12 @@ pub struct Checkpoints {
     /// Where the page begins, as the page before said
     #[arg(long, value_name = "CURSOR")]
     cursor: Option<String>,
+}
+
+fn key_id(text: &str) -> Result<String, String> {
+    let is_id = text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let id = is_id.then(|| text.to_owned());
+    id.ok_or_else(|| "a key's id is 64 hexadecimal digits, as `freehold audit keys` shows it".to_owned())
 }
 
 fn checkpoint(text: &str) -> Result<(u64, String), String> {

@@ -19,6 +19,8 @@ pub(super) struct Request {
     path: NormalPath<'static>,
     /// `None` where servers read it in different ways.
     query: Option<Values>,
+    /// As it was given.
+    query_text: String,
     message: Message,
 }
 
@@ -105,6 +107,7 @@ impl Request {
             destination,
             path: path.into_owned(),
             query: is_plain_query(query).then(|| Values::parse(query)),
+            query_text: query.to_owned(),
             message,
         })
     }
@@ -192,7 +195,7 @@ impl Scope for Known<'_> {
             Attribute::TaskId => Value::text(subject.task.as_deref()?),
             Attribute::Now => Value::Timestamp(*now),
             Attribute::Secrets => Value::Map(Map::Source(&Placeholders)),
-            of_body => request.message.read.as_ref()?.request(of_body)?,
+            of_body => request.message.read.as_ref()?.request(of_body, &request.query_text)?,
         })
     }
 }

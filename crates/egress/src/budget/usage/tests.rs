@@ -95,6 +95,17 @@ fn what_every_provider_says_is_read_whole_and_byte_by_byte() {
 }
 
 #[test]
+fn an_event_of_several_lines_is_one_wherever_it_is_cut() {
+    let answer = "data: {\"usage\":\r\ndata: {\"input_tokens\": 5}}\r\ndata\r\n\r\n";
+    for at in 0..=answer.len() {
+        let (mut tap, (first, second)) = (tap(EVENTS), answer.split_at(at));
+        tap.look(first.as_bytes());
+        tap.look(second.as_bytes());
+        assert_eq!(tap.usage.tokens(), Some(tokens(5, 0, 0, 0)), "{at}");
+    }
+}
+
+#[test]
 fn a_coded_answer_is_not_read() {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, JSON.parse().unwrap());
