@@ -238,7 +238,7 @@ fn a_denial_names_what_stood_in_its_way() {
         (
             "budget_uncountable",
             json!({"budget_ceilings": {"role/spend": "price_unknown"}}),
-            "role/spend: price_unknown",
+            "role/spend: price",
         ),
         (
             "body_invalid",
