@@ -1,13 +1,17 @@
 //! One accepted connection: where it was going, what it speaks, and serving its requests.
 
-use std::{net::SocketAddr, pin::pin, sync::Arc};
+use std::{
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+};
 
 use freehold_policy::{Destination, Scheme, normal_host};
-use hyper::service::service_fn;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
 };
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::server::Acceptor;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -40,7 +44,7 @@ pub(crate) async fn serve(pod: Arc<Pod>, stream: TcpStream, room: OwnedSemaphore
     let Ok(original) = pod.original_destination(&stream) else { return };
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
     if original.port() == DNS_PORT {
-        return nameserver::serve_tcp(&pod, stream).await;
+        return Box::pin(nameserver::serve_tcp(&pod, stream)).await;
     }
     // Nagle's delay would hold back small answers; a socket that cannot say so still works.
     let _ = stream.set_nodelay(true);
@@ -90,7 +94,7 @@ async fn refuse(pod: &Pod, destination: &str, reason: Reason) {
     let grant = pod.workspace.grant.load_full();
     let mut row = attribution.http(grant.as_deref(), destination.to_owned());
     audit::denied(&mut row, reason);
-    pod.record(row, Settles::Now).await;
+    Box::pin(pod.record(row, Settles::Now)).await;
 }
 
 fn connection(
@@ -118,7 +122,8 @@ async fn serve_tls(pod: Arc<Pod>, stream: TcpStream, host: &str, port: u16, room
         let stream = start.into_stream(config).await.ok()?;
         Some((sni, stream))
     };
-    let done = tokio::time::timeout(limit, handshake).await.ok().flatten();
+    // Boxed: what it takes is given back when it is done.
+    let done = tokio::time::timeout(limit, Box::pin(handshake)).await.ok().flatten();
     match done {
         Some((sni, stream)) => {
             serve_http(Arc::new(connection(pod, destination, sni, activity, room)), stream).await;
@@ -132,43 +137,67 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = &connection.pod.state.options.limits;
-    let patience = Patience::of(limits);
     let head_bytes_max = limits.head_bytes_max.max(HEAD_BYTES_MIN);
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(patience.idle)
-        .max_headers(limits.headers_max.min(HEADERS_MAX))
-        .max_buf_size(head_bytes_max);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(limits.client_stream_window_bytes)
-        .initial_connection_window_size(limits.client_connection_window_bytes)
-        .max_concurrent_streams(limits.streams_per_connection_max)
-        .max_header_list_size(u32::try_from(head_bytes_max).unwrap_or(u32::MAX));
+    let mut stream = Guarded::new(stream, Arc::clone(&connection.activity), head_bytes_max);
+    let is_http2 = tokio::select! {
+        begins = stream.begins_as_http2() => begins.unwrap_or_default(),
+        () = connection.retire.cancelled() => return,
+        () = connection.activity.quiet(Patience::of(limits)) => return,
+    };
+    let stream = TokioIo::new(stream);
     let service = {
         let connection = Arc::clone(&connection);
-        // Open from here on, not only from when its future is looked at first.
-        service_fn(move |request| Arc::clone(&connection).handle(request, connection.activity.open()))
+        // Boxed, so that a connection that waits for its next request keeps no room for one. Open from here on, not only
+        // from when its future is looked at first.
+        service_fn(move |request| {
+            Box::pin(Arc::clone(&connection).handle(request, connection.activity.open()))
+        })
     };
-    let stream = Guarded::new(stream, Arc::clone(&connection.activity), head_bytes_max);
-    let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    if is_http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(limits.client_stream_window_bytes)
+            .initial_connection_window_size(limits.client_connection_window_bytes)
+            .max_concurrent_streams(limits.streams_per_connection_max)
+            .max_header_list_size(u32::try_from(head_bytes_max).unwrap_or(u32::MAX));
+        Box::pin(drive(
+            &connection,
+            builder.serve_connection(stream, service),
+            http2::Connection::graceful_shutdown,
+        ))
+        .await;
+    } else {
+        let mut builder = http1::Builder::new();
+        // How long a head may take is watched from outside.
+        builder
+            .header_read_timeout(None)
+            .max_headers(limits.headers_max.min(HEADERS_MAX))
+            .max_buf_size(head_bytes_max);
+        let serving = builder.serve_connection(stream, service).with_upgrades();
+        Box::pin(drive(&connection, serving, http1::UpgradeableConnection::graceful_shutdown)).await;
+    }
+}
+
+/// Drives a connection to its end, or until it is quiet for too long; `retire` has it take no further request.
+async fn drive<C>(connection: &Connection, serving: C, retire: fn(Pin<&mut C>))
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let patience = Patience::of(&connection.pod.state.options.limits);
+    let mut serving = pin!(serving);
     let mut retiring = false;
     let result = loop {
         tokio::select! {
             result = serving.as_mut() => break result,
             () = connection.retire.cancelled(), if !retiring => {
                 retiring = true;
-                serving.as_mut().graceful_shutdown();
+                retire(serving.as_mut());
             }
             () = connection.activity.quiet(patience) => return,
         }
     };
-    if let Err(error) = result
-        && error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse)
-    {
-        connection.refuse_connection(Reason::RequestMalformed).await;
+    if result.is_err_and(|error| error.is_parse()) {
+        Box::pin(connection.refuse_connection(Reason::RequestMalformed)).await;
     }
 }

@@ -137,7 +137,7 @@ impl Connection {
             let bound = Bound::new(bytes_max, Phase::RequestBody, reason, follow_up.clone());
             body.watch(Box::new(bound));
         }
-        let mask = self.pod.workspace.masks.of(&changes.secrets);
+        let mask = self.pod.workspace.masks.of(changes.secrets);
         let mut masking = mask.map(|mask| Masking::new(mask, follow_up.clone()));
         if let (Some(reservation), Ok(())) = (&reservation, &resolved) {
             reservation.reached();

@@ -3,6 +3,7 @@
 //! closed with bytes left in it.
 
 use std::{
+    future::poll_fn,
     io,
     mem::MaybeUninit,
     pin::Pin,
@@ -25,6 +26,8 @@ use crate::{
 const READ_BYTES: usize = 16 * 1024;
 /// No HTTP, wherever it stands: hyper answers a head of it with 400 and breaks off a body.
 const NONSENSE: &[u8] = b"\0\r\n\r\n";
+/// How HTTP/2 begins.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A stream that releases what the framer has understood.
 pub(crate) struct Guarded<S> {
@@ -88,6 +91,25 @@ impl<S> Guarded<S> {
 }
 
 impl<S: AsyncRead + Unpin> Guarded<S> {
+    /// Whether the client begins as HTTP/2 does. What was read for that is passed on all the same.
+    pub(crate) async fn begins_as_http2(&mut self) -> io::Result<bool> {
+        while HTTP2_PREFACE.starts_with(&self.held) && self.held.len() < HTTP2_PREFACE.len() && !self.ended {
+            poll_fn(|cx| self.poll_more(cx)).await?;
+        }
+        let begins = self.held.starts_with(HTTP2_PREFACE);
+        self.look();
+        Ok(begins)
+    }
+
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut space = [MaybeUninit::uninit(); READ_BYTES];
+        let mut space = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
+        self.held.extend_from_slice(space.filled());
+        self.ended = space.filled().is_empty();
+        Poll::Ready(Ok(()))
+    }
+
     /// Reads and drops what the client sends until it closes its side.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (left, limit) =
@@ -124,11 +146,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
                 this.held = Vec::new();
             }
             if !this.ended {
-                let mut space = [MaybeUninit::uninit(); READ_BYTES];
-                let mut space = ReadBuf::uninit(&mut space);
-                ready!(Pin::new(&mut this.stream).poll_read(cx, &mut space))?;
-                this.held.extend_from_slice(space.filled());
-                this.ended = space.filled().is_empty();
+                ready!(this.poll_more(cx))?;
             }
             if this.ended {
                 // Half a head at the end is no request, and half a body breaks its request off. Behind a whole request the
