@@ -1,9 +1,7 @@
 //! Every resource reads back as it was written.
 
-use std::collections::BTreeMap;
-
 use freehold_model::{
-    ApiKeyId, CredentialId, TokenId, UploadId,
+    ApiKeyId, TokenId, UploadId,
     api_key::{ApiKey, PermissionSet},
     credential::{Credential, Kind, Status},
     member::{MemberRole, PersonalToken},
@@ -13,6 +11,7 @@ use freehold_model::{
 use freehold_store::{
     Caller, Consent, Error, IdempotencyRecord, Page, RoleFilter, Rule, Topic, WorkspaceFilter,
 };
+use freehold_testkit::model;
 
 use crate::{
     fixture::{self, World, member, now, task, uuid, workspace},
@@ -21,20 +20,11 @@ use crate::{
 
 pub fn credential(organization_id: freehold_model::OrganizationId, name: &str) -> Credential {
     Credential {
-        id: CredentialId::from_uuid(uuid()),
         organization_id,
-        member_id: None,
         name: name.to_owned(),
-        provider: "anthropic".to_owned(),
-        kind: Kind::BasicAuth,
         scopes: vec!["read".to_owned()],
-        provider_config: BTreeMap::from([("username".to_owned(), "me".to_owned())]),
-        allow_user_override: false,
         last_minted_at: Some(now()),
-        last_minted_status: None,
-        status: Status::Active,
-        created_at: now(),
-        updated_at: now(),
+        ..model::credential(Kind::BasicAuth, "anthropic", &[("username", "me")])
     }
 }
 
