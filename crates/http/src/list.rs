@@ -72,11 +72,17 @@ pub(crate) fn page<T, W: Serialize>(
     cursor: impl Fn(&T) -> String,
     wire: fn(T) -> W,
 ) -> Result<Response, Failure> {
-    // At the greatest limit there is no row more to tell by; the last page may then be an empty one.
-    let full = rows.len() > limit as usize || (limit == PAGE_MAX && rows.len() == limit as usize);
-    rows.truncate(limit as usize);
-    let cursor = rows.last().filter(|_| full).map(cursor);
+    let is_full = cut(&mut rows, limit);
+    let cursor = rows.last().filter(|_| is_full).map(cursor);
     answer(call, field, rows, cursor, wire)
+}
+
+/// Leaves a page of the rows that [`probe`] found; whether there may be another.
+pub(crate) fn cut<T>(rows: &mut Vec<T>, limit: u32) -> bool {
+    // At the greatest limit there is no row more to tell by; the last page may then be an empty one.
+    let is_full = rows.len() > limit as usize || (limit == PAGE_MAX && rows.len() == limit as usize);
+    rows.truncate(limit as usize);
+    is_full
 }
 
 /// Answers these rows, and where the next page begins.
