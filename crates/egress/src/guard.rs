@@ -194,3 +194,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         this.poll_linger(cx).map(Ok)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, join, sink};
+    use tokio_util::io::StreamReader;
+
+    use super::*;
+
+    /// Whether bytes that come in pieces of `size` are taken for HTTP/2, and what of them is passed on.
+    async fn told(text: &'static [u8], size: usize) -> (bool, Vec<u8>) {
+        let pieces = tokio_stream::iter(text.chunks(size).map(io::Result::Ok));
+        let mut guarded = Guarded::new(join(StreamReader::new(pieces), sink()), Activity::new(), 1_000);
+        let begins = guarded.begins_as_http2().await.unwrap();
+        let mut passed = Vec::new();
+        guarded.read_to_end(&mut passed).await.unwrap();
+        (begins, passed)
+    }
+
+    #[tokio::test]
+    async fn what_a_client_speaks_is_told_however_its_first_bytes_are_cut_and_all_of_them_pass() {
+        for size in [1, 3, 23, 24, 100] {
+            for (text, is_http2) in [
+                (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0"[..], true),
+                (b"PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n", false),
+                (b"PRI / HTTP/1.1\r\nhost: a\r\n\r\n", false),
+                (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", false),
+                (b"", false),
+            ] {
+                assert_eq!(told(text, size).await, (is_http2, text.to_vec()), "{size}");
+            }
+            // What is no whole head is no request.
+            assert_eq!(told(b"PRI * HT", size).await, (false, Vec::new()), "{size}");
+        }
+    }
+}
