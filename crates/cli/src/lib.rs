@@ -15,6 +15,7 @@ mod follow;
 #[doc(hidden)]
 pub mod fuzz;
 mod input;
+mod missing;
 mod output;
 mod progress;
 mod proof;

@@ -262,8 +262,7 @@ impl Policy {
             looks |= rule.looks;
             for transform in &rule.transforms {
                 credentials.extend(transform.credential.as_deref().map(Into::into));
-                let formulas = transform.formulas();
-                secrets.extend(formulas.flat_map(|one| one.expression().secrets().iter().cloned()));
+                secrets.extend(transform.secrets().map(Box::from));
             }
             if denies { &mut deny } else { &mut allow }.add(&rule);
         }

@@ -103,6 +103,32 @@ async fn a_policy_that_cannot_be_read_is_not_stored() {
 }
 
 #[tokio::test]
+async fn a_policy_may_name_what_is_not_there_yet_and_the_row_says_what_is_missing() {
+    let context = Context::new().await;
+    let role = context.role().await;
+    let secret = json!({ "name": "here", "value": "v" });
+    context.post("/v1/secrets", &context.owner, secret).await.ok();
+    let capabilities = r#"
+- name: api
+  type: http
+  allow: [{domains: [api.test], methods: [GET]}]
+  transforms:
+    - name: key
+      auth: {credential: nobodys}
+      headers: {set: {x-a: 'secrets["here"]', x-b: 'secrets["gone"]'}}
+"#;
+    let path = format!("/v1/agent-roles/{}", role["id"].as_str().unwrap());
+    context.patch(&path, &context.owner, json!({ "capabilities": capabilities })).await.ok();
+    let rows = context.get("/v1/audit?limit=1", &context.owner).await.ok();
+    let detail = &rows["events"][0]["detail"];
+    assert_eq!(detail["missing_credentials"], json!(["nobodys"]));
+    assert_eq!(detail["missing_secrets"], json!(["gone"]));
+    context.patch(&path, &context.owner, json!({ "description": "x" })).await.ok();
+    let rows = context.get("/v1/audit?limit=1", &context.owner).await.ok();
+    assert_eq!(rows["events"][0]["detail"].get("missing_secrets"), None, "{rows}");
+}
+
+#[tokio::test]
 async fn archiving_cascades_and_is_refused_while_workspaces_run() {
     let context = Context::new().await;
     let role = context.role().await;
