@@ -140,7 +140,8 @@ pub enum Decision {
 pub struct Denial {
     /// The reason.
     pub reason: Reason,
-    /// The rule that denies it; absent when no rule allows it.
+    /// The rule that denies it. When none does and none allows it: the first of those that name its host, method and path and
+    /// whose body or conditions it is not, if there are such.
     pub rule: Option<RuleName>,
     /// For the audit log: where a body is not as a schema says. Nothing of its content.
     pub detail: Option<String>,
@@ -316,16 +317,17 @@ impl Policy {
         }
         let method = Method::parse(request.method);
         let mut best: Option<&Arc<CompiledRule>> = None;
-        // The nearest miss explains a denial best.
-        let (mut reason, mut nearest) = (Reason::DomainNotAllowed, None);
+        // The nearest miss explains a denial best; of several as near, the first of the document.
+        let (mut reason, mut nearest) = (Reason::DomainNotAllowed, None::<&Arc<CompiledRule>>);
         for rule in self.allow.candidates(host) {
             if best.is_some_and(|other| other.order < rule.order) {
                 continue;
             }
             match rule.check(request, method, &work) {
                 Ok(()) => best = Some(rule),
-                Err(miss) if miss.nearness() > reason.nearness() => (reason, nearest) = (miss, Some(rule)),
-                Err(_) => {}
+                Err(miss) if miss.nearness() < reason.nearness() => {}
+                Err(miss) if miss == reason && nearest.is_some_and(|other| other.order < rule.order) => {}
+                Err(miss) => (reason, nearest) = (miss, Some(rule)),
             }
         }
         match best {
@@ -335,11 +337,13 @@ impl Policy {
                 credential: self.credential.clone().filter(|_| self.takes_credential(request.destination)),
             }),
             None => {
-                let rule = nearest.filter(|_| reason == Reason::BodyInvalid);
+                let near = nearest.filter(|_| reason.nearness() > Reason::InsecureNotAllowed.nearness());
                 Decision::Deny(Denial {
                     reason,
-                    rule: None,
-                    detail: rule.and_then(|rule| rule.detail(request)),
+                    rule: near.map(|rule| rule.name.clone()),
+                    detail: near
+                        .filter(|_| reason == Reason::BodyInvalid)
+                        .and_then(|one| one.detail(request)),
                 })
             }
         }

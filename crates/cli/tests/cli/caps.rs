@@ -69,12 +69,12 @@ async fn a_request_is_explained_rule_by_rule() {
         ),
         (
             &["GET", "https://pypi.test?page=100"],
-            "deny condition_not_met",
+            "deny condition_not_met by index/read",
             &["when[0] does not hold\n", "another path"],
         ),
         (
             &["GET", "https://pypi.test/?page=x"],
-            "deny condition_not_met",
+            "deny condition_not_met by index/read",
             &["when[0] does not hold: a text does not read as what it should be"],
         ),
         (
@@ -223,9 +223,13 @@ async fn what_is_done_with_a_request_is_explained_without_any_secret() {
         assert!(ran.out.contains(shown), "{shown}\n{}", ran.out);
     }
     for (data, decision, shown) in [
-        (r#"{"n": 9}"#, "deny body_invalid", "/n: maximum"),
-        (r#"{"n": 1, "n": 2}"#, "deny body_unreadable", "shop/order  a body that can be read"),
-        (&format!("{{\"n\": 1, \"x\": \"{}\"}}", "x".repeat(100)), "deny body_too_large", "a shorter body"),
+        (r#"{"n": 9}"#, "deny body_invalid by shop/order", "/n: maximum"),
+        (r#"{"n": 1, "n": 2}"#, "deny body_unreadable by shop/order", "shop/order  a body that can be read"),
+        (
+            &format!("{{\"n\": 1, \"x\": \"{}\"}}", "x".repeat(100)),
+            "deny body_too_large by shop/order",
+            "a shorter body",
+        ),
     ] {
         let words = explain(data);
         let ran = person.runs(&words.iter().map(String::as_str).collect::<Vec<_>>()).await;

@@ -11,8 +11,10 @@ use crate::support::{ID, role, serve};
 
 #[tokio::test]
 async fn capabilities_that_name_what_is_not_there_are_taken_with_a_warning() {
-    let listed = async || Json(json!({"secrets": [{"name": "stripe-key", "created_by_user_id": null,
-        "updated_by_user_id": null, "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z"}]}));
+    let listed = async || {
+        Json(json!({"secrets": [{"name": "stripe-key", "created_by_user_id": null,
+        "updated_by_user_id": null, "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z"}]}))
+    };
     let router = Router::new()
         .route("/v1/agent-roles/{id}", patch(async || Json(role())))
         .route("/v1/secrets", get(listed))
