@@ -59,6 +59,27 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason, in the order documented.
+    pub const ALL: &'static [Self] = &[
+        Self::RuleMatched,
+        Self::DomainNotAllowed,
+        Self::MethodNotAllowed,
+        Self::PathNotAllowed,
+        Self::InsecureNotAllowed,
+        Self::ContentTypeNotAllowed,
+        Self::BodyTooLarge,
+        Self::BodyUnreadable,
+        Self::BodyInvalid,
+        Self::ConditionNotMet,
+        Self::DeniedByRule,
+        Self::HostInvalid,
+        Self::ResponseStatusNotAllowed,
+        Self::ResponseContentTypeNotAllowed,
+        Self::ResponseTooLarge,
+        Self::ResponseUnreadable,
+        Self::ResponseConditionNotMet,
+    ];
+
     /// The reason's spelling in audit rows and answers.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -353,10 +374,6 @@ impl Policy {
     /// within a capability: for an author who asks why. The decision is [`decide`](Self::decide)'s.
     pub fn explain(&self, request: &RequestHead<'_>) -> Vec<Verdict> {
         let method = Method::parse(request.method);
-        let mut rules: Vec<_> = self.allow.rules().map(|rule| (rule, false)).collect();
-        rules.extend(self.deny.rules().map(|rule| (rule, true)));
-        rules.sort_unstable_by_key(|(rule, _)| rule.order);
-        rules.dedup_by_key(|(rule, _)| rule.order);
         let work = Work::default();
         let verdict = |(rule, denies): (&Arc<CompiledRule>, bool)| {
             let head = if denies { rule.denies_head(request) } else { rule.allows_head(request, method) };
@@ -375,7 +392,20 @@ impl Policy {
             };
             Verdict { rule: rule.name.clone(), denies, outcome }
         };
-        rules.into_iter().map(verdict).collect()
+        self.ordered().into_iter().map(verdict).collect()
+    }
+
+    /// The names of its rules, in the order of [`explain`](Self::explain), and whether each denies.
+    pub fn rules(&self) -> Vec<(&RuleName, bool)> {
+        self.ordered().into_iter().map(|(rule, denies)| (&rule.name, denies)).collect()
+    }
+
+    fn ordered(&self) -> Vec<(&Arc<CompiledRule>, bool)> {
+        let mut rules: Vec<_> = self.allow.rules().map(|rule| (rule, false)).collect();
+        rules.extend(self.deny.rules().map(|rule| (rule, true)));
+        rules.sort_unstable_by_key(|(rule, _)| rule.order);
+        rules.dedup_by_key(|(rule, _)| rule.order);
+        rules
     }
 
     /// Decides a question for a name: whether any rule names it, whatever port, method or path, and none denies all of it.

@@ -140,7 +140,7 @@ async fn cases_are_tried_and_the_wrong_ones_explained() {
     assert!(ran.err.contains("6 cases, 0 wrong"), "{}", ran.err);
     let wrong = "- {request: GET https://pypi.test/simple/, expect: deny}\n\
                  - {request: GET https://files.pypi.test/tar, expect: allow index/read}\n\
-                 - {request: GET https://pypi.test/simple/, expect: allow index/rea}\n";
+                 - {request: GET https://pypi.test/simple/, expect: 'allow index/allow[1]'}\n";
     std::fs::write(path("wrong.yaml"), wrong).unwrap();
     let words = test("wrong.yaml");
     let ran = person.runs(&words.iter().map(String::as_str).collect::<Vec<_>>()).await;
@@ -151,8 +151,36 @@ async fn cases_are_tried_and_the_wrong_ones_explained() {
     for (text, problem) in [
         ("[]", "no case"),
         ("- {request: GET https://a.test/, expect: maybe}", "begins with `allow` or `deny`"),
-        ("- {request: GET https://a.test/, expct: allow}", "expct"),
+        ("- {request: GET https://a.test/, expct: allow}", "1:34\n    1 | - {"),
+        ("- {request: GET https://a.test/, expct: allow}", "unknown field `expct`; did you mean `expect`?"),
+        ("- {request: GET https://a.test/, colour: 1}", "the fields are `request`, `headers`"),
+        ("- {request: GET https://a.test/}", "error: `expect` is missing"),
+        ("- request: GET https://a.test/\n  expect: [allow]", "error: expected string"),
         ("- {request: https://a.test/, expect: allow}", "expected a method and a URL"),
+        (
+            "- request: GET https://a.test/\n  expect: allow index/rea",
+            "error: there is no rule `index/rea`; did you mean `index/read`?\n  --> ",
+        ),
+        ("- request: GET https://a.test/\n  expect: allow index/rea", "wrong.yaml:2:11\n    2 |   expect"),
+        (
+            "- {request: GET https://a.test/, expect: allow x}",
+            "there are `_provider/inference`, `_provider/models`, `index/read`",
+        ),
+        (
+            "- {request: GET https://a.test/, expect: allow index/closed}",
+            "`index/closed` denies, and allows nothing",
+        ),
+        (
+            "- {request: GET https://a.test/, expect: deny denied_by_rule by index/read}",
+            "`index/read` allows, and denies nothing",
+        ),
+        (
+            "- {request: GET https://a.test/, expect: deny domain_not_alowed}",
+            "there is no reason `domain_not_alowed`; did you mean `domain_not_allowed`?",
+        ),
+        ("- {request: GET https://a.test/, expect: deny budget_exceeded}", "there are `path_ambiguous`"),
+        ("- {request: GET https://a.test/, expect: deny denied_by_rule x}", "behind a reason stands `by`"),
+        ("- {request: GET https://a.test/, expect: allow x}\n- {request: GET x, expect: y}", ":2:"),
     ] {
         std::fs::write(path("wrong.yaml"), text).unwrap();
         let words = test("wrong.yaml");

@@ -89,6 +89,20 @@ async fn what_is_not_built_yet_is_refused_and_not_ignored() {
 }
 
 #[tokio::test]
+async fn a_text_that_is_not_of_its_form_is_told_what_it_must_be() {
+    let context = Context::new().await;
+    let provider = json!({ "name": "a b", "kind": "anthropic", "domain": "https://models.test/v1" });
+    let details =
+        context.post("/v1/providers", &context.owner, provider).await.refused(ErrorCode::ValidationError);
+    let told = |field: &str| details["fields"][field].as_str().unwrap().to_owned();
+    assert_eq!(
+        told("domain"),
+        "must be a host name in lowercase without scheme or path, with a port when it is not 443, e.g. `api.example.com`"
+    );
+    assert!(told("name").starts_with("must be lowercase letters and digits"), "{details}");
+}
+
+#[tokio::test]
 async fn a_policy_that_cannot_be_read_is_not_stored() {
     let context = Context::new().await;
     let role = context.role().await;
