@@ -29,6 +29,7 @@ pub use demo::{Egress, Scene, remove_dir};
 pub use environment::{Environment, Streams, stdin_closed};
 pub use failure::exit;
 pub use output::{Format, plain_table};
+pub use text::counted;
 pub use verbs::Verb;
 
 use std::process::ExitCode;

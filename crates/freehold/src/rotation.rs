@@ -9,6 +9,7 @@ use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::Path};
 
 use anyhow::Context;
 use clap::Subcommand;
+use freehold_cli::counted;
 use freehold_model::{CredentialId, OrganizationId, SecretId, secret::Holder};
 use freehold_store::{Sealed, Store};
 use freehold_vault::{Place, SealedDataKey, Vault};
@@ -97,7 +98,9 @@ pub async fn run(arguments: Args) -> anyhow::Result<String> {
     store.close().await;
     let Rotated { keys, secrets } = rotated.context("the rotation is not finished; run it again")?;
     Ok(format!(
-        "resealed {keys} data keys and {secrets} secrets under the master key {}\n",
+        "resealed {} and {} under the master key {}\n",
+        counted(keys, "data key"),
+        counted(secrets, "secret"),
         vault.newest_key().await
     ))
 }
@@ -107,8 +110,8 @@ fn say(step: Step) -> anyhow::Result<()> {
     match step {
         Step::Begun => eprintln!("the next master key is in use"),
         Step::NewDataKey => eprintln!("made another data key"),
-        Step::DataKeys(count) => eprintln!("resealed {count} data keys"),
-        Step::Secrets(count) => eprintln!("resealed {count} secrets"),
+        Step::DataKeys(count) => eprintln!("resealed {}", counted(count, "data key")),
+        Step::Secrets(count) => eprintln!("resealed {}", counted(count, "secret")),
         Step::Ended => eprintln!("the old master key is gone"),
     }
     Ok(())

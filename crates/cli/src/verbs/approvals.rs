@@ -266,7 +266,8 @@ fn fields(name: &str, fields: &[HeldField]) -> String {
 
 fn shown_body(body: &HeldBody) -> String {
     let whole = if body.is_whole { "" } else { ", and more that was not read" };
-    let mut out = format!("{DIM}body, {} bytes{whole}{DIM:#}\n", body.bytes);
+    let mut out =
+        format!("{DIM}body, {} byte{}{whole}{DIM:#}\n", body.bytes, if body.bytes == 1 { "" } else { "s" });
     let text = match (&body.json, &body.text) {
         (Some(json), _) => serde_json::to_string_pretty(json).unwrap_or_default(),
         (None, Some(text)) => text.clone(),
@@ -274,7 +275,10 @@ fn shown_body(body: &HeldBody) -> String {
     };
     let text = text::harmless(&text);
     out.extend(
-        text.lines().take(BODY_LINES_MAX).map(|line| format!("  {}\n", text::line(line, LINE_CHARS_MAX))),
+        // As it is indented.
+        text.lines()
+            .take(BODY_LINES_MAX)
+            .map(|line| format!("  {}\n", text::cut(line.trim_end(), LINE_CHARS_MAX))),
     );
     let left = text.lines().count().saturating_sub(BODY_LINES_MAX);
     if left > 0 {

@@ -21,6 +21,7 @@ use crate::{
     failure::{Failure, exit},
     input,
     output::{BAD, BOLD, Console, DIM, GOOD, NOTE},
+    text::counted,
 };
 
 mod cases;
@@ -137,11 +138,9 @@ fn check(files: &[PathBuf], console: &mut Console) -> Outcome {
             Ok(document) => {
                 let rules =
                     document.capabilities.iter().map(|one| one.allow.len() + one.deny.len()).sum::<usize>();
-                let capabilities = document.capabilities.len();
-                console.note(&format!(
-                    "{}: no problem in {rules} rules of {capabilities} capabilities\n",
-                    file.display()
-                ));
+                let rules = counted(rules, "rule");
+                let capabilities = counted(document.capabilities.len(), "capability");
+                console.note(&format!("{}: no problem in {rules} of {capabilities}\n", file.display()));
             }
             Err(problems) => {
                 console.note(&format!("{problems}\n\n"));
@@ -220,7 +219,7 @@ fn test(documents: &Documents, cases: &Path, console: &mut Console) -> Outcome {
             rows(&verdicts)
         ))?;
     }
-    console.note(&format!("{count} cases, {wrong} wrong\n"));
+    console.note(&format!("{}, {wrong} wrong\n", counted(count, "case")));
     Ok(if wrong == 0 { exit::OK } else { exit::OTHER })
 }
 

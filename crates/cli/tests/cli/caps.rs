@@ -36,7 +36,7 @@ async fn problems_are_shown_as_a_compiler_shows_them() {
     let (person, path) = person(&[("good.yaml", CAPS), ("bad.yaml", &bad)]);
     let ran = person.runs(&["caps", "check", &path("good.yaml")]).await;
     assert_eq!((ran.code, ran.out.as_str()), (exit::OK, ""));
-    assert!(ran.err.contains("no problem in 3 rules of 1 capabilities"), "{}", ran.err);
+    assert!(ran.err.contains("no problem in 3 rules of 1 capability"), "{}", ran.err);
     let ran = person.runs(&["caps", "check", &path("good.yaml"), &path("bad.yaml")]).await;
     assert_eq!(ran.code, exit::OTHER);
     for shown in [
@@ -245,7 +245,7 @@ async fn what_is_done_with_a_request_is_explained_without_any_secret() {
         "sets header x-lost: no value, so that the request is denied: something that it asks for is not there",
         "sets the path: /v2/orders",
         "sets /by of the body: [\"system\",\"t1\"]",
-        "counts  shop/spend (role): 2.500000 usd per role in 3600 s, then ask",
+        "counts  shop/spend (role): 2.500000 usd per role in 1 h, then ask",
         "counts  shop/items (role): 3 of 10 expression per task, then deny",
     ] {
         assert!(ran.out.contains(shown), "{shown}\n{}", ran.out);
