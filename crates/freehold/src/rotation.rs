@@ -9,8 +9,9 @@ use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::Path};
 
 use anyhow::Context;
 use clap::Subcommand;
+use freehold_app::audit::{self, Cause};
 use freehold_cli::counted;
-use freehold_model::{CredentialId, OrganizationId, SecretId, secret::Holder};
+use freehold_model::{CredentialId, OrganizationId, SecretId, Timestamp, audit::EventType, secret::Holder};
 use freehold_store::{Sealed, Store};
 use freehold_vault::{Place, SealedDataKey, Vault};
 use rustix::fs::FlockOperation;
@@ -166,10 +167,24 @@ pub async fn rotate(
         }
     }
     anyhow::ensure!(!is_left, "there was always more to reseal");
+    // Before the end, so that no rotation is without its row; one that is cut here has another when it is finished.
+    record(store, &newest, data_keys).await?;
     vault.end_rotation().await?;
     progress(Step::Ended)?;
     control::tell(data_dir).await?;
     Ok(done)
+}
+
+/// Writes the rows that say that each organization's secrets are sealed by this master key.
+async fn record(store: &Store, master_key: &str, data_keys: bool) -> anyhow::Result<()> {
+    for organization in organizations(store).await? {
+        let detail = serde_json::json!({ "master_key": master_key, "data_keys": data_keys });
+        let written = store.write(organization, move |tx| {
+            audit::append(tx, &Cause::server(), EventType::VaultRotated, detail, Timestamp::now())
+        });
+        written.await.context("the rotation cannot be recorded")?;
+    }
+    Ok(())
 }
 
 /// The organizations that have data keys.
