@@ -148,6 +148,12 @@ async fn cases_are_tried_and_the_wrong_ones_explained() {
     assert!(ran.err.contains("3 cases, 3 wrong"), "{}", ran.err);
     assert!(ran.out.contains("expected deny\n  decided  allow index/read"), "{}", ran.out);
     assert!(ran.out.contains("decided  deny denied_by_rule by base/tar"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn a_file_of_cases_that_says_what_cannot_be_is_refused_with_its_places() {
+    let (person, path) = person(&[("caps.yaml", CAPS)]);
+    let words = ["caps", "test", &path("caps.yaml"), "--cases", &path("wrong.yaml")];
     for (text, problem) in [
         ("[]", "no case"),
         ("- {request: GET https://a.test/, expect: maybe}", "begins with `allow` or `deny`"),
@@ -183,8 +189,7 @@ async fn cases_are_tried_and_the_wrong_ones_explained() {
         ("- {request: GET https://a.test/, expect: allow x}\n- {request: GET x, expect: y}", ":2:"),
     ] {
         std::fs::write(path("wrong.yaml"), text).unwrap();
-        let words = test("wrong.yaml");
-        let ran = person.runs(&words.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        let ran = person.runs(&words).await;
         assert_eq!(ran.code, exit::USAGE, "{text}");
         assert!(ran.err.contains(problem), "{text}: {}", ran.err);
     }
