@@ -103,6 +103,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn counts_and_lengths_of_time_are_said_as_people_do() {
+        let counts = [(1, "data key"), (2, "data key"), (0, "capability"), (1, "capability")];
+        let said = counts.map(|(count, thing)| counted(count, thing));
+        assert_eq!(said, ["1 data key", "2 data keys", "0 capabilities", "1 capability"]);
+        assert_eq!(
+            [0, 90, 60, 3_600, 5_400, 86_400].map(span),
+            ["0 s", "90 s", "1 min", "1 h", "90 min", "1 d"]
+        );
+    }
+
+    #[test]
     fn what_a_pod_writes_cannot_drive_the_terminal() {
         assert_eq!(
             harmless("a\x1b[31mb\r\n\x07\tc\u{202e}d\u{9b}1m"),

@@ -309,6 +309,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_body_of_json_is_shown_as_it_is_indented() {
+        let json = serde_json::json!({"order": {"items": [1]}});
+        let shown = shown_body(&HeldBody { bytes: 1, is_whole: true, json: Some(json), text: None });
+        let shown = anstream::adapter::strip_str(&shown).to_string();
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines[..4], ["body, 1 byte", "  {", "    \"order\": {", "      \"items\": ["]);
+    }
+
+    #[test]
     fn a_time_is_so_long_from_now_or_a_time() {
         let now = Timestamp::now();
         for (text, seconds) in [("90s", 90), ("30m", 1_800), ("2h", 7_200), ("7d", 604_800)] {
