@@ -95,7 +95,7 @@ struct Sink(Fleet);
 
 #[async_trait]
 impl AuditSink for Sink {
-    async fn append(&self, rows: Vec<AuditEvent>) -> Result<(), SinkError> {
+    async fn append(&self, rows: Vec<Arc<AuditEvent>>) -> Result<(), SinkError> {
         self.0.audit(rows).await.map_err(Into::into)
     }
 }

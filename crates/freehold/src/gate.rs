@@ -213,7 +213,7 @@ pub struct StoreSink(pub Fleet);
 
 #[async_trait]
 impl AuditSink for StoreSink {
-    async fn append(&self, rows: Vec<AuditEvent>) -> Result<(), SinkError> {
+    async fn append(&self, rows: Vec<Arc<AuditEvent>>) -> Result<(), SinkError> {
         self.0.audit(rows).await.map_err(Into::into)
     }
 }

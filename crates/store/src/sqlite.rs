@@ -66,6 +66,10 @@ fn set_up(
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "query_only", purpose == Purpose::Read)?;
+    if purpose == Purpose::Write {
+        // What a savepoint or a statement of many rows may have to take back is else written to a file.
+        connection.pragma_update(None, "temp_store", "memory")?;
+    }
     if let Some(bytes) = bytes_max {
         let page: u32 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
         let pages = i64::try_from(bytes / u64::from(page.max(1))).unwrap_or(i64::MAX);
