@@ -483,6 +483,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_row_that_the_sink_refused_comes_again_with_its_latency() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(dir.path(), Limits::default());
+        let sink = Memory::default();
+        sink.broken.store(true, Ordering::SeqCst);
+        spool.append(row(1), Settles::Later, &share()).await.unwrap();
+        let (latency, detail) = (Some(Duration::from_millis(7)), Some(serde_json::json!({ "status": 200 })));
+        spool.settle(row(1).id, Settlement { latency, detail: detail.clone() });
+        drained(&spool, &sink).await;
+        assert!(lock(&sink.rows).is_empty());
+        sink.broken.store(false, Ordering::SeqCst);
+        drained(&spool, &sink).await;
+        assert_eq!(*lock(&sink.rows), [AuditEvent { latency_ms: Some(7), detail, ..row(1) }]);
+    }
+
+    #[tokio::test]
     async fn requests_wait_when_the_sink_lags_and_go_on_when_it_is_back() {
         let dir = tempfile::tempdir().unwrap();
         let limits = Limits { audit_backlog_rows_max: 2, audit_wait_ms: 30, ..Limits::default() };
