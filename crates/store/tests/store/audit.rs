@@ -4,7 +4,7 @@ use freehold_model::{
     EventId, TaskId, Timestamp,
     audit::{AuditEvent, Category, Decision, EventType},
 };
-use freehold_store::{AUDIT_ID_KEY, AuditFilter, CHAIN_START, ChainCheck, Error, OrgTx, Order, Page};
+use freehold_store::{AUDIT_ID_KEY, AuditFilter, CHAIN_START, ChainCheck, Error, Order, OrgTx, Page};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
