@@ -66,10 +66,6 @@ fn set_up(
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "query_only", purpose == Purpose::Read)?;
-    if purpose == Purpose::Write {
-        // What a savepoint or a statement of many rows may have to take back is else written to a file.
-        connection.pragma_update(None, "temp_store", "memory")?;
-    }
     if let Some(bytes) = bytes_max {
         let page: u32 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
         let pages = i64::try_from(bytes / u64::from(page.max(1))).unwrap_or(i64::MAX);
@@ -221,6 +217,15 @@ mod tests {
             assert!(page().query([0, limit]).unwrap().next().unwrap().is_none());
         }
         assert_eq!(page().get_status(StatementStatus::RePrepare), 0);
+    }
+
+    #[test]
+    fn the_library_is_built_as_the_configuration_of_cargo_says() {
+        let connection = rusqlite::Connection::open_in_memory().unwrap();
+        for option in ["STMTJRNL_SPILL=1048576", "DEFAULT_MEMSTATUS=0"] {
+            let used = connection.query_row("SELECT sqlite_compileoption_used(?1)", [option], |row| row.get(0));
+            assert_eq!(used, Ok(true), "{option}: .cargo/config.toml is in force inside of the repository alone");
+        }
     }
 
     #[test]
