@@ -36,8 +36,8 @@ const DNS_PORT: u16 = 53;
 const HEAD_BYTES_MIN: usize = 8 * 1024;
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(pod: Arc<Pod>, stream: TcpStream, room: OwnedSemaphorePermit) {
-    let Ok(original) = pod.original_destination(&stream) else { return };
+pub(crate) async fn serve(pod: Arc<Pod>, mut stream: TcpStream, room: OwnedSemaphorePermit) {
+    let Some(original) = pod.original_destination(&mut stream).await else { return };
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
     if original.port() == DNS_PORT {
         return nameserver::serve_tcp(&pod, stream).await;
