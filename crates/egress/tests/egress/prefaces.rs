@@ -50,7 +50,7 @@ async fn a_connection_that_was_handed_on_is_decided_as_any_other() {
     let v4 = proxy.resolve("api.test").await.ip();
     let reply = proxy.ask("api.test", RecordType::AAAA).await;
     let Some(RData::AAAA(v6)) = reply.answers.first().map(|record| &record.data) else { panic!("{reply:?}") };
-    let v6 = IpAddr::from(std::net::Ipv6Addr::from(*v6));
+    let v6 = IpAddr::from(Ipv6Addr::from(*v6));
     let mapped = match v4 {
         IpAddr::V4(v4) => IpAddr::from(v4.to_ipv6_mapped()),
         IpAddr::V6(_) => panic!("{v4}"),
