@@ -205,11 +205,8 @@ async fn a_connection_to_the_pods_loopback_or_to_an_address_never_given_out_is_c
         let stream = proxy.connect(to.parse().unwrap()).await;
         stream.readable().await.unwrap();
         assert!(matches!(stream.try_read(&mut [0]), Ok(0) | Err(_)));
-        let row = proxy.rows.with_reason(reason).await;
-        assert_eq!(
-            row.destination.as_deref().is_some_and(|at| at == to),
-            row.destination.as_deref() == Some(to)
-        );
+        let row = proxy.rows.find(|row| row.destination.as_deref() == Some(to)).await;
+        assert_eq!((row.reason.as_deref(), row.policy_type.as_deref()), (Some(reason), Some("http")));
     }
 }
 
