@@ -136,6 +136,44 @@ async fn plain_http_needs_a_rule_that_says_so() {
     assert_eq!(upstream.count(), 1);
 }
 
+/// The variable by which a machine's roots are named elsewhere, as OpenSSL has it.
+const ROOTS: &str = "SSL_CERT_FILE";
+
+/// In another process of this program, whose machine's roots are a file of the test's.
+#[test]
+fn an_upstream_is_verified_by_the_roots_of_the_machine() {
+    const TEST: &str = "decisions::an_upstream_is_verified_by_the_roots_of_the_machine";
+    if let Some(roots) =
+        std::env::var_os(ROOTS).filter(|roots| roots.to_string_lossy().contains(".of-a-test."))
+    {
+        return tokio::runtime::Runtime::new().unwrap().block_on(verified_by(std::path::Path::new(&roots)));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture", TEST])
+        .env(ROOTS, dir.path().join("roots.of-a-test.pem"))
+        .env_remove("SSL_CERT_DIR")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let failed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{failed}");
+}
+
+async fn verified_by(roots: &std::path::Path) {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let other = Upstream::start(Speaks::Http1).await;
+    for (trusted, reason) in [(&upstream.ca_pem, None), (&other.ca_pem, Some("upstream_tls"))] {
+        std::fs::write(roots, trusted).unwrap();
+        let proxy = Proxy::start_with(&upstream, |options| options.upstream_roots_pem.clear()).await;
+        let answer = proxy.get("api.test", "/open/a").await;
+        let expected = if reason.is_none() { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
+        assert_eq!(answer.status, expected);
+        assert_eq!(reason.map(str::to_owned), reason.map(|_| answer.reason()));
+    }
+    assert_eq!(upstream.count(), 1);
+}
+
 #[tokio::test]
 async fn names_that_disagree_are_answered_421() {
     let upstream = Upstream::start(Speaks::Http1).await;
