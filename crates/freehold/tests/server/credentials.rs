@@ -112,6 +112,7 @@ async fn what_is_minted_is_put_on_and_what_is_deleted_or_made_holds_for_the_next
 #[tokio::test]
 async fn every_kind_of_credential_is_put_on_in_its_own_form() {
     let world = World::with_issuer(SCENARIO, 3600).await;
+    let mut before = create(&world, machine()).await;
     let workspace = workspace(&world).await.id;
     let (id, key) = world.issuer().keys().next().unwrap();
     let account = world.issuer().service_account_json();
@@ -160,14 +161,14 @@ async fn every_kind_of_credential_is_put_on_in_its_own_form() {
         if is_oauth && given["provider_config"]["token_url"].is_null() {
             given["provider_config"]["token_url"] = json!(format!("https://{ISSUER_HOST}/token"));
         }
-        let credential = world.client.credential_create(&from(given)).await.unwrap().into_value();
-        assert_eq!((ask(&world, workspace).await, credential.status), (200, Status::Active), "{kind}");
+        world.client.credential_delete(before.id).await.unwrap();
+        before = world.client.credential_create(&from(given)).await.unwrap().into_value();
+        assert_eq!((ask(&world, workspace).await, before.status), (200, Status::Active), "{kind}");
         let head = world.last_head();
         assert!(head.contains(expected), "{kind}: {head}");
         if is_oauth {
             assert!(world.issuer().is_active(&world.last_bearer()).unwrap(), "{kind}");
         }
-        world.client.credential_delete(credential.id).await.unwrap();
     }
 }
 
