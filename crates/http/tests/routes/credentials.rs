@@ -270,6 +270,26 @@ async fn a_member_has_an_override_where_the_organization_allows_it_and_nobody_el
 }
 
 #[tokio::test]
+async fn pages_of_a_key_lead_past_what_members_have_of_their_own() {
+    let context = Context::new().await;
+    let mut shared = consented("mail");
+    shared["allow_user_override"] = json!(true);
+    context.post("/v1/credentials", &context.owner, shared).await.ok();
+    let own = json!({ "name": "mail", "provider": "google", "kind": "oauth2_authorization_code", "personal": true });
+    context.post("/v1/credentials", &context.ann, own).await.ok();
+    context.post("/v1/credentials", &context.owner, consented("late")).await.ok();
+    let (_, key) = context.key("read_only").await;
+    let first = context.get("/v1/credentials?limit=1", &key).await.ok();
+    let cursor = first["cursor"].as_str().unwrap();
+    let second = context.get(&format!("/v1/credentials?limit=1&cursor={cursor}"), &key).await.ok();
+    let name = |page: &Value| page["credentials"][0]["name"].clone();
+    assert_eq!(
+        (name(&first), name(&second), &second["cursor"]),
+        (json!("mail"), json!("late"), &Value::Null)
+    );
+}
+
+#[tokio::test]
 async fn the_issuer_of_a_deleted_credential_is_asked_to_take_back_what_it_gave_and_a_row_says_so() {
     let context = Context::new().await;
     let made = context.post("/v1/credentials", &context.owner, consented("mail")).await.ok();

@@ -26,6 +26,15 @@ pub struct Consent {
     pub expires_at: Timestamp,
 }
 
+/// Whose credentials a list shows.
+#[derive(Debug, Clone, Copy)]
+pub enum CredentialOwners {
+    /// Everybody's.
+    All,
+    /// The organization's and, of personal ones, this member's.
+    SharedAnd(Option<MemberId>),
+}
+
 record!(Credential in "credentials" of organization_id; id, member_id, name, provider, kind, scopes, provider_config,
     allow_user_override, last_minted_at, last_minted_status, status, created_at, updated_at);
 
@@ -49,14 +58,15 @@ impl OrgRead<'_> {
         self.find(" AND name = ?2 AND member_id = ?3", &[column::text(name), member.write()])
     }
 
-    /// Credentials, oldest first. With a member: the organization's and that member's own; without: all.
+    /// Credentials, oldest first.
     pub fn credential_list(
         &mut self,
-        visible_to: Option<MemberId>,
+        owners: CredentialOwners,
         page: &Page<CredentialId>,
     ) -> Result<Vec<Credential>, Error> {
         let mut conditions = Conditions::scoped();
-        if let Some(member) = &visible_to {
+        if let CredentialOwners::SharedAnd(member) = &owners {
+            // To nobody's id nothing is equal.
             conditions.with("(member_id IS NULL OR member_id = ", member.write()).close();
         }
         conditions.maybe("id > ", page.after.as_ref()).page("id", page);
@@ -68,9 +78,7 @@ impl OrgRead<'_> {
         let sql = "SELECT sealed FROM credentials WHERE organization_id = ?1 AND id = ?2";
         Ok(self.query(sql, &[id.write()], |row| row.get("credentials"))?.pop())
     }
-}
 
-impl OrgRead<'_> {
     /// The consent that was begun with the state of this hash, unless it has expired at `now`.
     pub fn consent_find(&mut self, state: &SecretHash, now: Timestamp) -> Result<Option<Consent>, Error> {
         const TABLE: &str = "credential_consents";
