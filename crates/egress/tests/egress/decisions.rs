@@ -117,6 +117,15 @@ async fn conditions_see_the_head_as_it_goes_out_and_a_rule_that_denies_is_named(
         let answer = proxy.send("api.test", request).await;
         let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
         assert_eq!((answer.status, body["error"]["reason"].as_str()), (StatusCode::FORBIDDEN, Some(reason)));
+        // Nothing of the policy's text: not a rule's name, not what it asks for.
+        let mut fields: Vec<&String> = body["error"].as_object().unwrap().keys().collect();
+        fields.sort();
+        assert_eq!(fields, ["code", "decision_id", "destination", "message", "reason"]);
+        let message = format!("the request to api.test was not allowed: {reason}");
+        assert_eq!(
+            (body.as_object().unwrap().len(), body["error"]["message"].as_str()),
+            (1, Some(&*message))
+        );
     }
     assert_eq!(upstream.count(), 1);
     let row = proxy.rows.with_reason("denied_by_rule").await;

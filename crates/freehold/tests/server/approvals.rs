@@ -92,6 +92,30 @@ async fn an_agents_request_waits_is_shown_and_goes_on_and_what_stands_asks_no_mo
 }
 
 #[tokio::test]
+async fn a_request_beyond_its_budget_waits_for_a_person_goes_on_and_is_counted() {
+    let world = World::start(SCENARIO).await;
+    let counted = "  budgets: {calls: {unit: requests, per: workspace, limit: 1, on_limit: ask}}\n";
+    let role = world.role(&format!("{}{counted}", ASKS.replace("      approval: required\n", ""))).await;
+    let task = world.task(&role, "fetch twice").await;
+    let approval = waiting(&world, None).await;
+    let shown = serde_json::to_value(&approval).unwrap();
+    assert_eq!(
+        (&shown["reason"], &shown["request"]["path"]),
+        (&"budget_exceeded".into(), &"/v1/fact".into())
+    );
+    let said = freehold(&world, &["approvals", "approve", &approval.id.to_string()]);
+    assert!(said.contains("approved"), "{said}");
+    world.task_phase(task.workspace_id, task.task_id, task::Phase::Completed).await;
+    let rows = world.until("both requests have their rows", async || {
+        let rows = decisions(&world, task.workspace_id).await;
+        (rows.len() == 2).then_some(rows)
+    });
+    assert!(rows.await.iter().all(|row| row["decision"] == "allow"));
+    let budgets = world.client.workspace_budget_list(task.workspace_id).await.unwrap().into_value().budgets;
+    assert_eq!((budgets[0].used.as_u64(), budgets[0].limit.as_u64()), (Some(2), Some(1)));
+}
+
+#[tokio::test]
 async fn a_request_whose_client_went_away_is_recorded_and_the_activity_stream_tells_of_it() {
     let world = World::start(SCENARIO).await;
     let role = world.role(ASKS).await;
