@@ -40,6 +40,7 @@ fn what_is_dialled_is_what_was_checked_wherever_the_name_leads_a_moment_later() 
 }
 
 /// Runs a test where every address is this machine's: in another process of this program.
+#[expect(clippy::print_stdout, reason = "who runs the tests is told what was left out")]
 fn in_a_namespace(test: &str, inside: impl Future<Output = ()>) {
     if std::net::UdpSocket::bind("8.8.8.8:0").is_ok() {
         // This is the run inside.

@@ -166,7 +166,7 @@ async fn a_condition_that_is_none_is_refused_with_the_columns() {
     let reply = context.get("/v1/audit?filter%5B%5D=colour%3Dred", &context.owner).await;
     let details = reply.refused(ErrorCode::ValidationError);
     let told = details["fields"]["filter[]"].as_str().unwrap();
-    assert!(freehold_model::audit::Column::ALL.iter().all(|column| told.contains(column.as_str())), "{told}");
+    assert!(Column::ALL.iter().all(|column| told.contains(column.as_str())), "{told}");
     for (query, field) in [
         ("limit=0", "limit"),
         ("limit=10001", "limit"),
