@@ -1,15 +1,53 @@
-//! The check of capabilities when they are written: a policy that cannot be read is never stored.
+//! The check of capabilities when they are written: a policy that cannot be read is never stored. One that names a
+//! credential or a secret which is not there yet is, and the audit row says so: until it is, what needs it is denied.
 
-use crate::error::Fields;
+use freehold_policy::Document;
+use freehold_store::OrgRead;
+use serde_json::Value;
 
-/// Refuses the field `capabilities` with every problem of the text, a line each, in the order of their places.
-pub(crate) fn check(fields: &mut Fields, capabilities: Option<&str>) {
-    let Some(text) = capabilities else { return };
-    if let Err(mut problems) = freehold_policy::parse(text) {
-        problems.sort_by_key(|problem| (problem.line, problem.column));
-        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        fields.add("capabilities", problems.join("\n"));
+use crate::{Error, error::Fields};
+
+/// The most names of credentials, and of secrets, that are looked up for one document.
+const NAMES_MAX: usize = 100;
+
+/// The document; absent without a text, and when the field `capabilities` is refused with every problem of the text, a line
+/// each, in the order of their places.
+pub(crate) fn check(fields: &mut Fields, capabilities: Option<&str>) -> Option<Document> {
+    match freehold_policy::parse(capabilities?) {
+        Ok(document) => Some(document),
+        Err(mut problems) => {
+            problems.sort_by_key(|problem| (problem.line, problem.column));
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            fields.add("capabilities", problems.join("\n"));
+            None
+        }
     }
+}
+
+/// Adds to the detail of a row what the document names and the organization does not have: `missing_credentials` and
+/// `missing_secrets`, where there are any.
+pub(crate) fn note_missing(
+    tx: &mut OrgRead<'_>,
+    document: Option<&Document>,
+    detail: &mut Value,
+) -> Result<(), Error> {
+    let Some(document) = document else { return Ok(()) };
+    let mut missing: [(&str, Vec<&str>); 2] =
+        [("missing_credentials", Vec::new()), ("missing_secrets", Vec::new())];
+    for name in document.credentials().into_iter().take(NAMES_MAX) {
+        if tx.credential_by_name(name)?.is_none() {
+            missing[0].1.push(name);
+        }
+    }
+    for name in document.secrets().into_iter().take(NAMES_MAX) {
+        if tx.secret_by_name(name)?.is_none() {
+            missing[1].1.push(name);
+        }
+    }
+    for (field, names) in missing.into_iter().filter(|(_, names)| !names.is_empty()) {
+        detail[field] = names.into();
+    }
+    Ok(())
 }
 
 #[cfg(test)]

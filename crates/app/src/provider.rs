@@ -9,6 +9,7 @@ use freehold_model::{
     provider::{Kind, Provider},
     workspace,
 };
+use freehold_policy::Document;
 use freehold_store::{OrgRead, OrgTx, Page, RoleFilter, WorkspaceFilter};
 use serde_json::json;
 
@@ -126,10 +127,12 @@ impl App {
             .write(actor.organization(), move |tx| {
                 let mut provider = find(tx, id)?;
                 let fields = apply(&mut provider, change);
-                check(tx, &provider)?;
+                let document = check(tx, &provider)?;
                 provider.updated_at = now();
                 tx.provider_update(&provider)?;
-                let detail = json!({ "provider_id": id, "name": provider.name, "fields": fields });
+                let mut detail = json!({ "provider_id": id, "name": provider.name, "fields": fields });
+                let document = document.filter(|_| fields.contains(&"capabilities"));
+                policy::note_missing(tx, document.as_ref(), &mut detail)?;
                 audit::append(tx, &cause, EventType::ProviderUpdated, detail, provider.updated_at)?;
                 Ok::<_, Error>(provider)
             })
@@ -200,13 +203,14 @@ fn create(tx: &mut OrgTx<'_>, actor: &Actor, new: ProviderNew, now: Timestamp) -
         updated_at: now,
         archived_at: None,
     };
-    check(tx, &provider)?;
+    let document = check(tx, &provider)?;
     if tx.provider_by_name(&provider.name)?.is_some() {
         return Err(Error::NameTaken { thing: Thing::Provider, name: provider.name });
     }
     tx.provider_insert(&provider)?;
-    let detail =
+    let mut detail =
         json!({ "provider_id": provider.id, "name": provider.name, "kind": kind, "domain": provider.domain });
+    policy::note_missing(tx, document.as_ref(), &mut detail)?;
     audit::append(tx, &Cause::caller(actor), EventType::ProviderCreated, detail, now)?;
     Ok(provider)
 }
@@ -241,7 +245,8 @@ pub(crate) fn set<T>(field: &mut T, to: Option<T>, name: &'static str, fields: &
     }
 }
 
-fn check(tx: &mut OrgRead<'_>, provider: &Provider) -> Result<(), Error> {
+/// Refuses what is not acceptable; answers its policy, if it has one.
+fn check(tx: &mut OrgRead<'_>, provider: &Provider) -> Result<Option<Document>, Error> {
     let mut fields = Fields::default();
     let known: &[(&str, &[&str])] = match provider.kind {
         Kind::Anthropic => &[],
@@ -260,7 +265,7 @@ fn check(tx: &mut OrgRead<'_>, provider: &Provider) -> Result<(), Error> {
     }
     let port = provider.domain.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
     fields.refuse(matches!(port, Some(Ok(0) | Err(_))), "domain", "has no valid port");
-    policy::check(&mut fields, provider.capabilities.as_deref());
+    let document = policy::check(&mut fields, provider.capabilities.as_deref());
     if let Some(name) = &provider.credential_name {
         match tx.credential_by_name(name)? {
             None => fields.add("credential_name", "no credential of this organization has this name"),
@@ -277,7 +282,8 @@ fn check(tx: &mut OrgRead<'_>, provider: &Provider) -> Result<(), Error> {
             Some(_) => {}
         }
     }
-    fields.check()
+    fields.check()?;
+    Ok(document)
 }
 
 fn archive(tx: &mut OrgTx<'_>, cause: &Cause, id: ProviderId) -> Result<u32, Error> {

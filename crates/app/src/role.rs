@@ -6,6 +6,7 @@ use freehold_model::{
     audit::EventType,
     role::{Environment, PoolPolicy, Role, ThinkingEffort},
 };
+use freehold_policy::Document;
 use freehold_store::{OrgRead, OrgTx, Page, ROLE_NAME_KEY, RoleFilter};
 use serde_json::json;
 
@@ -126,7 +127,7 @@ impl App {
         let changed = self
             .store()
             .write(actor.organization(), move |tx| {
-                check(&change)?;
+                let document = check(&change)?;
                 let mut role = find(tx, id)?;
                 if let Some(provider) = change.provider_id {
                     usable_provider(tx, provider)?;
@@ -134,7 +135,8 @@ impl App {
                 let fields = apply(&mut role, change);
                 role.updated_at = now();
                 tx.role_update(&role)?;
-                let detail = json!({ "role_id": id, "name": role.name, "fields": fields });
+                let mut detail = json!({ "role_id": id, "name": role.name, "fields": fields });
+                policy::note_missing(tx, document.as_ref(), &mut detail)?;
                 audit::append(tx, &cause, EventType::RoleUpdated, detail, role.updated_at)?;
                 Ok::<_, Error>(role)
             })
@@ -237,7 +239,7 @@ fn usable_provider(tx: &mut OrgRead<'_>, id: ProviderId) -> Result<(), Error> {
 
 fn create(tx: &mut OrgTx<'_>, actor: &Actor, new: RoleNew, now: Timestamp) -> Result<Role, Error> {
     let RoleNew { name, provider_id, rest } = new;
-    check(&rest)?;
+    let document = check(&rest)?;
     usable_provider(tx, provider_id)?;
     let mut role = Role {
         id: RoleId::from_uuid(new_uuid()),
@@ -265,13 +267,14 @@ fn create(tx: &mut OrgTx<'_>, actor: &Actor, new: RoleNew, now: Timestamp) -> Re
     };
     apply(&mut role, rest);
     tx.role_insert(&role)?;
-    let detail = json!({ "role_id": role.id, "name": role.name, "provider_id": provider_id });
+    let mut detail = json!({ "role_id": role.id, "name": role.name, "provider_id": provider_id });
+    policy::note_missing(tx, document.as_ref(), &mut detail)?;
     audit::append(tx, &Cause::caller(actor), EventType::RoleCreated, detail, now)?;
     Ok(role)
 }
 
-/// Refuses what is not built yet, and a policy that cannot be read.
-fn check(change: &RoleChange) -> Result<(), Error> {
+/// Refuses what is not built yet, and a policy that cannot be read; answers the policy that is written, if one is.
+fn check(change: &RoleChange) -> Result<Option<Document>, Error> {
     const NO_POOL: &str = "warm pods are not built yet";
     let mut fields = Fields::default();
     fields.refuse(
@@ -283,8 +286,9 @@ fn check(change: &RoleChange) -> Result<(), Error> {
     fields.refuse(change.pool_max_size.unwrap_or(0) != 0, "pool_max_size", NO_POOL);
     let packs = change.pack_ids.as_ref().is_some_and(|packs| !packs.is_empty());
     fields.refuse(packs, "pack_ids", "packs are not built yet");
-    policy::check(&mut fields, change.capabilities.as_ref().and_then(Option::as_deref));
-    fields.check()
+    let document = policy::check(&mut fields, change.capabilities.as_ref().and_then(Option::as_deref));
+    fields.check()?;
+    Ok(document)
 }
 
 /// Applies the change and answers the names of the fields it has.

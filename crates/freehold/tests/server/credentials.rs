@@ -31,8 +31,13 @@ async fn workspace(world: &World) -> Workspace {
 
 /// A request from inside the pod; answers its status.
 async fn ask(world: &World, workspace: WorkspaceId) -> u16 {
+    ask_with(world, workspace, "x-other: 1").await
+}
+
+/// The same with a header.
+async fn ask_with(world: &World, workspace: WorkspaceId, header: &str) -> u16 {
     let script = format!(
-        "curl -sS -o /dev/null -w '%{{http_code}}' -X POST https://{ECHO_DOMAIN}/v1/chat/completions"
+        "curl -sS -o /dev/null -w '%{{http_code}}' -H '{header}' -X POST https://{ECHO_DOMAIN}/v1/chat/completions"
     );
     let (code, out, err) = world.sh(workspace, &script).await;
     assert_eq!(code, 0, "{err}");
@@ -170,6 +175,24 @@ async fn every_kind_of_credential_is_put_on_in_its_own_form() {
             assert!(world.issuer().is_active(&world.last_bearer()).unwrap(), "{kind}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_token_that_the_service_refuses_is_another_one_for_the_next_request_once() {
+    let world = World::with_issuer(SCENARIO, 3600).await;
+    create(&world, machine()).await;
+    let workspace = workspace(&world).await.id;
+    assert_eq!(ask(&world, workspace).await, 200);
+    let first = world.last_bearer();
+    assert_eq!(ask_with(&world, workspace, "x-refuse: 1").await, 401);
+    assert_eq!((world.last_bearer(), ask(&world, workspace).await), (first.clone(), 200));
+    let second = world.last_bearer();
+    assert_ne!(second, first);
+    for _ in 0..3 {
+        assert_eq!(ask_with(&world, workspace, "x-refuse: 1").await, 401);
+    }
+    assert_eq!(ask(&world, workspace).await, 200);
+    assert_eq!((world.last_bearer(), world.issuer().count("/token").unwrap()), (second, 2));
 }
 
 #[tokio::test]
