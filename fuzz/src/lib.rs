@@ -28,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "http_connection", run: freehold_egress::fuzz::http_connection },
     Target { name: "http2_frames", run: freehold_egress::fuzz::http2_frames },
     Target { name: "client_hello", run: freehold_egress::fuzz::client_hello },
+    Target { name: "proxy_preface", run: freehold_egress::fuzz::proxy_preface },
     Target { name: "dns_packet", run: freehold_egress::fuzz::dns_packet },
     Target { name: "masked_body", run: freehold_egress::fuzz::masked_body },
     Target { name: "model_usage", run: freehold_egress::fuzz::model_usage },

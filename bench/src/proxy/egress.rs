@@ -197,13 +197,9 @@ async fn pod(
     let (address, name_server) = (tcp.local_addr()?, dns.local_addr()?);
     let made_up = Arc::new(std::sync::OnceLock::new());
     let original = Arc::clone(&made_up);
-    let listeners = Listeners {
-        tcp: vec![tcp],
-        dns: vec![dns],
-        original_destination: Arc::new(move |_| {
-            original.get().copied().ok_or_else(|| std::io::Error::other("before its name was asked for"))
-        }),
-    };
+    let listeners = Listeners::asking(vec![tcp], vec![dns], move |_| {
+        original.get().copied().ok_or_else(|| std::io::Error::other("before its name was asked for"))
+    });
     let injection = Injection::header("x-api-key", "bench-upstream-key-0123456789")?;
     let grant = Grant {
         organization_id,

@@ -207,14 +207,68 @@ mod tests {
         assert!(made.iter().all(|config| Arc::ptr_eq(config, &made[0])));
     }
 
+    /// Has a client that trusts the authority alone connect to what answers for `host`, and says how its certificate reads.
+    fn shown(authority: &Authority, host: &str, asked: &str) -> Result<Vec<u8>, rustls::Error> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate(authority.pem()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let asked = rustls::pki_types::ServerName::try_from(asked.to_owned()).unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(config), asked).unwrap();
+        let mut server = rustls::ServerConnection::new(authority.server_config(host).unwrap()).unwrap();
+        while client.is_handshaking() {
+            let mut bytes = Vec::new();
+            client.write_tls(&mut bytes).unwrap();
+            server.read_tls(&mut &bytes[..]).unwrap();
+            server.process_new_packets()?;
+            bytes.clear();
+            server.write_tls(&mut bytes).unwrap();
+            client.read_tls(&mut &bytes[..]).unwrap();
+            client.process_new_packets()?;
+        }
+        Ok(client.peer_certificates().unwrap()[0].to_vec())
+    }
+
     #[test]
-    fn a_leaf_is_made_once_per_name_and_the_oldest_gives_way() {
+    fn a_leaf_is_of_p256_and_for_exactly_the_name_or_address_that_is_asked_for() {
+        /// The object identifier of P-256.
+        const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+        let dir = tempfile::tempdir().unwrap();
+        let authority = open(dir.path());
+        let long = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+        for (host, others) in [
+            ("api.wild.test", ["wild.test", "b.wild.test", "x.api.wild.test"]),
+            ("wild.test", ["api.wild.test", "test.wild", "192.0.2.1"]),
+            ("snake_case.test", ["snakecase.test", "case.test", "test"]),
+            (long.as_str(), ["a.test", "d.test", "2001:db8::1"]),
+            ("xn--bcher-kva.test", ["bcher.test", "api.xn--bcher-kva.test", "a.test"]),
+            ("192.0.2.1", ["192.0.2.2", "::ffff:192.0.2.1", "wild.test"]),
+            ("2001:db8::1", ["2001:db8::2", "192.0.2.1", "wild.test"]),
+        ] {
+            let leaf = shown(&authority, host, host).unwrap();
+            assert!(leaf.windows(P256.len()).any(|bytes| bytes == P256), "{host}");
+            assert!(!leaf.windows(2).any(|bytes| bytes == b"*."), "{host}: a wildcard");
+            for other in others {
+                let refused = shown(&authority, host, other);
+                assert!(matches!(refused, Err(rustls::Error::InvalidCertificate(_))), "{host} for {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_leaf_is_made_once_per_name_and_the_one_that_was_used_longest_ago_gives_way() {
         let dir = tempfile::tempdir().unwrap();
         let authority = open(dir.path());
         let first = authority.server_config("a.test").unwrap();
         assert!(Arc::ptr_eq(&first, &authority.server_config("a.test").unwrap()));
-        authority.server_config("192.0.2.1").unwrap();
+        let second = authority.server_config("192.0.2.1").unwrap();
+        assert!(Arc::ptr_eq(&first, &authority.server_config("a.test").unwrap()));
         authority.server_config("2001:db8::1").unwrap();
-        assert!(!Arc::ptr_eq(&first, &authority.server_config("a.test").unwrap()));
+        assert!(Arc::ptr_eq(&first, &authority.server_config("a.test").unwrap()));
+        assert!(!Arc::ptr_eq(&second, &authority.server_config("192.0.2.1").unwrap()));
     }
 }

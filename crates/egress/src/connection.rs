@@ -47,8 +47,8 @@ pub(crate) async fn serve(pod: Arc<Pod>, stream: TcpStream, room: OwnedSemaphore
 }
 
 /// Finds out what a connection speaks. None: it is over.
-async fn begin(pod: Arc<Pod>, stream: TcpStream, room: OwnedSemaphorePermit) -> Option<Serving> {
-    let original = pod.original_destination(&stream).ok()?;
+async fn begin(pod: Arc<Pod>, mut stream: TcpStream, room: OwnedSemaphorePermit) -> Option<Serving> {
+    let original = pod.original_destination(&mut stream).await?;
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
     if original.port() == DNS_PORT {
         return Some(Box::pin(async move {

@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, LazyLock},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::server::Acceptor;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::LazyConfigAcceptor;
 
 use crate::{
@@ -31,6 +32,7 @@ use crate::{
     guard::Guarded,
     headers::prepare_headers,
     mask::{Mask, STROKE, Stream},
+    preface,
     watch::Activity,
 };
 
@@ -120,6 +122,42 @@ fn block_on(future: impl Future<Output = ()>) {
         Ok(runtime) => runtime.block_on(future),
         Err(error) => panic!("no runtime: {error}"),
     }
+}
+
+/// The bytes of a connection that a redirector hands on: a destination of TCP or a refusal, whichever way they are cut, and
+/// what follows the preface is left. The first byte says into which pieces they are cut.
+pub fn proxy_preface(bytes: &[u8]) {
+    let Some((&size, bytes)) = bytes.split_first() else { return };
+    let mut left = bytes;
+    block_on(async {
+        let whole = preface::read(&mut left, Duration::from_secs(60)).await.ok();
+        let (mut far, mut near) = tokio::io::duplex(usize::from(size).max(1));
+        let talking = async move { far.write_all(bytes).await };
+        let reading = async move {
+            let cut = preface::read(&mut near, Duration::from_secs(60)).await.ok();
+            assert_eq!(cut, whole, "what is read depends on the cuts");
+            let mut rest = Vec::new();
+            if cut.is_some() {
+                _ = near.read_to_end(&mut rest).await;
+                assert_eq!(rest, left, "more or less is read than the preface");
+            }
+        };
+        _ = tokio::join!(talking, reading);
+        if let Some(destination) = whole {
+            let (v4, v6) = (bytes[12..14] == [0x21, 0x11], bytes[12..14] == [0x21, 0x21]);
+            assert!(
+                bytes.starts_with(b"\r\n\r\n\0\r\nQUIT\n") && (v4 || v6),
+                "something else is taken for TCP"
+            );
+            let (address, port) =
+                if v4 { (&bytes[20..24], &bytes[26..28]) } else { (&bytes[32..48], &bytes[50..52]) };
+            let read: &[u8] = match &destination.ip() {
+                IpAddr::V4(ip) => &ip.octets(),
+                IpAddr::V6(ip) => &ip.octets(),
+            };
+            assert_eq!((read, &destination.port().to_be_bytes()[..]), (address, port), "another destination");
+        }
+    });
 }
 
 /// One datagram of a pod: never a panic, and an answer is never answered again.

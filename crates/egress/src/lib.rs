@@ -4,6 +4,7 @@
 //! ```text
 //! pod --TPROXY--> listener -> first bytes -> TLS (platform CA) -> HTTP head
 //!       -> agree (421) -> path's normal form -> policy -> credential -> address -> audit row -> upstream
+//! pod --> redirector --PROXY v2--> listener -> the same
 //! pod --UDP/TCP 53--> made-up address + audit row
 //! ```
 //!
@@ -47,6 +48,7 @@ mod options;
 mod outbound;
 mod passage;
 mod pod;
+mod preface;
 mod query;
 mod resolve;
 mod respond;
@@ -69,5 +71,5 @@ pub use grant::{
 };
 pub use options::{Limits, Options};
 pub use outbound::Outbound;
-pub use pod::{Listeners, OriginalDestination, PodIdentity};
+pub use pod::{Listeners, PodIdentity};
 pub use service::{Handle, Service};

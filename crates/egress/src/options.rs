@@ -77,7 +77,7 @@ pub struct Limits {
     /// The same for an upstream connection, which the workspace's streams to one destination share. Several times a
     /// stream's, so that a client that stops reading does not hold up the others.
     pub upstream_connection_window_bytes: u32,
-    /// Milliseconds for a client to send its first bytes and finish its TLS handshake.
+    /// Milliseconds for a client to send its first bytes and finish its TLS handshake, and for a redirector to send its preface.
     pub client_handshake_ms: u64,
     /// Milliseconds a connection may be without a request, a head that is not whole included; it is closed then. Where
     /// bytes still go to the client, `stalled_ms`.

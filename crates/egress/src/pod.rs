@@ -15,6 +15,8 @@ use crate::{
     connection,
     masking::Told,
     nameserver,
+    options::ms,
+    preface,
     spool::Settles,
     state::{State, Workspace},
     token::Verified,
@@ -34,23 +36,46 @@ pub struct PodIdentity {
     pub organization_id: OrganizationId,
 }
 
-/// Tells where a connection was going before it was redirected.
-pub type OriginalDestination = Arc<dyn Fn(&TcpStream) -> io::Result<SocketAddr> + Send + Sync>;
+/// Learns a connection's original destination from its socket.
+type Ask = Box<dyn Fn(&TcpStream) -> io::Result<SocketAddr> + Send + Sync>;
+
+/// What tells where a connection was going before it was redirected.
+pub(crate) enum OriginalDestination {
+    /// Its socket.
+    Socket(Ask),
+    /// Its preface, with which it begins.
+    Preface,
+}
 
 /// The sockets a pod's traffic arrives at. They live in the pod's network namespace.
 pub struct Listeners {
-    /// Listeners of redirected TCP connections.
-    pub tcp: Vec<std::net::TcpListener>,
-    /// Sockets of DNS over UDP.
-    pub dns: Vec<std::net::UdpSocket>,
-    /// How to learn a connection's original destination.
-    pub original_destination: OriginalDestination,
+    /// Of redirected TCP connections.
+    pub(crate) tcp: Vec<std::net::TcpListener>,
+    /// Of DNS over UDP.
+    pub(crate) dns: Vec<std::net::UdpSocket>,
+    pub(crate) original_destination: OriginalDestination,
 }
 
 impl Listeners {
     /// Listeners behind TPROXY: the accepted socket's own address is the original destination.
     pub fn tproxy(tcp: Vec<std::net::TcpListener>, dns: Vec<std::net::UdpSocket>) -> Self {
-        Self { tcp, dns, original_destination: Arc::new(TcpStream::local_addr) }
+        Self::asking(tcp, dns, TcpStream::local_addr)
+    }
+
+    /// Listeners of connections whose original destination is learnt from their sockets by `ask`.
+    pub fn asking(
+        tcp: Vec<std::net::TcpListener>,
+        dns: Vec<std::net::UdpSocket>,
+        ask: impl Fn(&TcpStream) -> io::Result<SocketAddr> + Send + Sync + 'static,
+    ) -> Self {
+        Self { tcp, dns, original_destination: OriginalDestination::Socket(Box::new(ask)) }
+    }
+
+    /// Listeners that a redirector in another process or on another machine hands the pod's connections on to, those to port
+    /// 53 included. Each connection begins with a preface of the PROXY protocol, version 2, that says where it was going.
+    /// Whoever reaches such a listener has the pod's rights: none but the redirector may.
+    pub fn handed_on(tcp: Vec<std::net::TcpListener>, dns: Vec<std::net::UdpSocket>) -> Self {
+        Self { tcp, dns, original_destination: OriginalDestination::Preface }
     }
 }
 
@@ -129,8 +154,19 @@ impl Pod {
         self.state.record(row, settles, &self.rows).await
     }
 
-    pub(crate) fn original_destination(&self, stream: &TcpStream) -> io::Result<SocketAddr> {
-        (self.original_destination)(stream)
+    /// Where a connection was going. None where it does not say so: then nothing can be done for it.
+    pub(crate) async fn original_destination(&self, stream: &mut TcpStream) -> Option<SocketAddr> {
+        let pod = self.identity.pod_id;
+        match &self.original_destination {
+            OriginalDestination::Socket(ask) => ask(stream).ok(),
+            OriginalDestination::Preface => {
+                let limit = ms(self.state.options.limits.client_handshake_ms);
+                let found = preface::read(stream, limit).await;
+                found
+                    .inspect_err(|error| tracing::warn!(pod.id = %pod, error = %error, "connection refused"))
+                    .ok()
+            }
+        }
     }
 }
 

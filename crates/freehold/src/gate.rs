@@ -153,10 +153,12 @@ impl Gate for EgressGate {
         };
         let task = look.current_task.as_ref().map(|task| task.id);
         let token = self.mint(look, task)?;
-        let mut listeners = Listeners::tproxy(links.tcp, links.dns);
-        if links.original_destination == OriginalDestination::Netfilter {
-            listeners.original_destination = Arc::new(destination_before_redirect);
-        }
+        let listeners = match links.original_destination {
+            OriginalDestination::Netfilter => {
+                Listeners::asking(links.tcp, links.dns, destination_before_redirect)
+            }
+            OriginalDestination::LocalAddress => Listeners::tproxy(links.tcp, links.dns),
+        };
         self.egress.attach(identity, listeners, Some(&token)).map_err(io::Error::other)?;
         self.state().tokens.insert(pod, (task, look.workspace.session_id, Instant::now()));
         Ok(())

@@ -214,6 +214,9 @@ mod tests {
         let issuers: Vec<Issuer> = serde_json::from_str(include_str!("issuers.json")).unwrap();
         assert_eq!(issuers.len(), Issuer::all().len());
         assert!(issuers.is_sorted_by(|a, b| a.name < b.name));
+        for known in ["google", "microsoft", "github", "slack", "anthropic", "openai"] {
+            assert!(issuers.iter().any(|issuer| issuer.name == known), "{known}");
+        }
         for issuer in &issuers {
             for of in Endpoint::ALL {
                 assert!(issuer.url(*of).is_none_or(|url| url.starts_with("https://")), "{}", issuer.name);

@@ -60,7 +60,55 @@ impl fmt::Display for Window {
 
 #[cfg(test)]
 mod tests {
+
     use super::*;
+    use crate::budget::{OnLimit, Unit};
+
+    /// Whose the request of an organization, role, workspace, session and task is.
+    fn whose([organization, role, workspace, session, task]: [u128; 5]) -> Whose {
+        Whose {
+            organization_id: format!("org_{organization:032x}").parse().unwrap(),
+            role_id: format!("agent_{role:032x}").parse().unwrap(),
+            workspace_id: format!("ws_{workspace:032x}").parse().unwrap(),
+            session_id: format!("session_{session:032x}").parse().unwrap(),
+            task_id: (task > 0).then(|| format!("task_{task:032x}").parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn what_is_counted_together_is_what_the_counter_says_and_no_more() {
+        let key = |per, whose: [u128; 5]| {
+            let counter = Counter {
+                name: "calls".to_owned(),
+                unit: Unit::Requests,
+                amount: None,
+                per,
+                window: None,
+                limit: 1,
+                warn_at: None,
+                on_limit: OnLimit::Deny,
+                applies_to: None,
+            };
+            counter.key(
+                Origin::Role,
+                "api".into(),
+                "calls".into(),
+                &self::whose(whose),
+                Timestamp::UNIX_EPOCH,
+            )
+        };
+        let ours = [1, 1, 1, 1, 1];
+        // Of each: another task, session, workspace, role, organization, each with all that is below it.
+        let others = [[1, 1, 1, 1, 2], [1, 1, 1, 2, 2], [1, 1, 2, 2, 2], [1, 2, 2, 2, 2], [2, 2, 2, 2, 2]];
+        let pers = [Per::Task, Per::Session, Per::Workspace, Per::Role, Per::Organization];
+        for (at, per) in pers.into_iter().enumerate() {
+            let shared = others.map(|other| key(per, other) == key(per, ours));
+            assert_eq!(shared, [0, 1, 2, 3, 4].map(|other| other < at), "{per:?}");
+        }
+        // Without a task it is the workspace's, and no task's.
+        let none = key(Per::Task, [1, 1, 1, 1, 0]);
+        assert!(none == key(Per::Workspace, ours) && none != key(Per::Task, ours));
+    }
 
     #[test]
     fn a_window_is_written_as_it_can_be_read() {

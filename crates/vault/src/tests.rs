@@ -113,6 +113,64 @@ async fn a_secret_sealed_before_there_were_data_keys_opens_and_is_resealed() {
     assert_eq!(setting.vault.reseal(place, &after).await.unwrap(), None);
 }
 
+/// A value that stands nowhere in memory but where it is made.
+struct Canary([u8; 40]);
+
+impl Canary {
+    const COVER: u8 = 0xa5;
+
+    fn new() -> Self {
+        let mut covered = [0; 40];
+        aws_lc_rs::rand::fill(&mut covered).unwrap();
+        Self(covered)
+    }
+
+    fn value(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.0.iter().map(|byte| byte ^ Self::COVER).collect())
+    }
+
+    /// How often the value stands in the memory that this process can write to.
+    fn copies(&self) -> usize {
+        use std::os::unix::fs::FileExt;
+        const STEP: usize = 1 << 16;
+        let memory = fs::File::open("/proc/self/mem").unwrap();
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let mut buffer = vec![0; STEP + self.0.len() - 1];
+        let mut copies = 0;
+        for line in maps.lines().filter(|line| line.contains(" rw")) {
+            let (range, _) = line.split_once(' ').unwrap();
+            let (from, to) = range.split_once('-').unwrap();
+            let [from, to] = [from, to].map(|at| u64::from_str_radix(at, 16).unwrap());
+            for at in (from..to).step_by(STEP) {
+                // What was read before would be found in the buffer itself.
+                buffer.fill(0);
+                let length = usize::try_from(to - at).unwrap().min(buffer.len());
+                let Ok(length) = memory.read_at(&mut buffer[..length], at) else { break };
+                let is_value = |window: &&[u8]| {
+                    window.iter().zip(&self.0).all(|(byte, covered)| byte ^ Self::COVER == *covered)
+                };
+                copies += buffer[..length].windows(self.0.len()).filter(is_value).count();
+            }
+        }
+        copies
+    }
+}
+
+#[tokio::test]
+async fn a_value_is_gone_from_memory_when_nobody_holds_it_any_more() {
+    let setting = Setting::new();
+    let canary = Canary::new();
+    let sealed = setting.vault.seal(secret_of(1, 1), &canary.value()).await.unwrap();
+    assert_eq!(canary.copies(), 0, "after it was sealed");
+    let opened = setting.vault.open_sealed(secret_of(1, 1), &sealed).await.unwrap();
+    assert_eq!(opened.expose(), &**canary.value());
+    assert_eq!(canary.copies(), 1, "while it is held");
+    drop(opened);
+    assert_eq!(canary.copies(), 0, "after it was let go");
+    let resealed = setting.vault.reseal(secret_of(1, 1), &sealed).await.unwrap();
+    assert_eq!((resealed, canary.copies()), (None, 0));
+}
+
 #[tokio::test]
 async fn an_empty_secret_is_a_secret() {
     let setting = Setting::new();

@@ -261,6 +261,34 @@ fn a_row_that_is_changed_with_every_hash_after_it_is_found_by_the_signature() {
 }
 
 #[test]
+fn a_row_put_in_taken_out_or_moved_with_numbers_and_hashes_that_fit_is_found_by_the_signature() {
+    let log = Log::some();
+    let texts = ["a", "b\u{e9}", "{\"seq\":9}", "d", "e\\\"", "f", "g", "\u{1f600}"];
+    let mut mutants = Vec::new();
+    for at in 0..texts.len() {
+        let (mut put_in, mut taken_out, mut moved) = (texts.to_vec(), texts.to_vec(), texts.to_vec());
+        put_in.insert(at, "new");
+        taken_out.remove(at);
+        moved.swap(at, (at + 1) % texts.len());
+        for texts in [put_in, taken_out, moved] {
+            let forged = Log::of(9, &texts);
+            let mut lines = vec![log.lines[0].clone()];
+            for row in forged.lines.iter().filter(|line| line.starts_with("{\"hash\"")) {
+                lines.push(row.clone());
+                // The checkpoints that are there, each behind the row of its number.
+                let seq = format!(",\"seq\":{},\"timestamp\"", rows(&lines));
+                lines.extend(log.lines.iter().find(|line| line.contains(&seq)).cloned());
+            }
+            mutants.push(sealed(&lines, rows(&lines)));
+            // And without those that the change is in front of.
+            let kept = lines.iter().filter(|line| !line.starts_with("{\"checkpoint\"")).cloned();
+            mutants.push(sealed(&kept.collect::<Vec<_>>(), rows(&lines)));
+        }
+    }
+    refused_by_both(&log.file(), &mutants, &Pins::default());
+}
+
+#[test]
 fn a_log_that_another_key_signed_or_whose_end_is_cut_off_is_found_by_what_was_known_before() {
     let (log, forged) = (Log::some(), Log::of(9, &["a"]));
     let cut = Log::of(1, &["a", "b\u{e9}", "{\"seq\":9}"]);

@@ -239,6 +239,31 @@ async fn a_rule_that_denies_and_came_meanwhile_wins_over_an_approval() {
     assert_eq!(upstream.count(), 0);
 }
 
+/// No rule is lifted where a document says so: by a wide rule that asks. What a rule denies is not asked about.
+#[tokio::test]
+async fn what_no_other_rule_allows_is_asked_about_under_a_wide_rule_and_what_one_denies_is_not() {
+    let (upstream, proxy, people) = asking(|_| {}).await;
+    // Without it nobody is asked.
+    let unasked = proxy.send("ws.test", Request::post("/open/a")).await;
+    assert_eq!(unasked.reason(), "domain_not_allowed");
+    let page = include_str!("../../../../docs/approvals.md");
+    let wide = page.split("```yaml\n").find(|block| block.contains("zz-anything-else")).unwrap();
+    let wide = wide.split("```").next().unwrap();
+    let denies = "  deny:\n    - {name: never, domains: [api.test], paths: [/secret/**]}\n";
+    proxy.publish(&format!("{ASKS}{denies}{wide}"), Ok(("x-api-key", "s3cret")));
+    assert_eq!(answered(post(&proxy, "/secret/a")).await.reason(), "denied_by_rule");
+    assert!(people.asked.borrow().is_empty(), "somebody was asked about what is denied");
+    let other = Arc::clone(&proxy);
+    let reply = tokio::spawn(async move { other.send("ws.test", Request::delete("/any")).await });
+    let question = people.question(1).await;
+    assert_eq!((&*question.rule.capability, &*question.rule.rule), ("zz-anything-else", "ask"));
+    assert_eq!(upstream.count(), 0);
+    people.decide(question.id, Answer::Approved(question.id));
+    assert_eq!(answered(reply).await.status, StatusCode::OK);
+    assert_eq!(proxy.get("api.test", "/open/a").await.status, StatusCode::OK);
+    assert_eq!((upstream.count(), people.asked.borrow().len()), (2, 1));
+}
+
 #[tokio::test]
 async fn another_rule_that_asks_and_came_meanwhile_asks_again() {
     let (upstream, proxy, people) = asking(|_| {}).await;

@@ -86,8 +86,7 @@ async fn second_pod(proxy: &Proxy, to: SocketAddr) -> TlsStream<TcpStream> {
     let dns = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
     let pod = PodIdentity { pod_id: PodId::from_uuid(Uuid::now_v7()), ..proxy.pod };
-    let listeners =
-        Listeners { tcp: vec![listener], dns: vec![dns], original_destination: Arc::new(move |_| Ok(to)) };
+    let listeners = Listeners::asking(vec![listener], vec![dns], move |_| Ok(to));
     let token = proxy.minter.mint(&proxy.subject(None), PATIENCE).unwrap();
     proxy.handle.attach(pod, listeners, Some(&token)).unwrap();
     proxy.tls(TcpStream::connect(at).await.unwrap(), "api.test", b"http/1.1").await

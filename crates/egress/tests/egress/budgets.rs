@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
-use freehold_model::audit::Decision;
+use freehold_model::{TaskId, audit::Decision};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{body::Frame, body::Incoming, client::conn::http1};
@@ -67,6 +67,50 @@ async fn a_counted_request_passes_up_to_the_limit_and_then_is_denied_by_name() {
     proxy.publish(caps, Ok(("x-api-key", "s3cret")));
     assert_eq!(proxy.get("api.test", "/a").await.status, StatusCode::OK);
     assert_eq!(proxy.get("api.test", "/a").await.reason(), "budget_exceeded");
+}
+
+#[tokio::test]
+async fn every_unit_is_counted_per_everything() {
+    let body = r#"{"model":"gpt-4o","usage":{"prompt_tokens":1000,"completion_tokens":1000}}"#;
+    let length = body.len() as u64;
+    let units = [
+        ("requests", 1),
+        ("request_bytes", length),
+        ("response_bytes", length),
+        ("tokens", 2_000),
+        // 2.50 and 10 dollars a million.
+        ("usd", 12_500),
+        ("expression", 7),
+    ];
+    let pers = [
+        ("task", "task_"),
+        ("session", "session_"),
+        ("workspace", "ws_"),
+        ("role", "agent_"),
+        ("organization", "org_"),
+    ];
+    let (mut caps, mut expected) = (String::new(), Vec::new());
+    for (unit, amount) in units {
+        for (per, subject) in pers {
+            let more = if unit == "expression" { ", amount: size(request.path) + 5" } else { "" };
+            caps += &format!(
+                "    {unit}-{per}: {{unit: {unit}, per: {per}, limit: 1000000, window: 1h{more}}}\n"
+            );
+            expected.push((format!("{unit}-{per}"), subject, amount));
+        }
+    }
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = proxy(&upstream, &caps).await;
+    proxy.set_token(Some(TaskId::from_uuid(uuid::Uuid::now_v7())), PATIENCE);
+    let request = Request::post("/a").header("content-type", "application/json");
+    let answer = proxy.send_body("api.test", request.header("x-answer-type", "application/json"), body).await;
+    assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
+    for (counter, subject, amount) in expected {
+        taken(&proxy, &counter, amount).await;
+        let counts = proxy.counts.all();
+        let (key, _) = counts.iter().find(|(key, _)| *key.counter == *counter).unwrap();
+        assert!(key.subject.to_string().starts_with(subject), "{counter}: {}", key.subject);
+    }
 }
 
 #[tokio::test]

@@ -17,6 +17,11 @@ impl Counts {
         counts.iter().filter(|(key, _)| &*key.counter == counter).map(|(_, taken)| taken).sum()
     }
 
+    /// What is taken of each count.
+    pub fn all(&self) -> Vec<(CounterKey, u64)> {
+        self.0.lock().unwrap().iter().map(|(key, taken)| (key.clone(), *taken)).collect()
+    }
+
     fn change<T>(&self, key: &CounterKey, change: impl FnOnce(&mut u64) -> T) -> T {
         change(self.0.lock().unwrap().entry(key.clone()).or_default())
     }

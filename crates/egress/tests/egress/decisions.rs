@@ -117,6 +117,15 @@ async fn conditions_see_the_head_as_it_goes_out_and_a_rule_that_denies_is_named(
         let answer = proxy.send("api.test", request).await;
         let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
         assert_eq!((answer.status, body["error"]["reason"].as_str()), (StatusCode::FORBIDDEN, Some(reason)));
+        // Nothing of the policy's text: not a rule's name, not what it asks for.
+        let mut fields: Vec<&String> = body["error"].as_object().unwrap().keys().collect();
+        fields.sort();
+        assert_eq!(fields, ["code", "decision_id", "destination", "message", "reason"]);
+        let message = format!("the request to api.test was not allowed: {reason}");
+        assert_eq!(
+            (body.as_object().unwrap().len(), body["error"]["message"].as_str()),
+            (1, Some(&*message))
+        );
     }
     assert_eq!(upstream.count(), 1);
     let row = proxy.rows.with_reason("denied_by_rule").await;
@@ -135,6 +144,43 @@ async fn plain_http_needs_a_rule_that_says_so() {
         let mut sender = http1_on(proxy.connect_name(name, 80).await).await;
         let request = Request::get("/open/a").header("host", name).body(Full::default()).unwrap();
         assert_eq!(read(sender.send_request(request).await.unwrap()).await.status, status, "{name}");
+    }
+    assert_eq!(upstream.count(), 1);
+}
+
+/// In another process of this program, whose machine's roots are a file of the test's.
+#[test]
+fn an_upstream_is_verified_by_the_roots_of_the_machine() {
+    const TEST: &str = "decisions::an_upstream_is_verified_by_the_roots_of_the_machine";
+    let roots = std::path::Path::new("roots-of-a-test.pem");
+    if roots.exists() {
+        // This is the other process, in the folder of that file.
+        return tokio::runtime::Runtime::new().unwrap().block_on(verified_by(roots));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join(roots), "").unwrap();
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture", TEST])
+        .current_dir(dir.path())
+        .env("SSL_CERT_FILE", dir.path().join(roots))
+        .env_remove("SSL_CERT_DIR")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let failed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{failed}");
+}
+
+async fn verified_by(roots: &std::path::Path) {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let other = Upstream::start(Speaks::Http1).await;
+    for (trusted, reason) in [(&upstream.ca_pem, None), (&other.ca_pem, Some("upstream_tls"))] {
+        std::fs::write(roots, trusted).unwrap();
+        let proxy = Proxy::start_with(&upstream, |options| options.upstream_roots_pem.clear()).await;
+        let answer = proxy.get("api.test", "/open/a").await;
+        let expected = if reason.is_none() { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
+        assert_eq!(answer.status, expected);
+        assert_eq!(reason.map(str::to_owned), reason.map(|_| answer.reason()));
     }
     assert_eq!(upstream.count(), 1);
 }
@@ -208,11 +254,8 @@ async fn a_connection_to_the_pods_loopback_or_to_an_address_never_given_out_is_c
         let stream = proxy.connect(to.parse().unwrap()).await;
         stream.readable().await.unwrap();
         assert!(matches!(stream.try_read(&mut [0]), Ok(0) | Err(_)));
-        let row = proxy.rows.with_reason(reason).await;
-        assert_eq!(
-            row.destination.as_deref().is_some_and(|at| at == to),
-            row.destination.as_deref() == Some(to)
-        );
+        let row = proxy.rows.find(|row| row.destination.as_deref() == Some(to)).await;
+        assert_eq!((row.reason.as_deref(), row.policy_type.as_deref()), (Some(reason), Some("http")));
     }
 }
 

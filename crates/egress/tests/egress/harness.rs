@@ -232,14 +232,12 @@ impl Proxy {
 
     pub fn attach(&self) {
         let (destinations, fallback) = (Arc::clone(&self.destinations), self.default_destination.subscribe());
-        let listeners = Listeners {
-            tcp: vec![self.listeners.0.try_clone().unwrap()],
-            dns: vec![self.listeners.1.try_clone().unwrap()],
-            original_destination: Arc::new(move |stream: &TcpStream| {
-                let known = destinations.lock().unwrap().get(&stream.peer_addr()?.port()).copied();
-                Ok(known.or(*fallback.borrow()).expect("a client that no test made"))
-            }),
-        };
+        let tcp = vec![self.listeners.0.try_clone().unwrap()];
+        let dns = vec![self.listeners.1.try_clone().unwrap()];
+        let listeners = Listeners::asking(tcp, dns, move |stream| {
+            let known = destinations.lock().unwrap().get(&stream.peer_addr()?.port()).copied();
+            Ok(known.or(*fallback.borrow()).expect("a client that no test made"))
+        });
         self.handle.attach(self.pod, listeners, None).unwrap();
     }
 

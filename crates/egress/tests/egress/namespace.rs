@@ -1,8 +1,19 @@
 //! The same in a network namespace where every address leads to the proxy's listeners, as in a pod.
 
-use std::process::{Command, Stdio};
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use freehold_egress::Listeners;
+use hickory_proto::{
+    op::{Message, OpCode},
+    rr::{RData, Record, RecordType},
+};
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use tokio::net::TcpStream;
@@ -17,9 +28,23 @@ const ENTER: &str = "ip link set lo up && ip route add local default dev lo && e
 
 #[test]
 fn in_a_namespace_of_its_own_a_pod_reaches_the_proxy_at_any_address() {
+    in_a_namespace("in_a_namespace_of_its_own_a_pod_reaches_the_proxy_at_any_address", inside());
+}
+
+#[test]
+fn what_is_dialled_is_what_was_checked_wherever_the_name_leads_a_moment_later() {
+    in_a_namespace(
+        "what_is_dialled_is_what_was_checked_wherever_the_name_leads_a_moment_later",
+        a_name_that_leads_elsewhere_each_time(),
+    );
+}
+
+/// Runs a test where every address is this machine's: in another process of this program.
+#[expect(clippy::print_stdout, reason = "who runs the tests is told what was left out")]
+fn in_a_namespace(test: &str, inside: impl Future<Output = ()>) {
     if std::net::UdpSocket::bind("8.8.8.8:0").is_ok() {
-        // Every address is this machine's: this is the run inside.
-        tokio::runtime::Runtime::new().unwrap().block_on(inside());
+        // This is the run inside.
+        tokio::runtime::Runtime::new().unwrap().block_on(inside);
         return;
     }
     let enter = |command: &[&str]| {
@@ -35,7 +60,7 @@ fn in_a_namespace_of_its_own_a_pod_reaches_the_proxy_at_any_address() {
     let output = enter(&["sh", "-c", ENTER, "sh"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture"])
-        .arg("namespace::in_a_namespace_of_its_own_a_pod_reaches_the_proxy_at_any_address")
+        .arg(format!("namespace::{test}"))
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -73,6 +98,64 @@ async fn inside() {
     stream.readable().await.unwrap();
     assert!(matches!(stream.try_read(&mut [0]), Ok(0) | Err(_)));
     proxy.rows.with_reason("destination_forbidden").await;
+}
+
+/// A name server whose answers change from one question to the next: a public address first, and then ours.
+async fn rebinds(public: IpAddr) -> (SocketAddr, Arc<AtomicUsize>) {
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (address, asked) = (socket.local_addr().unwrap(), Arc::<AtomicUsize>::default());
+    let counted = Arc::clone(&asked);
+    tokio::spawn(async move {
+        let mut buffer = [0; 1500];
+        while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
+            let question = Message::from_vec(&buffer[..length]).unwrap();
+            let mut reply = Message::response(question.metadata.id, OpCode::Query);
+            reply.metadata.recursion_available = true;
+            let query = question.queries[0].clone();
+            if query.query_type() == RecordType::A {
+                let first = counted.fetch_add(1, Ordering::SeqCst) == 0;
+                // The mixed name has both at once, each time.
+                let inside: IpAddr = INSIDE.parse().unwrap();
+                let mixed = query.name().to_ascii().starts_with("mixed");
+                for address in [(first || mixed).then_some(public), (!first || mixed).then_some(inside)] {
+                    let Some(IpAddr::V4(address)) = address else { continue };
+                    reply.add_answer(Record::from_rdata(query.name().clone(), 0, RData::A(address.into())));
+                }
+            }
+            reply.add_query(query);
+            socket.send_to(&reply.to_vec().unwrap(), peer).await.unwrap();
+        }
+    });
+    (address, asked)
+}
+
+async fn a_name_that_leads_elsewhere_each_time() {
+    const PUBLIC: &str = "93.184.216.34";
+    let public = Upstream::start_at(PUBLIC, Speaks::Plain).await;
+    let inside = Upstream::start_at(&format!("{INSIDE}:{}", public.address.port()), Speaks::Plain).await;
+    for name in ["rebinding.test", "mixed.test"] {
+        let (name_server, asked) = rebinds(public.address.ip()).await;
+        let proxy = Proxy::start_with(&public, |options| {
+            options.name_servers = vec![name_server];
+            // Each request dials.
+            options.limits.upstream_idle_max = 0;
+        })
+        .await;
+        let port = public.address.port();
+        let caps = format!(
+            "- name: any\n  type: http\n  allow:\n    - domains: ['{name}:{port}']\n      methods: [GET]\n      allow_insecure: true\n"
+        );
+        proxy.publish_with(&caps, Kept::default());
+        for _ in 0..5 {
+            let mut sender = http1_on(proxy.connect_name(name, port).await).await;
+            let request = Request::get("/open/a").header("host", format!("{name}:{port}"));
+            let answer = sender.send_request(request.body(Full::default()).unwrap()).await.unwrap();
+            assert_eq!(read(answer).await.status, StatusCode::OK, "{name}");
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "{name} was asked for again between check and dial");
+    }
+    assert_eq!((public.count(), inside.connections.load(Ordering::SeqCst)), (10, 0));
+    assert!(public.connections.load(Ordering::SeqCst) >= 10);
 }
 
 /// The address is this machine's own in the namespace, so that no byte leaves it.

@@ -170,11 +170,7 @@ async fn listeners_of_ipv6_serve_like_those_of_ipv4() {
     proxy.dns = format!("[::1]:{dns_port}").parse().unwrap();
     let destination = Arc::new(std::sync::OnceLock::<std::net::SocketAddr>::new());
     let original = Arc::clone(&destination);
-    let listeners = Listeners {
-        tcp: vec![listener],
-        dns: vec![dns],
-        original_destination: Arc::new(move |_| Ok(*original.get().unwrap())),
-    };
+    let listeners = Listeners::asking(vec![listener], vec![dns], move |_| Ok(*original.get().unwrap()));
     proxy.handle.attach(proxy.pod, listeners, None).unwrap();
     proxy.set_token(None, PATIENCE);
     let reply = proxy.ask("api.test", RecordType::AAAA).await;

@@ -106,6 +106,15 @@ async fn a_websocket_passes_bytes_both_ways() {
         assert_eq!(echoed, text);
     }
     assert_eq!(upstream.last().headers["sec-websocket-key"], "dGhlIHNhbXBsZSBub25jZQ==");
+    // A rule tells it from other requests.
+    let only = "- name: ws\n  type: http\n  allow:\n    - {domains: [ws.test], methods: [GET], when: request.websocket}\n";
+    proxy.publish(only, Ok(("x-api-key", "s3cret")));
+    let upgrade = Request::get("/ws").header("connection", "Upgrade").header("upgrade", "websocket");
+    let upgrade = upgrade.header("host", "ws.test").header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let mut sender = proxy.http1("ws.test").await;
+    let response = sender.send_request(upgrade.body(Full::default()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(proxy.get("ws.test", "/ws").await.reason(), "condition_not_met");
 }
 
 #[tokio::test]

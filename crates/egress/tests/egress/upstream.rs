@@ -69,10 +69,13 @@ impl Upstream {
         Self::start_at("127.0.0.1", speaks).await
     }
 
-    /// The same at another address of this machine.
+    /// The same at another address of this machine, at any port or at this one.
     pub async fn start_at(address: &str, speaks: Speaks) -> Self {
         let (ca_pem, tls) = certificates(speaks);
-        let listener = TcpListener::bind((address, 0)).await.unwrap();
+        let listener = match address.parse::<SocketAddr>() {
+            Ok(address) => TcpListener::bind(address).await.unwrap(),
+            Err(_) => TcpListener::bind((address, 0)).await.unwrap(),
+        };
         let address = listener.local_addr().unwrap();
         let (events, receiver) = mpsc::channel(8);
         let seen = Arc::<Mutex<Vec<Seen>>>::default();

@@ -1,12 +1,16 @@
 //! Requests that wait for a person, with the real agent, server and command line.
 
-use std::{fs, process::Command};
+use std::{fs, process::Command, time::Duration};
 
-use freehold_client::api::approval::{Approval, ApprovalListQuery};
+use freehold_client::{
+    ActivityScope,
+    api::approval::{Approval, ApprovalListQuery},
+};
 use freehold_model::{
     approval::{Abandonment, Scope, Status},
     task,
 };
+use futures::StreamExt as _;
 use serde_json::Value;
 
 use crate::support::World;
@@ -85,6 +89,67 @@ async fn an_agents_request_waits_is_shown_and_goes_on_and_what_stands_asks_no_mo
     assert_eq!((all.approvals.len(), all.approvals[0].scope), (1, Some(Scope::Rule)));
     let revoked = freehold(&world, &["approvals", "revoke", &id]);
     assert!(revoked.contains("revoked"), "{revoked}");
+}
+
+#[tokio::test]
+async fn a_request_beyond_its_budget_waits_for_a_person_goes_on_and_is_counted() {
+    let world = World::start(SCENARIO).await;
+    let counted = "  budgets: {calls: {unit: requests, per: workspace, limit: 1, on_limit: ask}}\n";
+    let role = world.role(&format!("{}{counted}", ASKS.replace("      approval: required\n", ""))).await;
+    let task = world.task(&role, "fetch twice").await;
+    let approval = waiting(&world, None).await;
+    let shown = serde_json::to_value(&approval).unwrap();
+    assert_eq!(
+        (&shown["reason"], &shown["request"]["path"]),
+        (&"budget_exceeded".into(), &"/v1/fact".into())
+    );
+    let said = freehold(&world, &["approvals", "approve", &approval.id.to_string()]);
+    assert!(said.contains("approved"), "{said}");
+    world.task_phase(task.workspace_id, task.task_id, task::Phase::Completed).await;
+    let rows = world.until("both requests have their rows", async || {
+        let rows = decisions(&world, task.workspace_id).await;
+        (rows.len() == 2).then_some(rows)
+    });
+    assert!(rows.await.iter().all(|row| row["decision"] == "allow"));
+    let budgets = world.client.workspace_budget_list(task.workspace_id).await.unwrap().into_value().budgets;
+    assert_eq!((budgets[0].used.as_u64(), budgets[0].limit.as_u64()), (Some(2), Some(1)));
+}
+
+#[tokio::test]
+async fn a_request_whose_client_went_away_is_recorded_and_the_activity_stream_tells_of_it() {
+    let world = World::start(SCENARIO).await;
+    let role = world.role(ASKS).await;
+    let workspace = world.workspace(&role).await.id;
+    let mut stream = world.client.activity_stream(ActivityScope::Workspace(workspace), None).await.unwrap();
+    let mut told = async |event_type: &str| loop {
+        let next = tokio::time::timeout(Duration::from_secs(60), stream.next()).await.expect(event_type);
+        let row: Value = serde_json::from_str(&next.unwrap().unwrap().text).unwrap();
+        if row["event_type"] == event_type {
+            break row;
+        }
+    };
+    let url = "https://facts.freehold.test/v1/fact?token=canary";
+    let asks = format!("curl -s -o /dev/null {url} & echo $! > /workspace/client");
+    world.sh(workspace, &format!("({asks}) > /dev/null 2>&1")).await;
+    let requested = told("approval_requested").await;
+    let approval = waiting(&world, None).await;
+    assert_eq!(requested["detail"]["approval_id"], approval.id.to_string());
+    assert!(!requested.to_string().contains("canary"), "{requested}");
+
+    world.sh(workspace, "kill $(cat /workspace/client)").await;
+    let ended = told("approval_decided").await;
+    assert_eq!(ended["detail"]["abandonment"], "client_gone", "{ended}");
+    let seen = world.client.approval_view(approval.id).await.unwrap().into_value();
+    assert_eq!((seen.status, seen.abandonment), (Status::Abandoned, Some(Abandonment::ClientGone)));
+    let rows = world.until("the request has its row", async || {
+        let rows = decisions(&world, workspace).await;
+        (!rows.is_empty()).then_some(rows)
+    });
+    let rows = rows.await;
+    assert_eq!(
+        (rows.len(), &rows[0]["reason"], &rows[0]["detail"]["approval_id"]),
+        (1, &"approval_abandoned".into(), &approval.id.to_string().into())
+    );
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use freehold_client::api::budget::Budget;
 use freehold_model::{WorkspaceId, workspace::Phase};
 use serde_json::Number;
 
-use crate::support::World;
+use crate::support::{MODEL_DOMAIN, World};
 
 const SCENARIO: &str = include_str!("scenarios/errand.yaml");
 
@@ -42,6 +42,43 @@ async fn codes(world: &World, workspace: WorkspaceId) -> Vec<String> {
 async fn budget(world: &World, workspace: WorkspaceId, name: &str) -> Budget {
     let list = world.client.workspace_budget_list(workspace).await.unwrap().into_value();
     list.budgets.into_iter().find(|budget| budget.name == name).unwrap()
+}
+
+#[tokio::test]
+async fn what_models_cost_is_in_the_configuration_and_a_model_without_a_price_is_not_asked() {
+    // Built in is no price of the scripted model.
+    let caps =
+        "- name: _provider\n  type: http\n  budgets: {spend: {unit: usd, per: organization, limit: 25}}\n";
+    let ask = format!(
+        "curl -s -o /dev/null -w '%{{http_code}}' -m 30 -H 'x-api-key: freehold-placeholder' -H 'anthropic-version: 2023-06-01' \
+         -H 'content-type: application/json' https://{MODEL_DOMAIN}/v1/messages -d '{{\"model\": \"scripted-1\", \"max_tokens\": 9, \
+         \"messages\": [{{\"role\": \"user\", \"content\": \"hello\"}}]}}'"
+    );
+    for (settings, status) in [("", "403"), ("[prices.\"scripted-*\"]\ninput = 1000\noutput = 1000\n", "200")]
+    {
+        let world =
+            World::with("rules: [{when: {user: hello}, answers: [{steps: [{text: Hello.}]}]}]", settings)
+                .await;
+        let role = world.role(caps).await;
+        let workspace = world.workspace(&role).await.id;
+        let (_, said, _) = world.sh(workspace, &ask).await;
+        assert_eq!(said, status, "{settings}");
+        let used = async || {
+            let used = budget(&world, workspace, "spend").await.used.as_f64().unwrap();
+            (used > 0.0).then_some(used)
+        };
+        if status == "200" {
+            // A thousandth of a dollar a token: what was reserved is more.
+            let used = world.until("it is counted", used).await;
+            assert!(used < 25.0, "{used}");
+        } else {
+            assert_eq!(used().await, None);
+            let row = world.until("the denial has its row", async || {
+                world.audit(workspace).await.into_iter().find(|row| row["reason"] == "budget_uncountable")
+            });
+            assert_eq!(row.await["budget_ceilings"]["role/spend"], "price_unknown");
+        }
+    }
 }
 
 #[tokio::test]

@@ -113,6 +113,70 @@ async fn what_is_minted_is_put_on_and_what_is_deleted_or_made_holds_for_the_next
     assert_eq!(ask(&world, workspace).await, 200);
 }
 
+/// Eight of the nine kinds, one after the other under one name; a person's consent has tests of its own.
+#[tokio::test]
+async fn every_kind_of_credential_is_put_on_in_its_own_form() {
+    let world = World::with_issuer(SCENARIO, 3600).await;
+    let mut before = create(&world, machine()).await;
+    let workspace = workspace(&world).await.id;
+    let (id, key) = world.issuer().keys().next().unwrap();
+    let account = world.issuer().service_account_json();
+    let audience = format!("https://{ISSUER_HOST}");
+    let service = format!("https://{ISSUER_HOST}/service/token");
+    for (given, expected) in [
+        (json!({ "kind": "api_key", "api_key": "key-1" }), "authorization: Bearer key-1"),
+        (
+            json!({ "kind": "api_key", "api_key": "key-2", "provider_config": { "header": "x-key", "scheme": "Token" } }),
+            "x-key: Token key-2",
+        ),
+        (
+            json!({ "kind": "basic_auth", "password": "word", "provider_config": { "username": "ann" } }),
+            "authorization: Basic YW5uOndvcmQ=",
+        ),
+        (
+            json!({ "kind": "query_api_key", "api_key": "key-3", "provider_config": { "parameter": "k" } }),
+            "POST /v1/chat/completions?k=key-3 HTTP/1.1",
+        ),
+        (
+            json!({ "kind": "aws_sigv4", "secret_access_key": "very-secret",
+                "provider_config": { "access_key_id": "AKID", "region": "eu-1", "service": "execute-api" } }),
+            "authorization: AWS4-HMAC-SHA256 Credential=AKID/",
+        ),
+        (machine(), "authorization: Bearer "),
+        (
+            json!({ "kind": "oauth2_client_assertion", "private_key": key,
+                "provider_config": { "client_id": id, "audience": audience, "key_id": format!("key-{id}") } }),
+            "authorization: Bearer ",
+        ),
+        (
+            json!({ "kind": "oauth2_jwt_bearer", "service_account_json": account, "provider_config": { "token_url": service } }),
+            "authorization: Bearer ",
+        ),
+        (
+            json!({ "kind": "oauth2_jwt_bearer_with_subject", "service_account_json": account,
+                "provider_config": { "token_url": service, "subject": "ann@example.test" } }),
+            "authorization: Bearer ",
+        ),
+    ] {
+        let kind = given["kind"].clone();
+        let mut given = given;
+        given["name"] = json!("main");
+        given["provider"] = json!("openai");
+        let is_oauth = kind.as_str().unwrap().starts_with("oauth2");
+        if is_oauth && given["provider_config"]["token_url"].is_null() {
+            given["provider_config"]["token_url"] = json!(format!("https://{ISSUER_HOST}/token"));
+        }
+        world.client.credential_delete(before.id).await.unwrap();
+        before = world.client.credential_create(&from(given)).await.unwrap().into_value();
+        assert_eq!((ask(&world, workspace).await, before.status), (200, Status::Active), "{kind}");
+        let head = world.last_head();
+        assert!(head.contains(expected), "{kind}: {head}");
+        if is_oauth {
+            assert!(world.issuer().is_active(&world.last_bearer()).unwrap(), "{kind}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_token_that_the_service_refuses_is_another_one_for_the_next_request_once() {
     let world = World::with_issuer(SCENARIO, 3600).await;

@@ -65,6 +65,7 @@ const ASKS: &str = "
   transforms:
     - name: key
       auth: {credential: model-key}
+      headers: {set: {x-canary: 'secrets[\"canary\"]'}}
 ";
 
 /// The canary as it is and as it might be written.
@@ -154,6 +155,8 @@ rules:
 "#
     );
     let world = World::logging(&scenario, "trace").await;
+    let secret = from(json!({ "name": "canary", "value": MODEL_KEY }));
+    world.client.secret_create(&secret).await.unwrap();
     let role = world.role(ASKS).await;
     let submitted = world.task(&role, "read the canary").await;
     // The model demands the key, so this ends only if the key was upstream.

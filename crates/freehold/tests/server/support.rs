@@ -104,6 +104,11 @@ impl World {
         heads.last().unwrap()[at..].lines().next().unwrap().to_owned()
     }
 
+    /// The head of the last request that the allowed service got.
+    pub fn last_head(&self) -> String {
+        self.heads.lock().unwrap().last().unwrap().clone()
+    }
+
     /// As [`Self::start`], with the data directory on a file system of its own of this size, which ends with the server.
     pub async fn on_disk_of(bytes: u64, scenario: &str) -> Self {
         Self::configured(Authority::new().unwrap(), scenario, "", "info", Some(bytes), None).await

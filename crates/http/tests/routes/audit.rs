@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use freehold_api::{Method, error::ErrorCode, operations};
 use freehold_model::{
-    EventId, MemberId, Timestamp, WorkspaceId,
-    audit::{Actor, AuditEvent, Category, Decision, EventType},
+    EventId, MemberId, TaskId, Timestamp, WorkspaceId,
+    audit::{Actor, AuditEvent, Category, Column, Decision, EventType},
     workspace,
 };
 use serde_json::{Value, json};
@@ -89,6 +89,59 @@ async fn conditions_are_and_of_in_not_in_and_present() {
     assert_eq!(found, [rows[4].id.to_string(), rows[3].id.to_string()]);
 }
 
+/// The condition on a column at `/audit` and at a workspace's rows: of it, none of it, and any.
+#[tokio::test]
+async fn every_column_is_asked_for_alike_in_the_log_and_in_that_of_a_workspace() {
+    let context = Context::new().await;
+    context.role().await;
+    let workspace = context.workspace(&context.ann).await;
+    let mut row = decision(&context, 1, Decision::Deny);
+    row.workspace_id = Some(workspace.parse().unwrap());
+    row.task_id = Some(TaskId::from_uuid(uuid::Uuid::now_v7()));
+    row.user_id = MemberId::from_uuid(uuid::Uuid::now_v7()).to_string();
+    row.agent_provider = Some("claude".to_owned());
+    row.reason = Some("domain_not_allowed".to_owned());
+    row.capability_name = Some("github".to_owned());
+    row.phase = Some("request_headers".to_owned());
+    let id = row.id.to_string();
+    let fields = serde_json::to_value(&row).unwrap();
+    add(&context, vec![row]).await;
+    let logs = ["/v1/audit".to_owned(), format!("/v1/workspaces/{workspace}/audit")];
+    for column in Column::ALL {
+        let column = column.as_str();
+        let value = fields[column].as_str().unwrap_or_else(|| panic!("the row has no {column}"));
+        for log in &logs {
+            let found = async |condition: String, other: &str| {
+                let query = format!("{log}?{}", encoded(&[&condition, other]));
+                ids(&context, &query).await.contains(&id)
+            };
+            for (condition, expected) in [
+                (format!("{column}={value}"), true),
+                (format!("{column}!={value}"), false),
+                (format!("{column}!="), true),
+            ] {
+                assert_eq!(found(condition.clone(), "path=/p1").await, expected, "{log} {condition}");
+            }
+        }
+    }
+    // Pages of a workspace's rows, in both orders.
+    for order in ["asc", "desc"] {
+        let all = ids(&context, &format!("{}?order={order}", logs[1])).await;
+        assert!(all.len() >= 2, "{all:?}");
+        let (mut found, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = format!("{}?order={order}&limit=1{cursor}", logs[1]);
+            let page = context.get(&page, &context.owner).await.ok();
+            found.extend(page["events"][0]["id"].as_str().map(str::to_owned));
+            let Some(next) = page["cursor"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+            assert!(found.len() <= all.len(), "{order}");
+        }
+        assert_eq!(found, all);
+    }
+    context.get(&format!("{}?cursor=x", logs[1]), &context.owner).await.refused(ErrorCode::InvalidCursor);
+}
+
 #[tokio::test]
 async fn a_condition_that_is_none_is_refused_with_the_columns() {
     let context = Context::new().await;
@@ -113,7 +166,7 @@ async fn a_condition_that_is_none_is_refused_with_the_columns() {
     let reply = context.get("/v1/audit?filter%5B%5D=colour%3Dred", &context.owner).await;
     let details = reply.refused(ErrorCode::ValidationError);
     let told = details["fields"]["filter[]"].as_str().unwrap();
-    assert!(freehold_model::audit::Column::ALL.iter().all(|column| told.contains(column.as_str())), "{told}");
+    assert!(Column::ALL.iter().all(|column| told.contains(column.as_str())), "{told}");
     for (query, field) in [
         ("limit=0", "limit"),
         ("limit=10001", "limit"),
