@@ -373,18 +373,20 @@ async fn the_control_plane_is_out_of_reach_by_address_and_by_name_whatever_the_o
     let address = upstream.address;
     // The operator has named the very address for `api.test`.
     let control_plane = move |options: &mut Options| {
-        options.control_plane = ControlPlane::new(address, Some("https://model.test"));
+        options.control_plane = ControlPlane::new(address, ["https://model.test"]).unwrap();
     };
     let proxy = Proxy::start_with(&upstream, control_plane).await;
     assert_eq!(proxy.get("api.test", "/open/a").await.reason(), "control_plane_forbidden");
     proxy.rows.with_reason("control_plane_forbidden").await;
     let elsewhere = Upstream::start(Speaks::Http1).await;
-    let by_name = move |options: &mut Options| {
+    let by_address = format!("https://{}", elsewhere.address);
+    for urls in [["https://model.test", "https://API.test"], ["https://model.test", &by_address]] {
         let nowhere = "192.0.2.1:1".parse().unwrap();
-        options.control_plane = ControlPlane::new(nowhere, Some("https://API.test"));
-    };
-    let proxy = Proxy::start_with(&elsewhere, by_name).await;
-    assert_eq!(proxy.get("api.test", "/open/a").await.reason(), "control_plane_forbidden");
+        let control_plane = ControlPlane::new(nowhere, urls).unwrap();
+        let set = move |options: &mut Options| options.control_plane = control_plane;
+        let proxy = Proxy::start_with(&elsewhere, set).await;
+        assert_eq!(proxy.get("api.test", "/open/a").await.reason(), "control_plane_forbidden");
+    }
     assert_eq!((upstream.count(), elsewhere.count()), (0, 0));
 }
 

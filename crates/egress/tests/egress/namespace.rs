@@ -1,6 +1,10 @@
 //! The same in a network namespace where every address leads to the proxy's listeners, as in a pod.
 
-use std::process::{Command, Stdio};
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+};
 
 use freehold_egress::Listeners;
 use http::{Request, StatusCode};
@@ -75,20 +79,85 @@ async fn inside() {
     proxy.rows.with_reason("destination_forbidden").await;
 }
 
-/// The address is this machine's own in the namespace, so that no byte leaves it.
+/// What rules open by naming it is another machine's, here another namespace's: all else is this one's own.
 async fn a_rule_opens_the_address_that_it_names() {
-    let upstream = Upstream::start_at(INSIDE, Speaks::Http1).await;
-    let proxy = Proxy::start(&upstream).await;
-    let port = upstream.address.port();
-    for (domain, status) in [(INSIDE, StatusCode::OK), ("10.1.2.*", StatusCode::FORBIDDEN)] {
-        let caps = format!(
+    let caps = |domain: &str, port: u16| {
+        format!(
             "- name: inside\n  type: http\n  allow:\n    - domains: ['{domain}:{port}']\n      methods: [GET]\n"
-        );
-        proxy.publish_with(&caps, Kept::default());
-        let stream = proxy.connect(upstream.address).await;
-        let mut sender = http1_on(proxy.tls(stream, INSIDE, b"http/1.1").await).await;
-        let host = format!("{INSIDE}:{port}");
-        let request = Request::get("/open/a").header("host", host).body(Full::default()).unwrap();
-        assert_eq!(read(sender.send_request(request).await.unwrap()).await.status, status, "{domain}");
+        )
+    };
+    let here = Upstream::start_at(INSIDE, Speaks::Http1).await;
+    let proxy = Proxy::start(&here).await;
+    proxy.publish_with(&caps(INSIDE, here.address.port()), Kept::default());
+    assert_eq!(status_of(&proxy, here.address).await, StatusCode::FORBIDDEN);
+    assert_eq!(here.count(), 0);
+    drop(here);
+
+    let there = Neighbour::start();
+    let upstream = Upstream::start_on(there.listen(INSIDE), Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    for (domain, status) in [(INSIDE, StatusCode::OK), ("10.1.2.*", StatusCode::FORBIDDEN)] {
+        proxy.publish_with(&caps(domain, upstream.address.port()), Kept::default());
+        assert_eq!(status_of(&proxy, upstream.address).await, status, "{domain}");
     }
+    // Decided anew at each dial: the address becomes this machine's own.
+    proxy.publish_with(&caps(INSIDE, upstream.address.port()), Kept::default());
+    ip(&format!("route del {INSIDE}/32 dev near"));
+    assert_eq!(status_of(&proxy, upstream.address).await, StatusCode::FORBIDDEN);
+    assert_eq!(upstream.count(), 1);
+}
+
+async fn status_of(proxy: &Proxy, to: SocketAddr) -> StatusCode {
+    let stream = proxy.connect(to).await;
+    let mut sender = http1_on(proxy.tls(stream, INSIDE, b"http/1.1").await).await;
+    let request = Request::get("/open/a").header("host", to.to_string()).body(Full::default()).unwrap();
+    read(sender.send_request(request).await.unwrap()).await.status
+}
+
+/// A machine beside this one.
+struct Neighbour(Child);
+
+impl Neighbour {
+    fn start() -> Self {
+        let mut child = Command::new("unshare")
+            .args(["--net", "sh", "-c", "ip link set lo up && echo ready && exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        assert_eq!(ready, "ready\n");
+        let there = child.id();
+        ip(&format!("link add near type veth peer name far netns {there}"));
+        ip("addr add 10.1.2.1/32 dev near");
+        ip("link set near up");
+        // Narrower than the route by which every address is local here.
+        ip(&format!("route add {INSIDE}/32 dev near"));
+        let far = format!("ip addr add {INSIDE}/24 dev far && ip link set far up");
+        let there = format!("--net=/proc/{there}/ns/net");
+        assert!(Command::new("nsenter").args([&there, "sh", "-c", &far]).status().unwrap().success());
+        Self(child)
+    }
+
+    /// A listener there: a thread goes and opens it.
+    fn listen(&self, address: &'static str) -> std::net::TcpListener {
+        let there = std::fs::File::open(format!("/proc/{}/ns/net", self.0.id())).unwrap();
+        let listen = move || {
+            nix::sched::setns(there, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            std::net::TcpListener::bind((address, 0)).unwrap()
+        };
+        std::thread::spawn(listen).join().unwrap()
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn ip(arguments: &str) {
+    assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success(), "ip {arguments}");
 }

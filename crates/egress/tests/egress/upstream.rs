@@ -71,8 +71,14 @@ impl Upstream {
 
     /// The same at another address of this machine.
     pub async fn start_at(address: &str, speaks: Speaks) -> Self {
+        Self::start_on(std::net::TcpListener::bind((address, 0)).unwrap(), speaks).await
+    }
+
+    /// The same on a listener.
+    pub async fn start_on(listener: std::net::TcpListener, speaks: Speaks) -> Self {
         let (ca_pem, tls) = certificates(speaks);
-        let listener = TcpListener::bind((address, 0)).await.unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
         let address = listener.local_addr().unwrap();
         let (events, receiver) = mpsc::channel(8);
         let seen = Arc::<Mutex<Vec<Seen>>>::default();

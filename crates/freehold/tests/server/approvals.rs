@@ -128,8 +128,9 @@ async fn a_denied_request_is_told_to_the_agent_and_nobody_in_a_pod_reaches_the_c
     let told: Vec<String> = told.map(|row| row["detail"]["result"].to_string()).collect();
     assert!(told.len() == 2 && told.iter().all(|result| result.contains("approval_denied")), "{told:?}");
 
-    // The same, where the allowed name is the control plane's own.
-    let world = World::with(SCENARIO, "server.public_url = \"https://facts.freehold.test\"").await;
+    // The same, where the allowed name is a gateway's to the control plane.
+    let urls = "server.public_url = \"https://freehold.test\"\nserver.other_urls = [\"https://facts.freehold.test\"]";
+    let world = World::with(SCENARIO, urls).await;
     let role = world.role(&ASKS.replace("approval: required", "")).await;
     let task = world.task(&role, "fetch twice").await;
     world.task_phase(task.workspace_id, task.task_id, task::Phase::Completed).await;
