@@ -246,6 +246,25 @@ async fn a_rule_that_denies_and_came_meanwhile_wins_over_an_approval() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_looked_into_again_after_an_approval_keeps_the_room_it_has() {
+    let (upstream, proxy, people) = asking(|options| {
+        options.limits.bodies_per_pod_kibibytes_max = 1;
+        options.limits.body_wait_ms = 60_000;
+    })
+    .await;
+    let caps = ASKS
+        .replace("      approval: required", "      when: size(request.body) > 0\n      approval: required");
+    proxy.publish(&caps, Ok(("x-api-key", "s3cret")));
+    let reply = post(&proxy, "/open/a");
+    let question = people.question(1).await;
+    // Another policy, for which the body is looked into anew.
+    proxy.publish(&caps, Ok(("x-api-key", "s3cret")));
+    people.decide(question.id, Answer::Approved(question.id));
+    assert_eq!(answered(reply).await.status, StatusCode::OK);
+    assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test]
 async fn another_rule_that_asks_and_came_meanwhile_asks_again() {
     let (upstream, proxy, people) = asking(|_| {}).await;
     let reply = post(&proxy, "/open/a");
