@@ -24,7 +24,7 @@ use crate::{
     deny::Reason,
     exchange::Connection,
     facts::Facts,
-    headers::{prepare_headers, single},
+    headers::{has_doubles, prepare_headers, single},
     inject, masking,
     options::ms,
     passage::{Passage, PassageError, Read},
@@ -189,6 +189,9 @@ impl Connection {
         agree::check(&self.destination, self.sni.as_deref(), parts).map_err(|_| Reason::AuthorityMismatch)?;
         // What stays behind, no condition sees.
         let upgrade = prepare_headers(parts);
+        if has_doubles(&parts.headers) {
+            return Err(Reason::RequestMalformed.into());
+        }
         let path = NormalPath::parse(parts.uri.path()).map_err(|_| Reason::PathAmbiguous)?.into_owned();
         let permitted = self.permitted(grant, parts, &path, upgrade, &mut body, row).await?;
         let Permitted { grant, permit, read, approval, reservation } = permitted;
@@ -296,7 +299,7 @@ impl Connection {
         }
         let (bytes, is_whole) = body.begun(approval::BODY_BYTES_MAX);
         let now = Timestamp::now();
-        let seen = Seen { bytes: &bytes, is_whole };
+        let seen = Seen { bytes: &bytes, is_whole, trailers: body.trailers() };
         let question = Question {
             id,
             organization_id: self.attribution.organization_id(),

@@ -215,6 +215,11 @@ impl Passage {
         (begun, is_all && self.rest.as_ref().is_none_or(Incoming::is_end_stream))
     }
 
+    /// Its trailers, where it was read to its end and has some.
+    pub(crate) const fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
+    }
+
     /// Puts another body in the place of one that was read. Its trailers, which may be sums over it, stay behind.
     pub(crate) fn replace(&mut self, body: Bytes) {
         (self.rest, self.trailers) = (None, None);

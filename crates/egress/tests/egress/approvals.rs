@@ -246,6 +246,23 @@ async fn a_rule_that_denies_and_came_meanwhile_wins_over_an_approval() {
 }
 
 #[tokio::test]
+async fn trailers_of_a_held_request_are_shown_like_its_headers() {
+    let (upstream, proxy, people) = asking(|_| {}).await;
+    let mut stream = proxy.https("api.test").await;
+    let request = "POST /open/a HTTP/1.1\r\nhost: api.test\r\ntransfer-encoding: chunked\r\n\r\n\
+        2\r\nhi\r\n0\r\nx-plan: delete\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let question = people.question(1).await;
+    let trailers: Vec<_> =
+        question.shown.trailers.iter().map(|field| (field.name.as_str(), field.hidden_chars)).collect();
+    assert_eq!(trailers, [("x-plan", Some(6))]);
+    people.decide(question.id, Answer::Approved(question.id));
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!((&answer, upstream.count()), (b"HTTP/1.1 200", 1));
+}
+
+#[tokio::test]
 async fn a_body_that_is_looked_into_again_after_an_approval_keeps_the_room_it_has() {
     let (upstream, proxy, people) = asking(|options| {
         options.limits.bodies_per_pod_kibibytes_max = 1;

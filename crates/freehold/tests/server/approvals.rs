@@ -68,7 +68,7 @@ async fn an_agents_request_waits_is_shown_and_goes_on_and_what_stands_asks_no_mo
     let id = approval.id.to_string();
     let shown = freehold(&world, &["approvals", "show", &id]);
     assert!(shown.contains("GET facts.freehold.test/v1/fact") && shown.contains("first: 1"), "{shown}");
-    assert!(!shown.contains("canary") && shown.contains("api_key: [not shown]"), "{shown}");
+    assert!(!shown.contains("canary") && shown.contains("api_key: [not shown: text of "), "{shown}");
     assert!(decisions(&world, task.workspace_id).await.is_empty());
 
     let said = freehold(&world, &["approvals", "approve", &id, "--until", "1h", "--comment", "for the test"]);

@@ -225,7 +225,7 @@ impl Texts {
             let (name, value) =
                 header.split_once(':').ok_or_else(|| format!("`{header}`: expected `name: value`"))?;
             let value = value.trim();
-            let of_name = texts.0.entry(name.trim().to_ascii_lowercase()).or_default();
+            let of_name = texts.0.entry(plain_name(name.trim())).or_default();
             if !of_name.is_empty() {
                 of_name.push_str(", ");
             }
@@ -243,6 +243,11 @@ impl MapSource for Texts {
     fn keys(&self) -> Vec<&str> {
         self.0.keys().map(String::as_str).collect()
     }
+}
+
+/// A header's name as expressions know it: see `request.headers`.
+fn plain_name(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }
 
 /// Parameters of a query.
