@@ -2,13 +2,30 @@
 
 use crate::error::Fields;
 
-/// Refuses the field `capabilities` with every problem of the text, a line each, in the order of their places.
-pub(crate) fn check(fields: &mut Fields, capabilities: Option<&str>) {
-    let Some(text) = capabilities else { return };
-    if let Err(mut problems) = freehold_policy::parse(text) {
+/// Every problem of capabilities that are to be written, a line each, in the order of their places. A long text takes a
+/// while to read: neither the database's only writer nor a thread that serves others waits for it.
+pub(crate) async fn problems(capabilities: Option<&str>) -> Option<String> {
+    let text = capabilities?.to_owned();
+    apart(move || {
+        let mut problems = freehold_policy::parse(&text).err()?;
         problems.sort_by_key(|problem| (problem.line, problem.column));
-        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        fields.add("capabilities", problems.join("\n"));
+        Some(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    })
+    .await
+}
+
+/// Refuses the field `capabilities` for its problems.
+pub(crate) fn refuse(fields: &mut Fields, problems: Option<String>) {
+    if let Some(problems) = problems {
+        fields.add("capabilities", problems);
+    }
+}
+
+/// Runs what takes a while on a thread for such work. A panic there is one here.
+pub(crate) async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }
 
@@ -16,14 +33,12 @@ pub(crate) fn check(fields: &mut Fields, capabilities: Option<&str>) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn problems_are_a_line_each_in_the_order_of_their_places() {
-        let mut fields = Fields::default();
+    #[tokio::test]
+    async fn problems_are_a_line_each_in_the_order_of_their_places() {
         // An unknown field is found after the known ones are read.
-        check(
-            &mut fields,
-            Some("- wrong: 1\n  name: a\n  type: nothing\n- name: b\n  type: http\n  allow: 3\n"),
-        );
+        let text = "- wrong: 1\n  name: a\n  type: nothing\n- name: b\n  type: http\n  allow: 3\n";
+        let mut fields = Fields::default();
+        refuse(&mut fields, problems(Some(text)).await);
         let said = format!("{:?}", fields.check());
         let places: Vec<usize> = ["1:3: ", "3:", "6:"].map(|place| said.find(place).unwrap()).to_vec();
         assert!(places.is_sorted() && said.contains("\\n"), "{said}");

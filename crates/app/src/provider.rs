@@ -100,11 +100,12 @@ impl App {
         request: Option<Once<Provider>>,
     ) -> Result<Outcome<Provider>, Error> {
         actor.reach(Right::ConfigWrite)?;
+        let problems = policy::problems(new.capabilities.as_deref()).await;
         let actor = actor.clone();
         self.store()
             .write(actor.organization(), move |tx| {
                 let now = now();
-                once(tx, &actor, now, request, |tx| create(tx, &actor, new, now))
+                once(tx, &actor, now, request, |tx| create(tx, &actor, new, problems, now))
             })
             .await
     }
@@ -121,12 +122,13 @@ impl App {
     ) -> Result<Provider, Error> {
         actor.reach(Right::ConfigWrite)?;
         let cause = Cause::caller(actor);
+        let problems = policy::problems(change.capabilities.as_ref().and_then(Option::as_deref)).await;
         let changed = self
             .store()
             .write(actor.organization(), move |tx| {
                 let mut provider = find(tx, id)?;
                 let fields = apply(&mut provider, change);
-                check(tx, &provider)?;
+                check(tx, &provider, problems)?;
                 provider.updated_at = now();
                 tx.provider_update(&provider)?;
                 let detail = json!({ "provider_id": id, "name": provider.name, "fields": fields });
@@ -174,7 +176,13 @@ pub(crate) fn find(tx: &mut OrgRead<'_>, id: ProviderId) -> Result<Provider, Err
     tx.provider_view(id)?.ok_or(Error::NotFound(Thing::Provider))
 }
 
-fn create(tx: &mut OrgTx<'_>, actor: &Actor, new: ProviderNew, now: Timestamp) -> Result<Provider, Error> {
+fn create(
+    tx: &mut OrgTx<'_>,
+    actor: &Actor,
+    new: ProviderNew,
+    problems: Option<String>,
+    now: Timestamp,
+) -> Result<Provider, Error> {
     let ProviderNew {
         name,
         kind,
@@ -200,7 +208,7 @@ fn create(tx: &mut OrgTx<'_>, actor: &Actor, new: ProviderNew, now: Timestamp) -
         updated_at: now,
         archived_at: None,
     };
-    check(tx, &provider)?;
+    check(tx, &provider, problems)?;
     if tx.provider_by_name(&provider.name)?.is_some() {
         return Err(Error::NameTaken { thing: Thing::Provider, name: provider.name });
     }
@@ -241,7 +249,7 @@ pub(crate) fn set<T>(field: &mut T, to: Option<T>, name: &'static str, fields: &
     }
 }
 
-fn check(tx: &mut OrgRead<'_>, provider: &Provider) -> Result<(), Error> {
+fn check(tx: &mut OrgRead<'_>, provider: &Provider, problems: Option<String>) -> Result<(), Error> {
     let mut fields = Fields::default();
     let known: &[(&str, &[&str])] = match provider.kind {
         Kind::Anthropic => &[],
@@ -260,7 +268,7 @@ fn check(tx: &mut OrgRead<'_>, provider: &Provider) -> Result<(), Error> {
     }
     let port = provider.domain.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
     fields.refuse(matches!(port, Some(Ok(0) | Err(_))), "domain", "has no valid port");
-    policy::check(&mut fields, provider.capabilities.as_deref());
+    policy::refuse(&mut fields, problems);
     if let Some(name) = &provider.credential_name {
         match tx.credential_by_name(name)? {
             None => fields.add("credential_name", "no credential of this organization has this name"),

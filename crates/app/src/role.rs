@@ -68,6 +68,12 @@ pub struct RoleChange {
     pub pack_ids: Option<Vec<String>>,
 }
 
+impl RoleChange {
+    fn capabilities(&self) -> Option<&str> {
+        self.capabilities.as_ref()?.as_deref()
+    }
+}
+
 impl App {
     /// Roles, oldest first.
     ///
@@ -102,10 +108,11 @@ impl App {
         request: Option<Once<Role>>,
     ) -> Result<Outcome<Role>, Error> {
         actor.reach(Right::ConfigWrite)?;
+        let problems = policy::problems(new.rest.capabilities()).await;
         let (actor, name) = (actor.clone(), new.name.clone());
         let created = self.store().write(actor.organization(), move |tx| {
             let now = now();
-            once(tx, &actor, now, request, |tx| create(tx, &actor, new, now))
+            once(tx, &actor, now, request, |tx| create(tx, &actor, new, problems, now))
         });
         match created.await {
             // Not looked up before: the database looks anyway.
@@ -123,10 +130,11 @@ impl App {
     pub async fn role_update(&self, actor: &Actor, id: RoleId, change: RoleChange) -> Result<Role, Error> {
         actor.reach(Right::ConfigWrite)?;
         let cause = Cause::caller(actor);
+        let problems = policy::problems(change.capabilities()).await;
         let changed = self
             .store()
             .write(actor.organization(), move |tx| {
-                check(&change)?;
+                check(&change, problems)?;
                 let mut role = find(tx, id)?;
                 if let Some(provider) = change.provider_id {
                     usable_provider(tx, provider)?;
@@ -235,9 +243,15 @@ fn usable_provider(tx: &mut OrgRead<'_>, id: ProviderId) -> Result<(), Error> {
     }
 }
 
-fn create(tx: &mut OrgTx<'_>, actor: &Actor, new: RoleNew, now: Timestamp) -> Result<Role, Error> {
+fn create(
+    tx: &mut OrgTx<'_>,
+    actor: &Actor,
+    new: RoleNew,
+    problems: Option<String>,
+    now: Timestamp,
+) -> Result<Role, Error> {
     let RoleNew { name, provider_id, rest } = new;
-    check(&rest)?;
+    check(&rest, problems)?;
     usable_provider(tx, provider_id)?;
     let mut role = Role {
         id: RoleId::from_uuid(new_uuid()),
@@ -270,8 +284,8 @@ fn create(tx: &mut OrgTx<'_>, actor: &Actor, new: RoleNew, now: Timestamp) -> Re
     Ok(role)
 }
 
-/// Refuses what is not built yet, and a policy that cannot be read.
-fn check(change: &RoleChange) -> Result<(), Error> {
+/// Refuses what is not built yet, and a policy that has problems.
+fn check(change: &RoleChange, problems: Option<String>) -> Result<(), Error> {
     const NO_POOL: &str = "warm pods are not built yet";
     let mut fields = Fields::default();
     fields.refuse(
@@ -283,7 +297,7 @@ fn check(change: &RoleChange) -> Result<(), Error> {
     fields.refuse(change.pool_max_size.unwrap_or(0) != 0, "pool_max_size", NO_POOL);
     let packs = change.pack_ids.as_ref().is_some_and(|packs| !packs.is_empty());
     fields.refuse(packs, "pack_ids", "packs are not built yet");
-    policy::check(&mut fields, change.capabilities.as_ref().and_then(Option::as_deref));
+    policy::refuse(&mut fields, problems);
     fields.check()
 }
 
