@@ -6,7 +6,7 @@ use freehold_model::Timestamp;
 use freehold_policy::{
     Destination, NormalPath, ReadBody,
     cel::{Attribute, List, Map, MapSource, Scope, Value},
-    grpc_call, is_plain_query,
+    grpc_call, is_alike, is_plain_query,
 };
 use http::{HeaderMap, HeaderValue, header, request::Parts};
 
@@ -184,5 +184,9 @@ impl MapSource for Query<'_> {
 
     fn keys(&self) -> Vec<&str> {
         self.values().keys().map(AsRef::as_ref).collect()
+    }
+
+    fn has_alike(&self, key: &str) -> bool {
+        self.values().keys().any(|name| is_alike(name, key))
     }
 }

@@ -117,6 +117,11 @@ fn what_has_no_value_is_a_fault_and_never_true() {
     for (source, fault) in [
         ("request.body.missing == 1", Fault::Absent),
         ("request.headers['x-two'] == '1'", Fault::Absent),
+        ("has(request.body.Amount)", Fault::Alike),
+        ("'NUMBERS' in request.body", Fault::Alike),
+        ("request.body['yes[]'] == 1", Fault::Alike),
+        ("has(request.body.items[0].ID)", Fault::Alike),
+        ("!('Tag' in request.query)", Fault::Alike),
         ("task.id == ''", Fault::Absent),
         ("request.body.numbers[3] == 1", Fault::Absent),
         ("request.body.numbers[-1] == 1", Fault::Absent),

@@ -13,6 +13,7 @@ use super::{
     schema::Attribute,
     value::{List, Map, Text, Value},
 };
+use crate::names::is_alike;
 
 /// What is known of a request.
 pub trait Scope {
@@ -26,6 +27,9 @@ pub enum Fault {
     /// An attribute, a key or an item is not there.
     #[error("something that it asks for is not there")]
     Absent,
+    /// A key is not there, but one is that some servers take for it.
+    #[error("a name is there that some servers take for the one that it asks for")]
+    Alike,
     /// A value is of another type than is wanted.
     #[error("a value is of another type than it wants")]
     Type,
@@ -42,6 +46,8 @@ pub enum Fault {
 
 /// Bytes of text that are gone through in the time of a step.
 const BYTES_PER_STEP: usize = 64;
+/// Bytes that a name is counted as beside its own, where it is compared.
+const NAME_BYTES: usize = 8;
 /// Steps for each byte that a regular expression is held against: it may follow hundreds of ways at once.
 const REGEX_STEPS_PER_BYTE: usize = 16;
 
@@ -109,8 +115,14 @@ impl<'a> Evaluation<'a> {
             Node::Attribute(attribute) => self.scope.get(*attribute).ok_or(Fault::Absent)?,
             Node::Local(at) => self.locals.get(*at).cloned().ok_or(Fault::Absent)?,
             Node::Present(attribute) => Value::Bool(self.scope.get(*attribute).is_some()),
-            Node::Has(of, key) => Value::Bool(self.map(of)?.get(key).is_some()),
-            Node::Select(of, key) => self.map(of)?.get(key).ok_or(Fault::Absent)?,
+            Node::Has(of, key) => {
+                let map = self.map(of)?;
+                Value::Bool(lookup(self.work, map, key)?.is_some())
+            }
+            Node::Select(of, key) => {
+                let map = self.map(of)?;
+                lookup(self.work, map, key)?.ok_or(Fault::Absent)?
+            }
             Node::Index(pair) => self.index(&pair[0], &pair[1])?,
             Node::Not(of) => Value::Bool(!self.holds(of)?),
             Node::Negate(of) => match self.value(of)? {
@@ -173,7 +185,7 @@ impl<'a> Evaluation<'a> {
             (Value::List(list), Value::Int(at)) => {
                 usize::try_from(at).ok().and_then(|at| list.get(at)).ok_or(Fault::Absent)
             }
-            (Value::Map(map), Value::Text(key)) => map.get(key.as_str()).ok_or(Fault::Absent),
+            (Value::Map(map), Value::Text(key)) => lookup(self.work, map, key.as_str())?.ok_or(Fault::Absent),
             _ => Err(Fault::Type),
         }
     }
@@ -259,6 +271,22 @@ impl<'a> Evaluation<'a> {
     }
 }
 
+/// The value of a key. Where it is not there, and something is that some servers take for it, nobody knows what it is: a
+/// rule that denies does so, and one that allows does not.
+fn lookup<'a>(work: &Work, map: Map<'a>, key: &str) -> Result<Option<Value<'a>>, Fault> {
+    if let Some(value) = map.get(key) {
+        return Ok(Some(value));
+    }
+    let has_alike = match map {
+        Map::Source(source) => source.has_alike(key),
+        Map::Json(members) => {
+            work.reads(members.keys().map(|name| name.len() + NAME_BYTES).sum())?;
+            members.keys().any(|name| is_alike(name, key))
+        }
+    };
+    if has_alike { Err(Fault::Alike) } else { Ok(None) }
+}
+
 fn made<'a>(work: &Work, text: &str) -> Evaluated<'a> {
     work.makes(text.len())?;
     if text.len() > TEXT_BYTES_MAX { Err(Fault::TooLong) } else { Ok(Value::made(text)) }
@@ -290,7 +318,9 @@ fn binary<'a>(work: &Work, operator: Operator, left: &Value<'a>, right: &Value<'
                 work.steps(list.len())?;
                 Ok(Value::Bool(list.iter().any(|item| item.equals(left))))
             }
-            (Value::Text(key), Value::Map(map)) => Ok(Value::Bool(map.get(key.as_str()).is_some())),
+            (Value::Text(key), Value::Map(map)) => {
+                Ok(Value::Bool(lookup(work, *map, key.as_str())?.is_some()))
+            }
             _ => Err(Fault::Type),
         },
         _ => arithmetic(work, operator, left, right),

@@ -68,6 +68,11 @@ pub trait MapSource: std::fmt::Debug {
 
     /// Every key, once.
     fn keys(&self) -> Vec<&str>;
+
+    /// Whether a key is here that some servers take for this one, which is not: see [`crate::is_alike`].
+    fn has_alike(&self, _key: &str) -> bool {
+        false
+    }
 }
 
 impl<'a> Value<'a> {

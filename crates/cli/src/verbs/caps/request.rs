@@ -6,7 +6,7 @@ use freehold_model::Timestamp;
 use freehold_policy::{
     Body, Destination, NormalPath, Policy, ReadBody, Reply, RequestHead, ResponseRule, Scheme, Unreadable,
     cel::{Attribute, List, Map, MapSource, Scope, Value},
-    grpc_call, is_plain_query,
+    grpc_call, is_alike, is_plain_query,
 };
 
 use super::cases::Subject;
@@ -272,5 +272,9 @@ impl MapSource for Values {
 
     fn keys(&self) -> Vec<&str> {
         self.0.keys().map(String::as_str).collect()
+    }
+
+    fn has_alike(&self, key: &str) -> bool {
+        self.0.keys().any(|name| is_alike(name, key))
     }
 }
