@@ -12,7 +12,7 @@ use freehold_model::{
     credential::{Credential, Kind},
     secret::Holder,
 };
-use freehold_store::{OrgRead, Page};
+use freehold_store::{CredentialFilter, OrgRead, Page};
 use serde_json::json;
 
 use crate::{
@@ -70,15 +70,12 @@ impl App {
             .read(actor.organization(), move |tx| {
                 // A key has no personal credentials; those of members are not shown to it.
                 let everything = caller.reach(Right::CredentialWriteAll).is_ok();
-                let listed = match (everything, caller.member_id()) {
-                    (true, _) => tx.credential_list(None, &page)?,
-                    (false, Some(member)) => tx.credential_list(Some(member), &page)?,
-                    (false, None) => {
-                        let all = tx.credential_list(None, &page)?;
-                        all.into_iter().filter(|credential| credential.member_id.is_none()).collect()
-                    }
+                let filter = match (everything, caller.member_id()) {
+                    (true, _) => CredentialFilter::All,
+                    (false, Some(member)) => CredentialFilter::SharedAnd(member),
+                    (false, None) => CredentialFilter::Shared,
                 };
-                Ok(listed)
+                Ok(tx.credential_list(filter, &page)?)
             })
             .await
     }

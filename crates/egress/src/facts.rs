@@ -162,6 +162,10 @@ impl MapSource for Headers<'_> {
         let names = self.given.keys().zip(self.plain.get_or_init(plain));
         names.map(|(name, plain)| plain.as_deref().unwrap_or(name.as_str())).collect()
     }
+
+    fn len(&self) -> usize {
+        self.given.keys_len()
+    }
 }
 
 impl Query<'_> {
@@ -184,6 +188,10 @@ impl MapSource for Query<'_> {
 
     fn keys(&self) -> Vec<&str> {
         self.values().keys().map(AsRef::as_ref).collect()
+    }
+
+    fn len(&self) -> usize {
+        self.values().len()
     }
 
     fn has_alike(&self, key: &str) -> bool {

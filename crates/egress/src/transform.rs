@@ -182,6 +182,10 @@ impl MapSource for Secrets {
     fn keys(&self) -> Vec<&str> {
         self.0.keys().map(|name| &**name).collect()
     }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// Evaluates every expression of a permit's transforms over the request as it was decided on.

@@ -266,6 +266,11 @@ async fn a_member_has_an_override_where_the_organization_allows_it_and_nobody_el
     let listed = |reply: Value| reply["credentials"].as_array().unwrap().len();
     assert_eq!(listed(context.get("/v1/credentials", &context.ann).await.ok()), 2);
     assert_eq!(listed(context.get("/v1/credentials", &context.bob).await.ok()), 1);
+    // What a key does not see takes no place in its pages.
+    context.post("/v1/credentials", &context.owner, consented("calendar")).await.ok();
+    let first = context.get("/v1/credentials?limit=1", &key).await.ok();
+    let next = format!("/v1/credentials?limit=1&cursor={}", first["cursor"].as_str().unwrap());
+    assert_eq!(context.get(&next, &key).await.ok()["credentials"][0]["name"], "calendar");
     assert_eq!(context.delete(&path, &context.ann).await.ok()["status"], "deleted");
 }
 

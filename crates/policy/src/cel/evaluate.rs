@@ -46,6 +46,8 @@ pub enum Fault {
 
 /// Bytes of text that are gone through in the time of a step.
 const BYTES_PER_STEP: usize = 64;
+/// Keys that are gone through in the time of a step.
+const KEYS_PER_STEP: usize = 16;
 /// Bytes that a name is counted as beside its own, where it is compared.
 const NAME_BYTES: usize = 8;
 /// Steps for each byte that a regular expression is held against: it may follow hundreds of ways at once.
@@ -65,8 +67,29 @@ impl Default for Work {
 }
 
 impl Work {
-    fn steps(&self, count: usize) -> Result<(), Fault> {
+    pub(super) fn steps(&self, count: usize) -> Result<(), Fault> {
         take(&self.steps, count)
+    }
+
+    /// Holds two values against one another; what is in lists and maps counts by itself.
+    pub(super) fn compares(&self, one: &Value<'_>, other: &Value<'_>) -> Result<(), Fault> {
+        self.steps(1)?;
+        match (one, other) {
+            (Value::Text(one), Value::Text(other)) => {
+                self.reads(one.as_str().len().min(other.as_str().len()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a value that was looked up: one that was made for it has cost what it is long.
+    fn takes<'a>(&self, value: Value<'a>) -> Evaluated<'a> {
+        match &value {
+            Value::Text(Text::Made(text)) => self.reads(text.len())?,
+            Value::List(List::Made(items)) => self.steps(items.len())?,
+            _ => {}
+        }
+        Ok(value)
     }
 
     /// Goes through so many bytes.
@@ -112,7 +135,9 @@ impl<'a> Evaluation<'a> {
                 let items: Result<Rc<[_]>, _> = items.iter().map(|item| self.value(item)).collect();
                 Value::List(List::Made(items?))
             }
-            Node::Attribute(attribute) => self.scope.get(*attribute).ok_or(Fault::Absent)?,
+            Node::Attribute(attribute) => {
+                self.work.takes(self.scope.get(*attribute).ok_or(Fault::Absent)?)?
+            }
             Node::Local(at) => self.locals.get(*at).cloned().ok_or(Fault::Absent)?,
             Node::Present(attribute) => Value::Bool(self.scope.get(*attribute).is_some()),
             Node::Has(of, key) => {
@@ -194,8 +219,8 @@ impl<'a> Evaluation<'a> {
         let list = match self.value(over)? {
             Value::List(list) => list,
             Value::Map(map) => {
+                self.work.steps(map.len())?;
                 let keys = map.keys();
-                self.work.steps(keys.len())?;
                 List::Made(keys.into_iter().map(Value::text).collect())
             }
             _ => return Err(Fault::Type),
@@ -274,8 +299,11 @@ impl<'a> Evaluation<'a> {
 /// The value of a key. Where it is not there, and something is that some servers take for it, nobody knows what it is: a
 /// rule that denies does so, and one that allows does not.
 fn lookup<'a>(work: &Work, map: Map<'a>, key: &str) -> Result<Option<Value<'a>>, Fault> {
+    if let Map::Source(source) = map {
+        work.steps(source.len() / KEYS_PER_STEP)?;
+    }
     if let Some(value) = map.get(key) {
-        return Ok(Some(value));
+        return work.takes(value).map(Some);
     }
     let has_alike = match map {
         Map::Source(source) => source.has_alike(key),
@@ -297,26 +325,32 @@ fn integer<'a>(count: usize) -> Evaluated<'a> {
 }
 
 fn binary<'a>(work: &Work, operator: Operator, left: &Value<'a>, right: &Value<'a>) -> Evaluated<'a> {
-    let ordered = |holds: fn(Ordering) -> bool| match left.compare(right) {
-        Some(order) => Ok(Value::Bool(holds(order))),
-        // What is no number is in no order with numbers: neither below a limit nor above it.
-        None => Err(match (left, right) {
-            (Value::Int(_) | Value::Double(_), Value::Int(_) | Value::Double(_)) => Fault::Range,
-            _ => Fault::Type,
-        }),
+    let ordered = |holds: fn(Ordering) -> bool| {
+        work.compares(left, right)?;
+        match left.compare(right) {
+            Some(order) => Ok(Value::Bool(holds(order))),
+            // What is no number is in no order with numbers: neither below a limit nor above it.
+            None => Err(match (left, right) {
+                (Value::Int(_) | Value::Double(_), Value::Int(_) | Value::Double(_)) => Fault::Range,
+                _ => Fault::Type,
+            }),
+        }
     };
-    work.reads(weight(left).min(weight(right)))?;
     match operator {
-        Operator::Equal => Ok(Value::Bool(left.equals(right))),
-        Operator::NotEqual => Ok(Value::Bool(!left.equals(right))),
+        Operator::Equal => left.equals(right, work).map(Value::Bool),
+        Operator::NotEqual => left.equals(right, work).map(|equal| Value::Bool(!equal)),
         Operator::Less => ordered(Ordering::is_lt),
         Operator::LessOrEqual => ordered(Ordering::is_le),
         Operator::Greater => ordered(Ordering::is_gt),
         Operator::GreaterOrEqual => ordered(Ordering::is_ge),
         Operator::In => match (left, right) {
             (_, Value::List(list)) => {
-                work.steps(list.len())?;
-                Ok(Value::Bool(list.iter().any(|item| item.equals(left))))
+                for item in list.iter() {
+                    if item.equals(left, work)? {
+                        return Ok(Value::Bool(true));
+                    }
+                }
+                Ok(Value::Bool(false))
             }
             (Value::Text(key), Value::Map(map)) => {
                 Ok(Value::Bool(lookup(work, *map, key.as_str())?.is_some()))
@@ -324,16 +358,6 @@ fn binary<'a>(work: &Work, operator: Operator, left: &Value<'a>, right: &Value<'
             _ => Err(Fault::Type),
         },
         _ => arithmetic(work, operator, left, right),
-    }
-}
-
-/// How many bytes are gone through to compare a value, about.
-fn weight(value: &Value<'_>) -> usize {
-    match value {
-        Value::Text(text) => text.as_str().len(),
-        Value::List(list) => list.len().saturating_mul(BYTES_PER_STEP),
-        Value::Map(map) => map.keys().len().saturating_mul(BYTES_PER_STEP),
-        _ => 0,
     }
 }
 
@@ -445,7 +469,7 @@ fn unary<'a>(work: &Work, function: Function, of: &Value<'a>) -> Evaluated<'a> {
     match (function, of) {
         (Function::Size, Value::Text(text)) => integer(text.as_str().chars().count()),
         (Function::Size, Value::List(list)) => integer(list.len()),
-        (Function::Size, Value::Map(map)) => integer(map.keys().len()),
+        (Function::Size, Value::Map(map)) => integer(map.len()),
         (Function::LowerAscii, Value::Text(text)) => made(work, &text.as_str().to_ascii_lowercase()),
         (Function::UpperAscii, Value::Text(text)) => made(work, &text.as_str().to_ascii_uppercase()),
         (Function::Trim, Value::Text(text)) => Ok(match text {

@@ -11,6 +11,17 @@ use crate::{
     sql::{Column, Value},
 };
 
+/// Which credentials a list shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialFilter {
+    /// All, personal ones included.
+    All,
+    /// The organization's.
+    Shared,
+    /// The organization's, and this member's own.
+    SharedAnd(MemberId),
+}
+
 /// That a person was sent to a credential's issuer to consent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Consent {
@@ -49,15 +60,19 @@ impl OrgRead<'_> {
         self.find(" AND name = ?2 AND member_id = ?3", &[column::text(name), member.write()])
     }
 
-    /// Credentials, oldest first. With a member: the organization's and that member's own; without: all.
+    /// Credentials, oldest first.
     pub fn credential_list(
         &mut self,
-        visible_to: Option<MemberId>,
+        filter: CredentialFilter,
         page: &Page<CredentialId>,
     ) -> Result<Vec<Credential>, Error> {
         let mut conditions = Conditions::scoped();
-        if let Some(member) = &visible_to {
-            conditions.with("(member_id IS NULL OR member_id = ", member.write()).close();
+        match &filter {
+            CredentialFilter::All => {}
+            CredentialFilter::Shared => _ = conditions.that("member_id IS NULL"),
+            CredentialFilter::SharedAnd(member) => {
+                conditions.with("(member_id IS NULL OR member_id = ", member.write()).close();
+            }
         }
         conditions.maybe("id > ", page.after.as_ref()).page("id", page);
         self.select(&conditions.sql, &conditions.values)

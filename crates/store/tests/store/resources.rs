@@ -11,7 +11,8 @@ use freehold_model::{
     workspace::Phase,
 };
 use freehold_store::{
-    Caller, Consent, Error, IdempotencyRecord, Page, RoleFilter, Rule, Topic, WorkspaceFilter,
+    Caller, Consent, CredentialFilter, Error, IdempotencyRecord, Page, RoleFilter, Rule, Topic,
+    WorkspaceFilter,
 };
 
 use crate::{
@@ -161,7 +162,7 @@ on_both_databases! {
         fixture.write(move |tx| tx.credential_update(&c)).await;
         assert_eq!(fixture.read(|tx| tx.credential_by_name("key")).await, Some(credential.clone()));
         assert_eq!(fixture.read(move |tx| tx.credential_sealed(id)).await, Some(vec![0, 1, 255]));
-        assert_eq!(fixture.read(|tx| tx.credential_list(None, &Page::first(9))).await, [credential]);
+        assert_eq!(fixture.read(|tx| tx.credential_list(CredentialFilter::All, &Page::first(9))).await, [credential]);
         fixture.write(move |tx| tx.credential_delete(id)).await;
         assert_eq!(fixture.read(move |tx| tx.credential_view(id)).await, None);
         assert_eq!(fixture.read(move |tx| tx.credential_sealed(id)).await, None);
@@ -245,9 +246,9 @@ on_both_databases! {
         assert!(refused.unwrap_err().is_duplicate("credentials_name_key"));
         assert_eq!(fixture.read(|tx| tx.credential_by_name("key")).await, Some(shared.clone()));
         let page = Page::first(9);
-        let seen = fixture.read(move |tx| tx.credential_list(Some(other_id), &page)).await;
+        let seen = fixture.read(move |tx| tx.credential_list(CredentialFilter::SharedAnd(other_id), &page)).await;
         assert_eq!(seen, std::slice::from_ref(&shared));
-        assert_eq!(fixture.read(move |tx| tx.credential_list(Some(me_id), &page)).await, [shared, mine]);
+        assert_eq!(fixture.read(move |tx| tx.credential_list(CredentialFilter::SharedAnd(me_id), &page)).await, [shared, mine]);
     }
 
     async fn a_caller_is_found_by_the_hash_of_the_secret_until_it_is_revoked(fixture) {

@@ -212,6 +212,10 @@ impl MapSource for Placeholders {
     fn keys(&self) -> Vec<&str> {
         Vec::new()
     }
+
+    fn len(&self) -> usize {
+        0
+    }
 }
 
 /// Headers.
@@ -243,6 +247,10 @@ impl MapSource for Texts {
     fn keys(&self) -> Vec<&str> {
         self.0.keys().map(String::as_str).collect()
     }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// A header's name as expressions know it: see `request.headers`.
@@ -272,6 +280,10 @@ impl MapSource for Values {
 
     fn keys(&self) -> Vec<&str> {
         self.0.keys().map(String::as_str).collect()
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
     }
 
     fn has_alike(&self, key: &str) -> bool {
