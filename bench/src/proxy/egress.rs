@@ -14,21 +14,15 @@ use std::{
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
-use freehold_app::fleet::Fleet;
 use freehold_egress::{
-    AuditSink, Credentials, Grant, Handle, Injection, Listeners, NoApprovals, Options as EgressOptions,
-    PodIdentity, SecretValue, SinkError, Unavailable,
-    budget::{Ledger, LedgerError},
+    Credentials, Grant, Handle, Injection, Listeners, NoApprovals, Options as EgressOptions, PodIdentity,
+    SecretValue, Unavailable,
     token::{Minter, Subject},
 };
-use freehold_model::{
-    OrganizationId, PodId, RoleId, SessionId, WorkspaceId,
-    audit::AuditEvent,
-    budget::{Ask, CounterKey, Leased},
-    provider::Kind,
-};
+use freehold_model::{OrganizationId, PodId, RoleId, SessionId, WorkspaceId, provider::Kind};
 use freehold_policy::{Policy, ProviderGrant, compile, parse};
 use freehold_store::{Database, Options as StoreOptions, Store};
+use freehold_wiring::EgressStore;
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query},
     rr::{Name, RData, RecordType},
@@ -91,35 +85,6 @@ impl Ready {
     }
 }
 
-struct Sink(Fleet);
-
-#[async_trait]
-impl AuditSink for Sink {
-    async fn append(&self, rows: Vec<AuditEvent>) -> Result<(), SinkError> {
-        self.0.audit(rows).await.map_err(Into::into)
-    }
-}
-
-/// As the server's own.
-#[async_trait]
-impl Ledger for Sink {
-    async fn lease(&self, key: &CounterKey, ask: Ask) -> Result<Leased, LedgerError> {
-        self.0.budget_lease(key.clone(), ask).await.map_err(Into::into)
-    }
-
-    async fn give_back(&self, parts: Vec<(CounterKey, u64)>) -> Result<(), LedgerError> {
-        self.0.budget_give_back(parts).await.map_err(Into::into)
-    }
-
-    async fn overdraw(&self, key: &CounterKey, amount: u64) -> Result<u64, LedgerError> {
-        self.0.budget_overdraw(key.clone(), amount).await.map_err(Into::into)
-    }
-
-    async fn warned(&self, key: &CounterKey) -> Result<(), LedgerError> {
-        self.0.budget_warned(key.clone()).await.map_err(Into::into)
-    }
-}
-
 struct Kept(HashMap<&'static str, Arc<Injection>>);
 
 #[async_trait]
@@ -141,7 +106,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut ends = signal(SignalKind::terminate())?;
     let store = open(&options)?;
     let organization = audit::organization(&store).await?;
-    let sink = Arc::new(Sink(audit::fleet(&store, &options.folder)?));
+    let sink = Arc::new(EgressStore(audit::fleet(&store, &options.folder)?));
     let minter = Minter::generate()?;
     let mut egress = EgressOptions::new(options.folder.join("egress"));
     egress.upstream_roots_pem = vec![fs::read_to_string(&options.authority)?];

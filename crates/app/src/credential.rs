@@ -9,10 +9,10 @@ use freehold_access::{Actor, Right};
 use freehold_model::{
     CredentialId, MemberId,
     audit::EventType,
-    credential::{Credential, Kind},
+    credential::{Credential, Kind, Status},
     secret::Holder,
 };
-use freehold_store::{CredentialFilter, OrgRead, Page};
+use freehold_store::{CredentialOwners, OrgRead, Page};
 use serde_json::json;
 
 use crate::{
@@ -68,14 +68,11 @@ impl App {
         let caller = actor.clone();
         self.store()
             .read(actor.organization(), move |tx| {
-                // A key has no personal credentials; those of members are not shown to it.
-                let everything = caller.reach(Right::CredentialWriteAll).is_ok();
-                let filter = match (everything, caller.member_id()) {
-                    (true, _) => CredentialFilter::All,
-                    (false, Some(member)) => CredentialFilter::SharedAnd(member),
-                    (false, None) => CredentialFilter::Shared,
+                let owners = match caller.reach(Right::CredentialWriteAll) {
+                    Ok(_) => CredentialOwners::All,
+                    Err(_) => CredentialOwners::SharedAnd(caller.member_id()),
                 };
-                Ok(tx.credential_list(filter, &page)?)
+                Ok(tx.credential_list(owners, &page)?)
             })
             .await
     }
@@ -193,7 +190,7 @@ impl App {
         let (credential, sealed) = self
             .store()
             .read(actor.organization(), move |tx| {
-                let credential = deletable(tx, &caller, id)?;
+                let credential = writable(tx, &caller, id)?;
                 Ok::<_, Error>((credential, tx.credential_sealed(id)?))
             })
             .await?;
@@ -209,7 +206,7 @@ impl App {
         let credential = self
             .store()
             .write(actor.organization(), move |tx| {
-                let credential = deletable(tx, &caller, id)?;
+                let credential = writable(tx, &caller, id)?;
                 tx.credential_delete(id)?;
                 let cause = Cause::caller(&caller);
                 audit::append(tx, &cause, EventType::CredentialDeleted, detail(&credential), now())?;
@@ -253,8 +250,8 @@ fn owner(actor: &Actor, personal: bool) -> Result<Option<MemberId>, Error> {
         .ok_or_else(|| Error::field("personal", "an API key is nobody, and has no credentials of its own"))
 }
 
-/// The credential, if the caller may delete it: the unscoped scope is needed unless it is the caller's own.
-fn deletable(tx: &mut OrgRead<'_>, actor: &Actor, id: CredentialId) -> Result<Credential, Error> {
+/// The credential, if the caller may change or delete it: the unscoped scope is needed unless it is the caller's own.
+fn writable(tx: &mut OrgRead<'_>, actor: &Actor, id: CredentialId) -> Result<Credential, Error> {
     let reach = actor.reach(Right::CredentialWrite)?;
     let credential = visible(tx, actor, id)?;
     if !reach.covers(credential.member_id) {
@@ -280,5 +277,13 @@ pub(crate) fn detail(credential: &Credential) -> serde_json::Value {
     if let Some(member) = credential.member_id {
         detail["member_id"] = member.to_string().into();
     }
+    detail
+}
+
+/// The detail of a row that says that a credential comes to another status.
+pub(crate) fn change(credential: &Credential, to: Status) -> serde_json::Value {
+    let mut detail = detail(credential);
+    detail["from"] = credential.status.as_str().into();
+    detail["to"] = to.as_str().into();
     detail
 }

@@ -109,7 +109,7 @@ impl App {
     pub async fn audit_export(&self, actor: &Actor, after: u64) -> Result<Export, Error> {
         let organization = whole_log(actor)?.organization();
         let seat = self.inner.exports.take(actor)?;
-        if let Err(error) = self.checkpoint(organization, 1).await {
+        if let Err(error) = self.checkpoint(organization).await {
             // What is signed already can be read nevertheless.
             tracing::warn!(error = &error as &dyn std::error::Error, "no checkpoint for an export");
         }
@@ -135,20 +135,22 @@ impl App {
         })
     }
 
-    /// Makes a checkpoint when at least `rows_min` rows are new.
-    async fn checkpoint(&self, organization: OrganizationId, rows_min: u64) -> Result<bool, Error> {
-        let unsigned =
-            self.store().read(organization, |tx| Ok::<_, Error>(tx.audit_unsigned_rows()?)).await?;
-        if unsigned < rows_min.max(1) {
-            return Ok(false);
+    /// Rows that no checkpoint covers yet.
+    async fn unsigned(&self, organization: OrganizationId) -> Result<u64, Error> {
+        self.store().read(organization, |tx| Ok(tx.audit_unsigned_rows()?)).await
+    }
+
+    /// Makes a checkpoint when there are rows that none covers.
+    async fn checkpoint(&self, organization: OrganizationId) -> Result<(), Error> {
+        if self.unsigned(organization).await? == 0 {
+            return Ok(());
         }
         let (key, signer) = (self.audit_key(), std::sync::Arc::clone(&self.ports().signer));
         let made = self.store().write(organization, move |tx| {
-            let made = tx.audit_checkpoint_add(rows_min, &key, now(), |payload| signer.sign(payload))?;
+            let made = tx.audit_checkpoint_add(1, &key, now(), |payload| signer.sign(payload))?;
             Ok::<_, Error>(made)
         });
-        let made = made.await?;
-        if let Some(made) = &made {
+        if let Some(made) = made.await? {
             tracing::debug!(
                 organization.id = %organization,
                 audit.seq = made.seq,
@@ -156,7 +158,7 @@ impl App {
                 "signed the audit log"
             );
         }
-        Ok(made.is_some())
+        Ok(())
     }
 
     /// Makes checkpoints over all rows that none covers, as a server does before it ends.
@@ -190,11 +192,10 @@ impl App {
         loop {
             let page = Page { after, limit: ORGANIZATIONS };
             let page = self.store().system_read(move |tx| tx.organization_list(&page)).await;
-            let Ok(page) = page.map_err(failed) else { return };
+            let Ok(page) = page.map_err(|error| failed(&error)) else { return };
             for organization in &page {
                 if let Err(error) = self.checkpoint_one(organization.id, since, is_last).await {
-                    // Tried again at the next look.
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the audit log was not signed");
+                    failed(&error);
                 }
             }
             after = page.last().map(|organization| organization.id);
@@ -210,15 +211,14 @@ impl App {
         since: &mut HashMap<OrganizationId, Instant>,
         is_last: bool,
     ) -> Result<(), Error> {
-        let unsigned =
-            self.store().read(organization, |tx| Ok::<_, Error>(tx.audit_unsigned_rows()?)).await?;
+        let unsigned = self.unsigned(organization).await?;
         if unsigned == 0 {
             since.remove(&organization);
             return Ok(());
         }
         let waits = since.entry(organization).or_insert_with(Instant::now).elapsed();
         if is_last || unsigned >= CHECKPOINT_ROWS || waits >= CHECKPOINT_WAIT_MAX {
-            self.checkpoint(organization, 1).await?;
+            self.checkpoint(organization).await?;
             since.remove(&organization);
         }
         Ok(())
@@ -230,8 +230,9 @@ impl App {
     }
 }
 
-fn failed(error: freehold_store::Error) {
-    tracing::warn!(error = &error as &dyn std::error::Error, "the audit log was not signed");
+/// It is tried again at the next look.
+fn failed(error: &(dyn std::error::Error + 'static)) {
+    tracing::warn!(error, "the audit log was not signed");
 }
 
 /// The chain is of the whole log: whoever sees a part of it only cannot verify it, and must not see the rest.

@@ -123,7 +123,7 @@ impl<T> Clone for Broker<T> {
 }
 
 struct Inner<T> {
-    pub http: Arc<dyn Http>,
+    http: Arc<dyn Http>,
     keeper: Arc<dyn Keeper>,
     options: Options,
     convert: Box<Convert<T>>,
@@ -272,7 +272,8 @@ impl<T: Send + Sync + 'static> Broker<T> {
     /// One attempt, from the stored secret to what is put on requests.
     async fn obtain(&self, slot: &Slot<T>) -> Outcome<T> {
         let credential = &slot.credential;
-        let begun = if credential.kind.is_minted() {
+        let asked = credential.kind.is_minted();
+        let begun = if asked {
             self.mint(slot).await
         } else {
             self.open(slot).await.and_then(|secret| {
@@ -280,7 +281,6 @@ impl<T: Send + Sync + 'static> Broker<T> {
                 Ok((injection, Timestamp::MAX, Timestamp::MAX, None))
             })
         };
-        let asked = credential.kind.is_minted();
         let (injection, refresh_at, good_until, expires_at) = match begun {
             Ok(obtained) => obtained,
             Err(fault) => return Err(self.failed(slot, fault, asked).await),

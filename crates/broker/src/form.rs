@@ -122,7 +122,7 @@ fn basic(username: Option<&String>, secret: &str) -> Result<Injection, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::credential;
+    use freehold_testkit::model::credential;
 
     fn made(credential: &Credential) -> Result<(String, String), Error> {
         injection(credential, b"s3cret\n").map(|injection| match injection {

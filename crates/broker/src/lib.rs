@@ -10,8 +10,6 @@ mod broker;
 mod consent;
 mod durable;
 mod fault;
-#[cfg(test)]
-mod fixture;
 mod form;
 #[doc(hidden)]
 pub mod fuzz;

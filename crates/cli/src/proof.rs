@@ -288,7 +288,8 @@ pub(crate) fn end_line(seq: u64, sha256: &str) -> String {
     serde_json::to_string(&end).unwrap_or_default()
 }
 
-fn hash_of(text: &str) -> Option<Hash> {
+/// A SHA-256 in the one spelling that is accepted: 64 hexadecimal digits in lower case.
+pub(crate) fn hash_of(text: &str) -> Option<Hash> {
     lower_hex(text)?.try_into().ok()
 }
 

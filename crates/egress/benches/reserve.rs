@@ -13,27 +13,14 @@ use freehold_egress::budget::{Budgets, Charges, Ledger, LedgerError, Options, We
 use freehold_model::{
     OrganizationId, RoleId, SessionId, Timestamp, WorkspaceId,
     budget::{Ask, CounterKey, Leased, Whose},
-    provider::Kind,
 };
-use freehold_policy::{
-    Body, Decision, Destination, NormalPath, Permit, ProviderGrant, RequestHead, Scheme,
-    cel::{Attribute, Scope, Value},
-    compile, parse,
-};
+use freehold_testkit::model::{Nothing, permit};
 use uuid::Uuid;
 
 /// Rounds, of which the best counts.
 const ROUNDS: usize = 20;
 /// Calls of a round.
 const CALLS: u32 = 20_000;
-
-struct Nothing;
-
-impl Scope for Nothing {
-    fn get(&self, _: Attribute) -> Option<Value<'_>> {
-        None
-    }
-}
 
 /// Leases whatever is asked for.
 struct Generous;
@@ -57,27 +44,6 @@ impl Ledger for Generous {
     }
 }
 
-fn permit(counters: &str) -> Permit {
-    let provider = ProviderGrant { kind: Kind::Anthropic, domain: "model.test".to_owned(), credential: None };
-    let caps = format!(
-        "- name: api\n  type: http\n  allow: [{{domains: [api.test], methods: [GET]}}]\n  budgets:\n{counters}"
-    );
-    let policy = compile(&provider, &parse("").unwrap(), &parse(&caps).unwrap()).unwrap();
-    let destination = Destination::new(Scheme::Https, "api.test", 443).unwrap();
-    let path = NormalPath::parse("/").unwrap();
-    let head = RequestHead {
-        destination: &destination,
-        method: "GET",
-        path: &path,
-        scope: &Nothing,
-        body: Body::NONE,
-    };
-    match policy.decide(&head) {
-        Decision::Allow(permit) => permit,
-        Decision::Deny(denial) => panic!("{denial:?}"),
-    }
-}
-
 fn best(mut call: impl FnMut()) -> Duration {
     let mut round = || {
         let started = Instant::now();
@@ -96,12 +62,12 @@ fn main() {
         session_id: SessionId::from_uuid(Uuid::now_v7()),
         task_id: None,
     };
-    let one = "    calls: {unit: requests, per: workspace, window: 1d, limit: 1000000000000}\n";
+    let one = "calls: {unit: requests, per: workspace, window: 1d, limit: 1000000000000}";
     let three = format!(
-        "{one}    all: {{unit: requests, per: organization, limit: 1000000000000}}\n    here: {{unit: requests, per: session, limit: 1000000000000}}\n"
+        "{one}, all: {{unit: requests, per: organization, limit: 1000000000000}}, here: {{unit: requests, per: session, limit: 1000000000000}}"
     );
-    for (what, counters) in [("one counter", one), ("three counters", &three)] {
-        let permit = permit(counters);
+    for (what, counters) in [("one counter", one), ("three counters", &*three)] {
+        let permit = permit(&format!("{{{counters}}}"));
         let budgets = Budgets::new(Options::default(), Arc::new(Generous));
         let weighed = || {
             let options = budgets.options();

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::{
     Grant, Outgoing, Signer, agree,
     approval::{self, Lifted, Seen},
-    audit::{self},
+    audit,
     budget::{Charges, Reservation, Weight},
     counted::{self, Stopped},
     deny::Reason,
@@ -87,12 +87,12 @@ impl Asked {
     /// What expressions see of it.
     pub(crate) fn facts<'a>(&'a self, connection: &'a Connection) -> Facts<'a> {
         let Self { grant, parts, path, upgrade, read, .. } = self;
-        let facts = Facts::new(&connection.destination, path, parts, grant, &connection.attribution);
-        facts.with(*upgrade, read.as_ref())
+        connection.facts(&Heard { grant, path, upgrade: *upgrade, read: read.as_ref() }, parts)
     }
 }
 
 /// What is known of a request beside its head.
+#[derive(Clone, Copy)]
 struct Heard<'a> {
     grant: &'a Grant,
     path: &'a NormalPath<'a>,
@@ -222,37 +222,35 @@ impl Connection {
         body: &mut Passage,
         row: &AuditEvent,
     ) -> Result<Permitted, Refusal> {
-        let mut read = self.read_request(&grant, parts, path, upgrade, body).await?;
+        let mut read =
+            self.read_request(&Heard { grant: &grant, path, upgrade, read: None }, parts, body).await?;
         let mut lifted = Lifted::default();
         loop {
-            let decided = self.decide(&grant, parts, path, upgrade, body, read.as_ref());
+            let heard = Heard { grant: &grant, path, upgrade, read: read.as_ref() };
+            let decided = self.decide(&heard, parts, body);
             let permit = decided.map_err(|refusal| Refusal { approval: lifted.last(), ..refusal })?;
             let rule = approval::rule_ref(permit.rule());
             let standing = self.pod.workspace.standing.load_full();
             let covers = |why| lifted.covers(&standing, why, &rule, &grant.policy_digest);
-            let mut approval = lifted.last();
-            let mut why = None;
-            if permit.approval() != Approval::NotNeeded {
-                approval = covers(Why::ApprovalRequired);
-                why = Some(Why::ApprovalRequired).filter(|_| approval.is_none());
-            }
-            if why.is_none() {
+            let needs_approval = permit.approval() != Approval::NotNeeded;
+            let approval = if needs_approval { covers(Why::ApprovalRequired) } else { lifted.last() };
+            let why = if needs_approval && approval.is_none() {
+                Why::ApprovalRequired
+            } else {
                 let by = covers(Why::BudgetExceeded);
-                let heard = Heard { grant: &grant, path, upgrade, read: read.as_ref() };
                 let charges = self.weigh(&heard, &permit, parts, body)?;
                 match self.reserve(charges, by.is_some()).await {
                     Ok(reservation) => {
                         let approval = by.or(approval);
                         return Ok(Permitted { grant, permit, read, approval, reservation });
                     }
-                    Err(refused) if refused.asks() && by.is_none() => why = Some(Why::BudgetExceeded),
+                    Err(refused) if refused.asks() && by.is_none() => Why::BudgetExceeded,
                     Err(refused) => {
                         let refusal = Refusal::stopped(counted::stopped(&refused), &permit);
                         return Err(Refusal { approval: by.or(approval), ..refusal });
                     }
                 }
-            }
-            let why = why.unwrap_or(Why::ApprovalRequired);
+            };
             let id = ApprovalId::from_uuid(uuid::Uuid::now_v7());
             let refused = |reason| Refusal { approval: Some(id), ..Refusal::of_permitted(reason, &permit) };
             if lifted.is_full() {
@@ -267,7 +265,8 @@ impl Connection {
             let now = self.pod.workspace.grant.load_full().ok_or(Reason::NoGrant).map_err(late)?;
             if !Arc::ptr_eq(&now, &grant) {
                 grant = now;
-                read = self.read_request(&grant, parts, path, upgrade, body).await?;
+                let heard = Heard { grant: &grant, path, upgrade, read: None };
+                read = self.read_request(&heard, parts, body).await?;
             }
         }
     }
@@ -280,11 +279,10 @@ impl Connection {
         parts: &Parts,
         body: &Passage,
     ) -> Result<Option<Charges>, Refusal> {
-        let &Heard { grant, path, upgrade, read } = heard;
-        let facts = Facts::new(&self.destination, path, parts, grant, &self.attribution).with(upgrade, read);
-        let weight = Weight { length: body.length(), path: path.as_str(), body: &body.pieces() };
-        let whose = self.attribution.whose(grant);
-        counted::weigh(&self.pod.state.budgets, permit, &weight, whose.as_ref(), upgrade, &facts)
+        let facts = self.facts(heard, parts);
+        let weight = Weight { length: body.length(), path: heard.path.as_str(), body: &body.pieces() };
+        let whose = self.attribution.whose(heard.grant);
+        counted::weigh(&self.pod.state.budgets, permit, &weight, whose.as_ref(), heard.upgrade, &facts)
             .map_err(|stopped| Refusal::stopped(stopped, permit))
     }
 
@@ -320,17 +318,14 @@ impl Connection {
     /// Reads the body, when a rule that may match looks into it.
     async fn read_request(
         &self,
-        grant: &Grant,
+        heard: &Heard<'_>,
         parts: &Parts,
-        path: &NormalPath<'_>,
-        upgrade: bool,
         body: &mut Passage,
     ) -> Result<Option<ReadBody>, Refusal> {
         let known = known(parts, body);
         let wanted = {
-            let facts = Facts::new(&self.destination, path, parts, grant, &self.attribution);
-            let facts = facts.with(upgrade, None);
-            grant.policy.body_wanted(&self.head(parts, path, &facts, known))
+            let facts = self.facts(heard, parts);
+            heard.grant.policy.body_wanted(&self.head(parts, heard.path, &facts, known))
         };
         let Some(bytes_max) = wanted else { return Ok(None) };
         if masking::is_coded(&parts.headers) {
@@ -369,6 +364,12 @@ impl Connection {
         Ok(body.read(bytes_max).await)
     }
 
+    /// What expressions see of a request.
+    fn facts<'a>(&'a self, heard: &Heard<'a>, parts: &'a Parts) -> Facts<'a> {
+        let Heard { grant, path, upgrade, read } = *heard;
+        Facts::new(&self.destination, path, parts, grant, &self.attribution).with(upgrade, read)
+    }
+
     fn head<'a>(
         &'a self,
         parts: &'a Parts,
@@ -381,19 +382,10 @@ impl Connection {
     }
 
     /// The policy's decision.
-    fn decide(
-        &self,
-        grant: &Grant,
-        parts: &Parts,
-        path: &NormalPath<'_>,
-        upgrade: bool,
-        body: &Passage,
-        read: Option<&ReadBody>,
-    ) -> Result<Permit, Refusal> {
-        let facts = Facts::new(&self.destination, path, parts, grant, &self.attribution);
-        let facts = facts.with(upgrade, read);
-        let body = Known { read, ..known(parts, body) };
-        match grant.policy.decide(&self.head(parts, path, &facts, body)) {
+    fn decide(&self, heard: &Heard<'_>, parts: &Parts, body: &Passage) -> Result<Permit, Refusal> {
+        let facts = self.facts(heard, parts);
+        let body = Known { read: heard.read, ..known(parts, body) };
+        match heard.grant.policy.decide(&self.head(parts, heard.path, &facts, body)) {
             Decision::Allow(permit) => Ok(permit),
             Decision::Deny(denial) => {
                 let reason = Reason::Policy(denial.reason);
@@ -410,7 +402,7 @@ impl Connection {
         parts: &mut Parts,
         body: &mut Passage,
     ) -> Result<Changes, Refusal> {
-        let &Heard { grant, path, upgrade, read } = heard;
+        let Heard { grant, path, read, .. } = *heard;
         let unchanged = |failure| Refusal::unchanged(failure, permit);
         let mut query = parts.uri.query().map(str::to_owned);
         let own = transform::Own::of(&parts.headers, query.as_deref());
@@ -418,8 +410,7 @@ impl Connection {
             None
         } else {
             let gathered = transform::gather(&*grant.credentials, permit).await.map_err(unchanged)?;
-            let facts = Facts::new(&self.destination, path, parts, grant, &self.attribution);
-            let evaluated = transform::evaluate(permit, &gathered, &facts.with(upgrade, read));
+            let evaluated = transform::evaluate(permit, &gathered, &self.facts(heard, parts));
             Some((evaluated.map_err(unchanged)?, gathered))
         };
         let mut changes = self.put_provider(grant, permit, parts, &mut query).await?;

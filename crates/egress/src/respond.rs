@@ -100,9 +100,8 @@ impl Judge<'_> {
 
     /// The same for an answer that begins a tunnel, which has no body.
     pub(crate) async fn judge_switch(&self, response: &Response<Incoming>) -> Result<(), Reason> {
-        let (parts, ()) =
+        let (mut parts, ()) =
             Response::builder().status(response.status()).body(()).unwrap_or_default().into_parts();
-        let mut parts = parts;
         parts.headers.clone_from(response.headers());
         self.check(&parts, &Reply { status: parts.status.as_u16(), body: Known::NONE }).await
     }

@@ -376,9 +376,9 @@ impl Changes {
         let kind = target.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         // What an earlier transform changed is read again, as it was made here.
         let again = target.body.as_ref().map(|body| ReadBody::new(kind, body));
-        let value = again.as_ref().or(target.read).and_then(ReadBody::value).ok_or_else(failed)?;
-        let is_form = kind.is_some_and(|kind| kind.to_ascii_lowercase().contains("form-urlencoded"));
-        let bytes = if is_form {
+        let read = again.as_ref().or(target.read).ok_or_else(failed)?;
+        let value = read.value().ok_or_else(failed)?;
+        let bytes = if read.is_form() {
             if !one.json.is_empty() {
                 return Err(failed());
             }

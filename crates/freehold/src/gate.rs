@@ -11,13 +11,13 @@ use std::{
 
 use anyhow::Context;
 use async_trait::async_trait;
-use freehold_app::fleet::{Fleet, Look};
+use freehold_app::fleet::Look;
 use freehold_driver::OriginalDestination;
 use freehold_egress::{
-    AuditSink, Grant, Handle, Listeners, PodIdentity, SinkError,
+    Grant, Handle, Listeners, PodIdentity,
     token::{Minter, Subject},
 };
-use freehold_model::{PodId, SessionId, TaskId, Timestamp, WorkspaceId, audit, audit::AuditEvent};
+use freehold_model::{PodId, SessionId, TaskId, Timestamp, WorkspaceId, audit};
 use freehold_policy::{Document, Policy, ProviderGrant};
 use freehold_reconcile::{Gate, GateLinks};
 use rustix::net::sockopt;
@@ -209,15 +209,5 @@ impl Gate for EgressGate {
         let mut state = self.state();
         state.tokens.remove(&pod);
         state.published.remove(&workspace);
-    }
-}
-
-/// Takes egress's audit rows into the store.
-pub struct StoreSink(pub Fleet);
-
-#[async_trait]
-impl AuditSink for StoreSink {
-    async fn append(&self, rows: Vec<AuditEvent>) -> Result<(), SinkError> {
-        self.0.audit(rows).await.map_err(Into::into)
     }
 }

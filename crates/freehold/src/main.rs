@@ -9,7 +9,6 @@ mod control;
 mod credentials;
 mod environment;
 mod gate;
-mod ledger;
 mod machine;
 mod member;
 mod ports;

@@ -23,6 +23,7 @@ use freehold_model::UploadId;
 use freehold_reconcile as reconcile;
 use freehold_store::Store;
 use freehold_vault::SigningKey;
+use freehold_wiring::EgressStore;
 use object_store::local::LocalFileSystem;
 use rustix::{
     fs::FlockOperation,
@@ -36,8 +37,7 @@ use crate::{
     config::{Config, LogFormat},
     control,
     credentials::{self, Issuing},
-    gate::{EgressGate, StoreSink},
-    ledger::StoreLedger,
+    gate::EgressGate,
     machine,
     ports::{Agents, EgressCounts, NoAgents, Policies, Signer},
     secrets::{self, Sealer, Secrets},
@@ -110,10 +110,9 @@ pub async fn run(config: Config, stop_with_stdin: bool) -> anyhow::Result<Ended>
 
     let minter = freehold_egress::token::Minter::generate()?;
     abandon_holds(&fleet).await?;
-    let (sink, approvals) = (Arc::new(StoreSink(fleet.clone())), Arc::new(StoreApprovals(fleet.clone())));
-    let ledger = Arc::new(StoreLedger(fleet.clone()));
+    let (kept, approvals) = (Arc::new(EgressStore(fleet.clone())), Arc::new(StoreApprovals(fleet.clone())));
     let (egress_service, egress) =
-        egress_options(&config, &data, address)?.build(minter.verifier(), sink, approvals, ledger)?;
+        egress_options(&config, &data, address)?.build(minter.verifier(), kept.clone(), approvals, kept)?;
     let counts = Arc::new(EgressCounts(egress.budgets().clone()));
     let driver: Arc<dyn PodDriver> = Arc::new(open_driver(&config, &data).await?);
     report(driver.as_ref());

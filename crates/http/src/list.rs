@@ -1,15 +1,16 @@
 //! Lists: a page where the caller names a limit, else everything, streamed page by page so that no list is ever whole in
 //! memory.
 
-use std::{borrow::Cow, fmt::Display};
+use std::{borrow::Cow, fmt::Display, str::FromStr};
 
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
-use freehold_app::{PAGE_MAX, Page};
+use freehold_access::Actor;
+use freehold_app::{App, PAGE_MAX, Page};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
-use crate::{call::Call, error::Failure};
+use crate::{call::Call, cursor, error::Failure};
 
 /// Rows read in one step where everything is answered.
 const STEP_ROWS: u32 = 256;
@@ -34,21 +35,24 @@ impl<T, C, W> Clone for Shape<T, C, W> {
 
 impl<T, C, W> Copy for Shape<T, C, W> {}
 
-/// Answers one page when there is a limit, and everything when there is none.
+/// Answers one page when there is a limit, and everything when there is none. `read` reads a page of it for the caller.
 pub(crate) async fn respond<T, W, C, F, R>(
     call: &Call,
     shape: Shape<T, C, W>,
     limit: Option<u32>,
-    after: Option<C>,
-    fetch: F,
+    cursor: Option<&str>,
+    read: F,
 ) -> Result<Response, Failure>
 where
     T: Send + 'static,
     W: Serialize + 'static,
-    C: Copy + Display + Send + 'static,
-    F: Fn(Page<C>) -> R + Send + 'static,
+    C: Copy + Display + FromStr + Send + 'static,
+    F: Fn(App, Actor, Page<C>) -> R + Send + 'static,
     R: Future<Output = Result<Vec<T>, freehold_app::Error>> + Send + 'static,
 {
+    let after = cursor::id(cursor)?;
+    let (app, actor) = (call.app().clone(), call.actor()?.clone());
+    let fetch = move |page| read(app.clone(), actor.clone(), page);
     let Some(limit) = limit else { return everything(call, shape, after, fetch).await };
     let rows = fetch(Page { after, limit: probe(limit) }).await?;
     page(call, shape.field, limit, rows, |row| (shape.place)(row).to_string(), shape.wire)
@@ -68,11 +72,17 @@ pub(crate) fn page<T, W: Serialize>(
     cursor: impl Fn(&T) -> String,
     wire: fn(T) -> W,
 ) -> Result<Response, Failure> {
-    // At the greatest limit there is no row more to tell by; the last page may then be an empty one.
-    let full = rows.len() > limit as usize || (limit == PAGE_MAX && rows.len() == limit as usize);
-    rows.truncate(limit as usize);
-    let cursor = rows.last().filter(|_| full).map(cursor);
+    let is_full = cut(&mut rows, limit);
+    let cursor = rows.last().filter(|_| is_full).map(cursor);
     answer(call, field, rows, cursor, wire)
+}
+
+/// Leaves a page of the rows that [`probe`] found; whether there may be another.
+pub(crate) fn cut<T>(rows: &mut Vec<T>, limit: u32) -> bool {
+    // At the greatest limit there is no row more to tell by; the last page may then be an empty one.
+    let is_full = rows.len() > limit as usize || (limit == PAGE_MAX && rows.len() == limit as usize);
+    rows.truncate(limit as usize);
+    is_full
 }
 
 /// Answers these rows, and where the next page begins.

@@ -49,6 +49,7 @@ pub struct ReadBody {
     /// Bytes; `None` when it was not read to its end.
     length: Option<u64>,
     values: usize,
+    is_form: bool,
     graphql: OnceLock<Option<Operation>>,
 }
 
@@ -57,6 +58,7 @@ impl ReadBody {
     pub fn new(content_type: Option<&str>, bytes: &[u8]) -> Self {
         let mut counted = Counted { left: BODY_VALUES_MAX, trouble: None };
         let media = content_type.and_then(MediaType::parse);
+        let is_form = media.as_ref().is_some_and(MediaType::is_form);
         let content = match media {
             _ if bytes.is_empty() => Ok(None),
             Some(media) if media.is_json() || media.is_form() => match std::str::from_utf8(bytes) {
@@ -70,19 +72,25 @@ impl ReadBody {
             content,
             length: u64::try_from(bytes.len()).ok(),
             values: BODY_VALUES_MAX - counted.left,
+            is_form,
             graphql: OnceLock::new(),
         }
     }
 
     /// A body that could not be read, or not to its end.
     pub fn failed(why: Unreadable) -> Self {
-        Self { content: Err(why), length: None, values: 0, graphql: OnceLock::new() }
+        Self { content: Err(why), length: None, values: 0, is_form: false, graphql: OnceLock::new() }
     }
 
     /// Its value: JSON as it is, a form as an object of lists of texts. `None` for an empty body, another type, and what
     /// cannot be read.
     pub fn value(&self) -> Option<&Json> {
         self.content.as_ref().ok()?.as_ref()
+    }
+
+    /// Whether it is a form, and no JSON.
+    pub const fn is_form(&self) -> bool {
+        self.is_form
     }
 
     /// Why it cannot be told what stands in it.

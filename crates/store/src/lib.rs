@@ -36,7 +36,7 @@ pub use resource::{
         AUDIT_ID_KEY, AuditFilter, AuditPage, AuditRow, CHAIN_START, ChainCheck, Order, REVIEW_ROWS_MAX,
         Review, ReviewEntry, ReviewFilter, SCAN_ROWS_MAX, SignedCheckpoint, StoredKey,
     },
-    credential::{Consent, CredentialFilter},
+    credential::{Consent, CredentialOwners},
     idempotency::IdempotencyRecord,
     organization::Organization,
     role::{ROLE_NAME_KEY, RoleFilter},

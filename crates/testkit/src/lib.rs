@@ -1,7 +1,8 @@
-//! What tests share: private PostgreSQL, certificates, folders that are removed whatever is in them.
+//! What tests share: values, private PostgreSQL, certificates, folders that are removed whatever is in them.
 
 mod folder;
 pub mod issuer;
+pub mod model;
 pub mod openbao;
 pub mod postgresql;
 pub mod tls;

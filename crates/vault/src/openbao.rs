@@ -8,7 +8,7 @@
 use std::{
     error::Error as StdError,
     fmt, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -139,11 +139,6 @@ impl OpenBao {
         Ok(Self { options, address, http, session: Mutex::default() })
     }
 
-    /// A path as people look for it: with its mount.
-    pub(crate) fn shown(&self, path: &str) -> String {
-        format!("{}/{path}", self.options.mount)
-    }
-
     fn misconfigured(&self, why: impl Into<String>) -> Error {
         Error::Misconfigured { address: self.options.address.clone(), why: why.into() }
     }
@@ -223,7 +218,7 @@ impl OpenBao {
         }
     }
 
-    fn read(&self, path: &PathBuf) -> Result<Zeroizing<String>, Error> {
+    fn read(&self, path: &Path) -> Result<Zeroizing<String>, Error> {
         let failed =
             |why: &dyn fmt::Display| self.misconfigured(format!("cannot read {}: {why}", path.display()));
         let length = fs::metadata(path).map_err(|error| failed(&error))?.len();
@@ -240,8 +235,8 @@ impl OpenBao {
 
     /// Asks, again after faults that may pass.
     async fn patiently<'a, T>(&self, what: &str, ask: impl Fn() -> Asked<'a, T>) -> Result<T, Error> {
-        let mut pause = RETRY_PAUSE;
-        for attempt in 1.. {
+        let mut attempt = 1;
+        loop {
             let error = match ask().await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => self.explain(what, &error),
@@ -250,10 +245,9 @@ impl OpenBao {
                 return Err(error);
             }
             tracing::debug!(error = &error as &dyn StdError, "the store of secrets is asked again");
-            tokio::time::sleep(pause).await;
-            pause *= 2;
+            tokio::time::sleep(RETRY_PAUSE * (1 << (attempt - 1))).await;
+            attempt += 1;
         }
-        Err(self.unavailable("it was not asked"))
     }
 
     /// Asks with the session's token, and once more with a new one when it is refused.
@@ -274,21 +268,19 @@ impl OpenBao {
     }
 
     fn explain(&self, what: &str, error: &ClientError) -> Error {
+        use rustify::errors::ClientError as Rest;
         match error {
             ClientError::APIError { code, errors } => self.refused(what, *code, errors),
-            ClientError::RestClientError { source } => match source {
-                rustify::errors::ClientError::ServerResponseError { code, .. } => {
-                    self.refused(what, *code, &[])
-                }
-                rustify::errors::ClientError::RequestError { source, .. } => {
-                    self.unavailable(format!("{source:#}"))
-                }
-                rustify::errors::ClientError::ResponseError { .. } => {
-                    self.unavailable("its answer broke off")
-                }
-                // What these say may be what was answered.
-                _ => self.unavailable("its answer is none of the KV engine, version 2"),
-            },
+            ClientError::RestClientError { source: Rest::ServerResponseError { code, .. } } => {
+                self.refused(what, *code, &[])
+            }
+            ClientError::RestClientError { source: Rest::RequestError { source, .. } } => {
+                self.unavailable(format!("{source:#}"))
+            }
+            ClientError::RestClientError { source: Rest::ResponseError { .. } } => {
+                self.unavailable("its answer broke off")
+            }
+            // What others say may be what was answered.
             _ => self.unavailable("its answer is none of the KV engine, version 2"),
         }
     }

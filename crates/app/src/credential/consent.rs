@@ -5,7 +5,7 @@
 //! verifier is made of the cookie, so that nobody but who began can use the code.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use freehold_access::{Actor, Right};
+use freehold_access::Actor;
 use freehold_model::{
     CredentialId, Next, OrganizationId,
     audit::{Actor as Writer, EventType},
@@ -16,7 +16,7 @@ use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::detail;
+use super::{change, detail, writable};
 use crate::{
     App, Error, Secret, Thing,
     audit::{self, Cause},
@@ -89,11 +89,8 @@ impl App {
     /// # Errors
     /// When there is none that the caller may see or change, or it needs no consent.
     pub async fn credential_oauth_start(&self, actor: &Actor, id: CredentialId) -> Result<Consent, Error> {
-        let reach = actor.reach(Right::CredentialWrite)?;
-        let credential = self.credential_view(actor, id).await?;
-        if !reach.covers(credential.member_id) {
-            actor.reach(Right::CredentialWriteAll)?;
-        }
+        let caller = actor.clone();
+        let credential = self.store().read(actor.organization(), move |tx| writable(tx, &caller, id)).await?;
         if credential.member_id.is_some() && credential.member_id != actor.member_id() {
             let reason = "a personal credential is consented to by its owner";
             return Err(Error::InvalidState(reason.to_owned()));
@@ -195,10 +192,8 @@ fn consented(
     tx.credential_reseal(id, credential.updated_at, sealed)?;
     audit::append(tx, cause, EventType::CredentialConsented, detail(&credential), now)?;
     if let Next::Go(status) = credential::next(credential.status, Event::Minted) {
-        let mut detail = detail(&credential);
-        detail["from"] = credential.status.as_str().into();
-        detail["to"] = status.as_str().into();
-        audit::append(tx, cause, EventType::CredentialStatusChanged, detail, now)?;
+        let change = change(&credential, status);
+        audit::append(tx, cause, EventType::CredentialStatusChanged, change, now)?;
         credential.status = status;
     }
     credential.updated_at = now;

@@ -5,13 +5,12 @@ use freehold_model::{
     audit::{Actor, EventType, SYSTEM_USER},
     credential::{self, Credential, Event, Kind, Status},
 };
-use serde_json::Value;
 
 use super::Fleet;
 use crate::{
     Error,
     audit::{self, Cause},
-    credential::detail,
+    credential::{change, detail},
     now,
 };
 
@@ -110,13 +109,9 @@ impl Fleet {
                 let Some(Next::Go(status)) = event.map(|event| credential::next(row.status, event)) else {
                     return Ok(());
                 };
-                audit::append(
-                    tx,
-                    &cause,
-                    EventType::CredentialStatusChanged,
-                    change(&row, status, attempt.code),
-                    now,
-                )?;
+                let mut change = change(&row, status);
+                change["code"] = attempt.code.into();
+                audit::append(tx, &cause, EventType::CredentialStatusChanged, change, now)?;
                 let last_minted_at = minted_at.or(row.last_minted_at);
                 let last_minted_status = Some(attempt.code.to_owned());
                 let changed =
@@ -125,12 +120,4 @@ impl Fleet {
             })
             .await
     }
-}
-
-fn change(credential: &Credential, to: Status, code: &str) -> Value {
-    let mut detail = detail(credential);
-    detail["from"] = credential.status.as_str().into();
-    detail["to"] = to.as_str().into();
-    detail["code"] = code.into();
-    detail
 }

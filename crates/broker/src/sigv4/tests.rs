@@ -5,7 +5,9 @@ use serde_json::Value;
 use url::Url;
 
 use super::*;
-use crate::{fixture::credential, injection};
+use freehold_testkit::model::credential;
+
+use crate::injection;
 
 fn signer(config: &[(&str, &str)], session_token: Option<&str>) -> SigV4 {
     let config = [&[("access_key_id", "AKIDEXAMPLE")], config].concat();

@@ -8,7 +8,7 @@ use freehold_broker::{
     Broker, Given, Http, HttpError, Injection, Keeper, Note, OpenError, Options, Unavailable, pack,
 };
 use freehold_model::{
-    CredentialId, Next, OrganizationId, Timestamp,
+    Next,
     credential::{self, Credential, Kind},
 };
 use freehold_testkit::{
@@ -112,31 +112,16 @@ impl World {
     /// A credential of this issuer.
     pub fn credential(&self, kind: Kind, config: &[(&str, &str)], given: Given) -> Memory {
         let url = |path: &str| format!("https://{ISSUER_HOST}{path}");
-        let now = Timestamp::now();
-        let mut credential = Credential {
-            id: CredentialId::from_uuid(uuid::Uuid::now_v7()),
-            organization_id: OrganizationId::from_uuid(uuid::Uuid::nil()),
-            member_id: None,
-            name: "main".to_owned(),
-            provider: "acme".to_owned(),
-            kind,
+        let urls = [
+            ("authorization_url", &*url("/auth")),
+            ("token_url", &url("/token")),
+            ("revocation_url", &url("/token/revocation")),
+        ];
+        let credential = Credential {
             scopes: vec!["read".to_owned()],
-            provider_config: [
-                ("authorization_url".to_owned(), url("/auth")),
-                ("token_url".to_owned(), url("/token")),
-                ("revocation_url".to_owned(), url("/token/revocation")),
-            ]
-            .into(),
-            allow_user_override: false,
-            last_minted_at: None,
-            last_minted_status: None,
             status: kind.first_status(),
-            created_at: now,
-            updated_at: now,
+            ..freehold_testkit::model::credential(kind, "acme", &[&urls, config].concat())
         };
-        credential
-            .provider_config
-            .extend(config.iter().map(|(name, value)| ((*name).into(), (*value).into())));
         let packed = pack(kind, given).unwrap_or_else(|fields| panic!("{fields:?}"));
         let row = Row { credential, secret: packed.secret.to_vec(), log: Vec::new(), is_full: false };
         Memory(Arc::new(Mutex::new(row)))

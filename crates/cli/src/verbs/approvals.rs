@@ -136,8 +136,7 @@ async fn watch(client: &Client, workspace: Option<WorkspaceId>, console: &mut Co
     let pending = ApprovalListQuery {
         status: Some(Status::Pending),
         workspace_id: workspace,
-        limit: None,
-        cursor: None,
+        ..ApprovalListQuery::default()
     };
     let mut waiting = client.approval_list(&pending).await?.into_value().approvals;
     waiting.reverse();

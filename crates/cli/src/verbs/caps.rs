@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Subcommand;
-use freehold_model::{Timestamp, provider::Kind};
+use freehold_model::provider::Kind;
 use freehold_policy::{
     Approval, Decision, Document, Match, Permit, Policy, Problem, ProviderGrant, Reason, Verdict, compile,
     language_schema, parse,
@@ -325,9 +325,4 @@ const fn miss(reason: Reason) -> &'static str {
         Reason::BodyInvalid => "another body",
         _ => "another host or port",
     }
-}
-
-/// The moment that conditions see when none is given.
-fn now() -> Timestamp {
-    Timestamp::now()
 }

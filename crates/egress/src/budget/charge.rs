@@ -133,8 +133,8 @@ impl Charges {
         Ok(charges)
     }
 
-    /// Whether the answer has to be read to know what was used: ask the upstream for `accept-encoding: identity` then.
-    pub fn reads_answer(&self) -> bool {
+    /// Whether the answer has to be read to know what was used.
+    pub(super) fn reads_answer(&self) -> bool {
         self.all.iter().any(|charge| matches!(charge.unit, Unit::Tokens | Unit::Usd))
     }
 

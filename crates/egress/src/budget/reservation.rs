@@ -176,11 +176,6 @@ impl Reservation {
         self.0.reached.store(false, Ordering::Relaxed);
     }
 
-    /// Whether the upstream is to be asked for `accept-encoding: identity`, so that the answer can be read.
-    pub fn reads_answer(&self) -> bool {
-        self.0.reads_answer
-    }
-
     /// What has to see the request's body pass; `None` when nothing has.
     pub fn request_meter(&self) -> Option<Meter> {
         let holds = std::mem::take(&mut *lock(&self.0.sides[Side::Request as usize]));

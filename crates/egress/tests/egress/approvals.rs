@@ -40,19 +40,12 @@ const ASKS: &str = "
       methods: [GET, POST]
 ";
 
-const DENIES: &str = "
-- name: api
-  type: http
-  allow:
-    - name: write
-      domains: [api.test]
-      methods: [POST]
-      approval: required
-  deny:
-    - name: never
-      domains: [api.test]
-      paths: [/open/**]
-";
+/// A rule that posts, with what more it and its capability say.
+fn writes(more: &str) -> String {
+    format!(
+        "- name: api\n  type: http\n  allow:\n    - name: write\n      domains: [api.test]\n      methods: [POST]\n{more}"
+    )
+}
 
 /// People who decide as the test says.
 #[derive(Default)]
@@ -236,7 +229,8 @@ async fn a_rule_that_denies_and_came_meanwhile_wins_over_an_approval() {
     let (upstream, proxy, people) = asking(|_| {}).await;
     let reply = post(&proxy, "/open/a");
     let question = people.question(1).await;
-    proxy.publish(DENIES, Ok(("x-api-key", "s3cret")));
+    let denies = "      approval: required\n  deny: [{name: never, domains: [api.test], paths: [/open/**]}]";
+    proxy.publish(&writes(denies), Ok(("x-api-key", "s3cret")));
     people.decide(question.id, Answer::Approved(question.id));
     assert_eq!(answered(reply).await.reason(), "denied_by_rule");
     let row = proxy.rows.with_reason("denied_by_rule").await;
@@ -429,17 +423,8 @@ async fn the_control_plane_is_out_of_reach_by_address_and_by_name_whatever_the_o
 #[tokio::test]
 async fn a_budget_at_whose_limit_a_person_is_asked_lets_go_on_whom_they_approve_and_counts_it() {
     let (upstream, proxy, people) = asking(|_| {}).await;
-    let caps = "
-- name: api
-  type: http
-  allow:
-    - name: write
-      domains: [api.test]
-      methods: [POST]
-  budgets:
-    calls: {unit: requests, per: workspace, limit: 1, on_limit: ask}
-";
-    proxy.publish(caps, Ok(("x-api-key", "s3cret")));
+    let budgets = "  budgets: {calls: {unit: requests, per: workspace, limit: 1, on_limit: ask}}";
+    proxy.publish(&writes(budgets), Ok(("x-api-key", "s3cret")));
     assert_eq!(post(&proxy, "/open/a").await.unwrap().status, StatusCode::OK);
     let (second, question) = (post(&proxy, "/open/b"), people.question(1).await);
     assert_eq!((question.reason, &*question.rule.rule), (Reason::BudgetExceeded, "write"));
@@ -458,19 +443,12 @@ async fn a_budget_at_whose_limit_a_person_is_asked_lets_go_on_whom_they_approve_
 #[tokio::test]
 async fn no_person_lifts_a_limit_that_denies() {
     let (upstream, proxy, people) = asking(|_| {}).await;
-    let caps = "
-- name: api
-  type: http
-  allow:
-    - name: write
-      domains: [api.test]
-      methods: [POST]
-      approval: required
+    let more = "      approval: required
   budgets:
     asks: {unit: requests, per: workspace, limit: 0, on_limit: ask}
     denies: {unit: requests, per: workspace, limit: 0}
 ";
-    proxy.publish(caps, Ok(("x-api-key", "s3cret")));
+    proxy.publish(&writes(more), Ok(("x-api-key", "s3cret")));
     let (held, question) = (post(&proxy, "/open/a"), people.question(1).await);
     assert_eq!(question.reason, Reason::ApprovalRequired);
     people.decide(question.id, Answer::Approved(question.id));

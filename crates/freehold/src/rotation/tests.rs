@@ -1,14 +1,13 @@
 //! A rotation that ends anywhere leaves everything as openable as it was, on both databases.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use freehold_model::{
     Timestamp,
-    credential::{Credential, Kind, Status},
-    secret::Secret,
+    credential::{Credential, Kind},
 };
 use freehold_store::{Database, Options, Organization};
-use freehold_testkit::postgresql;
+use freehold_testkit::{model, postgresql};
 use uuid::Uuid;
 
 use super::*;
@@ -54,13 +53,13 @@ impl Setting {
         let organization = Organization { id, name: name.to_owned(), created_at: Timestamp::UNIX_EPOCH };
         self.store.system_write(move |tx| tx.organization_insert(&organization)).await.unwrap();
         for n in 0..SECRETS {
-            let secret = secret(id, &format!("s{n}"));
+            let secret = model::secret(id, &format!("s{n}"));
             let place = Place { organization: id, holder: Holder::Secret(secret.id) };
             let sealed = vault.seal(place, value(place).as_bytes()).await.unwrap();
             self.store.write(id, move |tx| tx.secret_insert(&secret, &sealed)).await.unwrap();
             self.places.push(place);
         }
-        let credential = credential(id);
+        let credential = Credential { organization_id: id, ..model::credential(Kind::ApiKey, "x", &[]) };
         let place = Place { organization: id, holder: Holder::Credential(credential.id) };
         let sealed = vault.seal(place, value(place).as_bytes()).await.unwrap();
         self.store.write(id, move |tx| tx.credential_insert(&credential, &sealed)).await.unwrap();
@@ -92,37 +91,6 @@ impl Setting {
 
 fn value(place: Place) -> String {
     format!("value of {}", place.holder)
-}
-
-fn secret(organization_id: OrganizationId, name: &str) -> Secret {
-    Secret {
-        id: SecretId::from_uuid(Uuid::now_v7()),
-        organization_id,
-        name: name.to_owned(),
-        created_by: None,
-        updated_by: None,
-        created_at: Timestamp::UNIX_EPOCH,
-        updated_at: Timestamp::UNIX_EPOCH,
-    }
-}
-
-fn credential(organization_id: OrganizationId) -> Credential {
-    Credential {
-        id: CredentialId::from_uuid(Uuid::now_v7()),
-        organization_id,
-        member_id: None,
-        name: "key".to_owned(),
-        provider: "x".to_owned(),
-        kind: Kind::ApiKey,
-        scopes: Vec::new(),
-        provider_config: BTreeMap::new(),
-        allow_user_override: false,
-        last_minted_at: None,
-        last_minted_status: None,
-        status: Status::Active,
-        created_at: Timestamp::UNIX_EPOCH,
-        updated_at: Timestamp::UNIX_EPOCH,
-    }
 }
 
 /// Ends a rotation after each of its steps, as a crash would, and lets the next one go on.

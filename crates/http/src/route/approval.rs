@@ -11,7 +11,6 @@ use freehold_model::{ApprovalId, approval::Approval};
 
 use crate::{
     call::{Call, Handler},
-    cursor,
     error::Failure,
     list, wire,
 };
@@ -33,14 +32,12 @@ fn render(approval: &Approval) -> Vec<u8> {
 
 async fn approval_list(mut call: Call) -> Result<Response, Failure> {
     let query: ApprovalListQuery = call.query()?;
-    let after = cursor::id(query.cursor.as_deref())?;
     let filter =
         ApprovalFilter { workspace: query.workspace_id, status: query.status, ..ApprovalFilter::default() };
-    let (app, actor) = (call.app().clone(), call.actor()?.clone());
     let shape =
         list::Shape { field: Some("approvals"), place: |one: &Approval| one.id, wire: wire::approval };
-    list::respond(&call, shape, query.limit, after, move |page| {
-        let (app, actor, filter) = (app.clone(), actor.clone(), filter.clone());
+    list::respond(&call, shape, query.limit, query.cursor.as_deref(), move |app, actor, page| {
+        let filter = filter.clone();
         async move { app.approval_list(&actor, filter, page).await }
     })
     .await

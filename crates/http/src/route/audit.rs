@@ -6,7 +6,7 @@ use freehold_api::{
     error::ErrorCode,
     limits::PAGE_DEFAULT,
 };
-use freehold_app::{AuditFilter, AuditPage, PAGE_MAX, Page, ReviewFilter};
+use freehold_app::{AuditFilter, AuditPage, Page, ReviewFilter};
 use freehold_model::{EventId, Timestamp, audit};
 
 use super::workspace::id;
@@ -103,9 +103,7 @@ async fn activity_stream(mut call: Call) -> Result<Response, Failure> {
 
 fn respond(call: &Call, limit: u32, page: AuditPage) -> Result<Response, Failure> {
     let AuditPage { mut rows, scanned_to } = page;
-    let limit = limit as usize;
-    let is_full = rows.len() > limit || (limit == PAGE_MAX as usize && rows.len() == limit);
-    rows.truncate(limit);
+    let is_full = list::cut(&mut rows, limit);
     let last = rows.last().filter(|_| is_full).map(|row| (row.event.timestamp, row.event.id));
     let cursor = last.or(scanned_to).map(|(timestamp, id)| cursor::of_row(timestamp, id));
     list::answer(call, Some("events"), rows, cursor, |row| wire::audit_event(row.event))

@@ -12,7 +12,6 @@ use zeroize::Zeroizing;
 
 use crate::{
     call::{Call, Handler},
-    cursor,
     error::Failure,
     list, wire,
 };
@@ -34,13 +33,10 @@ fn render(credential: &Credential) -> Vec<u8> {
 
 async fn credential_list(mut call: Call) -> Result<Response, Failure> {
     let query: ListQuery = call.query()?;
-    let after = cursor::id(query.cursor.as_deref())?;
-    let (app, actor) = (call.app().clone(), call.actor()?.clone());
     let shape =
         list::Shape { field: Some("credentials"), place: |one: &Credential| one.id, wire: wire::credential };
-    list::respond(&call, shape, query.limit, after, move |page| {
-        let (app, actor) = (app.clone(), actor.clone());
-        async move { app.credential_list(&actor, page).await }
+    list::respond(&call, shape, query.limit, query.cursor.as_deref(), |app, actor, page| async move {
+        app.credential_list(&actor, page).await
     })
     .await
 }

@@ -10,7 +10,6 @@ use freehold_model::api_key::ApiKey;
 
 use crate::{
     call::{Call, Handler},
-    cursor,
     error::Failure,
     list, wire,
 };
@@ -23,12 +22,9 @@ pub(super) const HANDLERS: &[(&str, Handler)] = &[
 
 async fn api_key_list(mut call: Call) -> Result<Response, Failure> {
     let query: ListQuery = call.query()?;
-    let after = cursor::id(query.cursor.as_deref())?;
-    let (app, actor) = (call.app().clone(), call.actor()?.clone());
     let shape = list::Shape { field: Some("api_keys"), place: |key: &ApiKey| key.id, wire: wire::api_key };
-    list::respond(&call, shape, query.limit, after, move |page| {
-        let (app, actor) = (app.clone(), actor.clone());
-        async move { app.api_key_list(&actor, page).await }
+    list::respond(&call, shape, query.limit, query.cursor.as_deref(), |app, actor, page| async move {
+        app.api_key_list(&actor, page).await
     })
     .await
 }

@@ -4,8 +4,7 @@ use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use freehold_api::{
     audit::{
-        AuditCheckpointList, AuditExportEnd, AuditExportKey, AuditExportLine, AuditExportQuery, AuditKeyList,
-        CheckpointListQuery,
+        AuditExportEnd, AuditExportKey, AuditExportLine, AuditExportQuery, AuditKeyList, CheckpointListQuery,
     },
     limits::PAGE_DEFAULT,
 };
@@ -36,11 +35,8 @@ async fn audit_checkpoint_list(mut call: Call) -> Result<Response, Failure> {
     let query: CheckpointListQuery = call.query()?;
     let limit = query.limit.unwrap_or(PAGE_DEFAULT);
     let page = Page { after: cursor::id(query.cursor.as_deref())?, limit: list::probe(limit) };
-    let mut found = call.app().audit_checkpoint_list(call.actor()?, page).await?;
-    let is_full = found.len() >= list::probe(limit) as usize;
-    found.truncate(limit as usize);
-    let cursor = found.last().filter(|_| is_full).map(|last| last.number.to_string());
-    call.json(&AuditCheckpointList { checkpoints: found.into_iter().map(wire::checkpoint).collect(), cursor })
+    let found = call.app().audit_checkpoint_list(call.actor()?, page).await?;
+    list::page(&call, Some("checkpoints"), limit, found, |one| one.number.to_string(), wire::checkpoint)
 }
 
 async fn audit_key_list(call: Call) -> Result<Response, Failure> {
@@ -51,11 +47,11 @@ async fn audit_key_list(call: Call) -> Result<Response, Failure> {
 async fn audit_export(mut call: Call) -> Result<Response, Failure> {
     let query: AuditExportQuery = call.query()?;
     let export = call.app().audit_export(call.actor()?, query.after.unwrap_or(0)).await?;
-    let writer = Writer { digest: Sha256::new(), until: export.until };
     let header = header(&export);
     let state = State {
+        until: export.until,
         pieces: export.pieces().boxed(),
-        writer,
+        digest: Sha256::new(),
         revoked: call.revoked(),
         header: Some(header),
         is_done: false,
@@ -68,7 +64,9 @@ async fn audit_export(mut call: Call) -> Result<Response, Failure> {
 
 struct State {
     pieces: BoxStream<'static, Result<Vec<Piece>, Error>>,
-    writer: Writer,
+    /// Of all that was written: the last line tells it, and the number of the last row.
+    digest: Sha256,
+    until: u64,
     revoked: BoxFuture<'static, ()>,
     header: Option<AuditExportLine>,
     is_done: bool,
@@ -82,7 +80,7 @@ impl State {
         let mut text = Vec::new();
         if let Some(header) = self.header.take() {
             text = line(&header);
-            self.writer.digest.update(&text);
+            self.digest.update(&text);
             return Ok(Some((text.into(), self)));
         }
         let pieces = tokio::select! {
@@ -95,22 +93,16 @@ impl State {
                 for piece in pieces? {
                     write(&mut text, piece)?;
                 }
-                self.writer.digest.update(&text);
+                self.digest.update(&text);
             }
             None => {
                 self.is_done = true;
-                let sha256 = hex::encode(std::mem::take(&mut self.writer.digest).finalize());
-                text = line(&AuditExportLine::End { end: AuditExportEnd { seq: self.writer.until, sha256 } });
+                let sha256 = hex::encode(std::mem::take(&mut self.digest).finalize());
+                text = line(&AuditExportLine::End { end: AuditExportEnd { seq: self.until, sha256 } });
             }
         }
         Ok(Some((text.into(), self)))
     }
-}
-
-/// What the last line tells.
-struct Writer {
-    digest: Sha256,
-    until: u64,
 }
 
 fn header(export: &Export) -> AuditExportLine {

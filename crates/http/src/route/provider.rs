@@ -11,7 +11,6 @@ use freehold_model::{ProviderId, provider::Provider};
 
 use crate::{
     call::{Call, Handler},
-    cursor,
     error::Failure,
     list, wire,
 };
@@ -35,17 +34,14 @@ fn render(provider: &Provider) -> Vec<u8> {
 
 async fn provider_list(mut call: Call) -> Result<Response, Failure> {
     let query: ArchivableListQuery = call.query()?;
-    let after = cursor::id(query.cursor.as_deref())?;
-    let (app, actor, archived) =
-        (call.app().clone(), call.actor()?.clone(), query.include_archived.unwrap_or(false));
+    let archived = query.include_archived.unwrap_or(false);
     let shape = list::Shape {
         field: Some("providers"),
         place: |provider: &Provider| provider.id,
         wire: wire::provider,
     };
-    list::respond(&call, shape, query.limit, after, move |page| {
-        let (app, actor) = (app.clone(), actor.clone());
-        async move { app.provider_list(&actor, archived, page).await }
+    list::respond(&call, shape, query.limit, query.cursor.as_deref(), move |app, actor, page| async move {
+        app.provider_list(&actor, archived, page).await
     })
     .await
 }

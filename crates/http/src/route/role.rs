@@ -11,7 +11,6 @@ use freehold_model::{RoleId, role::Role};
 
 use crate::{
     call::{Call, Handler},
-    cursor,
     error::Failure,
     list, wire,
 };
@@ -36,13 +35,10 @@ fn render(role: &Role) -> Vec<u8> {
 
 async fn role_list(mut call: Call) -> Result<Response, Failure> {
     let query: ArchivableListQuery = call.query()?;
-    let after = cursor::id(query.cursor.as_deref())?;
-    let (app, actor, archived) =
-        (call.app().clone(), call.actor()?.clone(), query.include_archived.unwrap_or(false));
+    let archived = query.include_archived.unwrap_or(false);
     let shape = list::Shape { field: Some("agent_roles"), place: |role: &Role| role.id, wire: wire::role };
-    list::respond(&call, shape, query.limit, after, move |page| {
-        let (app, actor) = (app.clone(), actor.clone());
-        async move { app.role_list(&actor, archived, page).await }
+    list::respond(&call, shape, query.limit, query.cursor.as_deref(), move |app, actor, page| async move {
+        app.role_list(&actor, archived, page).await
     })
     .await
 }

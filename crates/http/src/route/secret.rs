@@ -12,7 +12,6 @@ use zeroize::Zeroizing;
 
 use crate::{
     call::{Call, Handler},
-    cursor,
     error::Failure,
     list, wire,
 };
@@ -34,12 +33,9 @@ fn render(secret: &Secret) -> Vec<u8> {
 
 async fn secret_list(mut call: Call) -> Result<Response, Failure> {
     let query: ListQuery = call.query()?;
-    let after = cursor::id(query.cursor.as_deref())?;
-    let (app, actor) = (call.app().clone(), call.actor()?.clone());
     let shape = list::Shape { field: Some("secrets"), place: |one: &Secret| one.id, wire: wire::secret };
-    list::respond(&call, shape, query.limit, after, move |page| {
-        let (app, actor) = (app.clone(), actor.clone());
-        async move { app.secret_list(&actor, page).await }
+    list::respond(&call, shape, query.limit, query.cursor.as_deref(), |app, actor, page| async move {
+        app.secret_list(&actor, page).await
     })
     .await
 }

@@ -18,7 +18,6 @@ use serde::de::DeserializeOwned;
 use super::workspace::id;
 use crate::{
     call::{Call, Handler, Payload, typed},
-    cursor,
     dispatch::drop_read_only,
     document::body_schema,
     error::Failure,
@@ -122,12 +121,10 @@ async fn settle(
 
 async fn task_list(mut call: Call) -> Result<Response, Failure> {
     let query: ListQuery = call.query()?;
-    let after = cursor::id(query.cursor.as_deref())?;
-    let (app, actor, workspace) = (call.app().clone(), call.actor()?.clone(), id(&call)?);
+    let workspace = id(&call)?;
     let shape = list::Shape { field: None, place: |task: &Task| task.id, wire: wire::task };
-    list::respond(&call, shape, query.limit, after, move |page| {
-        let (app, actor) = (app.clone(), actor.clone());
-        async move { app.task_list(&actor, workspace, page).await }
+    list::respond(&call, shape, query.limit, query.cursor.as_deref(), move |app, actor, page| async move {
+        app.task_list(&actor, workspace, page).await
     })
     .await
 }

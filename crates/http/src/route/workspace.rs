@@ -20,7 +20,6 @@ use futures::{StreamExt, stream};
 
 use crate::{
     call::{Call, Handler},
-    cursor,
     error::Failure,
     list, wire,
 };
@@ -56,16 +55,14 @@ fn status(call: &Call, status: impl ToString) -> Result<Response, Failure> {
 
 async fn workspace_list(mut call: Call) -> Result<Response, Failure> {
     let query: WorkspaceListQuery = call.query()?;
-    let after = cursor::id(query.cursor.as_deref())?;
-    let (app, actor) = (call.app().clone(), call.actor()?.clone());
     let (archived, role) = (query.include_archived.unwrap_or(false), query.role_name);
     let shape = list::Shape {
         field: Some("workspaces"),
         place: |workspace: &Workspace| workspace.id,
         wire: wire::workspace,
     };
-    list::respond(&call, shape, query.limit, after, move |page| {
-        let (app, actor, role) = (app.clone(), actor.clone(), role.clone());
+    list::respond(&call, shape, query.limit, query.cursor.as_deref(), move |app, actor, page| {
+        let role = role.clone();
         async move { app.workspace_list(&actor, archived, role, page).await }
     })
     .await

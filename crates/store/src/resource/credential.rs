@@ -11,17 +11,6 @@ use crate::{
     sql::{Column, Value},
 };
 
-/// Which credentials a list shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CredentialFilter {
-    /// All, personal ones included.
-    All,
-    /// The organization's.
-    Shared,
-    /// The organization's, and this member's own.
-    SharedAnd(MemberId),
-}
-
 /// That a person was sent to a credential's issuer to consent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Consent {
@@ -35,6 +24,15 @@ pub struct Consent {
     pub started_by: String,
     /// When it is no longer taken.
     pub expires_at: Timestamp,
+}
+
+/// Whose credentials a list shows.
+#[derive(Debug, Clone, Copy)]
+pub enum CredentialOwners {
+    /// Everybody's.
+    All,
+    /// The organization's and, of personal ones, this member's.
+    SharedAnd(Option<MemberId>),
 }
 
 record!(Credential in "credentials" of organization_id; id, member_id, name, provider, kind, scopes, provider_config,
@@ -63,16 +61,13 @@ impl OrgRead<'_> {
     /// Credentials, oldest first.
     pub fn credential_list(
         &mut self,
-        filter: CredentialFilter,
+        owners: CredentialOwners,
         page: &Page<CredentialId>,
     ) -> Result<Vec<Credential>, Error> {
         let mut conditions = Conditions::scoped();
-        match &filter {
-            CredentialFilter::All => {}
-            CredentialFilter::Shared => _ = conditions.that("member_id IS NULL"),
-            CredentialFilter::SharedAnd(member) => {
-                conditions.with("(member_id IS NULL OR member_id = ", member.write()).close();
-            }
+        if let CredentialOwners::SharedAnd(member) = &owners {
+            // To nobody's id nothing is equal.
+            conditions.with("(member_id IS NULL OR member_id = ", member.write()).close();
         }
         conditions.maybe("id > ", page.after.as_ref()).page("id", page);
         self.select(&conditions.sql, &conditions.values)
@@ -83,9 +78,7 @@ impl OrgRead<'_> {
         let sql = "SELECT sealed FROM credentials WHERE organization_id = ?1 AND id = ?2";
         Ok(self.query(sql, &[id.write()], |row| row.get("credentials"))?.pop())
     }
-}
 
-impl OrgRead<'_> {
     /// The consent that was begun with the state of this hash, unless it has expired at `now`.
     pub fn consent_find(&mut self, state: &SecretHash, now: Timestamp) -> Result<Option<Consent>, Error> {
         const TABLE: &str = "credential_consents";

@@ -1,9 +1,7 @@
 //! Every resource reads back as it was written.
 
-use std::collections::BTreeMap;
-
 use freehold_model::{
-    ApiKeyId, CredentialId, TokenId, UploadId,
+    ApiKeyId, TokenId, UploadId,
     api_key::{ApiKey, PermissionSet},
     credential::{Credential, Kind, Status},
     member::{MemberRole, PersonalToken},
@@ -11,9 +9,10 @@ use freehold_model::{
     workspace::Phase,
 };
 use freehold_store::{
-    Caller, Consent, CredentialFilter, Error, IdempotencyRecord, Page, RoleFilter, Rule, Topic,
+    Caller, Consent, CredentialOwners, Error, IdempotencyRecord, Page, RoleFilter, Rule, Topic,
     WorkspaceFilter,
 };
+use freehold_testkit::model;
 
 use crate::{
     fixture::{self, World, member, now, task, uuid, workspace},
@@ -22,20 +21,11 @@ use crate::{
 
 pub fn credential(organization_id: freehold_model::OrganizationId, name: &str) -> Credential {
     Credential {
-        id: CredentialId::from_uuid(uuid()),
         organization_id,
-        member_id: None,
         name: name.to_owned(),
-        provider: "anthropic".to_owned(),
-        kind: Kind::BasicAuth,
         scopes: vec!["read".to_owned()],
-        provider_config: BTreeMap::from([("username".to_owned(), "me".to_owned())]),
-        allow_user_override: false,
         last_minted_at: Some(now()),
-        last_minted_status: None,
-        status: Status::Active,
-        created_at: now(),
-        updated_at: now(),
+        ..model::credential(Kind::BasicAuth, "anthropic", &[("username", "me")])
     }
 }
 
@@ -162,7 +152,7 @@ on_both_databases! {
         fixture.write(move |tx| tx.credential_update(&c)).await;
         assert_eq!(fixture.read(|tx| tx.credential_by_name("key")).await, Some(credential.clone()));
         assert_eq!(fixture.read(move |tx| tx.credential_sealed(id)).await, Some(vec![0, 1, 255]));
-        assert_eq!(fixture.read(|tx| tx.credential_list(CredentialFilter::All, &Page::first(9))).await, [credential]);
+        assert_eq!(fixture.read(|tx| tx.credential_list(CredentialOwners::All, &Page::first(9))).await, [credential]);
         fixture.write(move |tx| tx.credential_delete(id)).await;
         assert_eq!(fixture.read(move |tx| tx.credential_view(id)).await, None);
         assert_eq!(fixture.read(move |tx| tx.credential_sealed(id)).await, None);
@@ -246,9 +236,11 @@ on_both_databases! {
         assert!(refused.unwrap_err().is_duplicate("credentials_name_key"));
         assert_eq!(fixture.read(|tx| tx.credential_by_name("key")).await, Some(shared.clone()));
         let page = Page::first(9);
-        let seen = fixture.read(move |tx| tx.credential_list(CredentialFilter::SharedAnd(other_id), &page)).await;
-        assert_eq!(seen, std::slice::from_ref(&shared));
-        assert_eq!(fixture.read(move |tx| tx.credential_list(CredentialFilter::SharedAnd(me_id), &page)).await, [shared, mine]);
+        for (member, seen) in [(None, vec![&shared]), (Some(other_id), vec![&shared]), (Some(me_id), vec![&shared, &mine])] {
+            let owners = CredentialOwners::SharedAnd(member);
+            let listed = fixture.read(move |tx| tx.credential_list(owners, &page)).await;
+            assert_eq!(listed.iter().collect::<Vec<_>>(), seen);
+        }
     }
 
     async fn a_caller_is_found_by_the_hash_of_the_secret_until_it_is_revoked(fixture) {

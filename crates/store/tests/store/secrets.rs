@@ -1,27 +1,20 @@
 //! Secrets and data keys.
 
 use freehold_model::{
-    CredentialId, OrganizationId, SecretId,
+    CredentialId, OrganizationId,
     secret::{Holder, Secret},
 };
 use freehold_store::{DataKey, Error, Page, SECRET_NAME_KEY, Sealed, Topic};
+use freehold_testkit::model;
 
 use crate::{
-    fixture::{member, now, organization_insert, uuid},
+    fixture::{member, now, organization_insert},
     on_both_databases,
     resources::credential,
 };
 
 pub fn secret(organization_id: OrganizationId, name: &str) -> Secret {
-    Secret {
-        id: SecretId::from_uuid(uuid()),
-        organization_id,
-        name: name.to_owned(),
-        created_by: Some(member(organization_id).id),
-        updated_by: None,
-        created_at: now(),
-        updated_at: now(),
-    }
+    Secret { created_by: Some(member(organization_id).id), ..model::secret(organization_id, name) }
 }
 
 on_both_databases! {

@@ -165,16 +165,16 @@ pub struct Checkpoints {
 }
 
 fn key_id(text: &str) -> Result<String, String> {
-    let is_id = text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let id = is_id.then(|| text.to_owned());
-    id.ok_or_else(|| "a key's id is 64 hexadecimal digits, as `freehold audit keys` shows it".to_owned())
+    proof::hash_of(text)
+        .map(|_| text.to_owned())
+        .ok_or_else(|| "a key's id is 64 hexadecimal digits, as `freehold audit keys` shows it".to_owned())
 }
 
 fn checkpoint(text: &str) -> Result<(u64, String), String> {
     let read = || {
         let (number, hash) = text.split_once(':')?;
-        let is_hash = hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        Some((number.parse().ok()?, is_hash.then(|| hash.to_owned())?))
+        proof::hash_of(hash)?;
+        Some((number.parse().ok()?, hash.to_owned()))
     };
     read().ok_or_else(|| {
         "a checkpoint is its number, a colon, and its hash of 64 hexadecimal digits".to_owned()

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use freehold_policy::{
     Applied, Approval, Counter, Edits, Formula, MICROS_PER_USD, Permit, ResponseRule, RuleName, Transform,
     Unit,
-    cel::{Scope, Work},
+    cel::{Fault, Scope, Work},
 };
 
 use crate::output::{BOLD, DIM};
@@ -67,10 +67,10 @@ fn changes(transform: &Transform, scope: &dyn Scope, work: &Work) -> Vec<String>
         let over = if transform.overrides { ", over the client's own" } else { "" };
         lines.push(format!("puts on credential {credential}{over}"));
     }
-    let text = |formula: &Formula| match formula.text(scope, work) {
-        Ok(text) => text,
-        Err(fault) => format!("no value, so that the request is denied: {fault}"),
+    let or_denied = |value: Result<String, Fault>| {
+        value.unwrap_or_else(|fault| format!("no value, so that the request is denied: {fault}"))
     };
+    let text = |formula: &Formula| or_denied(formula.text(scope, work));
     let edits = |what: &str, edits: &Edits, lines: &mut Vec<String>| {
         lines.extend(edits.remove.iter().map(|name| format!("removes {what} {name}")));
         lines
@@ -80,10 +80,7 @@ fn changes(transform: &Transform, scope: &dyn Scope, work: &Work) -> Vec<String>
     edits("parameter", &transform.query, &mut lines);
     lines.extend(transform.path.iter().map(|formula| format!("sets the path: {}", text(formula))));
     for (pointer, formula) in &transform.body.set {
-        let value = match formula.json(scope, work) {
-            Ok(value) => value.to_string(),
-            Err(fault) => format!("no value, so that the request is denied: {fault}"),
-        };
+        let value = or_denied(formula.json(scope, work).map(|value| value.to_string()));
         lines.push(format!("sets {pointer} of the body: {value}"));
     }
     for (name, formula) in &transform.body.form {

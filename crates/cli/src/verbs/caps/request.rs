@@ -156,7 +156,7 @@ pub(super) struct Known<'a> {
 
 impl<'a> Known<'a> {
     pub(super) fn new(request: &'a Request, response: Option<&'a Response>, subject: &'a Subject) -> Self {
-        Self { request, response, subject, now: subject.now.unwrap_or_else(super::now) }
+        Self { request, response, subject, now: subject.now.unwrap_or_else(Timestamp::now) }
     }
 
     fn grpc(&self) -> Option<(&str, &str)> {

@@ -1,7 +1,8 @@
 //! Values by name, and when one that is held in memory does not count any more.
 
-use freehold_model::{SecretId, Timestamp, secret};
+use freehold_model::{Timestamp, secret};
 use freehold_store::{Database, Options, Organization};
+use freehold_testkit::model::secret as row;
 use uuid::Uuid;
 
 use super::*;
@@ -41,18 +42,6 @@ async fn organization(store: &Store, name: &str) -> OrganizationId {
     let organization = Organization { id, name: name.to_owned(), created_at: Timestamp::UNIX_EPOCH };
     store.system_write(move |tx| tx.organization_insert(&organization)).await.unwrap();
     id
-}
-
-fn row(organization_id: OrganizationId, name: &str) -> secret::Secret {
-    secret::Secret {
-        id: SecretId::from_uuid(Uuid::now_v7()),
-        organization_id,
-        name: name.to_owned(),
-        created_by: None,
-        updated_by: None,
-        created_at: Timestamp::UNIX_EPOCH,
-        updated_at: Timestamp::UNIX_EPOCH,
-    }
 }
 
 #[tokio::test]

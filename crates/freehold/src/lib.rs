@@ -1,15 +1,28 @@
-//! Wires egress's budgets to the store: counts that all servers share.
+//! What the binary puts between egress and the store, and the bench as well: audit rows, and counts that all servers share.
 
 use async_trait::async_trait;
 use freehold_app::fleet::Fleet;
-use freehold_egress::budget::{Ledger, LedgerError};
-use freehold_model::budget::{Ask, CounterKey, Leased};
+use freehold_egress::{
+    AuditSink, SinkError,
+    budget::{Ledger, LedgerError},
+};
+use freehold_model::{
+    audit::AuditEvent,
+    budget::{Ask, CounterKey, Leased},
+};
 
-/// Keeps egress's counts of budgets in the store.
-pub struct StoreLedger(pub Fleet);
+/// Keeps egress's audit rows and its counts of budgets in the store.
+pub struct EgressStore(pub Fleet);
 
 #[async_trait]
-impl Ledger for StoreLedger {
+impl AuditSink for EgressStore {
+    async fn append(&self, rows: Vec<AuditEvent>) -> Result<(), SinkError> {
+        self.0.audit(rows).await.map_err(Into::into)
+    }
+}
+
+#[async_trait]
+impl Ledger for EgressStore {
     async fn lease(&self, key: &CounterKey, ask: Ask) -> Result<Leased, LedgerError> {
         self.0.budget_lease(key.clone(), ask).await.map_err(Into::into)
     }
@@ -33,15 +46,12 @@ mod tests {
 
     use freehold_app::{fleet, uploads::ObjectUploads};
     use freehold_egress::budget::{Budgets, Charges, Options, Warning, WarningSink, Weight};
-    use freehold_model::{
-        OrganizationId, RoleId, SessionId, Timestamp, WorkspaceId, budget::Whose, provider::Kind,
-    };
-    use freehold_policy::{
-        Body, Decision, Destination, NormalPath, Permit, ProviderGrant, RequestHead, Scheme,
-        cel::{Attribute, Scope, Value},
-    };
+    use freehold_model::{OrganizationId, RoleId, SessionId, Timestamp, WorkspaceId, budget::Whose};
     use freehold_store::{Database, Organization, Store};
-    use freehold_testkit::postgresql;
+    use freehold_testkit::{
+        model::{Nothing, permit},
+        postgresql,
+    };
     use object_store::memory::InMemory;
     use tokio_util::sync::CancellationToken;
     use uuid::Uuid;
@@ -51,41 +61,12 @@ mod tests {
     /// Requests that pass, of all servers together.
     const LIMIT: u64 = 150;
 
-    struct Nothing;
-
-    impl Scope for Nothing {
-        fn get(&self, _: Attribute) -> Option<Value<'_>> {
-            None
-        }
-    }
+    struct Unheard;
 
     #[async_trait]
-    impl WarningSink for Nothing {
+    impl WarningSink for Unheard {
         async fn warned(&self, _: &Warning) -> bool {
             true
-        }
-    }
-
-    fn permit() -> Permit {
-        let provider =
-            ProviderGrant { kind: Kind::Anthropic, domain: "model.test".to_owned(), credential: None };
-        let caps = format!(
-            "- name: api\n  type: http\n  allow: [{{domains: [api.test], methods: [GET]}}]\n  budgets: {{calls: {{unit: requests, per: organization, window: 366d, limit: {LIMIT}}}}}\n"
-        );
-        let (none, own) = (freehold_policy::parse("").unwrap(), freehold_policy::parse(&caps).unwrap());
-        let policy = freehold_policy::compile(&provider, &none, &own).unwrap();
-        let destination = Destination::new(Scheme::Https, "api.test", 443).unwrap();
-        let path = NormalPath::parse("/").unwrap();
-        let head = RequestHead {
-            destination: &destination,
-            method: "GET",
-            path: &path,
-            scope: &Nothing,
-            body: Body::NONE,
-        };
-        match policy.decide(&head) {
-            Decision::Allow(permit) => permit,
-            Decision::Deny(denial) => panic!("{denial:?}"),
         }
     }
 
@@ -97,8 +78,17 @@ mod tests {
             session_id: SessionId::from_uuid(Uuid::now_v7()),
             task_id: None,
         };
-        Charges::new(permit().counters(), &Weight::default(), &whose, options, &Nothing, Timestamp::now())
-            .unwrap()
+        let budgets =
+            format!("{{calls: {{unit: requests, per: organization, window: 366d, limit: {LIMIT}}}}}");
+        Charges::new(
+            permit(&budgets).counters(),
+            &Weight::default(),
+            &whose,
+            options,
+            &Nothing,
+            Timestamp::now(),
+        )
+        .unwrap()
     }
 
     /// As a server has them, over this store.
@@ -112,7 +102,7 @@ mod tests {
             journal: fleet::JournalLimits::default(),
         };
         let fleet = Fleet::new(store.clone(), uploads, settings);
-        Budgets::new(Options::default(), Arc::new(StoreLedger(fleet)))
+        Budgets::new(Options::default(), Arc::new(EgressStore(fleet)))
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,7 +142,7 @@ mod tests {
         let stop = CancellationToken::new();
         stop.cancel();
         for budgets in &alive {
-            budgets.run(&Nothing, &stop).await;
+            budgets.run(&Unheard, &stop).await;
         }
         // What was given back is there for whoever asks; what died with the first is not.
         while ask(&alive[1]).await {
