@@ -1,10 +1,17 @@
 //! Which addresses are this machine's own, asked of the kernel each time: interfaces, containers and virtual addresses
 //! come and go, and what listens here (our own API, a database, a neighbour) trusts whoever comes from here.
 
-use std::{io, net::IpAddr, os::fd::AsRawFd};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd,
+};
 
 use nix::{
-    libc::{NLM_F_REQUEST, NLMSG_ERROR, RTA_DST, RTM_GETROUTE, RTM_NEWROUTE, RTN_UNICAST},
+    libc::{
+        EACCES, EAFNOSUPPORT, EHOSTUNREACH, EINVAL, ENETUNREACH, EOPNOTSUPP, NLM_F_REQUEST, NLMSG_ERROR,
+        RTA_DST, RTM_GETROUTE, RTM_NEWROUTE, RTN_UNICAST,
+    },
     sys::socket::{
         AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send, socket,
     },
@@ -35,6 +42,13 @@ pub(crate) fn is_own(address: IpAddr) -> bool {
             true
         })
     })
+}
+
+/// Those that are not this machine's own. On a thread that may wait: while networks are made or taken away, the kernel may
+/// hold its answer back.
+pub(crate) async fn without_own(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let others = move || addresses.into_iter().filter(|address| !is_own(address.ip())).collect();
+    tokio::task::spawn_blocking(others).await.unwrap_or_default()
 }
 
 fn stays_here(address: IpAddr) -> io::Result<bool> {
@@ -77,15 +91,16 @@ fn question(address: IpAddr) -> Vec<u8> {
     bytes
 }
 
-/// Whether an answer says that the address leads to nobody else. An error says that it leads nowhere at all, so that no
-/// dial of it comes about. `None` for what is no answer.
+/// Whether an answer says that the address leads to nobody else. One that leads nowhere at all, no dial reaches. `None` for
+/// what is no answer.
 fn kind(answer: &[u8]) -> Option<bool> {
     let message = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
-    match message {
-        RTM_NEWROUTE => Some(*answer.get(KIND)? != RTN_UNICAST),
-        error if i32::from(error) == NLMSG_ERROR => Some(false),
-        _ => None,
+    if message == RTM_NEWROUTE {
+        return Some(*answer.get(KIND)? != RTN_UNICAST);
     }
+    let error = i32::from_ne_bytes(answer.get(MESSAGE_HEAD..MESSAGE_HEAD + 4)?.try_into().ok()?);
+    let nowhere = [ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL, EAFNOSUPPORT, EOPNOTSUPP];
+    (i32::from(message) == NLMSG_ERROR && nowhere.contains(&-error)).then_some(false)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::{
     address::{is_private, is_public},
     deny::Reason,
     options::ms,
-    own::is_own,
+    own::without_own,
     state::lock,
 };
 
@@ -97,16 +97,17 @@ impl Resolver {
         named: bool,
     ) -> Result<Arc<[SocketAddr]>, Reason> {
         let addresses = self.resolve(destination, named).await?;
-        if self.of_operator(destination).is_none() && addresses.iter().any(|address| is_own(address.ip())) {
-            return Err(Reason::AddressForbidden);
+        if self.of_operator(destination).is_some() {
+            return Ok(addresses);
         }
-        Ok(addresses)
+        let others = without_own(addresses.to_vec()).await;
+        if others.is_empty() { Err(Reason::AddressForbidden) } else { Ok(others.into()) }
     }
 
     async fn addresses(&self, destination: &Destination, named: bool) -> Result<Arc<[SocketAddr]>, Reason> {
         // It is not kept among the answers, which count for requests of other rules too.
         if let Some(address) = destination.ip().filter(|address| named && self.may_be_named(*address)) {
-            return self.allowed(&[address], destination);
+            return self.allowed(&[address], destination).await;
         }
         if let Some((at, addresses)) = lock(&self.answers).get(destination)
             && at.elapsed() < ANSWER_AGE_MAX
@@ -118,20 +119,23 @@ impl Resolver {
             None => self.ask(destination.host()).await?,
         };
         found.retain(|address| is_public(*address));
-        let public = self.allowed(&found, destination)?;
+        let public = self.allowed(&found, destination).await?;
         lock(&self.answers).put(destination.clone(), (Instant::now(), Arc::clone(&public)));
         Ok(public)
     }
 
     /// Those that are not this machine's own: what listens here trusts whoever comes from here.
-    fn allowed(&self, found: &[IpAddr], destination: &Destination) -> Result<Arc<[SocketAddr]>, Reason> {
+    async fn allowed(
+        &self,
+        found: &[IpAddr],
+        destination: &Destination,
+    ) -> Result<Arc<[SocketAddr]>, Reason> {
         let found: Vec<_> = found.iter().map(|ip| SocketAddr::new(*ip, destination.port())).collect();
         if found.iter().any(|address| self.control_plane.is_at(*address)) {
             return Err(Reason::ControlPlaneForbidden);
         }
-        let found = found.into_iter().take(ADDRESSES_MAX);
-        let allowed: Arc<[SocketAddr]> = found.filter(|address| !is_own(address.ip())).collect();
-        if allowed.is_empty() { Err(Reason::AddressForbidden) } else { Ok(allowed) }
+        let others = without_own(found.into_iter().take(ADDRESSES_MAX).collect()).await;
+        if others.is_empty() { Err(Reason::AddressForbidden) } else { Ok(others.into()) }
     }
 
     /// Whether a rule may open this address.

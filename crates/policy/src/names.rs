@@ -26,12 +26,20 @@ pub(crate) fn form_clash<'n>(names: impl Iterator<Item = &'n str> + Clone) -> bo
 
 /// Whether some server takes the one name of a body or query for the other, which it is not.
 pub fn is_alike(one: &str, other: &str) -> bool {
-    if one == other || (is_plain(one) && is_plain(other)) {
+    if is_simple(one) && is_simple(other) {
+        return one != other && one.eq_ignore_ascii_case(other);
+    }
+    if one == other {
         return false;
     }
     let ((base, inner), (other_base, other_inner)) = (parts(one), parts(other));
     let is_any = |inner: &str| matches!(inner, "" | "[]");
     base == other_base && (inner == other_inner || is_any(&inner) || is_any(&other_inner))
+}
+
+/// Whether servers differ on its case alone.
+pub(crate) fn is_simple(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
 /// Whether no server takes it for another name like it.

@@ -13,7 +13,7 @@ use super::{
     schema::Attribute,
     value::{List, Map, Text, Value},
 };
-use crate::names::is_alike;
+use crate::names::{is_alike, is_simple};
 
 /// What is known of a request.
 pub trait Scope {
@@ -48,8 +48,6 @@ pub enum Fault {
 const BYTES_PER_STEP: usize = 64;
 /// Keys that are gone through in the time of a step.
 const KEYS_PER_STEP: usize = 16;
-/// Bytes that a name is counted as beside its own, where it is compared.
-const NAME_BYTES: usize = 8;
 /// Steps for each byte that a regular expression is held against: it may follow hundreds of ways at once.
 const REGEX_STEPS_PER_BYTE: usize = 16;
 
@@ -308,7 +306,8 @@ fn lookup<'a>(work: &Work, map: Map<'a>, key: &str) -> Result<Option<Value<'a>>,
     let has_alike = match map {
         Map::Source(source) => source.has_alike(key),
         Map::Json(members) => {
-            work.reads(members.keys().map(|name| name.len() + NAME_BYTES).sum())?;
+            let bytes = |name: &String| if is_simple(name) { name.len() + 8 } else { name.len() * 8 + 512 };
+            work.reads(members.keys().map(bytes).sum())?;
             members.keys().any(|name| is_alike(name, key))
         }
     };
