@@ -1,12 +1,12 @@
 //! The same in a network namespace where every address leads to the proxy's listeners, as in a pod.
 
 use std::{
-    io::{BufRead, BufReader},
     net::SocketAddr,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use freehold_egress::Listeners;
+use freehold_testkit::neighbour::Neighbour;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use tokio::net::TcpStream;
@@ -93,8 +93,10 @@ async fn a_rule_opens_the_address_that_it_names() {
     assert_eq!(here.count(), 0);
     drop(here);
 
-    let there = Neighbour::start();
-    let upstream = Upstream::start_on(there.listen(INSIDE), Speaks::Http1).await;
+    let address = INSIDE.parse().unwrap();
+    let there = Neighbour::start(address).unwrap();
+    let listener = there.listen(SocketAddr::from((address, 0))).unwrap();
+    let upstream = Upstream::start_on(listener, Speaks::Http1).await;
     let proxy = Proxy::start(&upstream).await;
     for (domain, status) in [(INSIDE, StatusCode::OK), ("10.1.2.*", StatusCode::FORBIDDEN)] {
         proxy.publish_with(&caps(domain, upstream.address.port()), Kept::default());
@@ -112,50 +114,6 @@ async fn status_of(proxy: &Proxy, to: SocketAddr) -> StatusCode {
     let mut sender = http1_on(proxy.tls(stream, INSIDE, b"http/1.1").await).await;
     let request = Request::get("/open/a").header("host", to.to_string()).body(Full::default()).unwrap();
     read(sender.send_request(request).await.unwrap()).await.status
-}
-
-/// A machine beside this one.
-struct Neighbour(Child);
-
-impl Neighbour {
-    fn start() -> Self {
-        let mut child = Command::new("unshare")
-            .args(["--net", "sh", "-c", "ip link set lo up && echo ready && exec cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut ready = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-        assert_eq!(ready, "ready\n");
-        let there = child.id();
-        ip(&format!("link add near type veth peer name far netns {there}"));
-        ip("addr add 10.1.2.1/32 dev near");
-        ip("link set near up");
-        // Narrower than the route by which every address is local here.
-        ip(&format!("route add {INSIDE}/32 dev near"));
-        let far = format!("ip addr add {INSIDE}/24 dev far && ip link set far up");
-        let there = format!("--net=/proc/{there}/ns/net");
-        assert!(Command::new("nsenter").args([&there, "sh", "-c", &far]).status().unwrap().success());
-        Self(child)
-    }
-
-    /// A listener there: a thread goes and opens it.
-    fn listen(&self, address: &'static str) -> std::net::TcpListener {
-        let there = std::fs::File::open(format!("/proc/{}/ns/net", self.0.id())).unwrap();
-        let listen = move || {
-            nix::sched::setns(there, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            std::net::TcpListener::bind((address, 0)).unwrap()
-        };
-        std::thread::spawn(listen).join().unwrap()
-    }
-}
-
-impl Drop for Neighbour {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn ip(arguments: &str) {
