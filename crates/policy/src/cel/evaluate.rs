@@ -46,6 +46,11 @@ pub enum Fault {
 
 /// Bytes of text that are gone through in the time of a step.
 const BYTES_PER_STEP: usize = 64;
+/// What a name is counted as, in bytes, beside its own, where it is compared; and one whose spellings have to be made.
+const NAME_BYTES: usize = 32;
+const ODD_NAME_BYTES: usize = 512;
+/// Bytes of names that are gone through before they are counted.
+const NAMES_BYTES: usize = 4 * 1024;
 /// Keys that are gone through in the time of a step.
 const KEYS_PER_STEP: usize = 16;
 /// Steps for each byte that a regular expression is held against: it may follow hundreds of ways at once.
@@ -305,13 +310,29 @@ fn lookup<'a>(work: &Work, map: Map<'a>, key: &str) -> Result<Option<Value<'a>>,
     }
     let has_alike = match map {
         Map::Source(source) => source.has_alike(key),
-        Map::Json(members) => {
-            let bytes = |name: &String| if is_simple(name) { name.len() + 8 } else { name.len() * 8 + 512 };
-            work.reads(members.keys().map(bytes).sum())?;
-            members.keys().any(|name| is_alike(name, key))
-        }
+        Map::Json(members) => has_alike(work, members, key)?,
     };
     if has_alike { Err(Fault::Alike) } else { Ok(None) }
+}
+
+fn has_alike(
+    work: &Work,
+    members: &serde_json::Map<String, serde_json::Value>,
+    key: &str,
+) -> Result<bool, Fault> {
+    let (is_simple_key, mut bytes) = (is_simple(key), 0);
+    for name in members.keys() {
+        let is_quick = is_simple_key && is_simple(name);
+        bytes += if is_quick { name.len() + NAME_BYTES } else { name.len() * 8 + ODD_NAME_BYTES };
+        if bytes > NAMES_BYTES {
+            work.reads(std::mem::take(&mut bytes))?;
+        }
+        if if is_quick { name.eq_ignore_ascii_case(key) } else { is_alike(name, key) } {
+            return Ok(true);
+        }
+    }
+    work.reads(bytes)?;
+    Ok(false)
 }
 
 fn made<'a>(work: &Work, text: &str) -> Evaluated<'a> {
