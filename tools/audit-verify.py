@@ -33,19 +33,16 @@ def add(p, q):
 def multiply(scalar, p):
     q = (0, 1, 1, 0)
     while scalar:
-        if scalar & 1:
-            q = add(q, p)
+        if scalar & 1: q = add(q, p)
         p, scalar = add(p, p), scalar >> 1
     return q
 
 BASE = point((4 * pow(5, P - 2, P) % P).to_bytes(32, "little"))
 
 def is_signed(public, message, signature):
-    if len(public) != 32 or len(signature) != 64:
-        return False
+    if len(public) != 32 or len(signature) != 64: return False
     a, r, s = point(public), point(signature[:32]), int.from_bytes(signature[32:], "little")
-    if a is None or r is None or s >= L:
-        return False
+    if a is None or r is None or s >= L: return False
     h = int.from_bytes(hashlib.sha512(signature[:32] + public + message).digest(), "little") % L
     p, q = multiply(s, BASE), add(r, multiply(h, a))
     return (p[0] * q[2] - q[0] * p[2]) % P == 0 and (p[1] * q[2] - q[1] * p[2]) % P == 0
@@ -53,8 +50,7 @@ def is_signed(public, message, signature):
 def need(condition, why):
     if not condition: raise ValueError(why)
 
-def sha256(data):
-    return hashlib.sha256(data).hexdigest()
+def sha256(data): return hashlib.sha256(data).hexdigest()
 
 ROW = re.compile(rb'\{"hash":"([0-9a-f]{64})","row":(\{.*\})\}', re.S)
 CHECKPOINT = re.compile(rb'\{"checkpoint":(\{.*\}),"signature":"([0-9a-f]{128})"\}', re.S)
@@ -130,11 +126,15 @@ class Log:
 
 def main():
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ask.error = lambda why: ask.exit(2, f"{ask.prog}: {why}\n")
     ask.add_argument("files", nargs="+", help="exported files, in order")
     ask.add_argument("--signed-by", action="append", default=[], metavar="KEY_ID")
     ask.add_argument("--checkpoint", action="append", default=[], metavar="NUMBER:HASH")
     args = ask.parse_args()
-    log = Log(args.signed_by, {int(n): h for n, h in (pin.split(":") for pin in args.checkpoint)})
+    pins = [re.fullmatch(r"([0-9]{1,18}):([0-9a-f]{64})", pin) for pin in args.checkpoint]
+    if not all(pins):
+        ask.error("argument --checkpoint: NUMBER:HASH is a checkpoint as the last run told it")
+    log = Log(args.signed_by, {int(pin[1]): pin[2] for pin in pins})
     for name in args.files:
         try:
             with open(name, "rb") as file:

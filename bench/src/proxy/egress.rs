@@ -93,6 +93,8 @@ impl Credentials for Kept {
         self.0.get(name).cloned().ok_or(Unavailable("unknown"))
     }
 
+    fn refused(&self, _: &str) {}
+
     async fn secret(&self, _: &str) -> Result<Arc<SecretValue>, Unavailable> {
         Err(Unavailable("unknown"))
     }

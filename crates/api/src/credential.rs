@@ -34,7 +34,7 @@ pub struct Credential {
     pub kind: Kind,
     /// Scopes asked for, where the kind has them.
     pub scopes: Vec<String>,
-    /// Where its secret is kept.
+    /// Where its secret is kept: `vault/` and its id, or the path in the store of secrets, with its mount.
     pub durable_ref: String,
     /// Settings that are not secret.
     #[schema(schema_with = crate::schemas::text_map)]

@@ -17,6 +17,7 @@ pub mod limits;
 mod openapi;
 pub mod operation;
 pub mod patch;
+mod pattern;
 pub mod provider;
 pub mod role;
 mod schemas;
@@ -28,3 +29,4 @@ pub mod workspace;
 
 pub use openapi::{component, openapi};
 pub use operation::{Answer, Body, Guard, Method, Operation, Schema, operations};
+pub use pattern::pattern_in_words;

@@ -81,6 +81,7 @@ pub const fn category(event_type: EventType) -> Category {
         | E::SecretCreated
         | E::SecretUpdated
         | E::SecretDeleted
+        | E::VaultRotated
         | E::CredentialConsented
         | E::CredentialMinted
         | E::CredentialMintFailed
@@ -95,7 +96,7 @@ pub const fn category(event_type: EventType) -> Category {
 }
 
 /// Appends a row that concerns the organization and no workspace.
-pub(crate) fn append(
+pub fn append(
     tx: &mut OrgTx<'_>,
     cause: &Cause,
     event_type: EventType,

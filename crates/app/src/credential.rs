@@ -3,7 +3,10 @@
 mod check;
 mod consent;
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+};
 
 use freehold_access::{Actor, Right};
 use freehold_model::{
@@ -55,35 +58,60 @@ impl fmt::Debug for CredentialNew {
     }
 }
 
+/// A credential, and where its secret is kept.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// The credential.
+    pub credential: Credential,
+    /// The path in the store of secrets, when it is kept there.
+    pub elsewhere: Option<String>,
+}
+
 impl App {
+    fn kept(&self, credential: Credential, sealed: Option<&[u8]>) -> Kept {
+        Kept { credential, elsewhere: sealed.and_then(|sealed| self.ports().sealer.reference(sealed)) }
+    }
+
     /// Credentials that the caller may see, oldest first.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn credential_list(
-        &self,
-        actor: &Actor,
-        page: Page<CredentialId>,
-    ) -> Result<Vec<Credential>, Error> {
+    pub async fn credential_list(&self, actor: &Actor, page: Page<CredentialId>) -> Result<Vec<Kept>, Error> {
         let caller = actor.clone();
-        self.store()
+        let (listed, sealed) = self
+            .store()
             .read(actor.organization(), move |tx| {
                 let owners = match caller.reach(Right::CredentialWriteAll) {
                     Ok(_) => CredentialOwners::All,
                     Err(_) => CredentialOwners::SharedAnd(caller.member_id()),
                 };
-                Ok(tx.credential_list(owners, &page)?)
+                let listed = tx.credential_list(owners, &page)?;
+                let sealed = match (listed.first(), listed.last()) {
+                    (Some(first), Some(last)) => tx.credentials_sealed(first.id, last.id)?,
+                    _ => Vec::new(),
+                };
+                Ok::<_, Error>((listed, sealed))
             })
-            .await
+            .await?;
+        let sealed: HashMap<CredentialId, Vec<u8>> = sealed.into_iter().collect();
+        let kept = |credential: Credential| {
+            let sealed = sealed.get(&credential.id).map(Vec::as_slice);
+            self.kept(credential, sealed)
+        };
+        Ok(listed.into_iter().map(kept).collect())
     }
 
     /// One credential.
     ///
     /// # Errors
     /// When there is none that the caller may see.
-    pub async fn credential_view(&self, actor: &Actor, id: CredentialId) -> Result<Credential, Error> {
+    pub async fn credential_view(&self, actor: &Actor, id: CredentialId) -> Result<Kept, Error> {
         let caller = actor.clone();
-        self.store().read(actor.organization(), move |tx| visible(tx, &caller, id)).await
+        let read = self.store().read(actor.organization(), move |tx| {
+            Ok::<_, Error>((visible(tx, &caller, id)?, tx.credential_sealed(id)?))
+        });
+        let (credential, sealed) = read.await?;
+        Ok(self.kept(credential, sealed.as_deref()))
     }
 
     /// Creates a credential of the organization, or a personal one of the caller.
@@ -94,8 +122,8 @@ impl App {
         &self,
         actor: &Actor,
         mut new: CredentialNew,
-        request: Option<Once<Credential>>,
-    ) -> Result<Outcome<Credential>, Error> {
+        request: Option<Once<Kept>>,
+    ) -> Result<Outcome<Kept>, Error> {
         let owner = owner(actor, new.personal)?;
         let instead_of = match owner {
             Some(_) => Some(self.overridden(actor, &new).await?),
@@ -136,6 +164,7 @@ impl App {
             None => self.ports().sealer.seal(actor.organization(), holder, &secret).await?,
         };
         let (caller, kept) = (actor.clone(), sealed.clone());
+        let elsewhere = self.ports().sealer.reference(&sealed);
         let made = self
             .store()
             .write(actor.organization(), move |tx| {
@@ -150,7 +179,7 @@ impl App {
                     tx.credential_insert(&credential, &sealed)?;
                     let cause = Cause::caller(&caller);
                     audit::append(tx, &cause, EventType::CredentialCreated, detail(&credential), now)?;
-                    Ok(credential)
+                    Ok(Kept { credential, elsewhere })
                 })
             })
             .await;

@@ -67,6 +67,7 @@ struct Inner {
     store: Store,
     ports: Ports,
     settings: Settings,
+    request_key: aws_lc_rs::hmac::Key,
     callers: auth::Cache,
     tails: stream::Tails,
     execs: Arc<seats::Seats>,
@@ -86,7 +87,14 @@ impl App {
         let execs = seats::Seats::new(exec::EXECS_PER_CALLER_MAX, "commands");
         let exports = seats::Seats::new(proof::EXPORTS_PER_CALLER_MAX, "exports");
         let tails = stream::Tails::default();
-        Self { inner: Arc::new(Inner { store, ports, settings, callers, tails, execs, exports }) }
+        let request_key = once::key(ports.signer.as_ref());
+        let inner = Inner { store, ports, settings, request_key, callers, tails, execs, exports };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// By which requests that happen once are known again.
+    fn request_key(&self) -> &aws_lc_rs::hmac::Key {
+        &self.inner.request_key
     }
 
     /// What holds where a role says nothing.

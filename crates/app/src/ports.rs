@@ -180,6 +180,9 @@ pub trait SecretSealer: Send + Sync {
         holder: Holder,
         sealed: &[u8],
     ) -> Result<(), SealError>;
+
+    /// Where a secret is kept, when that is not in its row: the path in the store of secrets.
+    fn reference(&self, sealed: &[u8]) -> Option<String>;
 }
 
 /// What signs checkpoints of the audit log, with Ed25519.

@@ -9,6 +9,7 @@ use freehold_model::{
     provider::{Kind, Provider},
     workspace,
 };
+use freehold_policy::Document;
 use freehold_store::{OrgRead, OrgTx, Page, RoleFilter, WorkspaceFilter};
 use serde_json::json;
 
@@ -18,7 +19,7 @@ use crate::{
     error::Fields,
     new_uuid, now,
     once::once,
-    policy,
+    policy::{self, Written},
     ports::PolicyChange,
 };
 
@@ -100,12 +101,12 @@ impl App {
         request: Option<Once<Provider>>,
     ) -> Result<Outcome<Provider>, Error> {
         actor.reach(Right::ConfigWrite)?;
-        let problems = policy::problems(new.capabilities.as_deref()).await;
+        let written = policy::read(new.capabilities.as_deref()).await;
         let actor = actor.clone();
         self.store()
             .write(actor.organization(), move |tx| {
                 let now = now();
-                once(tx, &actor, now, request, |tx| create(tx, &actor, new, problems, now))
+                once(tx, &actor, now, request, |tx| create(tx, &actor, new, written, now))
             })
             .await
     }
@@ -122,16 +123,17 @@ impl App {
     ) -> Result<Provider, Error> {
         actor.reach(Right::ConfigWrite)?;
         let cause = Cause::caller(actor);
-        let problems = policy::problems(change.capabilities.as_ref().and_then(Option::as_deref)).await;
+        let written = policy::read(change.capabilities.as_ref().and_then(Option::as_deref)).await;
         let changed = self
             .store()
             .write(actor.organization(), move |tx| {
                 let mut provider = find(tx, id)?;
                 let fields = apply(&mut provider, change);
-                check(tx, &provider, problems)?;
+                let document = check(tx, &provider, written)?;
                 provider.updated_at = now();
                 tx.provider_update(&provider)?;
-                let detail = json!({ "provider_id": id, "name": provider.name, "fields": fields });
+                let mut detail = json!({ "provider_id": id, "name": provider.name, "fields": fields });
+                policy::note_missing(tx, document.as_ref(), &mut detail)?;
                 audit::append(tx, &cause, EventType::ProviderUpdated, detail, provider.updated_at)?;
                 Ok::<_, Error>(provider)
             })
@@ -180,7 +182,7 @@ fn create(
     tx: &mut OrgTx<'_>,
     actor: &Actor,
     new: ProviderNew,
-    problems: Option<String>,
+    written: Written,
     now: Timestamp,
 ) -> Result<Provider, Error> {
     let ProviderNew {
@@ -208,13 +210,14 @@ fn create(
         updated_at: now,
         archived_at: None,
     };
-    check(tx, &provider, problems)?;
+    let document = check(tx, &provider, written)?;
     if tx.provider_by_name(&provider.name)?.is_some() {
         return Err(Error::NameTaken { thing: Thing::Provider, name: provider.name });
     }
     tx.provider_insert(&provider)?;
-    let detail =
+    let mut detail =
         json!({ "provider_id": provider.id, "name": provider.name, "kind": kind, "domain": provider.domain });
+    policy::note_missing(tx, document.as_ref(), &mut detail)?;
     audit::append(tx, &Cause::caller(actor), EventType::ProviderCreated, detail, now)?;
     Ok(provider)
 }
@@ -249,7 +252,8 @@ pub(crate) fn set<T>(field: &mut T, to: Option<T>, name: &'static str, fields: &
     }
 }
 
-fn check(tx: &mut OrgRead<'_>, provider: &Provider, problems: Option<String>) -> Result<(), Error> {
+/// Refuses what is not acceptable; answers the policy that is written, if one is.
+fn check(tx: &mut OrgRead<'_>, provider: &Provider, written: Written) -> Result<Option<Document>, Error> {
     let mut fields = Fields::default();
     let known: &[(&str, &[&str])] = match provider.kind {
         Kind::Anthropic => &[],
@@ -268,7 +272,7 @@ fn check(tx: &mut OrgRead<'_>, provider: &Provider, problems: Option<String>) ->
     }
     let port = provider.domain.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
     fields.refuse(matches!(port, Some(Ok(0) | Err(_))), "domain", "has no valid port");
-    policy::refuse(&mut fields, problems);
+    let document = policy::accepted(&mut fields, written);
     if let Some(name) = &provider.credential_name {
         match tx.credential_by_name(name)? {
             None => fields.add("credential_name", "no credential of this organization has this name"),
@@ -285,7 +289,8 @@ fn check(tx: &mut OrgRead<'_>, provider: &Provider, problems: Option<String>) ->
             Some(_) => {}
         }
     }
-    fields.check()
+    fields.check()?;
+    Ok(document)
 }
 
 fn archive(tx: &mut OrgTx<'_>, cause: &Cause, id: ProviderId) -> Result<u32, Error> {

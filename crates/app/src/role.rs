@@ -6,6 +6,7 @@ use freehold_model::{
     audit::EventType,
     role::{Environment, PoolPolicy, Role, ThinkingEffort},
 };
+use freehold_policy::Document;
 use freehold_store::{OrgRead, OrgTx, Page, ROLE_NAME_KEY, RoleFilter};
 use serde_json::json;
 
@@ -15,7 +16,7 @@ use crate::{
     error::Fields,
     new_uuid, now,
     once::once,
-    policy,
+    policy::{self, Written},
     ports::PolicyChange,
     provider::{self, set, workspaces_active},
 };
@@ -108,11 +109,11 @@ impl App {
         request: Option<Once<Role>>,
     ) -> Result<Outcome<Role>, Error> {
         actor.reach(Right::ConfigWrite)?;
-        let problems = policy::problems(new.rest.capabilities()).await;
+        let written = policy::read(new.rest.capabilities()).await;
         let (actor, name) = (actor.clone(), new.name.clone());
         let created = self.store().write(actor.organization(), move |tx| {
             let now = now();
-            once(tx, &actor, now, request, |tx| create(tx, &actor, new, problems, now))
+            once(tx, &actor, now, request, |tx| create(tx, &actor, new, written, now))
         });
         match created.await {
             // Not looked up before: the database looks anyway.
@@ -130,11 +131,11 @@ impl App {
     pub async fn role_update(&self, actor: &Actor, id: RoleId, change: RoleChange) -> Result<Role, Error> {
         actor.reach(Right::ConfigWrite)?;
         let cause = Cause::caller(actor);
-        let problems = policy::problems(change.capabilities()).await;
+        let written = policy::read(change.capabilities()).await;
         let changed = self
             .store()
             .write(actor.organization(), move |tx| {
-                check(&change, problems)?;
+                let document = check(&change, written)?;
                 let mut role = find(tx, id)?;
                 if let Some(provider) = change.provider_id {
                     usable_provider(tx, provider)?;
@@ -142,7 +143,8 @@ impl App {
                 let fields = apply(&mut role, change);
                 role.updated_at = now();
                 tx.role_update(&role)?;
-                let detail = json!({ "role_id": id, "name": role.name, "fields": fields });
+                let mut detail = json!({ "role_id": id, "name": role.name, "fields": fields });
+                policy::note_missing(tx, document.as_ref(), &mut detail)?;
                 audit::append(tx, &cause, EventType::RoleUpdated, detail, role.updated_at)?;
                 Ok::<_, Error>(role)
             })
@@ -247,11 +249,11 @@ fn create(
     tx: &mut OrgTx<'_>,
     actor: &Actor,
     new: RoleNew,
-    problems: Option<String>,
+    written: Written,
     now: Timestamp,
 ) -> Result<Role, Error> {
     let RoleNew { name, provider_id, rest } = new;
-    check(&rest, problems)?;
+    let document = check(&rest, written)?;
     usable_provider(tx, provider_id)?;
     let mut role = Role {
         id: RoleId::from_uuid(new_uuid()),
@@ -279,13 +281,14 @@ fn create(
     };
     apply(&mut role, rest);
     tx.role_insert(&role)?;
-    let detail = json!({ "role_id": role.id, "name": role.name, "provider_id": provider_id });
+    let mut detail = json!({ "role_id": role.id, "name": role.name, "provider_id": provider_id });
+    policy::note_missing(tx, document.as_ref(), &mut detail)?;
     audit::append(tx, &Cause::caller(actor), EventType::RoleCreated, detail, now)?;
     Ok(role)
 }
 
-/// Refuses what is not built yet, and a policy that has problems.
-fn check(change: &RoleChange, problems: Option<String>) -> Result<(), Error> {
+/// Refuses what is not built yet, and a policy that cannot be read; answers the policy that is written, if one is.
+fn check(change: &RoleChange, written: Written) -> Result<Option<Document>, Error> {
     const NO_POOL: &str = "warm pods are not built yet";
     let mut fields = Fields::default();
     fields.refuse(
@@ -297,8 +300,9 @@ fn check(change: &RoleChange, problems: Option<String>) -> Result<(), Error> {
     fields.refuse(change.pool_max_size.unwrap_or(0) != 0, "pool_max_size", NO_POOL);
     let packs = change.pack_ids.as_ref().is_some_and(|packs| !packs.is_empty());
     fields.refuse(packs, "pack_ids", "packs are not built yet");
-    policy::refuse(&mut fields, problems);
-    fields.check()
+    let document = policy::accepted(&mut fields, written);
+    fields.check()?;
+    Ok(document)
 }
 
 /// Applies the change and answers the names of the fields it has.

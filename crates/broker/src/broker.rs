@@ -92,6 +92,8 @@ pub struct Options {
     pub backoff_max: Duration,
     /// How long after a failure requests are denied without asking the issuer, unless it says.
     pub failure_pause: Duration,
+    /// How long after a token was refused by whom it is for, no other one is taken for refused.
+    pub refusal_pause: Duration,
 }
 
 impl Default for Options {
@@ -104,6 +106,7 @@ impl Default for Options {
             backoff: Duration::from_millis(250),
             backoff_max: Duration::from_secs(5),
             failure_pause: Duration::from_secs(5),
+            refusal_pause: Duration::from_secs(300),
         }
     }
 }
@@ -155,6 +158,10 @@ struct State<T> {
     failed: Option<(Timestamp, Unavailable)>,
     /// A secret that came from the issuer and could not be kept yet.
     unkept: Option<Durable>,
+    /// When a token was last refused by whom it is for.
+    refused_at: Option<Timestamp>,
+    /// Whether that was the last token, so that the next attempt asks the issuer for another.
+    is_refused: bool,
 }
 
 impl<T> Slot<T> {
@@ -203,7 +210,7 @@ impl<T: Send + Sync + 'static> Broker<T> {
         if let Some(slot) = known.filter(|slot| slot.credential.updated_at == credential.updated_at) {
             return slot;
         }
-        let state = State { flight: None, failed: None, unkept: None };
+        let state = State { flight: None, failed: None, unkept: None, refused_at: None, is_refused: false };
         let slot = Arc::new(Slot {
             credential: credential.clone(),
             current: ArcSwapOption::empty(),
@@ -237,6 +244,23 @@ impl<T: Send + Sync + 'static> Broker<T> {
         let mut flight = flight?;
         let ended = flight.wait_for(Option::is_some).await.map_err(|_| Unavailable("interrupted"))?;
         ended.clone().unwrap_or(Err(Unavailable("interrupted")))
+    }
+
+    /// Hears that whom a token is for refused it: the issuer may have taken it back. The next request gets another one, for
+    /// which the issuer is asked. Once, and not again before [`Options::refusal_pause`] is over: a refusal may have any other
+    /// cause, and whoever provokes some has no issuer flooded. What is not minted stays.
+    pub fn refused(&self, slot: &Slot<T>) {
+        let now = Timestamp::now();
+        let mut state = slot.state();
+        let pause = self.inner.options.refusal_pause;
+        let is_early =
+            state.refused_at.is_some_and(|at| at.saturating_add(pause).is_ok_and(|until| now < until));
+        if is_early || !slot.credential.kind.is_minted() {
+            return;
+        }
+        (state.refused_at, state.is_refused) = (Some(now), true);
+        slot.current.store(None);
+        tracing::info!(credential.id = %slot.credential.id, "an access token was refused and is replaced");
     }
 
     /// The attempt under way, or a new one; the last failure where it is too early for one.
@@ -314,7 +338,10 @@ impl<T: Send + Sync + 'static> Broker<T> {
             self.keep(slot, durable).await?;
         }
         let durable = Durable::read(&self.open(slot).await?)?;
-        if let Some(kept) = self.kept(&durable, Timestamp::now()) {
+        let is_refused = std::mem::take(&mut slot.state().is_refused);
+        // Without a refresh token there would be no other.
+        let is_replaced = is_refused && durable.refresh_token.is_some();
+        if let Some(kept) = self.kept(&durable, Timestamp::now()).filter(|_| !is_replaced) {
             return Ok(kept);
         }
         let tokens = self.ask(&slot.credential, &durable).await?;

@@ -15,6 +15,7 @@ mod follow;
 #[doc(hidden)]
 pub mod fuzz;
 mod input;
+mod missing;
 mod output;
 mod progress;
 mod proof;
@@ -28,6 +29,7 @@ pub use demo::{Egress, Scene, remove_dir};
 pub use environment::{Environment, Streams, stdin_closed};
 pub use failure::exit;
 pub use output::{Format, plain_table};
+pub use text::counted;
 pub use verbs::Verb;
 
 use std::process::ExitCode;

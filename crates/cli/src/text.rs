@@ -5,6 +5,22 @@ use unicode_general_category::{GeneralCategory, get_general_category};
 /// The columns everything fits in.
 pub(crate) const COLUMNS: usize = 100;
 
+/// So many of a thing, in English: `1 data key`, `2 data keys`, `3 capabilities`.
+pub fn counted(count: usize, thing: &str) -> String {
+    match (count, thing.strip_suffix('y')) {
+        (1, _) => format!("1 {thing}"),
+        (_, Some(stem)) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{count} {stem}ies"),
+        _ => format!("{count} {thing}s"),
+    }
+}
+
+/// A length of time in the largest unit that it is whole in: `90 s`, `1 h`.
+pub(crate) fn span(seconds: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(86_400, "d"), (3_600, "h"), (60, "min")];
+    let whole = UNITS.iter().find(|(of, _)| seconds > 0 && seconds.is_multiple_of(*of));
+    whole.map_or_else(|| format!("{seconds} s"), |(of, unit)| format!("{} {unit}", seconds / of))
+}
+
 /// Text in which everything can be seen and nothing drives the terminal: controls, what has no width, what turns the
 /// direction of writing and separators that are none to a terminal are written as `\u{202e}` is here. Line feeds stay.
 pub(crate) fn harmless(text: &str) -> String {
@@ -103,6 +119,17 @@ pub(crate) fn excerpt(text: &str, lines_max: usize, columns: usize) -> Vec<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_and_lengths_of_time_are_said_as_people_do() {
+        let counts = [(1, "data key"), (2, "data key"), (0, "capability"), (1, "capability")];
+        let said = counts.map(|(count, thing)| counted(count, thing));
+        assert_eq!(said, ["1 data key", "2 data keys", "0 capabilities", "1 capability"]);
+        assert_eq!(
+            [0, 90, 60, 3_600, 5_400, 86_400].map(span),
+            ["0 s", "90 s", "1 min", "1 h", "90 min", "1 d"]
+        );
+    }
 
     #[test]
     fn what_a_pod_writes_cannot_drive_the_terminal() {

@@ -170,6 +170,7 @@ impl Connection {
     ) -> Result<Response<Passage>, Reason> {
         let upstream = &self.pod.workspace.upstream;
         let response = upstream.send(judge.permit, Request::from_parts(parts, body)).await?;
+        self.heed(response.status(), judge);
         let mut response = respond::checked(response, masking)?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             // To what, nobody asked.
@@ -177,6 +178,16 @@ impl Connection {
         }
         strip_hop_by_hop(response.headers_mut());
         judge.judge(response.map(Passage::downstream)).await
+    }
+
+    /// Tells whoever keeps credentials that those of this request were refused, when the upstream says so.
+    fn heed(&self, status: StatusCode, judge: &Judge<'_>) {
+        if status != StatusCode::UNAUTHORIZED {
+            return;
+        }
+        if let Some(grant) = self.pod.workspace.grant.load_full() {
+            judge.follow_up.row().auth_applied.iter().for_each(|name| grant.credentials.refused(name));
+        }
     }
 
     /// Passes a request for a WebSocket on. When the upstream agrees, the tunnel takes `masking`.
@@ -189,6 +200,7 @@ impl Connection {
         let request = Request::from_parts(parts.clone(), Empty::<Bytes>::new());
         let request = upgrade::request(request, &self.destination);
         let response = self.pod.workspace.upstream.send_upgrade(judge.permit, request).await?;
+        self.heed(response.status(), judge);
         let response = respond::checked(response, masking.as_mut())?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             judge.judge_switch(&response).await?;

@@ -39,6 +39,10 @@ pub trait Credentials: Send + Sync {
     /// When it cannot be had: the request is denied.
     async fn injection(&self, name: &str) -> Result<Arc<Injection>, Unavailable>;
 
+    /// Hears that an upstream answered 401 to a request that carried this credential: what was obtained for it may have been
+    /// taken back. Comes for every such answer, whatever its cause, so that whoever acts on it has a limit. Does not wait.
+    fn refused(&self, name: &str);
+
     /// An opaque secret's value.
     ///
     /// # Errors

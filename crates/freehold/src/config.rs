@@ -2,6 +2,8 @@
 //!
 //! Every value knows where it came from; a key that does not exist is an error wherever it stands.
 
+mod place;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -158,8 +160,8 @@ impl Pod {
     ];
 
     /// # Errors
-    /// When a limit is below the least.
-    fn check(&self) -> anyhow::Result<()> {
+    /// The key of a limit that is below the least, and what is wrong with it.
+    fn check(&self) -> Result<(), (&'static str, String)> {
         let given = [
             self.memory_bytes,
             self.processes.into(),
@@ -170,10 +172,9 @@ impl Pod {
             self.session_journal_bytes,
         ];
         for ((key, least), given) in Self::LEAST.into_iter().zip(given) {
-            anyhow::ensure!(
-                given >= least,
-                "the configuration is not valid: `{key}` is {given}, and the least is {least}"
-            );
+            if given < least {
+                return Err((key, format!("is {given}, and the least is {least}")));
+            }
         }
         Ok(())
     }
@@ -408,7 +409,11 @@ pub fn load(flags: &Flags, home: &Home) -> anyhow::Result<Loaded> {
         let errors: Vec<String> = errors.into_iter().map(|error| explain(&error)).collect();
         anyhow::anyhow!("the configuration is not valid: {}", errors.join("; "))
     })?;
-    config.pod.check()?;
+    config.pod.check().map_err(|(key, wrong)| {
+        let source = figment.find_metadata(key);
+        let path: Vec<String> = key.split('.').map(str::to_owned).collect();
+        anyhow::anyhow!("the configuration is not valid: {}`{key}` {wrong}", place_name(source, &path))
+    })?;
     resolve_paths(&mut config, &figment);
     Ok(Loaded { config, figment })
 }
@@ -446,14 +451,18 @@ pub fn variables() -> Vec<String> {
     keys.map(|(section, key)| format!("{ENVIRONMENT_PREFIX}{section}__{key}").to_ascii_uppercase()).collect()
 }
 
-/// One error, with the key and the source as a person wrote them.
+/// One error, with its place and the key as a person wrote them.
 fn explain(error: &figment::Error) -> String {
-    let path = error.path.join(".");
-    let key = if path.is_empty() { String::new() } else { format!("`{path}`: ") };
-    let source = error.metadata.as_ref().map(source_name).filter(|name| name != DEFAULT);
+    let mut path = error.path.clone();
     let what = match &error.kind {
         figment::error::Kind::UnknownField(name, known) => {
-            format!("there is no setting `{name}` here, only {}", known.join(", "))
+            if path.last().is_none_or(|last| last != name) {
+                path.push(name.clone());
+            }
+            match freehold_policy::nearest(name, known.iter().copied()) {
+                Some(near) => format!("there is no setting `{name}` here; did you mean `{near}`?"),
+                None => format!("there is no setting `{name}` here, only {}", known.join(", ")),
+            }
         }
         figment::error::Kind::InvalidType(found, wanted) => {
             format!("found {found}, expected {}", wanted_in_words(wanted))
@@ -463,7 +472,23 @@ fn explain(error: &figment::Error) -> String {
         }
         kind => kind.to_string(),
     };
-    format!("{key}{what}{}", source.map(|name| format!(" ({name})")).unwrap_or_default())
+    let key = if path.is_empty() { String::new() } else { format!("`{}`: ", path.join(".")) };
+    format!("{}{key}{what}", place_name(error.metadata.as_ref(), &path))
+}
+
+/// Where a setting was read, to stand before what is wrong with it: `FILE:LINE:COLUMN: `, the variable of the environment, or
+/// nothing when nobody set it.
+fn place_name(source: Option<&figment::Metadata>, path: &[String]) -> String {
+    let Some(metadata) = source else { return String::new() };
+    if let Some(figment::Source::File(file)) = &metadata.source {
+        let at = place::of(file, path).map(|(line, column)| format!(":{line}:{column}"));
+        return format!("{}{}: ", file.display(), at.unwrap_or_default());
+    }
+    match source_name(metadata) {
+        name if name == DEFAULT => String::new(),
+        name if name == FLAG => format!("{name}: "),
+        _ => format!("{ENVIRONMENT_PREFIX}{}: ", path.join("__").to_ascii_uppercase()),
+    }
 }
 
 /// What a key takes, for people who write TOML and not Rust.

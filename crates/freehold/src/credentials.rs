@@ -136,6 +136,12 @@ impl Credentials for WorkspaceCredentials {
         self.directory.broker.injection(&slot).await.map_err(|NotObtained(code)| Unavailable(code))
     }
 
+    fn refused(&self, name: &str) {
+        if let Some(slot) = self.known(name) {
+            self.directory.broker.refused(&slot);
+        }
+    }
+
     async fn secret(&self, name: &str) -> Result<Arc<SecretValue>, Unavailable> {
         let opened = self.directory.secrets.open(self.organization, name).await.map_err(|error| {
             let code = error.code();

@@ -9,7 +9,9 @@ use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::Path};
 
 use anyhow::Context;
 use clap::Subcommand;
-use freehold_model::{CredentialId, OrganizationId, SecretId, secret::Holder};
+use freehold_app::audit::{self, Cause};
+use freehold_cli::counted;
+use freehold_model::{CredentialId, OrganizationId, SecretId, Timestamp, audit::EventType, secret::Holder};
 use freehold_store::{Sealed, Store};
 use freehold_vault::{Place, SealedDataKey, Vault};
 use rustix::fs::FlockOperation;
@@ -97,7 +99,9 @@ pub async fn run(arguments: Args) -> anyhow::Result<String> {
     store.close().await;
     let Rotated { keys, secrets } = rotated.context("the rotation is not finished; run it again")?;
     Ok(format!(
-        "resealed {keys} data keys and {secrets} secrets under the master key {}\n",
+        "resealed {} and {} under the master key {}\n",
+        counted(keys, "data key"),
+        counted(secrets, "secret"),
         vault.newest_key().await
     ))
 }
@@ -107,8 +111,8 @@ fn say(step: Step) -> anyhow::Result<()> {
     match step {
         Step::Begun => eprintln!("the next master key is in use"),
         Step::NewDataKey => eprintln!("made another data key"),
-        Step::DataKeys(count) => eprintln!("resealed {count} data keys"),
-        Step::Secrets(count) => eprintln!("resealed {count} secrets"),
+        Step::DataKeys(count) => eprintln!("resealed {}", counted(count, "data key")),
+        Step::Secrets(count) => eprintln!("resealed {}", counted(count, "secret")),
         Step::Ended => eprintln!("the old master key is gone"),
     }
     Ok(())
@@ -163,10 +167,24 @@ pub async fn rotate(
         }
     }
     anyhow::ensure!(!is_left, "there was always more to reseal");
+    // Before the end, so that no rotation is without its row; one that is cut here has another when it is finished.
+    record(store, &newest, data_keys).await?;
     vault.end_rotation().await?;
     progress(Step::Ended)?;
     control::tell(data_dir).await?;
     Ok(done)
+}
+
+/// Writes the rows that say that each organization's secrets are sealed by this master key.
+async fn record(store: &Store, master_key: &str, data_keys: bool) -> anyhow::Result<()> {
+    for organization in organizations(store).await? {
+        let detail = serde_json::json!({ "master_key": master_key, "data_keys": data_keys });
+        let written = store.write(organization, move |tx| {
+            audit::append(tx, &Cause::server(), EventType::VaultRotated, detail, Timestamp::now())
+        });
+        written.await.context("the rotation cannot be recorded")?;
+    }
+    Ok(())
 }
 
 /// The organizations that have data keys.

@@ -131,4 +131,8 @@ impl SecretSealer for Sealer {
     ) -> Result<(), SealError> {
         self.0.discard(Place { organization, holder }, sealed).await.map_err(failed)
     }
+
+    fn reference(&self, sealed: &[u8]) -> Option<String> {
+        self.0.reference(sealed)
+    }
 }

@@ -123,7 +123,7 @@ impl Call {
         let Some(key) = key else {
             return Err(Failure::field("Idempotency-Key", "must be 1 to 255 visible ASCII characters"));
         };
-        let request_hash = Sha256::new()
+        let digest = Sha256::new()
             .chain_update(self.operation.id)
             .chain_update([0])
             .chain_update(&self.path)
@@ -131,7 +131,7 @@ impl Call {
             .chain_update(body)
             .finalize()
             .into();
-        Ok(Some(Once { key: key.to_owned(), request_hash, render }))
+        Ok(Some(self.app().once(key.to_owned(), &digest, render)))
     }
 
     /// A success with a JSON body.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use freehold_api::{Body, Operation, openapi, operations};
+use freehold_api::{Body, Operation, openapi, operations, pattern_in_words};
 use jsonschema::{Validator, error::ValidationErrorKind};
 use serde_json::{Map, Value, json};
 
@@ -64,9 +64,15 @@ impl Document {
                     }
                 }
                 // Values may be secret, so they are not repeated.
-                _ => {
+                kind => {
                     let name = if path.is_empty() { "body".to_owned() } else { path };
-                    fields.insert(name, error.masked().to_string());
+                    let words = match kind {
+                        ValidationErrorKind::Pattern { pattern } => pattern_in_words(pattern),
+                        _ => None,
+                    };
+                    let said =
+                        words.map_or_else(|| error.masked().to_string(), |words| format!("must be {words}"));
+                    fields.insert(name, said);
                 }
             }
         }

@@ -137,12 +137,13 @@ pub(crate) fn secret(secret: secret::Secret) -> api::secret::Secret {
     }
 }
 
-pub(crate) fn credential(credential: credential::Credential) -> api::credential::Credential {
+pub(crate) fn credential(kept: freehold_app::credential::Kept) -> api::credential::Credential {
+    let freehold_app::credential::Kept { credential, elsewhere } = kept;
     let to_consent = credential.kind == credential::Kind::Oauth2AuthorizationCode
         && credential.status == credential::Status::NeedsReauth;
     api::credential::Credential {
         next: to_consent.then(|| format!("/v1/credentials/{}/oauth/start", credential.id)),
-        durable_ref: format!("vault/{}", credential.id),
+        durable_ref: elsewhere.unwrap_or_else(|| format!("vault/{}", credential.id)),
         id: credential.id,
         org_id: credential.organization_id,
         user_id: credential.member_id.map(|member| member.to_string()),

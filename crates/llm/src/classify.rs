@@ -100,7 +100,37 @@ fn on_the_way(status: u16, reason: &str, after: Option<Duration>, message: Strin
             "the provider's `domain` leads to an address inside: correct it, or name it in the server's `egress.hosts`",
         ),
         _ if status >= 500 => Error::Unavailable { after, message, source: None },
-        _ => denied("check the provider's `kind` and `domain`, and the capabilities of the role"),
+        _ => denied(advice(reason)),
+    }
+}
+
+/// What the operator can do about a denial that does not pass by itself.
+fn advice(reason: &str) -> &'static str {
+    match reason {
+        "budget_exceeded" => {
+            "a budget has no more room: `freehold workspace budgets` shows which; wait for its next window, or raise its `limit`"
+        }
+        "budget_uncountable" => {
+            "a budget cannot tell how much the request is: for money, give the model a price in the server's `[prices]`; \
+             `budget_ceilings` of the row in the audit log names the counter and says why"
+        }
+        "approval_denied" => "a person was asked and denied it: `freehold approvals list` shows the decision",
+        "approval_expired" | "approval_abandoned" | "approvals_full" => {
+            "nobody decided in time: decide with `freehold approvals`, or take `approval: required` off the rule"
+        }
+        "transform_failed" => {
+            "a transform could not change the request: `transforms_failed` of the row in the audit log says which and why"
+        }
+        "denied_by_rule"
+        | "condition_not_met"
+        | "body_invalid"
+        | "body_unreadable"
+        | "body_too_large"
+        | "content_type_not_allowed" => {
+            "correct the rule of the capabilities, of the role or its provider, which the row in the audit log names"
+        }
+        "control_plane_forbidden" => "the provider's `domain` is the control plane itself: correct it",
+        _ => "check the provider's `kind` and `domain`, and the capabilities of the role",
     }
 }
 
@@ -149,6 +179,23 @@ mod tests {
         ] {
             let expected = expected.map(Duration::from_millis);
             assert_eq!(retry_after(&headers(pairs), now), expected, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn a_denial_says_what_can_be_done_about_its_reason() {
+        for (reason, advised) in [
+            ("budget_uncountable", "`[prices]`"),
+            ("budget_exceeded", "`freehold workspace budgets`"),
+            ("auth_unavailable", "credential"),
+            ("approval_expired", "`freehold approvals`"),
+            ("condition_not_met", "audit log names"),
+            ("domain_not_allowed", "`kind` and `domain`"),
+        ] {
+            let body =
+                format!(r#"{{"error":{{"code":"egress_denied","message":"no","reason":"{reason}"}}}}"#);
+            let error = status_error(403, &HeaderMap::new(), body.as_bytes(), Timestamp::UNIX_EPOCH);
+            assert!(error.to_string().contains(advised), "{error}");
         }
     }
 

@@ -74,6 +74,8 @@ slugs! {
         SecretUpdated => "secret_updated",
         /// A secret was deleted.
         SecretDeleted => "secret_deleted",
+        /// Another master key seals the organization's secrets.
+        VaultRotated => "vault_rotated",
         /// A person consented, and the credential's issuer gave a token for it.
         CredentialConsented => "credential_consented",
         /// The credential's issuer gave an access token.

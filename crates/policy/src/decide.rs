@@ -59,6 +59,27 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason, in the order documented.
+    pub const ALL: &'static [Self] = &[
+        Self::RuleMatched,
+        Self::DomainNotAllowed,
+        Self::MethodNotAllowed,
+        Self::PathNotAllowed,
+        Self::InsecureNotAllowed,
+        Self::ContentTypeNotAllowed,
+        Self::BodyTooLarge,
+        Self::BodyUnreadable,
+        Self::BodyInvalid,
+        Self::ConditionNotMet,
+        Self::DeniedByRule,
+        Self::HostInvalid,
+        Self::ResponseStatusNotAllowed,
+        Self::ResponseContentTypeNotAllowed,
+        Self::ResponseTooLarge,
+        Self::ResponseUnreadable,
+        Self::ResponseConditionNotMet,
+    ];
+
     /// The reason's spelling in audit rows and answers.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -140,7 +161,8 @@ pub enum Decision {
 pub struct Denial {
     /// The reason.
     pub reason: Reason,
-    /// The rule that denies it; absent when no rule allows it.
+    /// The rule that denies it. When none does and none allows it: the first of those that name its host, method and path and
+    /// whose body or conditions it is not, if there are such.
     pub rule: Option<RuleName>,
     /// For the audit log: where a body is not as a schema says. Nothing of its content.
     pub detail: Option<String>,
@@ -262,8 +284,7 @@ impl Policy {
             looks |= rule.looks;
             for transform in &rule.transforms {
                 credentials.extend(transform.credential.as_deref().map(Into::into));
-                let formulas = transform.formulas();
-                secrets.extend(formulas.flat_map(|one| one.expression().secrets().iter().cloned()));
+                secrets.extend(transform.secrets().map(Box::from));
             }
             if denies { &mut deny } else { &mut allow }.add(&rule);
         }
@@ -317,16 +338,17 @@ impl Policy {
         }
         let method = Method::parse(request.method);
         let mut best: Option<&Arc<CompiledRule>> = None;
-        // The nearest miss explains a denial best.
-        let (mut reason, mut nearest) = (Reason::DomainNotAllowed, None);
+        // The nearest miss explains a denial best; of several as near, the first of the document.
+        let (mut reason, mut nearest) = (Reason::DomainNotAllowed, None::<&Arc<CompiledRule>>);
         for rule in self.allow.candidates(host) {
             if best.is_some_and(|other| other.order < rule.order) {
                 continue;
             }
             match rule.check(request, method, &work) {
                 Ok(()) => best = Some(rule),
-                Err(miss) if miss.nearness() > reason.nearness() => (reason, nearest) = (miss, Some(rule)),
-                Err(_) => {}
+                Err(miss) if miss.nearness() < reason.nearness() => {}
+                Err(miss) if miss == reason && nearest.is_some_and(|other| other.order < rule.order) => {}
+                Err(miss) => (reason, nearest) = (miss, Some(rule)),
             }
         }
         match best {
@@ -336,11 +358,13 @@ impl Policy {
                 credential: self.credential.clone().filter(|_| self.takes_credential(request.destination)),
             }),
             None => {
-                let rule = nearest.filter(|_| reason == Reason::BodyInvalid);
+                let near = nearest.filter(|_| reason.nearness() > Reason::InsecureNotAllowed.nearness());
                 Decision::Deny(Denial {
                     reason,
-                    rule: None,
-                    detail: rule.and_then(|rule| rule.detail(request)),
+                    rule: near.map(|rule| rule.name.clone()),
+                    detail: near
+                        .filter(|_| reason == Reason::BodyInvalid)
+                        .and_then(|one| one.detail(request)),
                 })
             }
         }
@@ -350,10 +374,6 @@ impl Policy {
     /// within a capability: for an author who asks why. The decision is [`decide`](Self::decide)'s.
     pub fn explain(&self, request: &RequestHead<'_>) -> Vec<Verdict> {
         let method = Method::parse(request.method);
-        let mut rules: Vec<_> = self.allow.rules().map(|rule| (rule, false)).collect();
-        rules.extend(self.deny.rules().map(|rule| (rule, true)));
-        rules.sort_unstable_by_key(|(rule, _)| rule.order);
-        rules.dedup_by_key(|(rule, _)| rule.order);
         let work = Work::default();
         let verdict = |(rule, denies): (&Arc<CompiledRule>, bool)| {
             let head = if denies { rule.denies_head(request) } else { rule.allows_head(request, method) };
@@ -372,7 +392,20 @@ impl Policy {
             };
             Verdict { rule: rule.name.clone(), denies, outcome }
         };
-        rules.into_iter().map(verdict).collect()
+        self.ordered().into_iter().map(verdict).collect()
+    }
+
+    /// The names of its rules, in the order of [`explain`](Self::explain), and whether each denies.
+    pub fn rules(&self) -> Vec<(&RuleName, bool)> {
+        self.ordered().into_iter().map(|(rule, denies)| (&rule.name, denies)).collect()
+    }
+
+    fn ordered(&self) -> Vec<(&Arc<CompiledRule>, bool)> {
+        let mut rules: Vec<_> = self.allow.rules().map(|rule| (rule, false)).collect();
+        rules.extend(self.deny.rules().map(|rule| (rule, true)));
+        rules.sort_unstable_by_key(|(rule, _)| rule.order);
+        rules.dedup_by_key(|(rule, _)| rule.order);
+        rules
     }
 
     /// Decides a question for a name: whether any rule names it, whatever port, method or path, and none denies all of it.

@@ -1,6 +1,6 @@
 //! A checked document: the values that [`crate::parse`] makes and [`crate::compile`] takes.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use crate::{
     body::BodyRule,
@@ -17,6 +17,22 @@ use crate::{
 pub struct Document {
     /// Its capabilities.
     pub capabilities: Vec<Capability>,
+}
+
+impl Document {
+    /// The names of the credentials that its transforms put on, each once and sorted.
+    pub fn credentials(&self) -> BTreeSet<&str> {
+        self.transforms().filter_map(|transform| transform.credential.as_deref()).collect()
+    }
+
+    /// The names of the secrets that its transforms use, each once and sorted.
+    pub fn secrets(&self) -> BTreeSet<&str> {
+        self.transforms().flat_map(Transform::secrets).collect()
+    }
+
+    fn transforms(&self) -> impl Iterator<Item = &Transform> {
+        self.capabilities.iter().flat_map(|capability| &capability.transforms)
+    }
 }
 
 /// Something a role may do. Its type is `http`, the only one there is.

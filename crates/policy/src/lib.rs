@@ -59,4 +59,5 @@ pub use permit::{Applied, Permit};
 pub use provider::{PROVIDER_CAPABILITY, ProviderGrant, compile};
 pub use respond::{Reply, ResponseRule, StatusPattern};
 pub use schema::{BodySchema, SCHEMA_BYTES_MAX, VALIDATION_STEPS_MAX};
+pub use suggest::nearest;
 pub use transform::{BodyEdits, Edits, POINTER_BYTES_MAX, POINTER_SEGMENTS_MAX, Pointer, Transform};

@@ -9,8 +9,8 @@ pub(crate) fn suggest<'k>(given: &str, known: impl IntoIterator<Item = &'k str>,
     nearest(given, known).map_or_else(|| all.to_owned(), |name| format!("did you mean `{name}`?"))
 }
 
-/// The known name that is nearest, when it is near enough.
-pub(crate) fn nearest<'k>(given: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+/// The known name that is nearest, when it is near enough to be what was meant.
+pub fn nearest<'k>(given: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     if given.len() > NAME_BYTES_MAX {
         return None;
     }

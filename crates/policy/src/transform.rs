@@ -35,6 +35,11 @@ impl Transform {
         let texts = sets.into_iter().flatten().map(|(_, formula)| formula);
         texts.chain(self.body.set.iter().map(|(_, formula)| formula)).chain(&self.path)
     }
+
+    /// The names of the secrets that they use; one may come more than once.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.formulas().flat_map(|formula| formula.expression().secrets()).map(|name| &**name)
+    }
 }
 
 /// What is put and what is taken away, by name; no name is in both. What is taken away goes first.

@@ -26,7 +26,7 @@ pub use master::{MASTER_KEYS_MAX, MasterKey, MasterKeys};
 pub use openbao::{Login, OpenBao, Options as OpenBaoOptions};
 pub use signing::{PUBLIC_KEY_BYTES, SigningKey};
 
-use crate::envelope::Envelope;
+use crate::{envelope::Envelope, form::Reference};
 
 /// The length of a master key and of a data key, in bytes.
 pub const KEY_BYTES: usize = 32;
@@ -245,6 +245,13 @@ impl Vault {
     /// When the store of secrets does not say that it is gone.
     pub async fn discard(&self, place: Place, kept: &[u8]) -> Result<(), Error> {
         self.keeper_of(kept)?.discard(place, kept).await
+    }
+
+    /// Where a secret is kept, when that is not in its row: the path in the store of secrets, with its mount where that is
+    /// configured.
+    pub fn reference(&self, kept: &[u8]) -> Option<String> {
+        let path = Reference::parse(kept)?.path;
+        Some(self.openbao.as_ref().map_or_else(|| path.clone(), |openbao| openbao.shown(&path)))
     }
 
     /// Reads the master keys anew. When this has answered, nothing is sealed any more under a key that is not the newest,

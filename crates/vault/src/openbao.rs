@@ -139,6 +139,11 @@ impl OpenBao {
         Ok(Self { options, address, http, session: Mutex::default() })
     }
 
+    /// A path as people look for it: with its mount.
+    pub(crate) fn shown(&self, path: &str) -> String {
+        format!("{}/{path}", self.options.mount)
+    }
+
     fn misconfigured(&self, why: impl Into<String>) -> Error {
         Error::Misconfigured { address: self.options.address.clone(), why: why.into() }
     }

@@ -259,7 +259,7 @@ async fn a_secret_of_another_master_key_is_told_apart() {
 async fn a_reference_to_a_store_of_secrets_that_is_not_configured_is_said_to_be_one() {
     let setting = Setting::new();
     let place = secret_of(1, 1);
-    let kept = form::Reference { version: 1, path: format!("freehold/{}", place.path()) }.to_bytes();
+    let kept = Reference { version: 1, path: format!("freehold/{}", place.path()) }.to_bytes();
     assert!(matches!(setting.vault.open_sealed(place, &kept).await, Err(Error::NotConfigured)));
     assert!(matches!(setting.vault.discard(place, &kept).await, Err(Error::NotConfigured)));
 }

@@ -82,6 +82,7 @@ async fn a_secret_is_kept_there_and_only_a_reference_here() {
     let vault = setting.vault(setting.options());
     let kept = vault.seal(place(1), b"hunter2").await.unwrap();
     let path = format!("freehold/test/{}/secret/{}", place(1).organization, place(1).holder);
+    assert_eq!(vault.reference(&kept), Some(format!("{MOUNT}/{path}")));
     assert!(!kept.windows(7).any(|window| window == b"hunter2"));
     assert_eq!(setting.server.paths(), [(path, vec![1])]);
     assert_eq!(vault.open_sealed(place(1), &kept).await.unwrap().expose(), b"hunter2");

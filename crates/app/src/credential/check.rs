@@ -2,8 +2,9 @@
 
 use freehold_model::{
     credential::Kind,
-    issuer::{self, ClientAuth, Endpoint},
+    issuer::{self, ClientAuth, Endpoint, Issuer},
 };
+use freehold_policy::nearest;
 use url::Url;
 
 use super::CredentialNew;
@@ -123,9 +124,18 @@ fn endpoints(new: &CredentialNew, packed: Option<&mut PackedSecret>, fields: &mu
                 issuer::EndpointError::Unknown(_) => endpoint.as_str(),
                 issuer::EndpointError::Setting(setting) => setting,
             };
-            fields.add(&format!("provider_config.{name}"), error.to_string());
+            let meant = match &error {
+                issuer::EndpointError::Unknown(given) => nearest(given, names()),
+                issuer::EndpointError::Setting(_) => None,
+            };
+            let hint = meant.map(|name| format!("; did you mean the provider `{name}`?"));
+            fields.add(&format!("provider_config.{name}"), format!("{error}{}", hint.unwrap_or_default()));
         }
     }
+}
+
+fn names() -> impl Iterator<Item = &'static str> {
+    Issuer::all().iter().map(|issuer| issuer.name.as_str())
 }
 
 /// What is wrong with the value of a known setting.

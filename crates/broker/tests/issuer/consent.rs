@@ -50,6 +50,27 @@ async fn what_a_person_consents_to_can_be_used_with_and_without_a_clients_secret
 }
 
 #[tokio::test]
+async fn a_refused_token_is_replaced_by_its_refresh_token_and_stays_where_there_is_none() {
+    let world = World::new(3600);
+    let memory = consented(&world, "web").await;
+    let broker = world.broker(&memory);
+    let slot = broker.slot(&memory.credential());
+    let first = broker.injection(&slot).await.unwrap();
+    broker.refused(&slot);
+    let second = broker.injection(&slot).await.unwrap();
+    assert!(second != first && world.is_good(&second));
+    let mut kept: serde_json::Value = serde_json::from_slice(&memory.0.lock().unwrap().secret).unwrap();
+    kept.as_object_mut().unwrap().remove("refresh_token").unwrap();
+    memory.0.lock().unwrap().secret = serde_json::to_vec(&kept).unwrap();
+    let broker = world.broker(&memory);
+    let slot = broker.slot(&memory.credential());
+    let first = broker.injection(&slot).await.unwrap();
+    broker.refused(&slot);
+    assert_eq!(broker.injection(&slot).await.unwrap(), first);
+    assert_eq!(memory.credential().status, Status::Active);
+}
+
+#[tokio::test]
 async fn a_code_without_the_verifier_is_refused() {
     let world = World::new(3600);
     let given = Given { client_secret: Some(CLIENT_SECRET.to_owned().into()), ..Given::default() };

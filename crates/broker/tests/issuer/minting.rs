@@ -103,6 +103,26 @@ async fn a_refusal_for_good_needs_somebody() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_refused_is_replaced_once_and_not_again_at_once() {
+    let world = World::new(3600);
+    let memory = world.client(&[("client_id", "post")]);
+    let broker = world.broker(&memory);
+    let slot = broker.slot(&memory.credential());
+    let first = broker.injection(&slot).await.unwrap();
+    // As many requests were under way with it.
+    for _ in 0..10 {
+        broker.refused(&slot);
+    }
+    let second = broker.injection(&slot).await.unwrap();
+    assert!(second != first && world.is_good(&second));
+    for _ in 0..10 {
+        broker.refused(&slot);
+        assert_eq!(broker.injection(&slot).await.unwrap(), second);
+    }
+    assert_eq!((world.issuer.count("/token").unwrap(), memory.log()), (2, vec!["ok".to_owned(); 2]));
+}
+
+#[tokio::test]
 async fn a_token_that_comes_to_its_end_is_replaced() {
     let world = World::new(10);
     let memory = world.client(&[("client_id", "post")]);

@@ -129,6 +129,15 @@ for name in sorted(os.listdir(folder)):
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
+#[test]
+fn the_tool_says_in_one_line_what_is_wrong_with_its_arguments() {
+    for arguments in [&["--checkpoint", "1", "x"][..], &["--checkpoint", "a:b", "x"], &[], &["--what", "x"]] {
+        let output = Command::new("python3").args(["-B", TOOL]).args(arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{arguments:?} {said}");
+    }
+}
+
 /// Asserts that neither verifier takes any of these, and that both take `good`.
 fn refused_by_both(good: &[u8], mutants: &[Vec<u8>], pins: &Pins) {
     let folder = tempfile::tempdir().unwrap();

@@ -270,7 +270,8 @@ fn fields(name: &str, fields: &[HeldField]) -> String {
 
 fn shown_body(body: &HeldBody) -> String {
     let whole = if body.is_whole { "" } else { ", and more that was not read" };
-    let mut out = format!("{DIM}body, {} bytes{whole}{DIM:#}\n", body.bytes);
+    let mut out =
+        format!("{DIM}body, {} byte{}{whole}{DIM:#}\n", body.bytes, if body.bytes == 1 { "" } else { "s" });
     let text = match (&body.json, &body.text) {
         (Some(json), _) => serde_json::to_string_pretty(json).unwrap_or_default(),
         (None, Some(text)) => text.clone(),
@@ -278,7 +279,10 @@ fn shown_body(body: &HeldBody) -> String {
     };
     let text = text::harmless(&text);
     out.extend(
-        text.lines().take(BODY_LINES_MAX).map(|line| format!("  {}\n", text::line(line, LINE_CHARS_MAX))),
+        // As it is indented.
+        text.lines()
+            .take(BODY_LINES_MAX)
+            .map(|line| format!("  {}\n", text::cut(line.trim_end(), LINE_CHARS_MAX))),
     );
     let left = text.lines().count().saturating_sub(BODY_LINES_MAX);
     if left > 0 {
@@ -308,6 +312,15 @@ fn until(text: &str) -> Result<Timestamp, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_of_json_is_shown_as_it_is_indented() {
+        let json = serde_json::json!({"order": {"items": [1]}});
+        let shown = shown_body(&HeldBody { bytes: 1, is_whole: true, json: Some(json), text: None });
+        let shown = anstream::adapter::strip_str(&shown).to_string();
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines[..4], ["body, 1 byte", "  {", "    \"order\": {", "      \"items\": ["]);
+    }
 
     #[test]
     fn a_time_is_so_long_from_now_or_a_time() {

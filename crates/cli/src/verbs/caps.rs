@@ -21,6 +21,7 @@ use crate::{
     failure::{Failure, exit},
     input,
     output::{BAD, BOLD, Console, DIM, GOOD, NOTE},
+    text::counted,
 };
 
 mod cases;
@@ -137,11 +138,9 @@ fn check(files: &[PathBuf], console: &mut Console) -> Outcome {
             Ok(document) => {
                 let rules =
                     document.capabilities.iter().map(|one| one.allow.len() + one.deny.len()).sum::<usize>();
-                let capabilities = document.capabilities.len();
-                console.note(&format!(
-                    "{}: no problem in {rules} rules of {capabilities} capabilities\n",
-                    file.display()
-                ));
+                let rules = counted(rules, "rule");
+                let capabilities = counted(document.capabilities.len(), "capability");
+                console.note(&format!("{}: no problem in {rules} of {capabilities}\n", file.display()));
             }
             Err(problems) => {
                 console.note(&format!("{problems}\n\n"));
@@ -155,13 +154,15 @@ fn check(files: &[PathBuf], console: &mut Console) -> Outcome {
 /// A document, or its problems as text.
 fn document(file: &Path, console: &mut Console) -> Result<Result<Document, String>, Failure> {
     let text = input::text(console, file)?;
-    Ok(parse(&text).map_err(|problems| {
-        let mut shown = String::new();
-        for problem in &problems {
-            show_problem(&mut shown, &file.display().to_string(), &text, problem);
-        }
-        shown.trim_end().to_owned()
-    }))
+    Ok(parse(&text).map_err(|problems| shown(file, &text, &problems)))
+}
+
+fn shown(file: &Path, text: &str, problems: &[Problem]) -> String {
+    let mut shown = String::new();
+    for problem in problems {
+        show_problem(&mut shown, &file.display().to_string(), text, problem);
+    }
+    shown.trim_end().to_owned()
 }
 
 /// As a compiler shows it: the place, the line, and a mark under what is meant.
@@ -169,7 +170,8 @@ fn show_problem(shown: &mut String, file: &str, text: &str, problem: &Problem) {
     let Problem { line, column, path, message } = problem;
     let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
     let _written = writeln!(shown, "{BAD}error{BAD:#}: {BOLD}{place}{message}{BOLD:#}");
-    let _written = writeln!(shown, "  {NOTE}-->{NOTE:#} {file}:{line}:{column}");
+    let at = if *line == 0 { String::new() } else { format!(":{line}:{column}") };
+    let _written = writeln!(shown, "  {NOTE}-->{NOTE:#} {file}{at}");
     let row = usize::try_from(*line).unwrap_or(0).checked_sub(1);
     let Some(source) = row.and_then(|row| text.lines().nth(row)) else { return };
     let before: String =
@@ -183,9 +185,9 @@ fn show_problem(shown: &mut String, file: &str, text: &str, problem: &Problem) {
 fn policy(documents: &Documents, console: &mut Console) -> Result<Policy, Failure> {
     let mut read = |file: Option<&PathBuf>| match file {
         None => Ok(Document::default()),
-        Some(file) => document(file, console)?.map_err(|problems| Failure {
-            details: problems.lines().map(str::to_owned).collect(),
-            ..Failure::other("the document has problems")
+        Some(file) => document(file, console)?.map_err(|problems| {
+            console.note(&format!("{problems}\n\n"));
+            Failure::other("the document has problems")
         }),
     };
     let base = read(documents.base.as_ref())?;
@@ -197,9 +199,9 @@ fn policy(documents: &Documents, console: &mut Console) -> Result<Policy, Failur
 fn test(documents: &Documents, cases: &Path, console: &mut Console) -> Outcome {
     let policy = policy(documents, console)?;
     let text = input::text(console, cases)?;
-    let cases = cases::read(&text).map_err(|problem| Failure {
-        details: vec![problem],
-        ..Failure::usage(format!("{} holds no cases", cases.display()))
+    let cases = cases::read(&text, &policy).map_err(|problems| {
+        console.note(&format!("{}\n\n", shown(cases, &text, &problems)));
+        Failure::usage("the cases have problems")
     })?;
     let (mut wrong, count) = (0, cases.len());
     for case in cases {
@@ -217,7 +219,7 @@ fn test(documents: &Documents, cases: &Path, console: &mut Console) -> Outcome {
             rows(&verdicts)
         ))?;
     }
-    console.note(&format!("{count} cases, {wrong} wrong\n"));
+    console.note(&format!("{}, {wrong} wrong\n", counted(count, "case")));
     Ok(if wrong == 0 { exit::OK } else { exit::OTHER })
 }
 

@@ -9,7 +9,7 @@ use freehold_client::{
         service::ListQuery,
     },
 };
-use freehold_model::CredentialId;
+use freehold_model::{CredentialId, issuer::Issuer};
 use freehold_policy::Transform;
 use url::form_urlencoded;
 
@@ -17,7 +17,7 @@ use super::{Outcome, provider::pair, used};
 use crate::{
     failure::{Failure, exit},
     input::{self, Confirm},
-    output::{Console, or_dash, table, time},
+    output::{Console, NOTE, or_dash, table, time},
     resolve, text,
 };
 
@@ -215,11 +215,24 @@ async fn create(client: &Client, new: Create, console: &mut Console) -> Result<(
     *field = secret;
     let made = client.credential_create(&body).await?;
     console.fields(&made)?;
+    if let Some(name) = meant(&body.provider) {
+        let given = text::harmless(&body.provider);
+        console.note(&format!(
+            "{NOTE}warning:{NOTE:#} no provider is known by the name `{given}`, so nothing is known of how it wants its \
+             credentials; did you mean `{name}`?\n"
+        ));
+    }
     if made.next.is_some() {
         console
             .note(&format!("Next: freehold credential connect {}\n", text::harmless(&made.id.to_string())));
     }
     Ok(())
+}
+
+/// The provider that may have been meant by a name that is near, and not its own.
+fn meant(provider: &str) -> Option<&'static str> {
+    let names = || Issuer::all().iter().map(|issuer| issuer.name.as_str());
+    freehold_policy::nearest(provider, names()).filter(|_| names().all(|name| name != provider))
 }
 
 /// Sends a person to consent and waits for what they come back with. Their browser did not begin, so its last page shows

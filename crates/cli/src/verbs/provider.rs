@@ -15,6 +15,7 @@ use super::{Outcome, slug};
 use crate::{
     failure::{Failure, exit},
     input::{self, Confirm},
+    missing,
     output::{Console, or_dash, table, time},
     resolve,
 };
@@ -148,6 +149,7 @@ pub(crate) async fn run(client: &Client, verb: Provider, console: &mut Console) 
                 config: settings.config.into_iter().collect(),
             };
             console.fields(&client.provider_create(&body).await?)?;
+            missing::warn(client, body.capabilities.as_deref(), console).await;
         }
         Provider::Update { provider, domain, settings, clear, clear_config } => {
             let id = resolve::provider(client, &provider).await?;
@@ -159,6 +161,7 @@ pub(crate) async fn run(client: &Client, verb: Provider, console: &mut Console) 
                     .hint("`freehold provider update --help` lists what can be"));
             }
             console.fields(&client.provider_update(id, &change).await?)?;
+            missing::warn(client, change.capabilities.flatten().as_deref(), console).await;
         }
         Provider::Archive { provider, confirm } => {
             let id = resolve::provider(client, &provider).await?;

@@ -15,6 +15,7 @@ use super::{Outcome, slug};
 use crate::{
     failure::{Failure, exit},
     input::{self, Confirm},
+    missing,
     output::{Console, or_dash, table, time},
     resolve::{self, Names},
 };
@@ -182,7 +183,9 @@ pub(crate) async fn run(client: &Client, verb: Role, console: &mut Console) -> O
                 pool_max_size: None,
                 pack_ids: Vec::new(),
             };
-            show(client, &client.role_create(&body).await?, console).await?;
+            let created = client.role_create(&body).await?;
+            show(client, &created, console).await?;
+            missing::warn(client, body.capabilities.as_deref(), console).await;
         }
         Role::Update { role, provider, settings, clear } => {
             let id = resolve::role(client, &role).await?;
@@ -195,6 +198,7 @@ pub(crate) async fn run(client: &Client, verb: Role, console: &mut Console) -> O
                     .hint("`freehold role update --help` lists what can be"));
             }
             show(client, &client.role_update(id, &change).await?, console).await?;
+            missing::warn(client, change.capabilities.flatten().as_deref(), console).await;
         }
         Role::Archive { role } => {
             let id = resolve::role(client, &role).await?;

@@ -36,7 +36,7 @@ async fn problems_are_shown_as_a_compiler_shows_them() {
     let (person, path) = person(&[("good.yaml", CAPS), ("bad.yaml", &bad)]);
     let ran = person.runs(&["caps", "check", &path("good.yaml")]).await;
     assert_eq!((ran.code, ran.out.as_str()), (exit::OK, ""));
-    assert!(ran.err.contains("no problem in 3 rules of 1 capabilities"), "{}", ran.err);
+    assert!(ran.err.contains("no problem in 3 rules of 1 capability"), "{}", ran.err);
     let ran = person.runs(&["caps", "check", &path("good.yaml"), &path("bad.yaml")]).await;
     assert_eq!(ran.code, exit::OTHER);
     for shown in [
@@ -69,12 +69,12 @@ async fn a_request_is_explained_rule_by_rule() {
         ),
         (
             &["GET", "https://pypi.test?page=100"],
-            "deny condition_not_met",
+            "deny condition_not_met by index/read",
             &["when[0] does not hold\n", "another path"],
         ),
         (
             &["GET", "https://pypi.test/?page=x"],
-            "deny condition_not_met",
+            "deny condition_not_met by index/read",
             &["when[0] does not hold: a text does not read as what it should be"],
         ),
         (
@@ -140,7 +140,7 @@ async fn cases_are_tried_and_the_wrong_ones_explained() {
     assert!(ran.err.contains("6 cases, 0 wrong"), "{}", ran.err);
     let wrong = "- {request: GET https://pypi.test/simple/, expect: deny}\n\
                  - {request: GET https://files.pypi.test/tar, expect: allow index/read}\n\
-                 - {request: GET https://pypi.test/simple/, expect: allow index/rea}\n";
+                 - {request: GET https://pypi.test/simple/, expect: 'allow index/allow[1]'}\n";
     std::fs::write(path("wrong.yaml"), wrong).unwrap();
     let words = test("wrong.yaml");
     let ran = person.runs(&words.iter().map(String::as_str).collect::<Vec<_>>()).await;
@@ -148,15 +148,48 @@ async fn cases_are_tried_and_the_wrong_ones_explained() {
     assert!(ran.err.contains("3 cases, 3 wrong"), "{}", ran.err);
     assert!(ran.out.contains("expected deny\n  decided  allow index/read"), "{}", ran.out);
     assert!(ran.out.contains("decided  deny denied_by_rule by base/tar"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn a_file_of_cases_that_says_what_cannot_be_is_refused_with_its_places() {
+    let (person, path) = person(&[("caps.yaml", CAPS)]);
+    let words = ["caps", "test", &path("caps.yaml"), "--cases", &path("wrong.yaml")];
     for (text, problem) in [
         ("[]", "no case"),
         ("- {request: GET https://a.test/, expect: maybe}", "begins with `allow` or `deny`"),
-        ("- {request: GET https://a.test/, expct: allow}", "expct"),
+        ("- {request: GET https://a.test/, expct: allow}", "1:34\n    1 | - {"),
+        ("- {request: GET https://a.test/, expct: allow}", "unknown field `expct`; did you mean `expect`?"),
+        ("- {request: GET https://a.test/, colour: 1}", "the fields are `request`, `headers`"),
+        ("- {request: GET https://a.test/}", "error: `expect` is missing"),
+        ("- request: GET https://a.test/\n  expect: [allow]", "error: expected string"),
         ("- {request: https://a.test/, expect: allow}", "expected a method and a URL"),
+        (
+            "- request: GET https://a.test/\n  expect: allow index/rea",
+            "error: there is no rule `index/rea`; did you mean `index/read`?\n  --> ",
+        ),
+        ("- request: GET https://a.test/\n  expect: allow index/rea", "wrong.yaml:2:11\n    2 |   expect"),
+        (
+            "- {request: GET https://a.test/, expect: allow x}",
+            "there are `_provider/inference`, `_provider/models`, `index/read`",
+        ),
+        (
+            "- {request: GET https://a.test/, expect: allow index/closed}",
+            "`index/closed` denies, and allows nothing",
+        ),
+        (
+            "- {request: GET https://a.test/, expect: deny denied_by_rule by index/read}",
+            "`index/read` allows, and denies nothing",
+        ),
+        (
+            "- {request: GET https://a.test/, expect: deny domain_not_alowed}",
+            "there is no reason `domain_not_alowed`; did you mean `domain_not_allowed`?",
+        ),
+        ("- {request: GET https://a.test/, expect: deny budget_exceeded}", "there are `path_ambiguous`"),
+        ("- {request: GET https://a.test/, expect: deny denied_by_rule x}", "behind a reason stands `by`"),
+        ("- {request: GET https://a.test/, expect: allow x}\n- {request: GET x, expect: y}", ":2:"),
     ] {
         std::fs::write(path("wrong.yaml"), text).unwrap();
-        let words = test("wrong.yaml");
-        let ran = person.runs(&words.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        let ran = person.runs(&words).await;
         assert_eq!(ran.code, exit::USAGE, "{text}");
         assert!(ran.err.contains(problem), "{text}: {}", ran.err);
     }
@@ -217,15 +250,19 @@ async fn what_is_done_with_a_request_is_explained_without_any_secret() {
         "sets header x-lost: no value, so that the request is denied: something that it asks for is not there",
         "sets the path: /v2/orders",
         "sets /by of the body: [\"system\",\"t1\"]",
-        "counts  shop/spend (role): 2.500000 usd per role in 3600 s, then ask",
+        "counts  shop/spend (role): 2.500000 usd per role in 1 h, then ask",
         "counts  shop/items (role): 3 of 10 expression per task, then deny",
     ] {
         assert!(ran.out.contains(shown), "{shown}\n{}", ran.out);
     }
     for (data, decision, shown) in [
-        (r#"{"n": 9}"#, "deny body_invalid", "/n: maximum"),
-        (r#"{"n": 1, "n": 2}"#, "deny body_unreadable", "shop/order  a body that can be read"),
-        (&format!("{{\"n\": 1, \"x\": \"{}\"}}", "x".repeat(100)), "deny body_too_large", "a shorter body"),
+        (r#"{"n": 9}"#, "deny body_invalid by shop/order", "/n: maximum"),
+        (r#"{"n": 1, "n": 2}"#, "deny body_unreadable by shop/order", "shop/order  a body that can be read"),
+        (
+            &format!("{{\"n\": 1, \"x\": \"{}\"}}", "x".repeat(100)),
+            "deny body_too_large by shop/order",
+            "a shorter body",
+        ),
     ] {
         let words = explain(data);
         let ran = person.runs(&words.iter().map(String::as_str).collect::<Vec<_>>()).await;

@@ -6,6 +6,7 @@ mod caps;
 mod hostile;
 mod newcomer;
 mod support;
+mod words;
 
 use std::{
     path::Path,

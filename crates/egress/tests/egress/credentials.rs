@@ -1,12 +1,14 @@
 //! Credentials: put on here, never seen in the pod, never mixed with another's.
 
-use freehold_egress::Unavailable;
+use std::sync::Arc;
+
+use freehold_egress::{Injection, Unavailable};
 use freehold_model::provider::PLACEHOLDER_KEY as PLACEHOLDER;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 
 use crate::{
-    harness::{CAPS, Proxy, read},
+    harness::{CAPS, Kept, Proxy, read},
     upstream::{Speaks, Upstream},
 };
 
@@ -98,6 +100,24 @@ async fn a_credential_that_cannot_be_resolved_denies() {
     assert_eq!(upstream.count(), 0);
     let row = proxy.rows.with_reason("auth_unavailable").await;
     assert_eq!(row.auth_failures["main"], "auth_unavailable");
+}
+
+#[tokio::test]
+async fn a_credential_that_the_upstream_refuses_is_told_to_whoever_keeps_it_and_no_other_status_is() {
+    for (status, told) in [("401 Unauthorized", vec!["main".to_owned()]), ("403 Forbidden", Vec::new())] {
+        let upstream =
+            Upstream::scripted(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n"), false).await;
+        let proxy = Proxy::start(&upstream).await;
+        let kept = Kept {
+            injections: [("main", Injection::header("x-api-key", "s3cret").unwrap().into())].into(),
+            ..Kept::default()
+        };
+        let refused = Arc::clone(&kept.refused);
+        proxy.publish_with(CAPS, kept);
+        let answer = proxy.send("model.test", Request::post(INFERENCE)).await;
+        assert_eq!(answer.status.as_str(), &status[..3]);
+        assert_eq!(*refused.lock().unwrap(), told, "{status}");
+    }
 }
 
 #[tokio::test]

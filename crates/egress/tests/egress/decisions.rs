@@ -122,6 +122,9 @@ async fn conditions_see_the_head_as_it_goes_out_and_a_rule_that_denies_is_named(
     let row = proxy.rows.with_reason("denied_by_rule").await;
     assert_eq!(row.capability_name.as_deref(), Some("api"));
     assert_eq!(row.detail, Some(serde_json::json!({"rule": "marked", "origin": "role"})));
+    let row = proxy.rows.with_reason("condition_not_met").await;
+    assert_eq!(row.capability_name.as_deref(), Some("api"));
+    assert_eq!(row.detail.unwrap()["origin"], "role");
 }
 
 #[tokio::test]

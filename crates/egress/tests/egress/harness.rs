@@ -452,12 +452,18 @@ pub async fn read(response: http::Response<hyper::body::Incoming>) -> Answer {
 pub struct Kept {
     pub injections: HashMap<&'static str, Arc<Injection>>,
     pub secrets: HashMap<&'static str, &'static str>,
+    /// The credentials that an upstream refused.
+    pub refused: Arc<Mutex<Vec<String>>>,
 }
 
 #[async_trait]
 impl Credentials for Kept {
     async fn injection(&self, name: &str) -> Result<Arc<Injection>, Unavailable> {
         self.injections.get(name).cloned().ok_or(Unavailable("unknown"))
+    }
+
+    fn refused(&self, name: &str) {
+        self.refused.lock().unwrap().push(name.to_owned());
     }
 
     async fn secret(&self, name: &str) -> Result<Arc<SecretValue>, Unavailable> {

@@ -110,6 +110,7 @@ async fn proxy() -> (Upstream, Proxy) {
             ("signer", Injection::signer(std::sync::Arc::new(Digests)).into()),
         ]),
         secrets: HashMap::from([("token", "s3cret-token")]),
+        ..Kept::default()
     };
     proxy.publish_with(CAPS, kept);
     (upstream, proxy)

@@ -53,6 +53,32 @@ fn an_unknown_key_is_an_error_that_names_it() {
 }
 
 #[test]
+fn what_is_wrong_in_a_file_is_told_with_line_column_key_and_the_setting_that_was_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    for (text, place, says) in [
+        (
+            "[server]\nlissten = \"127.0.0.1:1\"\n",
+            ":2:1: ",
+            "`server.lissten`: there is no setting `lissten` here; did you mean `listen`?",
+        ),
+        ("# ours\n[serve]\n", ":2:2: ", "did you mean `server`?"),
+        (
+            "[pod]\ntmp_bytes = 9\n  memory_bytes = \"1\"\n",
+            ":3:3: ",
+            "`pod.memory_bytes`: found string \"1\", expected a whole number",
+        ),
+        ("pod = { memory_bytes = 10 }\n", ":1:9: ", "`pod.memory_bytes` is 10, and the least is"),
+        ("[pod\n", "", "line 1, column 5"),
+    ] {
+        let file = dir.path().join("server.toml");
+        std::fs::write(&file, text).unwrap();
+        let error = format!("{:#}", load(&Flags::default(), &home(dir.path())).unwrap_err());
+        assert!(error.contains(&format!("{}{place}", file.display())), "{text} {error}");
+        assert!(error.contains(says), "{text} {error}");
+    }
+}
+
+#[test]
 fn a_value_of_the_wrong_form_is_named_with_its_key_and_its_file() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("server.toml"), "[pod]\nprocesses = \"many\"\n").unwrap();

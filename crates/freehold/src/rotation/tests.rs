@@ -6,7 +6,7 @@ use freehold_model::{
     Timestamp,
     credential::{Credential, Kind},
 };
-use freehold_store::{Database, Options, Organization};
+use freehold_store::{AuditFilter, Database, Options, Organization, Page};
 use freehold_testkit::{model, postgresql};
 use uuid::Uuid;
 
@@ -119,6 +119,15 @@ async fn cut_everywhere(setting: Setting, data_keys: bool) {
     assert!(steps_before_the_end >= 2);
     assert_ne!(std::fs::read(setting.key("master.key")).unwrap(), first);
     assert!(!setting.key("master.key.next").exists());
+    for place in [&setting.places[0], setting.places.last().unwrap()] {
+        let rows = setting.store.read(place.organization, |tx| {
+            tx.audit_list(&AuditFilter::default(), &Page { after: None, limit: 100 })
+        });
+        let rows = rows.await.unwrap().rows;
+        let events: Vec<_> = rows.iter().map(|row| &row.event).collect();
+        assert!(!events.is_empty() && events.iter().all(|event| event.event_type == EventType::VaultRotated));
+        assert_eq!(events[0].detail.as_ref().unwrap()["data_keys"], data_keys);
+    }
     // Nothing is left under the first key: what was made under it opens without it, and the live process finds the new one.
     let place = setting.places[0];
     let row = setting.store.system_read(|tx| tx.sealed_secrets(None, 1)).await.unwrap().remove(0);

@@ -31,8 +31,13 @@ async fn workspace(world: &World) -> Workspace {
 
 /// A request from inside the pod; answers its status.
 async fn ask(world: &World, workspace: WorkspaceId) -> u16 {
+    ask_with(world, workspace, "x-other: 1").await
+}
+
+/// The same with a header.
+async fn ask_with(world: &World, workspace: WorkspaceId, header: &str) -> u16 {
     let script = format!(
-        "curl -sS -o /dev/null -w '%{{http_code}}' -X POST https://{ECHO_DOMAIN}/v1/chat/completions"
+        "curl -sS -o /dev/null -w '%{{http_code}}' -H '{header}' -X POST https://{ECHO_DOMAIN}/v1/chat/completions"
     );
     let (code, out, err) = world.sh(workspace, &script).await;
     assert_eq!(code, 0, "{err}");
@@ -106,6 +111,24 @@ async fn what_is_minted_is_put_on_and_what_is_deleted_or_made_holds_for_the_next
     assert_eq!(denied["auth_failures"]["main"], "auth_unavailable");
     create(&world, machine()).await;
     assert_eq!(ask(&world, workspace).await, 200);
+}
+
+#[tokio::test]
+async fn a_token_that_the_service_refuses_is_another_one_for_the_next_request_once() {
+    let world = World::with_issuer(SCENARIO, 3600).await;
+    create(&world, machine()).await;
+    let workspace = workspace(&world).await.id;
+    assert_eq!(ask(&world, workspace).await, 200);
+    let first = world.last_bearer();
+    assert_eq!(ask_with(&world, workspace, "x-refuse: 1").await, 401);
+    assert_eq!((world.last_bearer(), ask(&world, workspace).await), (first.clone(), 200));
+    let second = world.last_bearer();
+    assert_ne!(second, first);
+    for _ in 0..3 {
+        assert_eq!(ask_with(&world, workspace, "x-refuse: 1").await, 401);
+    }
+    assert_eq!(ask(&world, workspace).await, 200);
+    assert_eq!((world.last_bearer(), world.issuer().count("/token").unwrap()), (second, 2));
 }
 
 #[tokio::test]

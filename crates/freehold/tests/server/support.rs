@@ -425,6 +425,7 @@ impl World {
 /// A service over TLS that answers every request with the same fact.
 async fn facts(authority: &Authority) -> (tokio::task::JoinHandle<()>, SocketAddr, Arc<Mutex<Vec<String>>>) {
     const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n{\"fact\": \"true\"}";
+    const REFUSAL: &[u8] = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
     let mut tls = (*authority.server(&["facts.freehold.test", ECHO_DOMAIN]).unwrap()).clone();
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
@@ -442,9 +443,11 @@ async fn facts(authority: &Authority) -> (tokio::task::JoinHandle<()>, SocketAdd
                 while let Ok(length @ 1..) = stream.read(&mut buffer).await {
                     head.extend_from_slice(&buffer[..length]);
                     if head.ends_with(b"\r\n\r\n") {
-                        heads.lock().unwrap().push(String::from_utf8_lossy(&head).into_owned());
+                        let text = String::from_utf8_lossy(&head).into_owned();
+                        let answer = if text.contains("x-refuse") { REFUSAL } else { ANSWER };
+                        heads.lock().unwrap().push(text);
                         head.clear();
-                        if stream.write_all(ANSWER).await.is_err() {
+                        if stream.write_all(answer).await.is_err() {
                             return;
                         }
                     }

@@ -158,6 +158,10 @@ async fn secrets_are_in_the_store_of_secrets_where_one_is_configured_and_gone_fr
     world.client.secret_delete("one".parse().unwrap()).await.unwrap();
     let credential =
         world.client.credential_list(&Default::default()).await.unwrap().into_value().credentials.remove(0);
+    let viewed = world.client.credential_view(credential.id).await.unwrap().into_value();
+    assert_eq!(viewed.durable_ref, credential.durable_ref);
+    let path = credential.durable_ref.strip_prefix(&format!("{MOUNT}/")).unwrap();
+    assert!(store.paths().iter().any(|(known, _)| known == path), "{path}");
     world.client.credential_delete(credential.id).await.unwrap();
     assert_eq!(kinds(&store), []);
     found_nowhere(&world, &[CANARY, MODEL_KEY, "s.test"]);

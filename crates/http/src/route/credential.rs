@@ -6,8 +6,11 @@ use freehold_api::{
     error::ErrorCode,
     service::{ListQuery, StatusAnswer},
 };
-use freehold_app::{credential::CredentialNew, ports::SecretFields};
-use freehold_model::{CredentialId, credential::Credential};
+use freehold_app::{
+    credential::{CredentialNew, Kept},
+    ports::SecretFields,
+};
+use freehold_model::CredentialId;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -27,14 +30,17 @@ fn id(call: &Call) -> Result<CredentialId, Failure> {
     call.id("id", ErrorCode::CredentialNotFound)
 }
 
-fn render(credential: &Credential) -> Vec<u8> {
-    wire::bytes(&wire::credential(credential.clone()))
+fn render(kept: &Kept) -> Vec<u8> {
+    wire::bytes(&wire::credential(kept.clone()))
 }
 
 async fn credential_list(mut call: Call) -> Result<Response, Failure> {
     let query: ListQuery = call.query()?;
-    let shape =
-        list::Shape { field: Some("credentials"), place: |one: &Credential| one.id, wire: wire::credential };
+    let shape = list::Shape {
+        field: Some("credentials"),
+        place: |one: &Kept| one.credential.id,
+        wire: wire::credential,
+    };
     list::respond(&call, shape, query.limit, query.cursor.as_deref(), |app, actor, page| async move {
         app.credential_list(&actor, page).await
     })

@@ -89,6 +89,20 @@ async fn what_is_not_built_yet_is_refused_and_not_ignored() {
 }
 
 #[tokio::test]
+async fn a_text_that_is_not_of_its_form_is_told_what_it_must_be() {
+    let context = Context::new().await;
+    let provider = json!({ "name": "a b", "kind": "anthropic", "domain": "https://models.test/v1" });
+    let details =
+        context.post("/v1/providers", &context.owner, provider).await.refused(ErrorCode::ValidationError);
+    let told = |field: &str| details["fields"][field].as_str().unwrap().to_owned();
+    assert_eq!(
+        told("domain"),
+        "must be a host name in lowercase without scheme or path, with a port when it is not 443, e.g. `api.example.com`"
+    );
+    assert!(told("name").starts_with("must be lowercase letters and digits"), "{details}");
+}
+
+#[tokio::test]
 async fn a_policy_that_cannot_be_read_is_not_stored() {
     let context = Context::new().await;
     let role = context.role().await;
@@ -100,6 +114,32 @@ async fn a_policy_that_cannot_be_read_is_not_stored() {
     let good = "- name: docs\n  type: http\n  allow:\n    - domains: [docs.test]\n      methods: [GET]\n";
     let patched = context.patch(&path, &context.owner, json!({ "capabilities": good })).await.ok();
     assert_eq!(patched["capabilities"], good);
+}
+
+#[tokio::test]
+async fn a_policy_may_name_what_is_not_there_yet_and_the_row_says_what_is_missing() {
+    let context = Context::new().await;
+    let role = context.role().await;
+    let secret = json!({ "name": "here", "value": "v" });
+    context.post("/v1/secrets", &context.owner, secret).await.ok();
+    let capabilities = r#"
+- name: api
+  type: http
+  allow: [{domains: [api.test], methods: [GET]}]
+  transforms:
+    - name: key
+      auth: {credential: nobodys}
+      headers: {set: {x-a: 'secrets["here"]', x-b: 'secrets["gone"]'}}
+"#;
+    let path = format!("/v1/agent-roles/{}", role["id"].as_str().unwrap());
+    context.patch(&path, &context.owner, json!({ "capabilities": capabilities })).await.ok();
+    let rows = context.get("/v1/audit?limit=1", &context.owner).await.ok();
+    let detail = &rows["events"][0]["detail"];
+    assert_eq!(detail["missing_credentials"], json!(["nobodys"]));
+    assert_eq!(detail["missing_secrets"], json!(["gone"]));
+    context.patch(&path, &context.owner, json!({ "description": "x" })).await.ok();
+    let rows = context.get("/v1/audit?limit=1", &context.owner).await.ok();
+    assert_eq!(rows["events"][0]["detail"].get("missing_secrets"), None, "{rows}");
 }
 
 #[tokio::test]

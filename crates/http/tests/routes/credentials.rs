@@ -8,6 +8,17 @@ use serde_json::{Value, json};
 use crate::context::{Context, names};
 
 #[tokio::test]
+async fn a_provider_that_is_almost_known_by_name_is_told_with_the_name_that_was_meant() {
+    let context = Context::new().await;
+    let new = json!({ "name": "mail", "provider": "gogle", "kind": "oauth2_client_credentials", "client_secret": "s",
+        "provider_config": { "client_id": "c" } });
+    let details =
+        context.post("/v1/credentials", &context.owner, new).await.refused(ErrorCode::ValidationError);
+    let why = details["fields"]["provider_config.token_url"].as_str().unwrap();
+    assert_eq!(why, "is required: gogle is not known by name; did you mean the provider `google`?");
+}
+
+#[tokio::test]
 async fn a_credential_is_created_seen_without_its_secret_and_deleted() {
     let context = Context::new().await;
     let body = json!({ "name": "main", "provider": "anthropic", "kind": "api_key", "api_key": "the-secret" });

@@ -5,7 +5,9 @@ use std::{iter::Sum, ops::Add};
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
-    CelProblem, LIST_ITEMS_MAX, hint,
+    CelProblem, LIST_ITEMS_MAX,
+    evaluate::{self, Fault},
+    hint,
     parse::{Ast, AstKind, Operator},
     schema::{Attribute, Named, Place, Type, known_names, like, members, named},
 };
@@ -437,8 +439,12 @@ impl Checker {
             return Err(CelProblem::new(tree.offset, format!("`{full}` does not take {}", kinds.join(", "))));
         };
         let cost = TEXT_COST + given.iter().map(|part| part.cost).sum::<Cost>();
-        let nodes = given.into_iter().map(|part| part.node).collect();
-        Ok(Typed::new(Node::Call(signature.function, nodes), signature.gives.of(), cost))
+        let node = Node::Call(signature.function, given.into_iter().map(|part| part.node).collect());
+        if let Some(problem) = literal_problem(&node) {
+            let offset = arguments.last().map_or(tree.offset, |argument| argument.offset);
+            return Err(CelProblem::new(offset, problem));
+        }
+        Ok(Typed::new(node, signature.gives.of(), cost))
     }
 
     /// `has(a.b)`: whether there is such an attribute, or such a key.
@@ -523,6 +529,27 @@ impl Checker {
         let cost = of.cost + TEXT_COST.times(2);
         Ok(Typed::new(Node::Matches(Box::new(of.node), Box::new(compiled)), Type::Bool, cost))
     }
+}
+
+/// What is wrong with a call whose last argument is written there: it is tried once, rather than fail for every request.
+fn literal_problem(call: &Node) -> Option<String> {
+    let Node::Call(function, arguments) = call else { return None };
+    let wanted = hint::for_literal(*function)?;
+    let tried = match &**arguments {
+        [Node::Text(_) | Node::Int(_) | Node::Double(_)] => evaluate::constant(call),
+        // A part of a moment in a time zone, tried on any moment.
+        [_, Node::Text(zone)] => {
+            let moment = Node::Call(Function::ToTimestamp, [Node::Int(0)].into());
+            evaluate::constant(&Node::Call(*function, [moment, Node::Text(zone.clone())].into()))
+        }
+        _ => return None,
+    };
+    let Err(Fault::Text | Fault::Range) = tried else { return None };
+    let given = match arguments.last() {
+        Some(Node::Text(text)) => format!("`{text}`"),
+        _ => "this number".to_owned(),
+    };
+    Some(format!("{given} is {wanted}"))
 }
 
 /// The text that is written there, if it is one.

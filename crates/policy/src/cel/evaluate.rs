@@ -44,6 +44,20 @@ pub enum Fault {
     TooLong,
 }
 
+/// A request of which nothing is known.
+struct Nothing;
+
+impl Scope for Nothing {
+    fn get(&self, _: Attribute) -> Option<Value<'_>> {
+        None
+    }
+}
+
+/// Whether a part that asks for nothing has a value.
+pub(super) fn constant(node: &Node) -> Result<(), Fault> {
+    evaluate(node, &Nothing, &Work::default()).map(drop)
+}
+
 /// Bytes of text that are gone through in the time of a step.
 const BYTES_PER_STEP: usize = 64;
 /// What a name is counted as, in bytes, beside its own, where it is compared; and one whose spellings have to be made.

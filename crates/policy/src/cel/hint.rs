@@ -1,6 +1,6 @@
 //! What a slip of the pen may have meant: words and signs of other languages, names in another spelling.
 
-use super::schema::Attribute;
+use super::{check::Function, schema::Attribute};
 use crate::suggest::nearest;
 
 /// Words of other languages for what CEL writes otherwise.
@@ -63,6 +63,25 @@ pub(super) fn for_call<'k>(
     }
     let meant = among(CALLS, name).or_else(|| nearest(name, known));
     meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default()
+}
+
+/// Why a function that reads texts and numbers has no value for what is written there, behind `... is`.
+pub(super) const fn for_literal(function: Function) -> Option<&'static str> {
+    Some(match function {
+        Function::ToTimestamp => "no moment: write day, time and zone, as in `2026-01-31T09:00:00Z`",
+        Function::ToDuration => "no length of time: write it as in `90s` or `1h30m`",
+        Function::ToInt => "no integer that fits",
+        Function::ToDouble => "no number",
+        Function::Base64Decode => "not the Base64 of a text",
+        Function::FullYear
+        | Function::Month
+        | Function::Date
+        | Function::DayOfWeek
+        | Function::Hours
+        | Function::Minutes
+        | Function::Seconds => "no time zone: write `UTC`, or hours and minutes from it, as in `+02:00`",
+        _ => return None,
+    })
 }
 
 /// The only spelling in which an attribute's value, or a key of it, ever comes. A text in another one would be compared in

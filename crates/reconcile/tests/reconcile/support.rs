@@ -85,6 +85,10 @@ impl SecretSealer for NoSecrets {
     async fn discard(&self, _: OrganizationId, _: Holder, _: &[u8]) -> Result<(), SealError> {
         Err(SealError::NotConfigured)
     }
+
+    fn reference(&self, _: &[u8]) -> Option<String> {
+        None
+    }
 }
 
 impl AuditSigner for NoSecrets {

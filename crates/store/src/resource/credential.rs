@@ -73,6 +73,18 @@ impl OrgRead<'_> {
         self.select(&conditions.sql, &conditions.values)
     }
 
+    /// The sealed secrets of the credentials with ids from this to that.
+    pub fn credentials_sealed(
+        &mut self,
+        from: CredentialId,
+        to: CredentialId,
+    ) -> Result<Vec<(CredentialId, Vec<u8>)>, Error> {
+        let sql = "SELECT id, sealed FROM credentials WHERE organization_id = ?1 AND id >= ?2 AND id <= ?3";
+        self.query(sql, &[from.write(), to.write()], |row| {
+            Ok((row.get("credentials")?, row.get("credentials")?))
+        })
+    }
+
     /// The sealed secret of a credential, as it was inserted.
     pub fn credential_sealed(&mut self, id: CredentialId) -> Result<Option<Vec<u8>>, Error> {
         let sql = "SELECT sealed FROM credentials WHERE organization_id = ?1 AND id = ?2";

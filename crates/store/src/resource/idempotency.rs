@@ -16,7 +16,7 @@ pub struct IdempotencyRecord {
     pub actor: String,
     /// The key.
     pub key: String,
-    /// A hash of the request, by which another request under the same key is told apart.
+    /// An HMAC of the request, by which another request under the same key is told apart: a request may hold a secret.
     pub request_hash: [u8; 32],
     /// The answer, opaque here.
     pub response: Vec<u8>,

@@ -275,12 +275,14 @@ async fn review(client: &Client, args: Review, console: &mut Console) -> Outcome
             entry.method.clone(),
             entry.path.clone(),
             entry.decision.to_string(),
-            or_dash(entry.capability_name.clone().or_else(|| entry.reason.clone())),
+            or_dash(entry.reason.as_ref()),
+            or_dash(entry.capability_name.as_ref()),
             entry.count.to_string(),
             time(entry.last_seen),
         ]
     };
-    let headings = ["destination", "method", "path", "decision", "by", "count", "last seen"];
+    let headings =
+        ["destination", "method", "path", "decision", "last reason", "capability", "count", "last seen"];
     console.answer(&review, |review| table(&headings, review.entries.iter().map(row)))?;
     if let Some(from) = review.complete_from {
         console.note(&format!("only the newest decisions were counted: those since {from}\n"));

@@ -8,7 +8,10 @@ use freehold_policy::{
     cel::{Fault, Scope, Work},
 };
 
-use crate::output::{BOLD, DIM};
+use crate::{
+    output::{BOLD, DIM},
+    text::span,
+};
 
 /// Everything that a permit says beside where the request may go.
 pub(super) fn shown(permit: &Permit, scope: &dyn Scope) -> String {
@@ -104,7 +107,7 @@ fn counter(counter: &Applied<Counter>, scope: &dyn Scope, work: &Work) -> String
         _ => String::new(),
     };
     let window = match counter.window {
-        Some(window) => format!(" in {} s", window.seconds()),
+        Some(window) => format!(" in {}", span(window.seconds())),
         None => String::new(),
     };
     let beyond = counter.on_limit.as_str();
