@@ -2,6 +2,7 @@
 
 use std::{
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -61,7 +62,7 @@ pub async fn run(options: Options, parent: Option<&Path>, report: &mut Report) -
     while rows < options.rows {
         let (begun, cpu, mut times) = (Instant::now(), cpu(), Samples::default());
         for _ in 0..options.block.div_ceil(BATCH_ROWS) {
-            let batch = (rows..rows + BATCH_ROWS).map(|n| decision(organization, n)).collect();
+            let batch = (rows..rows + BATCH_ROWS).map(|n| Arc::new(decision(organization, n))).collect();
             let start = Instant::now();
             fleet.audit(batch).await?;
             times.push(start.elapsed());
@@ -126,11 +127,7 @@ pub fn fleet(store: &Store, folder: &Path) -> anyhow::Result<fleet::Fleet> {
         max_context_tokens: 1,
         journal: fleet::JournalLimits::default(),
     };
-    Ok(fleet::Fleet::new(
-        store.clone(),
-        std::sync::Arc::new(ObjectUploads::new(std::sync::Arc::new(uploads))),
-        settings,
-    ))
+    Ok(fleet::Fleet::new(store.clone(), Arc::new(ObjectUploads::new(Arc::new(uploads))), settings))
 }
 
 /// The CPU that this process has used.

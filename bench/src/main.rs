@@ -75,6 +75,9 @@ enum What {
     /// The egress that the benchmark of proxies starts
     #[command(hide = true)]
     ProxyEgress(proxy::egress::Options),
+    /// The floor that the benchmark of proxies starts
+    #[command(hide = true)]
+    ProxyCopy(proxy::copy::Options),
     /// The client that the egress benchmark runs inside a pod
     #[command(hide = true)]
     PodClient(pod_client::Options),
@@ -92,6 +95,7 @@ impl What {
             Self::Policy(_) => "policy",
             Self::Proxy(_) => "proxy",
             Self::ProxyEgress(_) => "proxy-egress",
+            Self::ProxyCopy(_) => "proxy-copy",
             Self::PodClient(_) => "pod-client",
         }
     }
@@ -122,6 +126,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let What::ProxyEgress(options) = arguments.what {
         return proxy::egress::run(options).await;
     }
+    if let What::ProxyCopy(options) = arguments.what {
+        return proxy::copy::run(options).await;
+    }
     if let What::Proxy(options) = arguments.what {
         scratch::released(arguments.allow_debug)?;
         let mut report = Report::new(name)?;
@@ -143,7 +150,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         What::Api(options) => api::run(options, setting, &mut report).await,
         What::Egress(options) => egress::run(options, setting, &mut report).await,
         What::Policy(options) => policy::run(options, setting, &mut report).await,
-        What::Audit(_) | What::Proxy(_) | What::ProxyEgress(_) | What::PodClient(_) => {
+        What::Audit(_) | What::Proxy(_) | What::ProxyEgress(_) | What::ProxyCopy(_) | What::PodClient(_) => {
             bail!("this needs no server")
         }
     }?;

@@ -3,11 +3,12 @@
 
 mod client;
 mod contender;
+pub mod copy;
 mod cores;
 pub mod egress;
 mod server;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -25,14 +26,47 @@ use server::{ANSWER_BYTES, Server};
 /// What egress is called in tables, with its store on the one core too; and with the store elsewhere.
 const EGRESS: &str = "egress";
 const EGRESS_STORE_APART: &str = "egress, store on other cores";
+/// What another build of it is called.
+const EGRESS_AGAINST: &str = "egress, other build";
 /// Connections of one pod in the measure of idle ones.
 const IDLE_OF_POD: usize = 500;
 /// How often memory is looked at during many requests.
 const LOOKS: usize = 10;
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    Http1,
+    Http2,
+    New,
+    Latency,
+    Large,
+    Memory,
+    Idle,
+}
+
+/// Through what it is measured, beside nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Through {
+    Copy,
+    Egress,
+    EgressApart,
+    Hudsucker,
+    Mitmproxy,
+}
+
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
+    /// Of all that is measured, only this
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<What>,
+    /// Of all contenders, only these
+    #[arg(long, value_delimiter = ',')]
+    through: Vec<Through>,
+    /// Another build of this benchmark, whose egress takes turns with this one's
+    #[arg(long, value_name = "PATH")]
+    against: Option<PathBuf>,
     /// The core that proxies are pinned to
     #[arg(long, default_value_t = 0)]
     core: usize,
@@ -62,6 +96,16 @@ pub struct Options {
     no_mitmproxy: bool,
 }
 
+impl Options {
+    fn wants(&self, what: What) -> bool {
+        self.only.is_empty() || self.only.contains(&what)
+    }
+
+    fn has(&self, through: Through) -> bool {
+        self.through.is_empty() || self.through.contains(&through)
+    }
+}
+
 /// Measures.
 ///
 /// # Errors
@@ -84,13 +128,54 @@ pub async fn run(
         certificates: &certificates,
         core: options.core,
     };
-    let mut contenders = vec![
-        Contender::direct(&server, &certificates)?,
-        Contender::egress(EGRESS, &ground("egress"), 1, &[]).await?,
-        Contender::egress(EGRESS_STORE_APART, &ground("egress-apart"), 1, &others).await?,
-        Contender::hudsucker(&ground("hudsucker")).await?,
-    ];
-    if !options.no_mitmproxy {
+    let contenders = contenders(&options, &ground, &others, report).await?;
+    say("all proxies are up");
+    notes(&options, report);
+    throughput(&options, &contenders, report).await?;
+    if options.wants(What::Latency) {
+        latency(&options, &contenders, report).await?;
+    }
+    if options.wants(What::Large) {
+        large(&options, &contenders, report).await?;
+    }
+    if options.memory_requests > 0 && options.wants(What::Memory) {
+        many(&options, &contenders, report).await?;
+    }
+    drop(contenders);
+    if options.idle > 0 && options.wants(What::Idle) {
+        let fresh = idle_contenders(&options, &ground).await?;
+        idle(options.idle, &fresh, report).await?;
+    }
+    Ok(())
+}
+
+/// No proxy, and those that are wanted.
+async fn contenders<'a>(
+    options: &Options,
+    ground: &impl Fn(&str) -> Ground<'a>,
+    others: &[usize],
+    report: &mut Report,
+) -> anyhow::Result<Vec<Contender>> {
+    let own = std::env::current_exe()?;
+    let direct = ground("direct");
+    let mut contenders = vec![Contender::direct(direct.server, direct.certificates)?];
+    if options.has(Through::Copy) {
+        contenders.push(Contender::copy(&ground("copy")).await?);
+    }
+    if options.has(Through::Egress) {
+        contenders.push(Contender::egress(EGRESS, &ground("egress"), &own, 1, &[]).await?);
+    }
+    if let Some(other) = &options.against {
+        contenders.push(Contender::egress(EGRESS_AGAINST, &ground("egress-against"), other, 1, &[]).await?);
+    }
+    if options.has(Through::EgressApart) {
+        let ground = ground("egress-apart");
+        contenders.push(Contender::egress(EGRESS_STORE_APART, &ground, &own, 1, others).await?);
+    }
+    if options.has(Through::Hudsucker) {
+        contenders.push(Contender::hudsucker(&ground("hudsucker")).await?);
+    }
+    if options.has(Through::Mitmproxy) && !options.no_mitmproxy {
         match contender::install_mitmproxy() {
             Ok(program) => contenders.push(Contender::mitmproxy(&ground("mitmproxy"), &program).await?),
             Err(error) => {
@@ -99,24 +184,28 @@ pub async fn run(
             }
         }
     }
-    say("all proxies are up");
-    notes(&options, report);
-    throughput(&options, &contenders, report).await?;
-    latency(&options, &contenders, report).await?;
-    large(&options, &contenders, report).await?;
-    if options.memory_requests > 0 {
-        many(&options, &contenders, report).await?;
+    Ok(contenders)
+}
+
+/// The wanted ones anew, with as many pods as the idle connections need.
+async fn idle_contenders<'a>(
+    options: &Options,
+    ground: &impl Fn(&str) -> Ground<'a>,
+) -> anyhow::Result<Vec<Contender>> {
+    let own = std::env::current_exe()?;
+    let pods = options.idle.div_ceil(IDLE_OF_POD);
+    let mut fresh = Vec::new();
+    if options.has(Through::Egress) {
+        fresh.push(Contender::egress(EGRESS, &ground("egress-idle"), &own, pods, &[]).await?);
     }
-    drop(contenders);
-    if options.idle > 0 {
-        let pods = options.idle.div_ceil(IDLE_OF_POD);
-        let fresh = [
-            Contender::egress(EGRESS, &ground("egress-idle"), pods, &[]).await?,
-            Contender::hudsucker(&ground("hudsucker-idle")).await?,
-        ];
-        idle(options.idle, &fresh, report).await?;
+    if let Some(other) = &options.against {
+        let ground = ground("egress-idle-against");
+        fresh.push(Contender::egress(EGRESS_AGAINST, &ground, other, pods, &[]).await?);
     }
-    Ok(())
+    if options.has(Through::Hudsucker) {
+        fresh.push(Contender::hudsucker(&ground("hudsucker-idle")).await?);
+    }
+    Ok(fresh)
 }
 
 fn notes(options: &Options, report: &mut Report) {
@@ -126,12 +215,14 @@ fn notes(options: &Options, report: &mut Report) {
     ));
     report.note("`egress`: a policy of 100 rules with an expression each, four of which name the upstream and are evaluated for every request; a credential that a transform injects (and that is searched for in every answer, to be masked); a budget counted in leased blocks; an audit row for every request, in the spool before it goes out and then in SQLite (`synchronous=full`, hashed, seven indices), whose threads are on the same core and whose CPU time is counted. In the second line the store's threads may use the other cores; their CPU time is counted all the same.");
     report.note("`hudsucker` 0.25 with its no-op handler, aws-lc-rs and a P-256 authority; `mitmproxy` as mitmdump without add-ons. They decide and record nothing. They are explicit proxies: on a new connection they answer a CONNECT first.");
+    report.note("`copy` copies bytes and nothing else, without TLS and HTTP: what it adds is what this machine takes for any hop, and so the floor of a proxy's added latency.");
     report.note("`CPU` is the proxy's process, kernel included, for a request; what a second of the core would carry is one divided by it, whatever else ran on the machine.");
 }
 
 async fn throughput(options: &Options, contenders: &[Contender], report: &mut Report) -> anyhow::Result<()> {
     let seconds = Duration::from_secs_f64(options.seconds);
-    for mode in [Mode::Http1, Mode::Http2, Mode::New] {
+    let modes = [(What::Http1, Mode::Http1), (What::Http2, Mode::Http2), (What::New, Mode::New)];
+    for (_, mode) in modes.into_iter().filter(|(what, _)| options.wants(*what)) {
         let mut loads: Vec<Vec<Load>> = vec![Vec::new(); contenders.len()];
         for round in 0..options.rounds {
             for (contender, loads) in contenders.iter().zip(&mut loads) {
@@ -260,7 +351,8 @@ async fn many(options: &Options, contenders: &[Contender], report: &mut Report) 
         "Memory over many requests, kept-alive HTTP/1.1",
         &["through", "requests", "resident MiB"],
     );
-    let watched = contenders.iter().filter(|contender| matches!(contender.name, EGRESS | "hudsucker"));
+    let watched =
+        contenders.iter().filter(|contender| matches!(contender.name, EGRESS | EGRESS_AGAINST | "hudsucker"));
     for contender in watched {
         let pid = contender.pid().context("a proxy without a process")?;
         table.row(vec![Cell::text(contender.name), Cell::Count(0), resident(pid)?]);

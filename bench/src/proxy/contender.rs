@@ -73,13 +73,33 @@ impl Contender {
         Ok(Self { name: "direct", route, entries: vec![server.address], process: None })
     }
 
-    /// Egress; the store's threads on `store_cores`, or on the one core with everything else.
+    /// What only copies bytes.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn copy(ground: &Ground<'_>) -> anyhow::Result<Self> {
+        fs::create_dir_all(&ground.folder)?;
+        let ready = ground.folder.join("ready");
+        let arguments = [
+            "proxy-copy".to_owned(),
+            format!("--upstream={}", ground.server.address),
+            format!("--ready={}", ready.display()),
+        ];
+        let mut process = pinned(ground, &std::env::current_exe()?, &arguments)?;
+        until(&mut process, || ready.exists()).await?;
+        let address = fs::read_to_string(ready)?.parse()?;
+        let route = Route::new(address, false, (NAME, None), &ground.certificates.authority)?;
+        Ok(Self { name: "copy", route, entries: vec![address], process: Some(process) })
+    }
+
+    /// Egress of this build of the benchmark; the store's threads on `store_cores`, or on the one core with everything else.
     ///
     /// # Errors
     /// When it does not start.
     pub async fn egress(
         name: &'static str,
         ground: &Ground<'_>,
+        program: &Path,
         pods: usize,
         store_cores: &[usize],
     ) -> anyhow::Result<Self> {
@@ -95,7 +115,7 @@ impl Contender {
             let cores: Vec<String> = store_cores.iter().map(usize::to_string).collect();
             arguments.push(format!("--store-cores={}", cores.join(",")));
         }
-        let mut process = pinned(ground, &std::env::current_exe()?, &arguments)?;
+        let mut process = pinned(ground, program, &arguments)?;
         let path = Ready::path(&ground.folder);
         until(&mut process, || path.exists()).await?;
         let ready: Ready = serde_json::from_slice(&fs::read(path)?)?;

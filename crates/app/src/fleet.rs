@@ -176,19 +176,16 @@ impl Fleet {
     }
 
     /// Makes rows of egress durable; each organization's rows in one transaction, each row once.
-    pub async fn audit(&self, rows: Vec<AuditEvent>) -> Result<(), Error> {
-        let mut by_organization: HashMap<OrganizationId, Vec<AuditEvent>> = HashMap::new();
+    pub async fn audit(&self, rows: Vec<Arc<AuditEvent>>) -> Result<(), Error> {
+        let mut by_organization: HashMap<OrganizationId, Vec<Arc<AuditEvent>>> = HashMap::new();
         for row in rows {
             by_organization.entry(row.org_id).or_default().push(row);
         }
         for (organization, rows) in by_organization {
             let rows = Arc::new(rows);
             let new = Arc::clone(&rows);
-            let added = self.store.write(organization, move |tx| {
-                new.iter().try_for_each(|row| tx.audit_add(row).map(drop))?;
-                Ok::<_, freehold_store::Error>(())
-            });
-            match added.await {
+            let add = move |tx: &mut OrgTx<'_>| tx.audit_add_all(&new).map(drop);
+            match self.store.write(organization, add).await {
                 // Some came before, with an answer that was not heard: each is looked up.
                 Err(error) if error.is_duplicate(AUDIT_ID_KEY) => {
                     let append = move |tx: &mut OrgTx<'_>| {

@@ -14,7 +14,7 @@ pub(crate) fn check(
     sni: Option<&str>,
     request: &Parts,
 ) -> Result<(), Disagreement> {
-    if sni.is_some_and(|sni| normal_host(sni).as_deref() != Ok(destination.host())) {
+    if sni.is_some_and(|sni| !is_host_of(destination, sni)) {
         return Err(Disagreement);
     }
     let mut named = 0;
@@ -47,8 +47,12 @@ fn authority(uri: &Uri) -> Option<&str> {
 fn same(destination: &Destination, authority: &str) -> Result<(), Disagreement> {
     let (host, port) = split(authority).ok_or(Disagreement)?;
     let port = port.unwrap_or_else(|| destination.scheme().default_port());
-    let host = normal_host(host).map_err(|_| Disagreement)?;
-    if host == destination.host() && port == destination.port() { Ok(()) } else { Err(Disagreement) }
+    if port == destination.port() && is_host_of(destination, host) { Ok(()) } else { Err(Disagreement) }
+}
+
+fn is_host_of(destination: &Destination, host: &str) -> bool {
+    // The normal form, which nearly all write, is its own.
+    host == destination.host() || normal_host(host).as_deref() == Ok(destination.host())
 }
 
 fn split(authority: &str) -> Option<(&str, Option<u16>)> {

@@ -1,13 +1,13 @@
 //! One accepted connection: where it was going, what it speaks, and serving its requests.
 
-use std::{net::SocketAddr, pin::pin, sync::Arc};
+use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
 use freehold_policy::{Destination, Scheme, normal_host};
-use hyper::service::service_fn;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
 };
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::server::Acceptor;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -35,36 +35,54 @@ const DNS_PORT: u16 = 53;
 /// The smallest buffer that hyper takes for a request's head, in bytes.
 const HEAD_BYTES_MIN: usize = 8 * 1024;
 
+/// A connection whose protocol is known, up to its end.
+type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Serves a connection to its end.
 pub(crate) async fn serve(pod: Arc<Pod>, stream: TcpStream, room: OwnedSemaphorePermit) {
-    let Ok(original) = pod.original_destination(&stream) else { return };
+    // Boxed: what the beginning takes, a handshake above all, is given back before the first request.
+    if let Some(serving) = Box::pin(begin(pod, stream, room)).await {
+        serving.await;
+    }
+}
+
+/// Finds out what a connection speaks. None: it is over.
+async fn begin(pod: Arc<Pod>, stream: TcpStream, room: OwnedSemaphorePermit) -> Option<Serving> {
+    let original = pod.original_destination(&stream).ok()?;
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
     if original.port() == DNS_PORT {
-        return nameserver::serve_tcp(&pod, stream).await;
+        return Some(Box::pin(async move {
+            nameserver::serve_tcp(&pod, stream).await;
+            drop(room);
+        }));
     }
     // Nagle's delay would hold back small answers; a socket that cannot say so still works.
     let _ = stream.set_nodelay(true);
     let host = match host_of(&pod, original) {
         Ok(host) => host,
-        Err(reason) => return refuse(&pod, &original.to_string(), reason).await,
+        Err(reason) => {
+            refuse(&pod, &original.to_string(), reason).await;
+            return None;
+        }
     };
     let limit = ms(pod.state.options.limits.client_handshake_ms);
     let mut first = [0];
     match tokio::time::timeout(limit, stream.peek(&mut first)).await {
-        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => serve_tls(pod, stream, &host, original.port(), room).await,
+        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => begin_tls(pod, stream, &host, original.port(), room).await,
         Ok(Ok(1)) if first[0].is_ascii_uppercase() => {
             let activity = Activity::new();
             let stream = Watched::new(stream, Arc::clone(&activity));
-            let Ok(destination) = Destination::new(Scheme::Http, &host, original.port()) else { return };
+            let destination = Destination::new(Scheme::Http, &host, original.port()).ok()?;
             let connection = connection(pod, destination, None, activity, room);
-            serve_http(Arc::new(connection), stream).await;
+            begin_http(Arc::new(connection), stream).await
         }
         // A client that closes without a word asked for nothing.
-        Ok(Ok(0) | Err(_)) => {}
+        Ok(Ok(0) | Err(_)) => None,
         // Something else, or one that waits for the server to speak first.
         Ok(Ok(_)) | Err(_) => {
             let host = Destination::new(Scheme::Https, &host, original.port()).map(|at| at.to_string());
             refuse(&pod, &host.unwrap_or_else(|_| original.to_string()), Reason::ProtocolUnknown).await;
+            None
         }
     }
 }
@@ -104,8 +122,14 @@ fn connection(
     Connection { pod, attribution, token, destination, sni, activity, retire, _room: room }
 }
 
-async fn serve_tls(pod: Arc<Pod>, stream: TcpStream, host: &str, port: u16, room: OwnedSemaphorePermit) {
-    let Ok(destination) = Destination::new(Scheme::Https, host, port) else { return };
+async fn begin_tls(
+    pod: Arc<Pod>,
+    stream: TcpStream,
+    host: &str,
+    port: u16,
+    room: OwnedSemaphorePermit,
+) -> Option<Serving> {
+    let destination = Destination::new(Scheme::Https, host, port).ok()?;
     let activity = Activity::new();
     let stream = Watched::new(stream, Arc::clone(&activity));
     let limit = ms(pod.state.options.limits.client_handshake_ms);
@@ -121,54 +145,91 @@ async fn serve_tls(pod: Arc<Pod>, stream: TcpStream, host: &str, port: u16, room
     let done = tokio::time::timeout(limit, handshake).await.ok().flatten();
     match done {
         Some((sni, stream)) => {
-            serve_http(Arc::new(connection(pod, destination, sni, activity, room)), stream).await;
+            begin_http(Arc::new(connection(pod, destination, sni, activity, room)), stream).await
         }
-        None => refuse(&pod, &destination.to_string(), Reason::HandshakeFailed).await,
+        None => {
+            refuse(&pod, &destination.to_string(), Reason::HandshakeFailed).await;
+            None
+        }
     }
 }
 
-async fn serve_http<S>(connection: Arc<Connection>, stream: S)
+async fn begin_http<S>(connection: Arc<Connection>, stream: S) -> Option<Serving>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = &connection.pod.state.options.limits;
-    let patience = Patience::of(limits);
     let head_bytes_max = limits.head_bytes_max.max(HEAD_BYTES_MIN);
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(patience.idle)
-        .max_headers(limits.headers_max.min(HEADERS_MAX))
-        .max_buf_size(head_bytes_max);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(limits.client_stream_window_bytes)
-        .initial_connection_window_size(limits.client_connection_window_bytes)
-        .max_concurrent_streams(limits.streams_per_connection_max)
-        .max_header_list_size(u32::try_from(head_bytes_max).unwrap_or(u32::MAX));
+    let mut stream = Guarded::new(stream, Arc::clone(&connection.activity), head_bytes_max);
+    let is_http2 = tokio::select! {
+        begins = stream.begins_as_http2() => begins.unwrap_or_default(),
+        () = connection.retire.cancelled() => return None,
+        () = connection.activity.quiet(Patience::of(limits)) => return None,
+    };
+    let stream = TokioIo::new(stream);
     let service = {
         let connection = Arc::clone(&connection);
-        // Open from here on, not only from when its future is looked at first.
-        service_fn(move |request| Arc::clone(&connection).handle(request, connection.activity.open()))
+        // Boxed, so that a connection that waits for its next request keeps no room for one. Open from here on, not only
+        // from when its future is looked at first.
+        service_fn(move |request| {
+            Box::pin(Arc::clone(&connection).handle(request, connection.activity.open()))
+        })
     };
-    let stream = Guarded::new(stream, Arc::clone(&connection.activity), head_bytes_max);
-    let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    Some(if is_http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(limits.client_stream_window_bytes)
+            .initial_connection_window_size(limits.client_connection_window_bytes)
+            .max_concurrent_streams(limits.streams_per_connection_max)
+            .max_header_list_size(u32::try_from(head_bytes_max).unwrap_or(u32::MAX));
+        let serving = Box::pin(builder.serve_connection(stream, service));
+        Box::pin(drive(connection, serving, http2::Connection::graceful_shutdown))
+    } else {
+        let mut builder = http1::Builder::new();
+        // How long a head may take is watched from outside.
+        builder
+            .header_read_timeout(None)
+            .max_headers(limits.headers_max.min(HEADERS_MAX))
+            .max_buf_size(head_bytes_max);
+        let serving = Box::pin(builder.serve_connection(stream, service).with_upgrades());
+        Box::pin(drive(connection, serving, http1::UpgradeableConnection::graceful_shutdown))
+    })
+}
+
+/// Drives a connection to its end, or until it is quiet for too long; `retire` has it take no further request.
+async fn drive<C>(connection: Arc<Connection>, mut serving: Pin<Box<C>>, retire: fn(Pin<&mut C>))
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let patience = Patience::of(&connection.pod.state.options.limits);
     let mut retiring = false;
     let result = loop {
         tokio::select! {
             result = serving.as_mut() => break result,
             () = connection.retire.cancelled(), if !retiring => {
                 retiring = true;
-                serving.as_mut().graceful_shutdown();
+                retire(serving.as_mut());
             }
             () = connection.activity.quiet(patience) => return,
         }
     };
-    if let Err(error) = result
-        && error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse)
-    {
-        connection.refuse_connection(Reason::RequestMalformed).await;
+    if result.is_err_and(|error| error.is_parse()) {
+        Box::pin(connection.refuse_connection(Reason::RequestMalformed)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There are thousands that wait for their next request.
+    #[test]
+    fn a_connection_takes_little_room() {
+        fn bytes<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = bytes(serve);
+        assert!(bytes <= 512, "{bytes}");
     }
 }

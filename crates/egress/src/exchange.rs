@@ -66,8 +66,8 @@ impl Connection {
         let (mut parts, body) = request.into_parts();
         let grant = self.pod.workspace.grant.load_full();
         let mut row = self.attribution.http(grant.as_deref(), self.destination.to_string());
-        row.method = Some(parts.method.as_str().chars().take(METHOD_CHARS_MAX).collect());
-        row.path = Some(parts.uri.path().chars().take(REFUSED_PATH_CHARS_MAX).collect());
+        row.method = Some(beginning(parts.method.as_str(), METHOD_CHARS_MAX));
+        row.path = Some(beginning(parts.uri.path(), REFUSED_PATH_CHARS_MAX));
         let id = row.id;
         let body = Passage::upstream(body, parts.version);
         let outcome = match self.admit(grant, &mut parts, body, &row).await {
@@ -137,7 +137,7 @@ impl Connection {
             let bound = Bound::new(bytes_max, Phase::RequestBody, reason, follow_up.clone());
             body.watch(Box::new(bound));
         }
-        let mask = self.pod.workspace.masks.of(&changes.secrets);
+        let mask = self.pod.workspace.masks.of(changes.secrets);
         let mut masking = mask.map(|mask| Masking::new(mask, follow_up.clone()));
         if let (Some(reservation), Ok(())) = (&reservation, &resolved) {
             reservation.reached();
@@ -241,4 +241,10 @@ impl Connection {
         row.reason = Some(reason.as_str().to_owned());
         self.pod.record(row, Settles::Now).await;
     }
+}
+
+/// The first characters of a text.
+fn beginning(text: &str, chars_max: usize) -> String {
+    let end = text.char_indices().nth(chars_max).map_or(text.len(), |(end, _)| end);
+    text[..end].to_owned()
 }

@@ -10,11 +10,12 @@ use bytes::Bytes;
 use freehold_policy::{Destination, InvalidHost, NormalPath, Scheme, normal_host};
 use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
 };
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::server::Acceptor;
 use tokio::io::AsyncWriteExt;
 use tokio_rustls::LazyConfigAcceptor;
@@ -75,8 +76,16 @@ async fn serve(mut start: Vec<u8>, bytes: &[u8], size: usize) {
             }
         })
     };
-    let builder = auto::Builder::new(TokioExecutor::new());
-    let serving = builder.serve_connection(TokioIo::new(Guarded::new(server, activity, 16 * 1024)), service);
+    let serving = async {
+        let mut stream = Guarded::new(server, activity, 16 * 1024);
+        let is_http2 = stream.begins_as_http2().await.unwrap_or_default();
+        let stream = TokioIo::new(stream);
+        if is_http2 {
+            _ = http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await;
+        } else {
+            _ = http1::Builder::new().serve_connection(stream, service).await;
+        }
+    };
     let talking = async {
         for piece in start.chunks(size) {
             if client.write_all(piece).await.is_err() {

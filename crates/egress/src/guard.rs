@@ -3,6 +3,7 @@
 //! closed with bytes left in it.
 
 use std::{
+    future::poll_fn,
     io,
     mem::MaybeUninit,
     pin::Pin,
@@ -25,6 +26,8 @@ use crate::{
 const READ_BYTES: usize = 16 * 1024;
 /// No HTTP, wherever it stands: hyper answers a head of it with 400 and breaks off a body.
 const NONSENSE: &[u8] = b"\0\r\n\r\n";
+/// How HTTP/2 begins.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A stream that releases what the framer has understood.
 pub(crate) struct Guarded<S> {
@@ -88,6 +91,25 @@ impl<S> Guarded<S> {
 }
 
 impl<S: AsyncRead + Unpin> Guarded<S> {
+    /// Whether the client begins as HTTP/2 does. What was read for that is passed on all the same.
+    pub(crate) async fn begins_as_http2(&mut self) -> io::Result<bool> {
+        while HTTP2_PREFACE.starts_with(&self.held) && self.held.len() < HTTP2_PREFACE.len() && !self.ended {
+            poll_fn(|cx| self.poll_more(cx)).await?;
+        }
+        let begins = self.held.starts_with(HTTP2_PREFACE);
+        self.look();
+        Ok(begins)
+    }
+
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut space = [MaybeUninit::uninit(); READ_BYTES];
+        let mut space = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
+        self.held.extend_from_slice(space.filled());
+        self.ended = space.filled().is_empty();
+        Poll::Ready(Ok(()))
+    }
+
     /// Reads and drops what the client sends until it closes its side.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (left, limit) =
@@ -124,11 +146,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
                 this.held = Vec::new();
             }
             if !this.ended {
-                let mut space = [MaybeUninit::uninit(); READ_BYTES];
-                let mut space = ReadBuf::uninit(&mut space);
-                ready!(Pin::new(&mut this.stream).poll_read(cx, &mut space))?;
-                this.held.extend_from_slice(space.filled());
-                this.ended = space.filled().is_empty();
+                ready!(this.poll_more(cx))?;
             }
             if this.ended {
                 // Half a head at the end is no request, and half a body breaks its request off. Behind a whole request the
@@ -174,5 +192,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
             }
         }
         this.poll_linger(cx).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, join, sink};
+    use tokio_util::io::StreamReader;
+
+    use super::*;
+
+    /// Whether bytes that come in pieces of `size` are taken for HTTP/2, and what of them is passed on.
+    async fn told(text: &'static [u8], size: usize) -> (bool, Vec<u8>) {
+        let pieces = tokio_stream::iter(text.chunks(size).map(io::Result::Ok));
+        let mut guarded = Guarded::new(join(StreamReader::new(pieces), sink()), Activity::new(), 1_000);
+        let begins = guarded.begins_as_http2().await.unwrap();
+        let mut passed = Vec::new();
+        guarded.read_to_end(&mut passed).await.unwrap();
+        (begins, passed)
+    }
+
+    #[tokio::test]
+    async fn what_a_client_speaks_is_told_however_its_first_bytes_are_cut_and_all_of_them_pass() {
+        for size in [1, 3, 23, 24, 100] {
+            for (text, is_http2) in [
+                (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0"[..], true),
+                (b"PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n", false),
+                (b"PRI / HTTP/1.1\r\nhost: a\r\n\r\n", false),
+                (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", false),
+                (b"", false),
+            ] {
+                assert_eq!(told(text, size).await, (is_http2, text.to_vec()), "{size}");
+            }
+            // What is no whole head is no request.
+            assert_eq!(told(b"PRI * HT", size).await, (false, Vec::new()), "{size}");
+        }
     }
 }

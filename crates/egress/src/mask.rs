@@ -210,9 +210,7 @@ impl Stream {
     pub(crate) fn push(&mut self, piece: Bytes) -> (Bytes, bool) {
         let mut lower = std::mem::take(&mut self.held);
         let mut out = (!lower.is_empty()).then(|| [self.struck.as_slice(), &piece].concat());
-        let added = lower.len();
-        lower.extend_from_slice(&piece);
-        lower[added..].make_ascii_lowercase();
+        lower.extend(piece.iter().map(u8::to_ascii_lowercase));
         let found = self.mask.strike(&piece, &lower, false, &mut out);
         self.held = lower[found.open_from..].to_vec();
         let mut out = out.map_or(piece, Bytes::from);

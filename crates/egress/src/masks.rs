@@ -2,11 +2,11 @@
 //! request does.
 
 use std::{
+    hash::{Hash, Hasher},
     num::NonZeroUsize,
     sync::{Arc, Mutex},
 };
 
-use aws_lc_rs::digest;
 use lru::LruCache;
 use zeroize::Zeroizing;
 
@@ -18,10 +18,17 @@ const MASKS_MAX: NonZeroUsize = NonZeroUsize::new(32).expect("is not zero");
 /// A secret that was put on a request, wiped when dropped.
 pub(crate) type Secret = Zeroizing<Vec<u8>>;
 
-type Key = [u8; digest::SHA256_OUTPUT_LEN];
+#[derive(PartialEq, Eq)]
+struct Secrets(Vec<Secret>);
 
-/// Masks by the digest of their secrets. What is too short to be struck out has none.
-pub(crate) struct Masks(Mutex<LruCache<Key, Option<Arc<Mask>>>>);
+impl Hash for Secrets {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.iter().for_each(|secret| secret.hash(state));
+    }
+}
+
+/// Masks by their secrets. What is too short to be struck out has none.
+pub(crate) struct Masks(Mutex<LruCache<Secrets, Option<Arc<Mask>>>>);
 
 impl Default for Masks {
     fn default() -> Self {
@@ -31,22 +38,17 @@ impl Default for Masks {
 
 impl Masks {
     /// The mask that strikes out these secrets; `None` when all are too short for that.
-    pub(crate) fn of(&self, secrets: &[Secret]) -> Option<Arc<Mask>> {
+    pub(crate) fn of(&self, secrets: Vec<Secret>) -> Option<Arc<Mask>> {
         if secrets.is_empty() {
             return None;
         }
-        let mut digest = digest::Context::new(&digest::SHA256);
-        for secret in secrets {
-            digest.update(&secret.len().to_be_bytes());
-            digest.update(secret);
-        }
-        let key = Key::try_from(digest.finish().as_ref()).ok()?;
-        if let Some(known) = lock(&self.0).get(&key) {
+        let secrets = Secrets(secrets);
+        if let Some(known) = lock(&self.0).get(&secrets) {
             return known.clone();
         }
         // Outside of the lock: two requests may make it at once, and then either is as good.
-        let made = Mask::new(secrets.iter().map(|secret| secret.as_slice())).map(Arc::new);
-        lock(&self.0).put(key, made.clone());
+        let made = Mask::new(secrets.0.iter().map(|secret| secret.as_slice())).map(Arc::new);
+        lock(&self.0).put(secrets, made.clone());
         made
     }
 }
@@ -62,10 +64,10 @@ mod tests {
     #[test]
     fn the_same_secrets_have_the_same_mask_and_others_another() {
         let masks = Masks::default();
-        let first = masks.of(&secrets(&["secret-of-one", "secret-of-two"])).unwrap();
-        assert!(Arc::ptr_eq(&first, &masks.of(&secrets(&["secret-of-one", "secret-of-two"])).unwrap()));
-        assert!(!Arc::ptr_eq(&first, &masks.of(&secrets(&["secret-of-ones", "ecret-of-two"])).unwrap()));
-        assert!(masks.of(&secrets(&["short"])).is_none());
-        assert!(masks.of(&[]).is_none());
+        let first = masks.of(secrets(&["secret-of-one", "secret-of-two"])).unwrap();
+        assert!(Arc::ptr_eq(&first, &masks.of(secrets(&["secret-of-one", "secret-of-two"])).unwrap()));
+        assert!(!Arc::ptr_eq(&first, &masks.of(secrets(&["secret-of-ones", "ecret-of-two"])).unwrap()));
+        assert!(masks.of(secrets(&["short"])).is_none());
+        assert!(masks.of(Vec::new()).is_none());
     }
 }

@@ -25,6 +25,9 @@ use crate::{AuditSink, Limits, options::ms, state::lock};
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// Room for nearly every row, in bytes.
+const USUAL_BYTES: usize = 1_024;
+
 /// Why a row could not be written. The request it is about is denied.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpoolError {
@@ -81,7 +84,7 @@ struct Entry {
     settlement: Settlement,
     segment: u64,
     /// Room in its pod's share and in the backlog, given back when the row is acknowledged. Rows of an earlier process have none.
-    _room: Option<[OwnedSemaphorePermit; 2]>,
+    room: Option<[OwnedSemaphorePermit; 2]>,
 }
 
 impl Spool {
@@ -105,7 +108,7 @@ impl Spool {
                 row: Arc::new(row),
                 settlement: Settlement::default(),
                 segment,
-                _room: None,
+                room: None,
             }));
         }
         let segment = segments.last().map_or(1, |last| last + 1);
@@ -139,18 +142,24 @@ impl Spool {
         share: &Arc<Semaphore>,
     ) -> Result<(), SpoolError> {
         let row = row.into();
-        let room = async {
-            let share = Arc::clone(share).acquire_owned().await.ok()?;
-            Some([share, Arc::clone(&self.room).acquire_owned().await.ok()?])
+        let room = match self.room_now(share) {
+            Some(room) => room,
+            None => {
+                let room = async {
+                    let share = Arc::clone(share).acquire_owned().await.ok()?;
+                    Some([share, Arc::clone(&self.room).acquire_owned().await.ok()?])
+                };
+                tokio::time::timeout(self.wait, room).await.ok().flatten().ok_or(SpoolError::Full)?
+            }
         };
-        let room = tokio::time::timeout(self.wait, room).await.ok().flatten().ok_or(SpoolError::Full)?;
-        let mut line = serde_json::to_vec(&*row).map_err(SpoolError::Encode)?;
+        let mut line = Vec::with_capacity(USUAL_BYTES);
+        serde_json::to_writer(&mut line, &*row).map_err(SpoolError::Encode)?;
         line.push(b'\n');
         {
             let mut inner = lock(&self.inner);
             inner.write(&self.dir, &line, self.segment_bytes_max).map_err(SpoolError::Write)?;
             let entry =
-                Entry { row, settlement: Settlement::default(), segment: inner.segment, _room: Some(room) };
+                Entry { row, settlement: Settlement::default(), segment: inner.segment, room: Some(room) };
             match settles {
                 Settles::Now => inner.ready.push_back(entry),
                 Settles::Later => {
@@ -161,6 +170,12 @@ impl Spool {
         }
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// Room for a row, where there is some without waiting.
+    fn room_now(&self, share: &Arc<Semaphore>) -> Option<[OwnedSemaphorePermit; 2]> {
+        let share = Arc::clone(share).try_acquire_owned().ok()?;
+        Some([share, Arc::clone(&self.room).try_acquire_owned().ok()?])
     }
 
     /// Completes a row that settles later. Too late, or of an unknown row: nothing happens.
@@ -177,7 +192,7 @@ impl Spool {
     pub(crate) async fn drain(&self, sink: &dyn AuditSink, shutdown: &CancellationToken) {
         let mut retry = RETRY_MIN;
         loop {
-            let (batch, next_due) = self.take(shutdown.is_cancelled());
+            let (mut batch, next_due) = self.take(shutdown.is_cancelled());
             if batch.is_empty() {
                 if shutdown.is_cancelled() {
                     return;
@@ -194,7 +209,7 @@ impl Spool {
                 }
                 continue;
             }
-            match sink.append(batch.iter().map(Entry::complete).collect()).await {
+            match sink.append(batch.iter_mut().map(Entry::complete).collect()).await {
                 Ok(()) => {
                     retry = RETRY_MIN;
                     self.acknowledge(batch);
@@ -240,10 +255,22 @@ impl Spool {
     }
 
     fn acknowledge(&self, batch: Vec<Entry>) {
-        let mut inner = lock(&self.inner);
+        let mut by_segment: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut rooms: Vec<OwnedSemaphorePermit> = Vec::new();
         for entry in batch {
-            if let Some(left) = inner.unacknowledged.get_mut(&entry.segment) {
-                *left -= 1;
+            *by_segment.entry(entry.segment).or_default() += 1;
+            // Permits of one semaphore are given back at once, which wakes and locks once.
+            for room in entry.room.into_iter().flatten() {
+                match rooms.iter_mut().find(|it| Arc::ptr_eq(it.semaphore(), room.semaphore())) {
+                    Some(same) => same.merge(room),
+                    None => rooms.push(room),
+                }
+            }
+        }
+        let mut inner = lock(&self.inner);
+        for (segment, rows) in by_segment {
+            if let Some(left) = inner.unacknowledged.get_mut(&segment) {
+                *left -= rows;
             }
         }
         let done: Vec<u64> = inner
@@ -270,16 +297,15 @@ impl Spool {
 
 impl Entry {
     /// The row as the sink gets it.
-    fn complete(&self) -> AuditEvent {
-        let mut row = AuditEvent::clone(&self.row);
-        let Settlement { latency, detail } = &self.settlement;
-        if let Some(latency) = latency {
-            row.latency_ms = Some(u64::try_from(latency.as_millis()).unwrap_or(u64::MAX));
+    fn complete(&mut self) -> Arc<AuditEvent> {
+        let Settlement { latency, detail } = std::mem::take(&mut self.settlement);
+        if latency.is_some() || detail.is_some() {
+            let row = Arc::make_mut(&mut self.row);
+            row.latency_ms =
+                latency.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX)).or(row.latency_ms);
+            row.detail = detail.or_else(|| row.detail.take());
         }
-        if detail.is_some() {
-            row.detail.clone_from(detail);
-        }
-        row
+        Arc::clone(&self.row)
     }
 }
 
@@ -360,11 +386,11 @@ mod tests {
 
     #[async_trait]
     impl AuditSink for Memory {
-        async fn append(&self, rows: Vec<AuditEvent>) -> Result<(), SinkError> {
+        async fn append(&self, rows: Vec<Arc<AuditEvent>>) -> Result<(), SinkError> {
             if self.broken.load(Ordering::SeqCst) {
                 return Err("broken".into());
             }
-            lock(&self.rows).extend(rows);
+            lock(&self.rows).extend(rows.into_iter().map(Arc::unwrap_or_clone));
             self.changed.notify_one();
             Ok(())
         }
@@ -454,6 +480,22 @@ mod tests {
         assert_eq!(latencies, [Some(7), None]);
         stop.cancel();
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_row_that_the_sink_refused_comes_again_with_its_latency() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(dir.path(), Limits::default());
+        let sink = Memory::default();
+        sink.broken.store(true, Ordering::SeqCst);
+        spool.append(row(1), Settles::Later, &share()).await.unwrap();
+        let (latency, detail) = (Some(Duration::from_millis(7)), Some(serde_json::json!({ "status": 200 })));
+        spool.settle(row(1).id, Settlement { latency, detail: detail.clone() });
+        drained(&spool, &sink).await;
+        assert!(lock(&sink.rows).is_empty());
+        sink.broken.store(false, Ordering::SeqCst);
+        drained(&spool, &sink).await;
+        assert_eq!(*lock(&sink.rows), [AuditEvent { latency_ms: Some(7), detail, ..row(1) }]);
     }
 
     #[tokio::test]

@@ -13,7 +13,10 @@ use std::{
 
 use bytes::Bytes;
 use freehold_policy::{Destination, Permit, Scheme};
-use http::{HeaderValue, Request, Response, Uri, Version, header};
+use http::{
+    HeaderValue, Request, Response, Uri, Version, header,
+    uri::{self, Authority, PathAndQuery},
+};
 use http_body_util::{Empty, Full};
 use hyper::body::{Body, Incoming};
 use hyper_util::{
@@ -24,7 +27,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::net::TcpStream;
+use tokio::{io::BufReader, net::TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
@@ -35,6 +38,9 @@ use crate::{
     passage::{Passage, PassageError},
     resolve::Resolver,
 };
+
+/// Bytes read from an upstream at once: a record of TLS, and the next one's beginning.
+const READ_BYTES: usize = 18 * 1024;
 
 /// What the upstreams of all workspaces share.
 #[derive(Clone)]
@@ -153,12 +159,15 @@ fn say_length(request: &mut Request<Passage>) {
 }
 
 fn absolute(destination: &Destination, target: &Uri) -> Result<Uri, Reason> {
-    Uri::builder()
-        .scheme(destination.scheme().as_str())
-        .authority(destination.to_string())
-        .path_and_query(target.path_and_query().map_or("/", http::uri::PathAndQuery::as_str))
-        .build()
-        .map_err(|_| Reason::RequestMalformed)
+    let mut parts = uri::Parts::default();
+    parts.scheme = Some(match destination.scheme() {
+        Scheme::Http => uri::Scheme::HTTP,
+        Scheme::Https => uri::Scheme::HTTPS,
+    });
+    parts.authority = Authority::try_from(destination.to_string()).ok();
+    parts.path_and_query =
+        Some(target.path_and_query().cloned().unwrap_or(const { PathAndQuery::from_static("/") }));
+    Uri::from_parts(parts).map_err(|_| Reason::RequestMalformed)
 }
 
 /// The reason in an error's chain; what has none broke off.
@@ -180,7 +189,7 @@ fn reason_of(error: &(dyn std::error::Error + 'static)) -> Reason {
 #[error("{}", .0.as_str())]
 struct Refused(Reason);
 
-type Stream = Either<TcpStream, TlsStream<TcpStream>>;
+type Stream = Either<TcpStream, TlsStream<BufReader<TcpStream>>>;
 
 /// Dials for the pool. Resolves again (from a cache that has just been filled), asks the kernel which addresses are this
 /// machine's, and so checks what it dials.
@@ -220,6 +229,8 @@ async fn connect(
         return Ok(Either::Left(stream));
     }
     let name = ServerName::try_from(destination.host().to_owned()).map_err(|_| Reason::UpstreamTls)?;
+    // TLS asks for 4 KiB at a time, a quarter of a record.
+    let stream = BufReader::with_capacity(READ_BYTES, stream);
     tls.connect(name, stream).await.map(Either::Right).map_err(|error| {
         tracing::debug!(egress.destination = %destination, error = %error, "upstream handshake failed");
         Reason::UpstreamTls

@@ -52,7 +52,7 @@ async fn measure(store: &Store) -> Result<(), Error> {
     report("durable audit appends", 1, append).await?;
     let batch = |_| async move {
         let rows: Vec<_> = (0..BATCH).map(|_| decision(organization)).collect();
-        store.write(organization, move |tx| rows.iter().try_for_each(|row| tx.audit_add(row).map(drop))).await
+        store.write(organization, move |tx| tx.audit_add_all(&rows)).await
     };
     report("batches of 256 rows of the proxy", 2, batch).await?;
     report("point reads", CALLERS, view).await?;

@@ -3,7 +3,7 @@
 //! Two roundings, the same on both databases: times are cut to microseconds, and the character U+0000, which PostgreSQL
 //! cannot hold, becomes U+FFFD.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, str::FromStr};
 
 use freehold_model::{
     ApiKeyId, ApprovalId, CredentialId, EventId, MemberId, OrganizationId, PackId, PodId, ProviderId, RoleId,
@@ -133,10 +133,7 @@ macro_rules! textual {
             }
 
             fn read(value: Value<'_>) -> Option<Self> {
-                match value {
-                    Value::Text(text) => text.parse().ok(),
-                    Value::Null | Value::Int(_) | Value::Bytes(_) => None,
-                }
+                from_text(value)
             }
         }
     )+};
@@ -159,6 +156,24 @@ textual!(
     TurnId,
     UploadId,
     WorkspaceId,
+);
+
+/// Columns whose text is one of a closed set.
+macro_rules! slugs {
+    ($($type:ty),+ $(,)?) => {$(
+        impl Column for $type {
+            fn write(&self) -> Value<'_> {
+                Value::Text(Cow::Borrowed(self.as_str()))
+            }
+
+            fn read(value: Value<'_>) -> Option<Self> {
+                from_text(value)
+            }
+        }
+    )+};
+}
+
+slugs!(
     api_key::PermissionSet,
     approval::Abandonment,
     approval::Origin,
@@ -179,6 +194,13 @@ textual!(
     task::Phase,
     workspace::Phase,
 );
+
+fn from_text<T: FromStr>(value: Value<'_>) -> Option<T> {
+    match value {
+        Value::Text(text) => text.parse().ok(),
+        Value::Null | Value::Int(_) | Value::Bytes(_) => None,
+    }
+}
 
 /// Columns that hold JSON: what is read whole and never looked into by a query.
 macro_rules! json {
@@ -201,10 +223,31 @@ json!(
     session::Summary,
     freehold_model::event::Context,
     freehold_model::event::Payload,
-    Vec<String>,
     Vec<PackId>,
-    BTreeMap<String, String>,
-    BTreeMap<String, serde_json::Value>,
+);
+
+/// The same where most are empty.
+macro_rules! json_or_empty {
+    ($($type:ty: $empty:literal),+ $(,)?) => {$(
+        impl Column for $type {
+            fn write(&self) -> Value<'_> {
+                if self.is_empty() { Value::Text(Cow::Borrowed($empty)) } else { to_json(self) }
+            }
+
+            fn read(value: Value<'_>) -> Option<Self> {
+                match value {
+                    Value::Text(text) if text == $empty => Some(Self::default()),
+                    value => from_json(value),
+                }
+            }
+        }
+    )+};
+}
+
+json_or_empty!(
+    Vec<String>: "[]",
+    BTreeMap<String, String>: "{}",
+    BTreeMap<String, serde_json::Value>: "{}",
 );
 
 impl Column for task::Overrides {

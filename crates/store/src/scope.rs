@@ -33,8 +33,8 @@ pub(crate) struct Session {
     heads: HashMap<OrganizationId, Head>,
     /// The job before in the same transaction.
     before: Before,
-    /// Statements that insert, by table and the number of columns that the record does not carry.
-    inserts: HashMap<(&'static str, usize), Arc<str>>,
+    /// Statements that insert, by table, the number of columns that the record does not carry, and that of records.
+    inserts: HashMap<(&'static str, usize, usize), Arc<str>>,
 }
 
 /// What is known of the job before in the same transaction.
@@ -294,18 +294,39 @@ impl<'a> OrgTx<'a> {
         record: &R,
         more: &[(&str, Value<'_>)],
     ) -> Result<(), Error> {
-        self.own(record)?;
+        let (columns, values): (Vec<&str>, Vec<Value<'_>>) =
+            more.iter().map(|(column, value)| (*column, value.borrowed())).unzip();
+        self.insert_all(&columns, &[(record, &values)])
+    }
+
+    /// Inserts records with one statement, each with its values of columns that its type does not carry. A statement is
+    /// kept for each number of records, so callers come with few different ones.
+    pub(crate) fn insert_all<R: Record>(
+        &mut self,
+        more: &[&str],
+        rows: &[(&R, &[Value<'_>])],
+    ) -> Result<(), Error> {
         let organization = self.0.organization;
-        let mut values = record.values();
-        values.insert(0, organization.write());
-        values.extend(more.iter().map(|(_, value)| value.borrowed()));
+        let width = R::COLUMNS.split(", ").count() + more.len();
+        let mut values = Vec::with_capacity(1 + width * rows.len());
+        values.push(organization.write());
+        for (record, of_more) in rows {
+            self.own(*record)?;
+            values.append(&mut record.values());
+            values.extend(of_more.iter().map(Value::borrowed));
+        }
         let session = &mut *self.0.session;
-        let sql = Arc::clone(session.inserts.entry((R::TABLE, more.len())).or_insert_with(|| {
-            let more: String = more.iter().map(|(column, _)| format!(", {column}")).collect();
-            let marks: Vec<String> = (1..=values.len()).map(|n| format!("?{n}")).collect();
-            let (table, columns, marks) = (R::TABLE, R::COLUMNS, marks.join(", "));
-            format!("INSERT INTO {table} (organization_id, {columns}{more}) VALUES ({marks})").into()
-        }));
+        let sql = session.inserts.entry((R::TABLE, more.len(), rows.len())).or_insert_with(|| {
+            let more: String = more.iter().map(|column| format!(", {column}")).collect();
+            let row = |n: usize| {
+                let marks = (0..width).map(|at| format!(", ?{}", 2 + n * width + at));
+                format!("(?1{})", marks.collect::<String>())
+            };
+            let rows: Vec<String> = (0..rows.len()).map(row).collect();
+            let (table, columns, rows) = (R::TABLE, R::COLUMNS, rows.join(", "));
+            format!("INSERT INTO {table} (organization_id, {columns}{more}) VALUES {rows}").into()
+        });
+        let sql = Arc::clone(sql);
         session.send(&sql, &values, R::TABLE)
     }
 

@@ -220,6 +220,20 @@ mod tests {
     }
 
     #[test]
+    fn the_library_is_built_as_the_configuration_of_cargo_says() {
+        let connection = rusqlite::Connection::open_in_memory().unwrap();
+        for option in ["STMTJRNL_SPILL=1048576", "DEFAULT_MEMSTATUS=0"] {
+            let used =
+                connection.query_row("SELECT sqlite_compileoption_used(?1)", [option], |row| row.get(0));
+            assert_eq!(
+                used,
+                Ok(true),
+                "{option}: .cargo/config.toml is in force inside of the repository alone"
+            );
+        }
+    }
+
+    #[test]
     fn a_unique_constraint_has_the_name_the_migrations_give_it() {
         assert_eq!(
             unique_name("providers.organization_id, providers.name"),

@@ -9,6 +9,8 @@ mod chain;
 mod proof;
 mod review;
 
+use std::borrow::Borrow;
+
 use freehold_model::{
     EventId, TaskId, Timestamp, WorkspaceId,
     audit::{AuditEvent, Category, Condition, EventType, Test},
@@ -38,6 +40,9 @@ pub const CHAIN_START: [u8; 32] = [0; 32];
 
 /// The constraint that a row added twice breaks.
 pub const AUDIT_ID_KEY: &str = "audit_events_organization_id_id_key";
+
+/// The most rows that one statement inserts, in rows.
+const INSERT_ROWS_MAX: usize = 64;
 
 /// The most rows that a page looks at for those that fit its filters, in rows. A page that found fewer than it may have
 /// says how far it looked, and the next one goes on from there.
@@ -321,17 +326,35 @@ impl OrgTx<'_> {
 
     /// Appends a row that is new, and answers its position. One whose id is committed already breaks [`AUDIT_ID_KEY`].
     pub fn audit_add(&mut self, event: &AuditEvent) -> Result<u64, Error> {
-        let (last, previous) = match self.head()? {
+        self.audit_add_all(std::slice::from_ref(event))
+    }
+
+    /// Appends rows that are new, in this order, and answers the position of the last; as [`Self::audit_add`].
+    pub fn audit_add_all(&mut self, events: &[impl Borrow<AuditEvent>]) -> Result<u64, Error> {
+        let mut head = match self.head()? {
             Some(head) => head,
             None => self.audit_head()?,
         };
-        let seq = last + 1;
-        let event = chain::as_stored(self.organization_id(), event)?;
-        let hash = chain::chain(&previous, seq, &event)?;
-        self.insert_with(event.as_ref(), &[("seq", seq.write()), ("hash", hash.write())])?;
+        let mut rest = events;
+        while !rest.is_empty() {
+            // Few different numbers of rows, so that few statements are prepared.
+            let rows = if rest.len() < INSERT_ROWS_MAX { 1 << rest.len().ilog2() } else { INSERT_ROWS_MAX };
+            let (part, after) = rest.split_at(rows);
+            let mut sealed = Vec::with_capacity(rows);
+            for event in part {
+                let event = chain::as_stored(self.organization_id(), event.borrow())?;
+                head = (head.0 + 1, chain::chain(&head.1, head.0 + 1, &event)?);
+                sealed.push((event, head));
+            }
+            let more: Vec<_> = sealed.iter().map(|(_, (seq, hash))| [seq.write(), hash.write()]).collect();
+            let rows: Vec<_> =
+                sealed.iter().zip(&more).map(|((event, _), more)| (event.as_ref(), &more[..])).collect();
+            self.insert_all(&["seq", "hash"], &rows)?;
+            rest = after;
+        }
         self.touch(Topic::Audit);
-        self.set_head((seq, hash));
-        Ok(seq)
+        self.set_head(head);
+        Ok(head.0)
     }
 }
 

@@ -4,7 +4,7 @@ use freehold_model::{
     EventId, TaskId, Timestamp,
     audit::{AuditEvent, Category, Decision, EventType},
 };
-use freehold_store::{AuditFilter, CHAIN_START, ChainCheck, Error, Order, Page};
+use freehold_store::{AUDIT_ID_KEY, AuditFilter, CHAIN_START, ChainCheck, Error, Order, OrgTx, Page};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -61,6 +61,25 @@ on_both_databases! {
         let id = rows[2].id;
         assert_eq!(fixture.read(move |tx| tx.audit_seq_of(id)).await, Some(3));
         assert!(matches!(verify(&fixture).await, ChainCheck::Intact { seq: 3, .. }));
+    }
+
+    async fn rows_added_together_are_chained_in_their_order_and_one_that_came_before_takes_all_back(fixture) {
+        let rows: Vec<_> = (0..131)
+            .map(|_| audit_event(fixture.organization, EventType::RoleCreated, Category::Audit))
+            .collect();
+        let added = rows.clone();
+        assert_eq!(fixture.write(move |tx| tx.audit_add_all(&added)).await, 131);
+        let stored = fixture.read(|tx| tx.audit_after(0, 200)).await;
+        assert_eq!(stored.iter().map(|row| row.seq).collect::<Vec<_>>(), (1..=131).collect::<Vec<_>>());
+        assert_eq!(stored.into_iter().map(|row| row.event).collect::<Vec<_>>(), rows);
+        let mut again: Vec<_> = (0..99)
+            .map(|_| audit_event(fixture.organization, EventType::RoleCreated, Category::Audit))
+            .collect();
+        again[97] = rows[7].clone();
+        let add = move |tx: &mut OrgTx<'_>| tx.audit_add_all(&again).map(drop);
+        let refused = fixture.store.write(fixture.organization, add).await.unwrap_err();
+        assert!(refused.is_duplicate(AUDIT_ID_KEY), "{refused:?}");
+        assert!(matches!(verify(&fixture).await, ChainCheck::Intact { seq: 131, .. }));
     }
 
     async fn a_job_that_is_taken_back_leaves_no_gap_in_the_chain(fixture) {

@@ -7,7 +7,7 @@ use freehold_model::{
     audit::{Actor, AuditEvent, Category, Decision, EventType},
 };
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use sha2::{Digest, Sha256};
 
 use super::{AuditRow, CHAIN_START};
@@ -15,6 +15,9 @@ use crate::{Error, record::Record, sql::Row};
 
 /// Whole numbers up to this are the same in JSON's canonical form as they are written everywhere.
 const EXACT_MAX: u64 = 1 << 53;
+
+/// Room for the canonical JSON of nearly every row, in bytes.
+const USUAL_BYTES: usize = 1_024;
 
 impl AuditRow {
     /// The canonical JSON (RFC 8785) of the event with `seq` beside its fields: what is hashed.
@@ -71,20 +74,19 @@ fn canonical(seq: u64, event: &AuditEvent) -> serde_json::Result<Vec<u8>> {
     if seq.max(event.latency_ms.unwrap_or(0)) > EXACT_MAX {
         return canonical_of_anything(seq, event);
     }
-    let raw = RawValue::from_string;
-    serde_json::to_vec(&Sorted {
+    let sorted = Sorted {
         actor: event.actor,
         agent_provider: event.agent_provider.as_deref(),
         agent_role: event.agent_role.as_deref(),
         auth_applied: &event.auth_applied,
-        auth_failures: texts(&event.auth_failures)?,
-        budget_ceilings: texts(&event.budget_ceilings)?,
-        budget_snapshot: texts(&event.budget_snapshot)?,
+        auth_failures: Part::of_map(&event.auth_failures, |_| true)?,
+        budget_ceilings: Part::of_map(&event.budget_ceilings, |_| true)?,
+        budget_snapshot: Part::of_map(&event.budget_snapshot, is_canonical)?,
         capability_name: event.capability_name.as_deref(),
         category: event.category,
         decision: event.decision,
         destination: event.destination.as_deref(),
-        detail: event.detail.as_ref().map(|detail| raw(serde_jcs::to_string(detail)?)).transpose()?,
+        detail: event.detail.as_ref().map(|detail| Part::of(detail, is_canonical(detail))).transpose()?,
         event_type: event.event_type,
         id: event.id,
         latency_ms: event.latency_ms,
@@ -98,19 +100,60 @@ fn canonical(seq: u64, event: &AuditEvent) -> serde_json::Result<Vec<u8>> {
         task_id: event.task_id,
         timestamp: Timestamp::from_microsecond(event.timestamp.as_microsecond()).unwrap_or(event.timestamp),
         transforms_applied: event.transforms_applied,
-        transforms_failed: texts(&event.transforms_failed)?,
+        transforms_failed: Part::of_map(&event.transforms_failed, |_| true)?,
         user_id: &event.user_id,
         validations_applied: event.validations_applied,
         workspace_id: event.workspace_id,
-    })
+    };
+    let mut json = Vec::with_capacity(USUAL_BYTES);
+    serde_json::to_writer(&mut json, &sorted)?;
+    Ok(json)
 }
 
-/// A map of a row, which is left out when it is empty.
-fn texts<V: Serialize>(map: &BTreeMap<String, V>) -> serde_json::Result<Option<Box<RawValue>>> {
-    if map.is_empty() {
-        return Ok(None);
+/// What stands in a row as JSON of any form.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Part<'a, T> {
+    /// Is written in the canonical form without more ado.
+    AsItIs(&'a T),
+    Made(Box<RawValue>),
+}
+
+impl<'a, T: Serialize> Part<'a, T> {
+    fn of(value: &'a T, is_canonical: bool) -> serde_json::Result<Self> {
+        if is_canonical {
+            return Ok(Self::AsItIs(value));
+        }
+        RawValue::from_string(serde_jcs::to_string(value)?).map(Self::Made)
     }
-    RawValue::from_string(serde_jcs::to_string(map)?).map(Some)
+}
+
+impl<'a, V: Serialize> Part<'a, BTreeMap<String, V>> {
+    /// A map of a row, which is left out when it is empty.
+    fn of_map(
+        map: &'a BTreeMap<String, V>,
+        is_canonical: impl Fn(&V) -> bool,
+    ) -> serde_json::Result<Option<Self>> {
+        if map.is_empty() {
+            return Ok(None);
+        }
+        let is_canonical = map.iter().all(|(name, value)| name.is_ascii() && is_canonical(value));
+        Self::of(map, is_canonical).map(Some)
+    }
+}
+
+/// Whether a value is written in the canonical form by whatever writes its parts in their order: names sort alike as bytes
+/// and as UTF-16 where they are ASCII, and whole numbers look alike everywhere up to a size.
+fn is_canonical(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
+        Value::Number(number) => number.as_i64().is_some_and(|number| number.unsigned_abs() <= EXACT_MAX),
+        Value::Array(values) => values.iter().all(is_canonical),
+        Value::Object(fields) => {
+            fields.keys().is_sorted()
+                && fields.iter().all(|(name, value)| name.is_ascii() && is_canonical(value))
+        }
+    }
 }
 
 /// The canonical JSON by its definition.
@@ -124,6 +167,8 @@ fn canonical_of_anything(seq: u64, event: &AuditEvent) -> serde_json::Result<Vec
     serde_jcs::to_vec(&Sealed { seq, event })
 }
 
+type Texts = BTreeMap<String, String>;
+
 /// The fields of a row in the order of the canonical form.
 #[derive(Serialize)]
 struct Sorted<'a> {
@@ -135,11 +180,11 @@ struct Sorted<'a> {
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     auth_applied: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
-    auth_failures: Option<Box<RawValue>>,
+    auth_failures: Option<Part<'a, Texts>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    budget_ceilings: Option<Box<RawValue>>,
+    budget_ceilings: Option<Part<'a, Texts>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    budget_snapshot: Option<Box<RawValue>>,
+    budget_snapshot: Option<Part<'a, BTreeMap<String, Value>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     capability_name: Option<&'a str>,
     category: Category,
@@ -148,7 +193,7 @@ struct Sorted<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     destination: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<Box<RawValue>>,
+    detail: Option<Part<'a, Value>>,
     event_type: EventType,
     id: EventId,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -171,7 +216,7 @@ struct Sorted<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     transforms_applied: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    transforms_failed: Option<Box<RawValue>>,
+    transforms_failed: Option<Part<'a, Texts>>,
     user_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     validations_applied: Option<u32>,
