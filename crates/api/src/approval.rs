@@ -95,6 +95,8 @@ pub struct HeldRequest {
     /// The body, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<HeldBody>,
+    /// Trailers, what follows the body, where it was read whole.
+    pub trailers: Vec<HeldField>,
     /// Whether something was too long and is cut or left out.
     pub is_cut: bool,
 }
@@ -107,6 +109,9 @@ pub struct HeldField {
     /// The value; absent where it may be a secret and is not shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
+    /// The characters of a value that is not shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden_chars: Option<u64>,
 }
 
 /// A held request's body, as far as it was read before asking.
@@ -116,7 +121,8 @@ pub struct HeldBody {
     pub bytes: u64,
     /// Whether that is all of it. What comes after the part that is shown, nobody has seen.
     pub is_whole: bool,
-    /// The body, where it is JSON or a form and was read whole; values that may be secrets are not shown.
+    /// The body, where it is JSON or a form and was read whole; of values that may be secrets their
+    /// kind and size alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub json: Option<serde_json::Value>,
     /// The beginning of the body, where it is other text.

@@ -7,7 +7,7 @@ use freehold_model::{
 };
 use freehold_policy::{Origin, Unit};
 
-use crate::{App, Error, now, workspace::find};
+use crate::{App, Error, now, policy, workspace::find};
 
 /// A counter, and how much of it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl App {
     /// When there is no such workspace, or the caller may not see it.
     pub async fn workspace_budget_list(&self, actor: &Actor, id: WorkspaceId) -> Result<Vec<Budget>, Error> {
         let caller = actor.clone();
-        let budgets = self.store().read(actor.organization(), move |tx| {
+        let found = self.store().read(actor.organization(), move |tx| {
             let workspace = caller.authorize(&[Right::WorkspaceRead], find(tx, id)?)?.into_inner();
             let missing = |table| freehold_store::Error::Missing { table };
             let role = tx.role_view(workspace.role_id)?.ok_or_else(|| missing("roles"))?;
@@ -49,9 +49,17 @@ impl App {
                 session_id: workspace.session_id,
                 task_id: tx.task_current(workspace.id)?.map(|task| task.id),
             };
+            Ok::<_, Error>((provider.capabilities, role.capabilities, whose))
+        });
+        let (base, own, whose) = found.await?;
+        let mut budgets = policy::apart(move || {
             let now = now();
-            let mut budgets = of_document(Origin::Provider, provider.capabilities.as_deref(), &whose, now);
-            budgets.extend(of_document(Origin::Role, role.capabilities.as_deref(), &whose, now));
+            let mut budgets = of_document(Origin::Provider, base.as_deref(), &whose, now);
+            budgets.extend(of_document(Origin::Role, own.as_deref(), &whose, now));
+            budgets
+        })
+        .await;
+        let budgets = self.store().read(actor.organization(), move |tx| {
             let keys: Vec<CounterKey> = budgets.iter().map(|budget| budget.key.clone()).collect();
             for (budget, taken) in budgets.iter_mut().zip(tx.budget_taken(&keys)?) {
                 budget.used = taken;

@@ -10,17 +10,39 @@ use crate::{Error, error::Fields};
 /// The most names of credentials, and of secrets, that are looked up for one document.
 const NAMES_MAX: usize = 100;
 
-/// The document; absent without a text, and when the field `capabilities` is refused with every problem of the text, a line
-/// each, in the order of their places.
-pub(crate) fn check(fields: &mut Fields, capabilities: Option<&str>) -> Option<Document> {
-    match freehold_policy::parse(capabilities?) {
-        Ok(document) => Some(document),
-        Err(mut problems) => {
+/// Capabilities that are to be written, if there are any: the document, or every problem of the text, a line each, in the
+/// order of their places.
+pub(crate) type Written = Option<Result<Document, String>>;
+
+/// Reads capabilities that are to be written. A long text takes a while: neither the database's only writer nor a thread
+/// that serves others waits for it.
+pub(crate) async fn read(capabilities: Option<&str>) -> Written {
+    let text = capabilities?.to_owned();
+    let read = apart(move || {
+        freehold_policy::parse(&text).map_err(|mut problems| {
             problems.sort_by_key(|problem| (problem.line, problem.column));
-            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            fields.add("capabilities", problems.join("\n"));
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        })
+    });
+    Some(read.await)
+}
+
+/// The document; absent when there is none, and when the field `capabilities` is refused for its problems.
+pub(crate) fn accepted(fields: &mut Fields, written: Written) -> Option<Document> {
+    match written? {
+        Ok(document) => Some(document),
+        Err(problems) => {
+            fields.add("capabilities", problems);
             None
         }
+    }
+}
+
+/// Runs what takes a while on a thread for such work. A panic there is one here.
+pub(crate) async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }
 
@@ -54,14 +76,12 @@ pub(crate) fn note_missing(
 mod tests {
     use super::*;
 
-    #[test]
-    fn problems_are_a_line_each_in_the_order_of_their_places() {
-        let mut fields = Fields::default();
+    #[tokio::test]
+    async fn problems_are_a_line_each_in_the_order_of_their_places() {
         // An unknown field is found after the known ones are read.
-        check(
-            &mut fields,
-            Some("- wrong: 1\n  name: a\n  type: nothing\n- name: b\n  type: http\n  allow: 3\n"),
-        );
+        let text = "- wrong: 1\n  name: a\n  type: nothing\n- name: b\n  type: http\n  allow: 3\n";
+        let mut fields = Fields::default();
+        assert_eq!(accepted(&mut fields, read(Some(text)).await), None);
         let said = format!("{:?}", fields.check());
         let places: Vec<usize> = ["1:3: ", "3:", "6:"].map(|place| said.find(place).unwrap()).to_vec();
         assert!(places.is_sorted() && said.contains("\\n"), "{said}");

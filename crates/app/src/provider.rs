@@ -19,7 +19,7 @@ use crate::{
     error::Fields,
     new_uuid, now,
     once::once,
-    policy,
+    policy::{self, Written},
     ports::PolicyChange,
 };
 
@@ -101,11 +101,12 @@ impl App {
         request: Option<Once<Provider>>,
     ) -> Result<Outcome<Provider>, Error> {
         actor.reach(Right::ConfigWrite)?;
+        let written = policy::read(new.capabilities.as_deref()).await;
         let actor = actor.clone();
         self.store()
             .write(actor.organization(), move |tx| {
                 let now = now();
-                once(tx, &actor, now, request, |tx| create(tx, &actor, new, now))
+                once(tx, &actor, now, request, |tx| create(tx, &actor, new, written, now))
             })
             .await
     }
@@ -122,16 +123,16 @@ impl App {
     ) -> Result<Provider, Error> {
         actor.reach(Right::ConfigWrite)?;
         let cause = Cause::caller(actor);
+        let written = policy::read(change.capabilities.as_ref().and_then(Option::as_deref)).await;
         let changed = self
             .store()
             .write(actor.organization(), move |tx| {
                 let mut provider = find(tx, id)?;
                 let fields = apply(&mut provider, change);
-                let document = check(tx, &provider)?;
+                let document = check(tx, &provider, written)?;
                 provider.updated_at = now();
                 tx.provider_update(&provider)?;
                 let mut detail = json!({ "provider_id": id, "name": provider.name, "fields": fields });
-                let document = document.filter(|_| fields.contains(&"capabilities"));
                 policy::note_missing(tx, document.as_ref(), &mut detail)?;
                 audit::append(tx, &cause, EventType::ProviderUpdated, detail, provider.updated_at)?;
                 Ok::<_, Error>(provider)
@@ -177,7 +178,13 @@ pub(crate) fn find(tx: &mut OrgRead<'_>, id: ProviderId) -> Result<Provider, Err
     tx.provider_view(id)?.ok_or(Error::NotFound(Thing::Provider))
 }
 
-fn create(tx: &mut OrgTx<'_>, actor: &Actor, new: ProviderNew, now: Timestamp) -> Result<Provider, Error> {
+fn create(
+    tx: &mut OrgTx<'_>,
+    actor: &Actor,
+    new: ProviderNew,
+    written: Written,
+    now: Timestamp,
+) -> Result<Provider, Error> {
     let ProviderNew {
         name,
         kind,
@@ -203,7 +210,7 @@ fn create(tx: &mut OrgTx<'_>, actor: &Actor, new: ProviderNew, now: Timestamp) -
         updated_at: now,
         archived_at: None,
     };
-    let document = check(tx, &provider)?;
+    let document = check(tx, &provider, written)?;
     if tx.provider_by_name(&provider.name)?.is_some() {
         return Err(Error::NameTaken { thing: Thing::Provider, name: provider.name });
     }
@@ -245,8 +252,8 @@ pub(crate) fn set<T>(field: &mut T, to: Option<T>, name: &'static str, fields: &
     }
 }
 
-/// Refuses what is not acceptable; answers its policy, if it has one.
-fn check(tx: &mut OrgRead<'_>, provider: &Provider) -> Result<Option<Document>, Error> {
+/// Refuses what is not acceptable; answers the policy that is written, if one is.
+fn check(tx: &mut OrgRead<'_>, provider: &Provider, written: Written) -> Result<Option<Document>, Error> {
     let mut fields = Fields::default();
     let known: &[(&str, &[&str])] = match provider.kind {
         Kind::Anthropic => &[],
@@ -265,7 +272,7 @@ fn check(tx: &mut OrgRead<'_>, provider: &Provider) -> Result<Option<Document>, 
     }
     let port = provider.domain.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
     fields.refuse(matches!(port, Some(Ok(0) | Err(_))), "domain", "has no valid port");
-    let document = policy::check(&mut fields, provider.capabilities.as_deref());
+    let document = policy::accepted(&mut fields, written);
     if let Some(name) = &provider.credential_name {
         match tx.credential_by_name(name)? {
             None => fields.add("credential_name", "no credential of this organization has this name"),

@@ -16,7 +16,7 @@ use crate::{
     error::Fields,
     new_uuid, now,
     once::once,
-    policy,
+    policy::{self, Written},
     ports::PolicyChange,
     provider::{self, set, workspaces_active},
 };
@@ -69,6 +69,12 @@ pub struct RoleChange {
     pub pack_ids: Option<Vec<String>>,
 }
 
+impl RoleChange {
+    fn capabilities(&self) -> Option<&str> {
+        self.capabilities.as_ref()?.as_deref()
+    }
+}
+
 impl App {
     /// Roles, oldest first.
     ///
@@ -103,10 +109,11 @@ impl App {
         request: Option<Once<Role>>,
     ) -> Result<Outcome<Role>, Error> {
         actor.reach(Right::ConfigWrite)?;
+        let written = policy::read(new.rest.capabilities()).await;
         let (actor, name) = (actor.clone(), new.name.clone());
         let created = self.store().write(actor.organization(), move |tx| {
             let now = now();
-            once(tx, &actor, now, request, |tx| create(tx, &actor, new, now))
+            once(tx, &actor, now, request, |tx| create(tx, &actor, new, written, now))
         });
         match created.await {
             // Not looked up before: the database looks anyway.
@@ -124,10 +131,11 @@ impl App {
     pub async fn role_update(&self, actor: &Actor, id: RoleId, change: RoleChange) -> Result<Role, Error> {
         actor.reach(Right::ConfigWrite)?;
         let cause = Cause::caller(actor);
+        let written = policy::read(change.capabilities()).await;
         let changed = self
             .store()
             .write(actor.organization(), move |tx| {
-                let document = check(&change)?;
+                let document = check(&change, written)?;
                 let mut role = find(tx, id)?;
                 if let Some(provider) = change.provider_id {
                     usable_provider(tx, provider)?;
@@ -237,9 +245,15 @@ fn usable_provider(tx: &mut OrgRead<'_>, id: ProviderId) -> Result<(), Error> {
     }
 }
 
-fn create(tx: &mut OrgTx<'_>, actor: &Actor, new: RoleNew, now: Timestamp) -> Result<Role, Error> {
+fn create(
+    tx: &mut OrgTx<'_>,
+    actor: &Actor,
+    new: RoleNew,
+    written: Written,
+    now: Timestamp,
+) -> Result<Role, Error> {
     let RoleNew { name, provider_id, rest } = new;
-    let document = check(&rest)?;
+    let document = check(&rest, written)?;
     usable_provider(tx, provider_id)?;
     let mut role = Role {
         id: RoleId::from_uuid(new_uuid()),
@@ -274,7 +288,7 @@ fn create(tx: &mut OrgTx<'_>, actor: &Actor, new: RoleNew, now: Timestamp) -> Re
 }
 
 /// Refuses what is not built yet, and a policy that cannot be read; answers the policy that is written, if one is.
-fn check(change: &RoleChange) -> Result<Option<Document>, Error> {
+fn check(change: &RoleChange, written: Written) -> Result<Option<Document>, Error> {
     const NO_POOL: &str = "warm pods are not built yet";
     let mut fields = Fields::default();
     fields.refuse(
@@ -286,7 +300,7 @@ fn check(change: &RoleChange) -> Result<Option<Document>, Error> {
     fields.refuse(change.pool_max_size.unwrap_or(0) != 0, "pool_max_size", NO_POOL);
     let packs = change.pack_ids.as_ref().is_some_and(|packs| !packs.is_empty());
     fields.refuse(packs, "pack_ids", "packs are not built yet");
-    let document = policy::check(&mut fields, change.capabilities.as_ref().and_then(Option::as_deref));
+    let document = policy::accepted(&mut fields, written);
     fields.check()?;
     Ok(document)
 }

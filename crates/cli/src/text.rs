@@ -1,5 +1,7 @@
 //! Text for terminals: made harmless, cut and wrapped.
 
+use unicode_general_category::{GeneralCategory, get_general_category};
+
 /// The columns everything fits in.
 pub(crate) const COLUMNS: usize = 100;
 
@@ -19,23 +21,39 @@ pub(crate) fn span(seconds: u64) -> String {
     whole.map_or_else(|| format!("{seconds} s"), |(of, unit)| format!("{} {unit}", seconds / of))
 }
 
-/// Text without control characters, so that what a pod writes cannot drive the terminal. Line feeds stay.
+/// Text in which everything can be seen and nothing drives the terminal: controls, what has no width, what turns the
+/// direction of writing and separators that are none to a terminal are written as `\u{202e}` is here. Line feeds stay.
 pub(crate) fn harmless(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
+    let mut before = ' ';
     for c in text.chars() {
         match c {
             '\n' => clean.push('\n'),
             '\t' => clean.push_str("    "),
             '\r' => {}
-            // Direction marks reorder what stands around them, and separators of lines are none to a terminal.
-            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                clean.push('\u{fffd}');
-            }
-            c if c.is_control() => clean.push('\u{fffd}'),
-            c => clean.push(c),
+            // Says that the sign before it is a picture.
+            '\u{fe0f}' if !before.is_ascii() && before != c => clean.push(c),
+            c if is_seen(c) => clean.push(c),
+            c => clean.extend(c.escape_unicode()),
         }
+        before = c;
     }
     clean
+}
+
+/// Whether something is to be seen of a character.
+fn is_seen(c: char) -> bool {
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
+    let is_sign = || match get_general_category(c) {
+        Control | Format | LineSeparator | ParagraphSeparator => false,
+        // What is drawn as nothing without being of those kinds: fillers, selectors, and room for more of these.
+        _ => {
+            !matches!(c, '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{2065}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{e0000}'..='\u{e0fff}')
+        }
+    };
+    matches!(c, ' '..='~') || is_sign()
 }
 
 /// One harmless line of at most `columns` characters.
@@ -117,8 +135,39 @@ mod tests {
     fn what_a_pod_writes_cannot_drive_the_terminal() {
         assert_eq!(
             harmless("a\x1b[31mb\r\n\x07\tc\u{202e}d\u{9b}1m"),
-            "a\u{fffd}[31mb\n\u{fffd}    c\u{fffd}d\u{fffd}1m"
+            r"a\u{1b}[31mb
+\u{7}    c\u{202e}d\u{9b}1m"
         );
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_written_out_and_what_people_write_stays() {
+        for hidden in [
+            '\u{ad}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{200f}',
+            '\u{2060}',
+            '\u{2063}',
+            '\u{2065}',
+            '\u{2066}',
+            '\u{3164}',
+            '\u{feff}',
+            '\u{fe01}',
+            '\u{fe0f}',
+            '\u{e0041}',
+            '\u{e0101}',
+            '\u{34f}',
+            '\u{115f}',
+        ] {
+            assert_eq!(harmless(&format!("a{hidden}b")), format!("a{}b", hidden.escape_unicode()));
+        }
+        for seen in
+            ["Ærø — “naïve” 10 °C", "日本語", "שלום", "مرحبا", "e\u{301}", "⚠\u{fe0f}", "👍🏽", "\u{a0}"]
+        {
+            assert_eq!(harmless(seen), seen);
+        }
+        assert_eq!(harmless("⚠\u{fe0f}\u{fe0f}"), "⚠\u{fe0f}\\u{fe0f}");
     }
 
     #[test]

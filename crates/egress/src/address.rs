@@ -1,7 +1,36 @@
 //! Which addresses an upstream may have. Everything that is not plainly the public internet is refused, so that a name
-//! which resolves to the inside (DNS rebinding) leads nowhere.
+//! which resolves to the inside (DNS rebinding) leads nowhere; a rule may name an address of a private network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Where clouds answer whoever asks from a machine of theirs, and give keys of that machine's account, outside of the
+/// link-local range: in private, shared and even public ranges.
+const METADATA_V4: &[Ipv4Addr] = &[
+    // Alibaba, Oracle (classic), and Azure's, which hands out the secrets of extensions.
+    Ipv4Addr::new(100, 100, 100, 200),
+    Ipv4Addr::new(192, 0, 0, 192),
+    Ipv4Addr::new(168, 63, 129, 16),
+];
+/// The same as the first 32 bits of IPv6 addresses: AWS, Google, Oracle, Scaleway, Akamai.
+const METADATA_V6: &[(u16, u16)] =
+    &[(0xfd00, 0x0ec2), (0xfd20, 0x00ce), (0xfd00, 0x00c1), (0xfd00, 0x0042), (0xfd00, 0xa9fe)];
+
+/// Whether a rule may open an address by naming it: one of a private network, which is nobody's cloud's.
+pub(crate) fn is_private(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => (v4.is_private() || is_shared(v4)) && !METADATA_V4.contains(&v4),
+        IpAddr::V6(v6) => {
+            let [a, b, ..] = v6.segments();
+            v6.is_unique_local() && !METADATA_V6.contains(&(a, b))
+        }
+    }
+}
+
+/// Carrier-grade NAT.
+const fn is_shared(address: Ipv4Addr) -> bool {
+    let [a, b, ..] = address.octets();
+    a == 100 && b & 0xc0 == 64
+}
 
 /// Whether an address belongs to the public internet: not private, loopback, link-local (metadata services are there),
 /// shared, reserved, multicast, nor an IPv6 form of such an IPv4 address.
@@ -19,8 +48,9 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || address.is_loopback()
         || address.is_link_local()
         || address.is_documentation()
-        // Carrier-grade NAT, protocol assignments, 6to4 relays, benchmarks (our own made-up range).
-        || (a == 100 && b & 0xc0 == 64)
+        || is_shared(address)
+        || METADATA_V4.contains(&address)
+        // Protocol assignments, 6to4 relays, benchmarks (our own made-up range).
         || (a, b, c) == (192, 0, 0)
         || (a, b, c) == (192, 88, 99)
         || (a == 198 && b & 0xfe == 18)
@@ -42,7 +72,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 }
 
 /// The IPv4 address inside a mapped, NAT64 or 6to4 address.
-fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
+pub(crate) fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let [a, b, c, d, e, f, g, h] = address.segments();
     let from = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match (a, b, c, d, e, f) {
@@ -75,6 +105,8 @@ mod tests {
             "127.0.0.1",
             "127.255.0.9",
             "169.254.169.254",
+            "168.63.129.16",
+            "::ffff:168.63.129.16",
             "172.16.0.1",
             "172.31.255.255",
             "192.0.0.8",
@@ -107,6 +139,37 @@ mod tests {
             "ff02::1",
         ] {
             assert!(!is_public(inside.parse().unwrap()), "{inside}");
+        }
+    }
+
+    #[test]
+    fn a_rule_may_name_a_private_network_s_addresses_and_no_cloud_s_own() {
+        for private in ["10.0.0.5", "172.16.0.1", "192.168.1.1", "100.64.0.1", "fd12::5", "::ffff:10.0.0.5"] {
+            assert!(is_private(private.parse().unwrap()), "{private}");
+        }
+        for refused in [
+            "169.254.169.254",
+            "169.254.170.2",
+            "169.254.42.42",
+            "100.100.100.200",
+            "192.0.0.192",
+            "168.63.129.16",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
+            "fd00:ec2::254",
+            "fd20:ce::254",
+            "fd00:c1::a9fe:a9fe",
+            "fe80::a9fe:a9fe",
+            "127.0.0.1",
+            "::1",
+            "0.0.0.0",
+            "::",
+            "224.0.0.1",
+            "198.18.0.1",
+        ] {
+            assert!(!is_private(refused.parse().unwrap()), "{refused}");
         }
     }
 }

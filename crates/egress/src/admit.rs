@@ -24,10 +24,10 @@ use crate::{
     deny::Reason,
     exchange::Connection,
     facts::Facts,
-    headers::{prepare_headers, single},
+    headers::{has_doubles, prepare_headers, single},
     inject, masking,
     options::ms,
-    passage::{Passage, Read},
+    passage::{Passage, PassageError, Read},
     transform::{self, Changes, Failure, Target},
 };
 
@@ -189,6 +189,9 @@ impl Connection {
         agree::check(&self.destination, self.sni.as_deref(), parts).map_err(|_| Reason::AuthorityMismatch)?;
         // What stays behind, no condition sees.
         let upgrade = prepare_headers(parts);
+        if has_doubles(&parts.headers) {
+            return Err(Reason::RequestMalformed.into());
+        }
         let path = NormalPath::parse(parts.uri.path()).map_err(|_| Reason::PathAmbiguous)?.into_owned();
         let permitted = self.permitted(grant, parts, &path, upgrade, &mut body, row).await?;
         let Permitted { grant, permit, read, approval, reservation } = permitted;
@@ -294,7 +297,7 @@ impl Connection {
         }
         let (bytes, is_whole) = body.begun(approval::BODY_BYTES_MAX);
         let now = Timestamp::now();
-        let seen = Seen { bytes: &bytes, is_whole };
+        let seen = Seen { bytes: &bytes, is_whole, trailers: body.trailers() };
         let question = Question {
             id,
             organization_id: self.attribution.organization_id(),
@@ -331,26 +334,34 @@ impl Connection {
         if known.length.is_some_and(|length| length > bytes_max) {
             return Ok(Some(ReadBody::failed(Unreadable::TooLong)));
         }
-        let room = self.room(&self.pod.request_bodies, known.length.unwrap_or(bytes_max)).await?;
-        match body.read(bytes_max, Some(room)).await.map_err(|_| Reason::RequestMalformed)? {
+        let read = self.read(&self.pod.request_bodies, body, bytes_max).await?;
+        match read.map_err(|_| Reason::RequestMalformed)? {
             Read::Whole(bytes) => Ok(Some(ReadBody::new(known.content_type, &bytes))),
             Read::TooLong => Ok(Some(ReadBody::failed(Unreadable::TooLong))),
         }
     }
 
-    /// Room for a body that is read, among those that the pod's requests hold at once.
-    pub(crate) async fn room(
+    /// Reads a body, once there is room for it among those that the pod's requests hold at once. One that has room already
+    /// waits for no more, which it, or others that wait like it, may hold: it gets that at once or is refused.
+    pub(crate) async fn read(
         &self,
         bodies: &Arc<Semaphore>,
-        bytes: u64,
-    ) -> Result<OwnedSemaphorePermit, Reason> {
+        body: &mut Passage,
+        bytes_max: u64,
+    ) -> Result<Result<Read, PassageError>, Reason> {
         let limits = &self.pod.state.options.limits;
-        let kibibytes = bytes.div_ceil(1024).min(limits.bodies_per_pod_kibibytes_max.into());
-        let room = Arc::clone(bodies).acquire_many_owned(u32::try_from(kibibytes).unwrap_or(u32::MAX));
-        match tokio::time::timeout(ms(limits.body_wait_ms), room).await {
-            Ok(Ok(room)) => Ok(room),
-            _ => Err(Reason::BodiesFull),
+        let wanted = body.room_wanted(bytes_max, limits.bodies_per_pod_kibibytes_max);
+        if wanted > 0 {
+            let bodies = Arc::clone(bodies);
+            let room = if body.room().is_some() {
+                bodies.try_acquire_many_owned(wanted).ok()
+            } else {
+                let room = bodies.acquire_many_owned(wanted);
+                tokio::time::timeout(ms(limits.body_wait_ms), room).await.ok().and_then(Result::ok)
+            };
+            body.add_room(room.ok_or(Reason::BodiesFull)?);
         }
+        Ok(body.read(bytes_max).await)
     }
 
     /// What expressions see of a request.
@@ -473,11 +484,8 @@ impl Connection {
             now: Timestamp::now(),
         };
         if signer.needs_body(&outgoing) {
-            let length = body.length().unwrap_or(SIGNED_BODY_BYTES_MAX);
-            let room = self.room(&self.pod.request_bodies, length.min(SIGNED_BODY_BYTES_MAX)).await?;
-            let read =
-                body.read(SIGNED_BODY_BYTES_MAX, Some(room)).await.map_err(|_| Reason::RequestMalformed)?;
-            let Read::Whole(bytes) = read else {
+            let read = self.read(&self.pod.request_bodies, body, SIGNED_BODY_BYTES_MAX).await?;
+            let Read::Whole(bytes) = read.map_err(|_| Reason::RequestMalformed)? else {
                 let reason = Reason::Policy(freehold_policy::Reason::BodyTooLarge);
                 return Err(Refusal::of_permitted(reason, permit));
             };

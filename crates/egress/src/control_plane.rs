@@ -1,45 +1,66 @@
-//! The control plane's own address, where no pod's request goes: whoever works in a pod must not decide what it may do,
+//! The control plane's own addresses, where no pod's request goes: whoever works in a pod must not decide what it may do,
 //! whatever keys it came by, whatever the policy says, and by whichever name.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 
 use freehold_policy::{Destination, normal_host};
+
+use crate::own::is_own;
+
+/// The ports of HTTP: what answers there under the control plane's name leads to it too.
+const PORTS: [u16; 2] = [80, 443];
 
 /// Where the control plane is reached.
 #[derive(Debug, Clone, Default)]
 pub struct ControlPlane {
     /// Where it listens.
     address: Option<SocketAddr>,
-    /// Host and port of its public address.
-    name: Option<(String, u16)>,
+    /// Hosts and ports of the addresses that it is reached by from outside.
+    names: Vec<(String, u16)>,
 }
 
+/// Not an address that somebody is reached by.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no address such as https://freehold.example.com")]
+pub struct InvalidUrl(String);
+
 impl ControlPlane {
-    /// A control plane that listens here and is reached by this address from outside.
-    pub fn new(address: SocketAddr, public_url: Option<&str>) -> Self {
-        let url = public_url.and_then(|url| url::Url::parse(url).ok());
-        let name = url.and_then(|url| {
-            let host = normal_host(url.host_str()?.trim_matches(['[', ']'])).ok()?;
-            Some((host.to_string(), url.port_or_known_default()?))
-        });
-        Self { address: Some(address), name }
+    /// A control plane that listens here, and is reached by these addresses (`https://host:port`) from outside, gateways
+    /// in front of it included.
+    ///
+    /// # Errors
+    /// When one of them is none.
+    pub fn new<'u>(address: SocketAddr, urls: impl IntoIterator<Item = &'u str>) -> Result<Self, InvalidUrl> {
+        let name = |url: &str| {
+            let parsed = url::Url::parse(url).ok().filter(|url| ["http", "https"].contains(&url.scheme()))?;
+            Some((normal_host(parsed.host_str()?).ok()?, parsed.port_or_known_default()?))
+        };
+        let names = urls.into_iter().map(|url| name(url).ok_or_else(|| InvalidUrl(url.to_owned())));
+        Ok(Self { address: Some(address), names: names.collect::<Result<_, _>>()? })
     }
 
-    /// Whether the destination is the control plane by name: what answers there on the ports of HTTP leads to it too.
+    /// Whether the destination is the control plane by name.
     pub(crate) fn is_named(&self, destination: &Destination) -> bool {
-        let is_it = |(host, port): &(String, u16)| {
-            *host == *destination.host() && [*port, 80, 443].contains(&destination.port())
-        };
-        self.name.as_ref().is_some_and(is_it)
+        self.is_reached_by(destination.host(), destination.port())
     }
 
     /// Whether who dials this address reaches the control plane.
     pub(crate) fn is_at(&self, address: SocketAddr) -> bool {
-        let Some(own) = self.address.filter(|own| own.port() == address.port()) else { return false };
-        let (own, dialled) = (own.ip().to_canonical(), address.ip().to_canonical());
-        // What listens everywhere is reached at each of the machine's addresses: those that can be bound.
-        own == dialled
-            || (own.is_unspecified() && (dialled.is_loopback() || UdpSocket::bind((dialled, 0)).is_ok()))
+        let dialled = address.ip().to_canonical();
+        let is_listener = |own: SocketAddr| {
+            let ip = own.ip().to_canonical();
+            own.port() == address.port() && (ip == dialled || (ip.is_unspecified() && is_own(dialled)))
+        };
+        self.address.is_some_and(is_listener) || self.is_at_gateway(dialled, address.port())
+    }
+
+    /// Whether a gateway that the operator named by its address is there.
+    fn is_at_gateway(&self, dialled: IpAddr, port: u16) -> bool {
+        !self.names.is_empty() && self.is_reached_by(&dialled.to_string(), port)
+    }
+
+    fn is_reached_by(&self, host: &str, port: u16) -> bool {
+        self.names.iter().any(|(name, own)| name == host && (*own == port || PORTS.contains(&port)))
     }
 }
 
@@ -57,7 +78,8 @@ mod tests {
     fn the_control_plane_is_known_by_its_public_name_and_port() {
         let is = |url: &str, scheme, host: &str, port| {
             let destination = Destination::new(scheme, host, port).unwrap();
-            ControlPlane::new(at("127.0.0.1:7070"), Some(url)).is_named(&destination)
+            let urls = ["https://elsewhere.example.com", url];
+            ControlPlane::new(at("127.0.0.1:7070"), urls).unwrap().is_named(&destination)
         };
         assert!(is("https://Freehold.Example.com", Scheme::Https, "freehold.example.com", 443));
         assert!(is("https://freehold.example.com", Scheme::Http, "freehold.example.com", 80));
@@ -69,12 +91,33 @@ mod tests {
 
     #[test]
     fn the_control_plane_is_known_by_every_address_it_listens_at() {
-        let one = ControlPlane::new(at("127.0.0.1:7070"), None);
+        let one = ControlPlane::new(at("127.0.0.1:7070"), []).unwrap();
         assert!(one.is_at(at("127.0.0.1:7070")) && one.is_at(at("[::ffff:127.0.0.1]:7070")));
         assert!(!one.is_at(at("127.0.0.1:7071")) && !one.is_at(at("127.0.0.2:7070")));
-        let everywhere = ControlPlane::new(at("0.0.0.0:7070"), None);
+        let everywhere = ControlPlane::new(at("0.0.0.0:7070"), []).unwrap();
         assert!(everywhere.is_at(at("127.0.0.9:7070")) && everywhere.is_at(at("[::1]:7070")));
         assert!(!everywhere.is_at(at("192.0.2.1:7070")), "no address of this machine");
         assert!(!ControlPlane::default().is_at(at("127.0.0.1:7070")));
+    }
+
+    #[test]
+    fn a_gateway_that_is_named_by_its_address_is_the_control_plane_under_every_name() {
+        let urls = ["https://203.0.113.9", "http://[2001:db8::9]:8080"];
+        let gateway = ControlPlane::new(at("127.0.0.1:7070"), urls).unwrap();
+        for address in ["203.0.113.9:443", "203.0.113.9:80", "[::ffff:203.0.113.9]:443", "[2001:db8::9]:8080"]
+        {
+            assert!(gateway.is_at(at(address)), "{address}");
+        }
+        assert!(!gateway.is_at(at("203.0.113.9:8443")) && !gateway.is_at(at("203.0.113.8:443")));
+    }
+
+    #[test]
+    fn an_address_that_nobody_is_reached_by_is_an_error() {
+        for url in
+            ["freehold.example.com", "freehold.example.com:443", "ftp://freehold.example.com", "https://", ""]
+        {
+            let given = ControlPlane::new(at("127.0.0.1:7070"), [url]);
+            assert_eq!(given.map(|_| ()), Err(InvalidUrl(url.to_owned())));
+        }
     }
 }

@@ -146,7 +146,14 @@ impl Reason {
 
     /// Whether no connection to the upstream came about.
     pub(crate) const fn is_before_upstream(self) -> bool {
-        matches!(self, Self::UpstreamUnresolved | Self::UpstreamUnreachable | Self::UpstreamTls)
+        matches!(
+            self,
+            Self::UpstreamUnresolved
+                | Self::UpstreamUnreachable
+                | Self::UpstreamTls
+                | Self::AddressForbidden
+                | Self::ControlPlaneForbidden
+        )
     }
 
     /// Whether an allowed request failed upstream: not a denial.

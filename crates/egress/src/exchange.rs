@@ -223,7 +223,7 @@ impl Connection {
                 detail["status"] = response.status().as_u16().into();
                 Some(took)
             }
-            Err(reason) if reason.is_upstream() => {
+            Err(reason) if reason.is_upstream() || reason.is_before_upstream() => {
                 detail["upstream_error"] = reason.as_str().into();
                 None
             }

@@ -6,11 +6,15 @@ use freehold_model::Timestamp;
 use freehold_policy::{
     Destination, NormalPath, ReadBody,
     cel::{Attribute, List, Map, MapSource, Scope, Value},
-    grpc_call, is_plain_query,
+    grpc_call, is_alike, is_plain_query,
 };
 use http::{HeaderMap, HeaderValue, header, request::Parts};
 
-use crate::{Grant, audit::Attribution, headers::single};
+use crate::{
+    Grant,
+    audit::Attribution,
+    headers::{is_same_name, plain_name, single},
+};
 
 /// One request, and its response where there is one. What an expression does not ask for costs nothing.
 pub(crate) struct Facts<'a> {
@@ -39,7 +43,17 @@ struct Answer<'a> {
 }
 
 #[derive(Debug)]
-struct Headers<'a>(&'a HeaderMap);
+struct Headers<'a> {
+    given: &'a HeaderMap,
+    /// Their names, where they are spelled otherwise.
+    plain: OnceCell<Vec<Option<String>>>,
+}
+
+impl<'a> Headers<'a> {
+    const fn new(given: &'a HeaderMap) -> Self {
+        Self { given, plain: OnceCell::new() }
+    }
+}
 
 #[derive(Debug)]
 struct Query<'a> {
@@ -63,7 +77,7 @@ impl<'a> Facts<'a> {
             attribution,
             websocket: false,
             method: parts.method.as_str(),
-            headers: Headers(&parts.headers),
+            headers: Headers::new(&parts.headers),
             query: Query { text: parts.uri.query().unwrap_or_default(), values: OnceCell::new() },
             read: None,
             response: None,
@@ -78,13 +92,9 @@ impl<'a> Facts<'a> {
     }
 
     /// And its response.
-    pub(crate) const fn answered(
-        mut self,
-        parts: &'a http::response::Parts,
-        read: Option<&'a ReadBody>,
-    ) -> Self {
+    pub(crate) fn answered(mut self, parts: &'a http::response::Parts, read: Option<&'a ReadBody>) -> Self {
         self.response =
-            Some(Answer { status: parts.status.as_u16(), headers: Headers(&parts.headers), read });
+            Some(Answer { status: parts.status.as_u16(), headers: Headers::new(&parts.headers), read });
         self
     }
 
@@ -96,7 +106,7 @@ impl<'a> Facts<'a> {
     }
 
     fn grpc(&self) -> Option<(&str, &str)> {
-        grpc_call(single(self.headers.0, &header::CONTENT_TYPE), self.path)
+        grpc_call(single(self.headers.given, &header::CONTENT_TYPE), self.path)
     }
 }
 
@@ -130,11 +140,10 @@ impl Scope for Facts<'_> {
 }
 
 impl MapSource for Headers<'_> {
-    /// Fields of one name together, where `_` stands for `-` too: servers that hand headers on as variables make no
-    /// difference.
+    /// Fields of one name together, in whatever spelling: servers that hand headers on as variables make no difference.
     fn get(&self, key: &str) -> Option<Value<'_>> {
         let mut values =
-            self.0.iter().filter(|(name, _)| is_same(name.as_str(), key)).map(|(_, value)| value);
+            self.given.iter().filter(|(name, _)| is_same_name(name.as_str(), key)).map(|(_, value)| value);
         let (first, second) = (values.next()?, values.next());
         // What is no text is shown with marks in the place of what cannot be read, so that no condition takes it for a
         // header that is not there.
@@ -149,14 +158,14 @@ impl MapSource for Headers<'_> {
     }
 
     fn keys(&self) -> Vec<&str> {
-        self.0.keys().map(http::HeaderName::as_str).collect()
+        let plain = || self.given.keys().map(|name| plain_name(name.as_str())).collect();
+        let names = self.given.keys().zip(self.plain.get_or_init(plain));
+        names.map(|(name, plain)| plain.as_deref().unwrap_or(name.as_str())).collect()
     }
-}
 
-fn is_same(name: &str, other: &str) -> bool {
-    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    name.len() == other.len()
-        && name.bytes().zip(other.bytes()).all(|(one, other)| plain(one) == plain(other))
+    fn len(&self) -> usize {
+        self.given.keys_len()
+    }
 }
 
 impl Query<'_> {
@@ -179,5 +188,13 @@ impl MapSource for Query<'_> {
 
     fn keys(&self) -> Vec<&str> {
         self.values().keys().map(AsRef::as_ref).collect()
+    }
+
+    fn len(&self) -> usize {
+        self.values().len()
+    }
+
+    fn has_alike(&self, key: &str) -> bool {
+        self.values().keys().any(|name| is_alike(name, key))
     }
 }

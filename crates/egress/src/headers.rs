@@ -1,8 +1,6 @@
 //! Headers and trailers: what concerns one connection alone, or lets another request count than was decided on, stays
 //! behind.
 
-use std::borrow::Cow;
-
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, request::Parts};
 
 use crate::inject::KEY_HEADERS;
@@ -124,11 +122,40 @@ pub(crate) fn prepare_trailers(trailers: &mut HeaderMap) {
     });
 }
 
-/// Removes the headers of some names, given with `-` for `_`: gateways of the CGI kind take the one for the other.
+/// A header's name as servers know it that hand headers on as variables (CGI, WSGI, PHP): their names have letters, digits
+/// and one sign, which is `-` here. `None` where that is how it is spelled.
+pub(crate) fn plain_name(name: &str) -> Option<String> {
+    let is_plain = name.bytes().all(|byte| plain(byte) == byte);
+    (!is_plain).then(|| name.bytes().map(plain).map(char::from).collect())
+}
+
+const fn plain(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
+}
+
+/// Whether two names are one to such servers.
+pub(crate) fn is_same_name(one: &str, other: &str) -> bool {
+    one.len() == other.len() && one.bytes().map(plain).eq(other.bytes().map(plain))
+}
+
+/// Whether a name stands there in two spellings: of such headers servers take one or the other.
+pub(crate) fn has_doubles(headers: &HeaderMap) -> bool {
+    let is_other =
+        |one: &HeaderName, other: &HeaderName| one != other && is_same_name(one.as_str(), other.as_str());
+    let mut odd = headers.keys().filter(|name| name.as_str().bytes().any(|byte| plain(byte) != byte));
+    odd.any(|one| headers.keys().any(|other| is_other(one, other)))
+}
+
+/// Removes every header of a name, in whatever spelling.
+pub(crate) fn remove_named(headers: &mut HeaderMap, name: &str) {
+    remove_where(headers, |other| is_same_name(other, name));
+}
+
+/// Removes the headers of some names, which are asked about as such servers know them.
 fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
-    let is_unwanted = |name: &&HeaderName| {
-        let name = name.as_str();
-        unwanted(&if name.contains('_') { Cow::from(name.replace('_', "-")) } else { name.into() })
+    let is_unwanted = |name: &&HeaderName| match plain_name(name.as_str()) {
+        Some(plain) => unwanted(&plain),
+        None => unwanted(name.as_str()),
     };
     let names: Vec<HeaderName> = headers.keys().filter(is_unwanted).cloned().collect();
     for name in names {
@@ -171,6 +198,21 @@ mod tests {
         let mut parts = parts("GET", &given);
         prepare_headers(&mut parts);
         assert_eq!(parts.headers.len(), 1, "{:?}", parts.headers);
+    }
+
+    #[test]
+    fn a_name_in_two_spellings_is_seen() {
+        for (names, doubled) in [
+            (&["x-role", "accept"][..], false),
+            (&["x_role", "x-roles", "x_rol"], false),
+            (&["x-role", "x-role"], false),
+            (&["x-role", "x_role"], true),
+            (&["x.role", "x_role"], true),
+        ] {
+            let mut headers = HeaderMap::new();
+            names.iter().for_each(|name| _ = headers.append(*name, HeaderValue::from_static("a")));
+            assert_eq!(has_doubles(&headers), doubled, "{names:?}");
+        }
     }
 
     #[test]

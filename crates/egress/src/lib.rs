@@ -46,6 +46,7 @@ mod names;
 mod nameserver;
 mod options;
 mod outbound;
+mod own;
 mod passage;
 mod pod;
 mod preface;
@@ -63,7 +64,7 @@ mod watch;
 
 pub use approval::{Answer, Approvals, Ended, NoApprovals};
 pub use audit::{AuditSink, SinkError};
-pub use control_plane::ControlPlane;
+pub use control_plane::{ControlPlane, InvalidUrl};
 pub use deny::Reason;
 pub use error::Error;
 pub use grant::{

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::{
     deny::Reason,
     follow_up::{FollowUp, Phase},
+    headers::remove_named,
     mask::{Mask, Stream},
 };
 
@@ -49,8 +50,8 @@ const CODINGS: [(HeaderName, &[u8]); 4] = [
 
 /// Asks for a response in which a secret can be seen.
 pub(crate) fn prepare(headers: &mut HeaderMap) {
-    for name in &UNWANTED {
-        headers.remove(name);
+    for name in UNWANTED.iter().chain([&header::ACCEPT_ENCODING]) {
+        remove_named(headers, name.as_str());
     }
     headers.insert(header::ACCEPT_ENCODING, const { HeaderValue::from_static("identity") });
 }

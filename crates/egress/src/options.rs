@@ -21,7 +21,8 @@ pub struct Options {
     /// Addresses set by the operator: `name` or `name:port` (the port asked for) to the address to dial. They may be private
     /// or loopback.
     pub hosts: HashMap<String, SocketAddr>,
-    /// Whether a rule that names an IP address opens it also where it is private or link-local. Never loopback.
+    /// Whether a rule that names an IP address opens it also where it is private. Never this machine's own, and never where
+    /// clouds keep their metadata.
     pub rules_name_addresses: bool,
     /// The name servers that allowed names are resolved by; the machine's own when empty.
     pub name_servers: Vec<SocketAddr>,

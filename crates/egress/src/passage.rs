@@ -132,17 +132,31 @@ impl Passage {
         self.read.iter().map(|piece| &**piece).collect()
     }
 
+    /// How much room has to be had, in kibibytes, beside what it has, before so many bytes of it are read: none where there
+    /// is nothing left to read.
+    pub(crate) fn room_wanted(&self, bytes_max: u64, kibibytes_max: u32) -> u32 {
+        if self.rest.as_ref().is_none_or(Incoming::is_end_stream) {
+            return 0;
+        }
+        let kibibytes = self.length().unwrap_or(bytes_max).min(bytes_max).div_ceil(1024);
+        let wanted = u32::try_from(kibibytes).unwrap_or(u32::MAX).min(kibibytes_max);
+        let held = self.room.as_ref().map_or(0, |room| room.num_permits());
+        wanted.saturating_sub(u32::try_from(held).unwrap_or(u32::MAX))
+    }
+
+    /// Has it hold more room, for as long as what was read is here.
+    pub(crate) fn add_room(&mut self, more: OwnedSemaphorePermit) {
+        match self.room.as_mut().and_then(Arc::get_mut) {
+            Some(room) => room.merge(more),
+            None => self.room = Some(Arc::new(more)),
+        }
+    }
+
     /// Reads all of it, or as much as shows that it is longer than `bytes_max`. What was read is passed on all the same.
-    /// `room` is held as long as it is here.
     ///
     /// # Errors
     /// When the sender breaks off.
-    pub(crate) async fn read(
-        &mut self,
-        bytes_max: u64,
-        room: Option<OwnedSemaphorePermit>,
-    ) -> Result<Read, PassageError> {
-        self.room = room.map(Arc::new).or(self.room.take());
+    pub(crate) async fn read(&mut self, bytes_max: u64) -> Result<Read, PassageError> {
         let mut length = self.read_bytes();
         while let Some(rest) = &mut self.rest {
             if rest.size_hint().lower().saturating_add(length) > bytes_max {
@@ -199,6 +213,11 @@ impl Passage {
         }
         let is_all = self.read_bytes() == begun.len() as u64;
         (begun, is_all && self.rest.as_ref().is_none_or(Incoming::is_end_stream))
+    }
+
+    /// Its trailers, where it was read to its end and has some.
+    pub(crate) const fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
     }
 
     /// Puts another body in the place of one that was read. Its trailers, which may be sums over it, stay behind.

@@ -1,4 +1,5 @@
-//! From an allowed destination to addresses that may be dialled: the operator's own first, else public ones alone.
+//! From an allowed destination to addresses that may be dialled: the operator's own first, else public ones, and private
+//! ones that a rule names; never this machine's own.
 
 use std::{
     collections::HashMap,
@@ -16,7 +17,14 @@ use hickory_resolver::{
 };
 use lru::LruCache;
 
-use crate::{ControlPlane, Options, address::is_public, deny::Reason, options::ms, state::lock};
+use crate::{
+    ControlPlane, Options,
+    address::{is_private, is_public},
+    deny::Reason,
+    options::ms,
+    own::without_own,
+    state::lock,
+};
 
 /// Answers kept, and for how long: shorter than DNS would allow, long enough to spare kept-alive requests the way.
 const ANSWERS_MAX: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
@@ -65,58 +73,74 @@ impl Resolver {
     }
 
     /// The addresses to dial. Never empty; each is public, the operator's own or, where a rule `named` it and rules may, the
-    /// address of the destination itself; and none is the control plane's.
+    /// private address of the destination itself; and none is the control plane's. Which of them are this machine's own is
+    /// from an answer that may be some time old: who dials asks [`Self::to_dial`].
     pub(crate) async fn resolve(
         &self,
         destination: &Destination,
         named: bool,
     ) -> Result<Arc<[SocketAddr]>, Reason> {
-        let own = &self.control_plane;
-        if own.is_named(destination) {
+        if self.control_plane.is_named(destination) {
             return Err(Reason::ControlPlaneForbidden);
         }
-        let addresses = self.addresses(destination, named).await?;
-        if addresses.iter().any(|address| own.is_at(*address)) {
-            return Err(Reason::ControlPlaneForbidden);
+        if let Some(address) = self.of_operator(destination) {
+            let is_forbidden = self.control_plane.is_at(address);
+            return if is_forbidden { Err(Reason::ControlPlaneForbidden) } else { Ok(Arc::new([address])) };
         }
-        Ok(addresses)
+        self.addresses(destination, named).await
+    }
+
+    /// The same for a connection that is made now: none of the addresses is this machine's, unless the operator named it.
+    pub(crate) async fn to_dial(
+        &self,
+        destination: &Destination,
+        named: bool,
+    ) -> Result<Arc<[SocketAddr]>, Reason> {
+        let addresses = self.resolve(destination, named).await?;
+        if self.of_operator(destination).is_some() {
+            return Ok(addresses);
+        }
+        let others = without_own(addresses.to_vec()).await;
+        if others.is_empty() { Err(Reason::AddressForbidden) } else { Ok(others.into()) }
     }
 
     async fn addresses(&self, destination: &Destination, named: bool) -> Result<Arc<[SocketAddr]>, Reason> {
-        if let Some(address) = self.of_operator(destination) {
-            return Ok(Arc::new([address]));
-        }
         // It is not kept among the answers, which count for requests of other rules too.
         if let Some(address) = destination.ip().filter(|address| named && self.may_be_named(*address)) {
-            return Ok(Arc::new([SocketAddr::new(address, destination.port())]));
+            return self.allowed(&[address], destination).await;
         }
         if let Some((at, addresses)) = lock(&self.answers).get(destination)
             && at.elapsed() < ANSWER_AGE_MAX
         {
             return Ok(Arc::clone(addresses));
         }
-        let found = match destination.ip() {
+        let mut found = match destination.ip() {
             Some(address) => vec![address],
             None => self.ask(destination.host()).await?,
         };
-        let public: Arc<[SocketAddr]> = found
-            .into_iter()
-            .filter(|address| is_public(*address))
-            .map(|address| SocketAddr::new(address, destination.port()))
-            .take(ADDRESSES_MAX)
-            .collect();
-        if public.is_empty() {
-            return Err(Reason::AddressForbidden);
-        }
+        found.retain(|address| is_public(*address));
+        let public = self.allowed(&found, destination).await?;
         lock(&self.answers).put(destination.clone(), (Instant::now(), Arc::clone(&public)));
         Ok(public)
     }
 
-    /// Whether a rule may open this address: any but this machine's own, and those that are nobody's.
+    /// Those that are not this machine's own: what listens here trusts whoever comes from here.
+    async fn allowed(
+        &self,
+        found: &[IpAddr],
+        destination: &Destination,
+    ) -> Result<Arc<[SocketAddr]>, Reason> {
+        let found: Vec<_> = found.iter().map(|ip| SocketAddr::new(*ip, destination.port())).collect();
+        if found.iter().any(|address| self.control_plane.is_at(*address)) {
+            return Err(Reason::ControlPlaneForbidden);
+        }
+        let others = without_own(found.into_iter().take(ADDRESSES_MAX).collect()).await;
+        if others.is_empty() { Err(Reason::AddressForbidden) } else { Ok(others.into()) }
+    }
+
+    /// Whether a rule may open this address.
     fn may_be_named(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.rules_name_addresses
-            && !(address.is_loopback() || address.is_unspecified() || address.is_multicast())
+        self.rules_name_addresses && is_private(address)
     }
 
     fn of_operator(&self, destination: &Destination) -> Option<SocketAddr> {
@@ -185,17 +209,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_rule_may_name_an_address_inside_unless_the_operator_forbids_it_or_it_is_this_machine() {
+    async fn a_rule_may_name_a_private_address_unless_the_operator_forbids_it() {
         let mut options = Options::new("unused");
-        for host in ["10.0.0.5", "169.254.169.254", "fd00::5"] {
+        for host in ["10.255.254.5", "fd00::5"] {
             let at = SocketAddr::new(host.parse().unwrap(), 443);
             assert_eq!(resolve_by(&options, host, 443, true).await, Ok(vec![at]), "{host}");
         }
-        for host in ["127.0.0.1", "::1", "0.0.0.0", "224.0.0.1", "::ffff:127.0.0.1"] {
+        for host in ["127.0.0.1", "::1", "0.0.0.0", "224.0.0.1", "::ffff:127.0.0.1", "169.254.169.254"] {
             assert_eq!(resolve_by(&options, host, 443, true).await, Err(Reason::AddressForbidden), "{host}");
         }
         options.rules_name_addresses = false;
-        assert_eq!(resolve_by(&options, "10.0.0.5", 443, true).await, Err(Reason::AddressForbidden));
+        assert_eq!(resolve_by(&options, "10.255.254.5", 443, true).await, Err(Reason::AddressForbidden));
     }
 
     #[tokio::test]
@@ -206,6 +230,8 @@ mod tests {
         assert_eq!(resolve(&hosts, "api.test", 443).await, at("127.0.0.1:9001"));
         assert_eq!(resolve(&hosts, "api.test", 8443).await, at("127.0.0.1:9002"));
         assert_eq!(resolve(&hosts, "10.0.0.5", 443).await, at("10.0.0.5:1"));
+        let metadata = [("169.254.169.254", "169.254.169.254:80")];
+        assert_eq!(resolve(&metadata, "169.254.169.254", 443).await, at("169.254.169.254:80"));
     }
 
     #[tokio::test]

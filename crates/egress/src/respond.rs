@@ -118,8 +118,7 @@ impl Judge<'_> {
         }
         let connection = self.connection;
         let bodies = &connection.pod.response_bodies;
-        let room = connection.room(bodies, known.length.unwrap_or(bytes_max).min(bytes_max)).await?;
-        match body.read(bytes_max, Some(room)).await.map_err(|_| Reason::UpstreamFailed)? {
+        match connection.read(bodies, body, bytes_max).await?.map_err(|_| Reason::UpstreamFailed)? {
             Read::Whole(bytes) => Ok(ReadBody::new(known.content_type, &bytes)),
             Read::TooLong => Ok(ReadBody::failed(Unreadable::TooLong)),
         }

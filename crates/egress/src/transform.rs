@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use crate::{
     Credentials, Injection, SecretValue, Signer, Unavailable,
     grant::{Place, header_secrets},
+    headers::remove_named,
     inject,
     mask::SECRET_BYTES_MIN,
     masks::Secret,
@@ -181,6 +182,10 @@ impl MapSource for Secrets {
     fn keys(&self) -> Vec<&str> {
         self.0.keys().map(|name| &**name).collect()
     }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// Evaluates every expression of a permit's transforms over the request as it was decided on.
@@ -336,13 +341,13 @@ impl Changes {
 
     fn put_headers(&mut self, one: &Evaluated<'_>, own: &Own, headers: &mut HeaderMap) {
         for name in &one.transform.headers.remove {
-            remove_header(headers, name);
+            remove_named(headers, name);
         }
         for (name, made) in &one.headers {
             if made.is_secret && own.header(name) && !one.transform.overrides {
                 continue;
             }
-            remove_header(headers, name.as_str());
+            remove_named(headers, name.as_str());
             headers.insert(name, made.value.clone());
             if made.is_secret && one.transform.mask {
                 self.secrets.extend(header_secrets(name, made.value.as_bytes()));
@@ -413,17 +418,6 @@ impl Changes {
     /// Whether a response may hold something that is to be struck out.
     pub(crate) fn is_masked(&self) -> bool {
         self.secrets.iter().any(|secret| secret.len() >= SECRET_BYTES_MIN)
-    }
-}
-
-/// Takes away every header of a name, where `_` stands for `-` too: gateways of the CGI kind take the one for the other.
-fn remove_header(headers: &mut HeaderMap, name: &str) {
-    headers.remove(name);
-    let is_same =
-        |other: &&HeaderName| other.as_str().contains('_') && other.as_str().replace('_', "-") == name;
-    let disguised: Vec<HeaderName> = headers.keys().filter(is_same).cloned().collect();
-    for other in disguised {
-        headers.remove(other);
     }
 }
 

@@ -191,7 +191,8 @@ struct Refused(Reason);
 
 type Stream = Either<TcpStream, TlsStream<BufReader<TcpStream>>>;
 
-/// Dials for the pool. Resolves again (from a cache that has just been filled) and so checks what it dials.
+/// Dials for the pool. Resolves again (from a cache that has just been filled), asks the kernel which addresses are this
+/// machine's, and so checks what it dials.
 #[derive(Clone)]
 struct Connector {
     resolver: Arc<Resolver>,
@@ -204,7 +205,7 @@ struct Connector {
 
 impl Connector {
     async fn dial(&self, destination: &Destination, tls: &TlsConnector) -> Result<Stream, Reason> {
-        let addresses = self.resolver.resolve(destination, self.named).await?;
+        let addresses = self.resolver.to_dial(destination, self.named).await?;
         let mut last = Reason::UpstreamUnreachable;
         for &address in addresses.iter() {
             match tokio::time::timeout(self.timeout, connect(address, destination, tls)).await {

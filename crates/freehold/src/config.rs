@@ -89,6 +89,8 @@ pub struct Server {
     /// The server's address for people and programs elsewhere, such as `https://freehold.example.com`; by default
     /// `http://` and the address it listens on.
     pub public_url: Option<String>,
+    /// Further addresses that it is reached by, such as a gateway's: no pod's request goes to any.
+    pub other_urls: Vec<String>,
     /// Connections to the API of one address, or of one /64 of IPv6; half of all when absent.
     pub connections_per_peer: Option<NonZeroU32>,
 }
@@ -100,6 +102,7 @@ impl Default for Server {
             data_dir: PathBuf::from("data"),
             database_url: None,
             public_url: None,
+            other_urls: Vec::new(),
             connections_per_peer: None,
         }
     }
@@ -198,7 +201,7 @@ pub struct Egress {
     /// Files of certificates (PEM) that upstreams may be signed by, beside the system's.
     pub extra_roots: Vec<PathBuf>,
     /// Whether a rule of a role that names an IP address opens it, also where it is private: not for a server whose
-    /// organizations must not reach the network that it stands in.
+    /// organizations must not reach the network that it stands in. Never this machine's own, nor a cloud's metadata.
     pub rules_name_addresses: bool,
     /// The name servers that allowed names are resolved by, as address and port; the machine's own when empty.
     pub name_servers: Vec<SocketAddr>,

@@ -78,7 +78,7 @@ impl EgressGate {
     }
 
     /// The workspace's policy, compiled unless another workspace has the same.
-    fn policy(&self, look: &Look) -> anyhow::Result<Arc<Policy>> {
+    async fn policy(&self, look: &Look) -> anyhow::Result<Arc<Policy>> {
         let digest = policy_digest(look);
         if let Some(policy) = self.state().policies.get(&digest).and_then(Weak::upgrade) {
             return Ok(policy);
@@ -88,10 +88,14 @@ impl EgressGate {
             domain: look.provider.domain.clone(),
             credential: look.provider.credential_name.clone(),
         };
-        let base = document(look.provider.capabilities.as_deref()).context("the provider's capabilities")?;
-        let own = document(look.role.capabilities.as_deref()).context("the role's capabilities")?;
-        let policy = freehold_policy::compile(&provider, &base, &own).map_err(anyhow::Error::msg)?;
-        let policy = Arc::new(policy);
+        let (base, own) = (look.provider.capabilities.clone(), look.role.capabilities.clone());
+        // A long one takes a while, for which no other workspace waits.
+        let compile = tokio::task::spawn_blocking(move || {
+            let base = document(base.as_deref()).context("the provider's capabilities")?;
+            let own = document(own.as_deref()).context("the role's capabilities")?;
+            freehold_policy::compile(&provider, &base, &own).map_err(anyhow::Error::msg)
+        });
+        let policy = Arc::new(compile.await??);
         let mut state = self.state();
         state.policies.retain(|_, policy| policy.strong_count() > 0);
         state.policies.insert(digest, Arc::downgrade(&policy));
@@ -99,7 +103,7 @@ impl EgressGate {
     }
 
     async fn grant(&self, look: &Look) -> anyhow::Result<Grant> {
-        let policy = self.policy(look)?;
+        let policy = self.policy(look).await?;
         Ok(Grant {
             organization_id: look.workspace.organization_id,
             role_id: look.role.id,

@@ -427,7 +427,9 @@ fn egress_options(
     address: SocketAddr,
 ) -> anyhow::Result<freehold_egress::Options> {
     let mut options = freehold_egress::Options::new(data.path("egress"));
-    options.control_plane = freehold_egress::ControlPlane::new(address, config.server.public_url.as_deref());
+    let urls = config.server.public_url.iter().chain(&config.server.other_urls);
+    options.control_plane = freehold_egress::ControlPlane::new(address, urls.map(String::as_str))
+        .context("the configuration is not valid: `server.public_url` or `server.other_urls`")?;
     let limits = &mut options.limits;
     limits.approval_ms = u64::from(config.egress.approval_timeout_seconds.get()) * 1_000;
     // A connection is silent while its request is held.

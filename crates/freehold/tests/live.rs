@@ -1,6 +1,6 @@
 //! The demo with a real model, as near to it as can be without a key: the vendor's own name, resolved by a name server, leads
 //! to a scripted model behind TLS that takes nothing but the documented request with the right key. Each test has a
-//! network of its own, in which the vendor's public address is this machine's.
+//! network of its own, in which the vendor's public address is a neighbour's.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shows why and ends")]
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 };
 
 use freehold_sim_model::{Handle, Scenario};
-use freehold_testkit::{Folder, tls::Authority};
+use freehold_testkit::{Folder, neighbour::Neighbour, tls::Authority};
 use tokio::net::{TcpListener, UdpSocket};
 
 /// A public address, which is nobody's in a test's own network.
@@ -36,14 +36,14 @@ fn is_inside() -> bool {
 /// made (no `ip`), the test runs in this one, and the configuration's hosts take the place of the name server.
 fn in_a_network_of_its_own(test: &str, body: impl AsyncFnOnce()) {
     if !is_inside() {
-        let set_up = format!("ip link set lo up && ip address add {VENDOR}/32 dev lo");
+        let set_up = "ip link set lo up && ip link add near type veth peer name far && ip link delete near";
         let mut unshare = Command::new("unshare");
         if !rustix::process::geteuid().is_root() {
             unshare.args(["--map-current-user", "--keep-caps"]);
         }
         unshare.args(["--net", "sh", "-c"]);
         let mut can = Command::new(unshare.get_program());
-        let can = can.args(unshare.get_args()).arg(&set_up).stderr(Stdio::null()).status();
+        let can = can.args(unshare.get_args()).arg(set_up).stderr(Stdio::null()).status();
         if can.is_ok_and(|can| can.success()) {
             let ran = unshare
                 .arg(format!("{set_up} && exec \"$0\" \"$@\""))
@@ -69,6 +69,7 @@ struct World {
     /// Names that were asked for.
     asked: Arc<Mutex<Vec<String>>>,
     name_servers: Vec<SocketAddr>,
+    _neighbour: Option<Neighbour>,
 }
 
 impl World {
@@ -78,8 +79,13 @@ impl World {
         let authority = Authority::new().unwrap();
         fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
         let is_inside = is_inside();
-        let at = if is_inside { SocketAddr::from((VENDOR, 443)) } else { ([127, 0, 0, 1], 0).into() };
-        let listener = TcpListener::bind(at).await.unwrap();
+        let neighbour = is_inside.then(|| Neighbour::start(&[VENDOR]).unwrap());
+        let listener = match &neighbour {
+            Some(there) => {
+                TcpListener::from_std(there.listen(SocketAddr::from((VENDOR, 443))).unwrap()).unwrap()
+            }
+            None => TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        };
         let scenario = format!("strict: true\nrequire_key: {KEY}\n{scenario}");
         let scenario = Scenario::parse(&scenario).unwrap_or_else(|error| panic!("{error}"));
         let vendor =
@@ -97,7 +103,7 @@ impl World {
             config.push_str(&format!("hosts = {{ \"{domain}\" = \"{}\" }}\n", vendor.address()));
         }
         fs::write(dir.path().join("server.toml"), config).unwrap();
-        Self { dir, vendor, asked, name_servers }
+        Self { dir, vendor, asked, name_servers, _neighbour: neighbour }
     }
 
     fn path(&self, name: &str) -> PathBuf {

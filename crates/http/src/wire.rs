@@ -173,8 +173,11 @@ pub(crate) fn api_key(key: model::api_key::ApiKey) -> api::api_key::ApiKey {
 }
 
 pub(crate) fn approval(approval: model::approval::Approval) -> api::approval::Approval {
-    let field =
-        |field: model::approval::Field| api::approval::HeldField { name: field.name, value: field.value };
+    let field = |field: model::approval::Field| api::approval::HeldField {
+        name: field.name,
+        value: field.value,
+        hidden_chars: field.hidden_chars,
+    };
     let shown = approval.shown;
     api::approval::Approval {
         id: approval.id,
@@ -200,6 +203,7 @@ pub(crate) fn approval(approval: model::approval::Approval) -> api::approval::Ap
                 json: body.json,
                 text: body.text,
             }),
+            trailers: shown.trailers.into_iter().map(field).collect(),
             is_cut: shown.is_cut,
         },
         abandonment: approval.abandonment,

@@ -138,6 +138,9 @@ pub struct Field {
     /// The value; absent where it is not shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
+    /// The characters of a value that is not shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden_chars: Option<u64>,
 }
 
 /// A request's body, as far as it was read before asking.
@@ -173,6 +176,9 @@ pub struct Shown {
     /// The body, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Body>,
+    /// Trailers, what follows the body, where it was read whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trailers: Vec<Field>,
     /// Whether something was too long and is cut or left out.
     #[serde(default)]
     pub is_cut: bool,

@@ -116,7 +116,6 @@ impl ReadBody {
         if attribute.is_graphql() && graphql::is_in_url(url_query) {
             return None;
         }
-        let text = |value: Option<&Json>| value.and_then(Json::as_str).map(Value::made);
         match attribute {
             Attribute::RequestBody => Some(Value::json(value)),
             Attribute::RequestGraphqlType => Some(Value::text(self.graphql()?.kind())),
@@ -135,6 +134,10 @@ impl ReadBody {
     fn graphql(&self) -> Option<&Operation> {
         self.graphql.get_or_init(|| self.value().and_then(Operation::read)).as_ref()
     }
+}
+
+fn text(value: Option<&Json>) -> Option<Value<'_>> {
+    value.and_then(Json::as_str).map(Value::text)
 }
 
 /// A message of JSON-RPC that asks for something. A batch is none.

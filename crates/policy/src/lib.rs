@@ -48,6 +48,7 @@ pub use document::{
 pub use grpc::grpc_call;
 pub use language::language_schema;
 pub use media::MediaPattern;
+pub use names::is_alike;
 pub use parse::{
     CAPABILITIES_MAX, CONDITIONS_MAX, COUNTERS_MAX, DOCUMENT_BYTES_MAX, EDITS_MAX, NAME_CHARS_MAX,
     PATTERNS_MAX, Problem, REGEXES_MAX, RULES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_PARTS_MAX, SCHEMAS_MAX,

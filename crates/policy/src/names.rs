@@ -14,17 +14,44 @@ pub(crate) fn json_clash<'n>(names: impl Iterator<Item = &'n str> + Clone) -> bo
 /// The same of a form or a query. There are servers, too, that drop spaces before a name, take `.` and space for `_` (PHP),
 /// and put `a[]` or `a[b]` in the place of `a`, or beside it.
 pub(crate) fn form_clash<'n>(names: impl Iterator<Item = &'n str> + Clone) -> bool {
-    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
-    if names.clone().all(|name| name.bytes().all(is_plain)) {
+    if names.clone().all(is_plain) {
         return false;
     }
     let (mut seen, mut bases) = (HashSet::new(), HashMap::new());
-    !names.map(|name| folded(name.trim_start().split('\0').next().unwrap_or_default())).all(|name| {
-        let (base, inner) = name.split_at(name.find('[').unwrap_or(name.len()));
-        let base = base.replace(['.', ' '], "_");
+    !names.map(parts).all(|(base, inner)| {
         let is_list = !inner.is_empty();
         seen.insert(format!("{base}{inner}")) && *bases.entry(base).or_insert(is_list) == is_list
     })
+}
+
+/// Whether some server takes the one name of a body or query for the other, which it is not.
+pub fn is_alike(one: &str, other: &str) -> bool {
+    if is_simple(one) && is_simple(other) {
+        return one != other && one.eq_ignore_ascii_case(other);
+    }
+    if one == other {
+        return false;
+    }
+    let ((base, inner), (other_base, other_inner)) = (parts(one), parts(other));
+    let is_any = |inner: &str| matches!(inner, "" | "[]");
+    base == other_base && (inner == other_inner || is_any(&inner) || is_any(&other_inner))
+}
+
+/// Whether servers differ on its case alone.
+pub(crate) fn is_simple(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+}
+
+/// Whether no server takes it for another name like it.
+fn is_plain(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
+}
+
+/// What all spellings of a name have in common, and what stands in brackets behind it.
+fn parts(name: &str) -> (String, String) {
+    let name = folded(name.trim_start().split('\0').next().unwrap_or_default());
+    let (base, inner) = name.split_at(name.find('[').unwrap_or(name.len()));
+    (base.replace(['.', ' '], "_"), inner.to_owned())
 }
 
 /// One spelling of all that differ in case alone. (Upper case first: `ſ` has no other way to `s`.)
@@ -55,6 +82,7 @@ mod tests {
             for names in [[one, other], [other, one]] {
                 assert_eq!(json_clash(names.into_iter()), json, "{names:?}");
                 assert_eq!(form_clash(names.into_iter()), form, "{names:?}");
+                assert_eq!(is_alike(names[0], names[1]), form, "{names:?}");
             }
         }
     }

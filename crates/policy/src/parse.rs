@@ -105,7 +105,7 @@ struct Checker<'t> {
     text: &'t str,
     problems: Vec<Problem>,
     rules: usize,
-    /// By what they say: an alias of YAML may repeat one without end.
+    /// By what they say: many rules may say the same.
     formulas: HashMap<(String, Place, String), Formula>,
     regexes: usize,
     /// By what they say.

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{
-    Spanned,
+    Error, Spanned,
+    budget::BudgetBreach,
     options::{DuplicateKeyPolicy, MergeKeyPolicy},
 };
 
@@ -46,6 +47,8 @@ impl Value {
 /// Reads one document; the problem is the first thing that is not YAML.
 pub(crate) fn read(text: &str) -> Result<Node, Problem> {
     let options = serde_saphyr::options! {
+        // What stands in one place and counts in another, or without end, nobody can review.
+        budget: serde_saphyr::budget! { max_anchors: 0, max_aliases: 0 },
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         merge_keys: MergeKeyPolicy::Error,
         strict_booleans: true,
@@ -55,7 +58,12 @@ pub(crate) fn read(text: &str) -> Result<Node, Problem> {
     serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options).map(Node::from).map_err(|error| {
         let place = error.location();
         let message = error.to_string();
-        let message = message.lines().next().unwrap_or("not YAML");
+        let message = match &error {
+            Error::Budget { breach: BudgetBreach::Anchors { .. } | BudgetBreach::Aliases { .. }, .. } => {
+                "anchors and aliases (`&name`, `*name`) have no place here; a text that begins so stands in quotes"
+            }
+            _ => message.lines().next().unwrap_or("not YAML"),
+        };
         // The place is told beside it.
         let message = message.rsplit_once(" at line ").map_or(message, |(message, _)| message);
         Problem {
@@ -107,11 +115,11 @@ impl<'de> Visitor<'de> for ValueVisitor {
         f.write_str("a YAML value")
     }
 
-    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
         Ok(Value::Null)
     }
 
-    fn visit_none<E: Error>(self) -> Result<Value, E> {
+    fn visit_none<E: de::Error>(self) -> Result<Value, E> {
         Ok(Value::Null)
     }
 
@@ -119,23 +127,23 @@ impl<'de> Visitor<'de> for ValueVisitor {
         deserializer.deserialize_any(self)
     }
 
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
         Ok(Value::Bool(value))
     }
 
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
         Ok(Value::Number(value.into()))
     }
 
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
         Ok(Value::Number(value.into()))
     }
 
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
         serde_json::Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("this is no number"))
     }
 
-    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
         Ok(Value::Text(value.to_owned()))
     }
 

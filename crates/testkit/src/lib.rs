@@ -3,6 +3,7 @@
 mod folder;
 pub mod issuer;
 pub mod model;
+pub mod neighbour;
 pub mod openbao;
 pub mod postgresql;
 pub mod tls;

@@ -214,7 +214,7 @@ fn decided(approval: &Approval) -> String {
 /// A held request as people read it before they decide.
 fn shown(approval: &Approval) -> String {
     let Approval { request, rule, .. } = approval;
-    let HeldRequest { method, destination, path, query, headers, body, is_cut } = request;
+    let HeldRequest { method, destination, path, query, headers, body, trailers, is_cut } = request;
     let what = text::line(&format!("{method} {destination}{path}"), LINE_CHARS_MAX);
     let mut out = format!("\n{BOLD}{what}{BOLD:#}\n");
     let mut fact = |name: &str, value: &str| {
@@ -241,6 +241,7 @@ fn shown(approval: &Approval) -> String {
     out.push_str(&fields("query", query));
     out.push_str(&fields("headers", headers));
     out.push_str(&body.as_ref().map(shown_body).unwrap_or_default());
+    out.push_str(&fields("trailers, after the body", trailers));
     if *is_cut {
         out.push_str(&format!("{NOTE}note:{NOTE:#} something was too long to be shown whole\n"));
     }
@@ -257,7 +258,11 @@ fn fields(name: &str, fields: &[HeldField]) -> String {
         let name = text::line(&field.name, 200);
         match &field.value {
             Some(value) => out.push_str(&format!("  {name}: {}\n", text::line(value, LINE_CHARS_MAX))),
-            None => out.push_str(&format!("  {name}: {DIM}[not shown]{DIM:#}\n")),
+            None => {
+                let size = field.hidden_chars.map(|count| format!(": text of {count} characters"));
+                let size = size.unwrap_or_default();
+                out.push_str(&format!("  {name}: {DIM}[not shown{size}]{DIM:#}\n"));
+            }
         }
     }
     if out.is_empty() { out } else { format!("{DIM}{name}{DIM:#}\n{out}") }

@@ -20,12 +20,13 @@ use serde_json::{Value, json};
 
 use crate::support::{ID, Person, me, role, serve};
 
-/// Colours, a title, a cleared screen, a device's answer, C1 controls, direction marks and a line that is none.
-const EVIL: &str = "e\u{1b}[31mv\u{1b}]0;title\u{7}\u{1b}[2J\u{1b}[6n\u{9b}1m\u{90}i\u{202e}\u{2066}l\u{200f}\u{2028}\r\u{8}\u{7f}";
+/// Colours, a title, a cleared screen, a device's answer, C1 controls, direction marks, a line that is none, and what has no width.
+const EVIL: &str = "e\u{1b}[31mv\u{1b}]0;title\u{7}\u{1b}[2J\u{1b}[6n\u{9b}1m\u{90}i\u{202e}\u{2066}l\u{200f}\u{2028}\r\u{8}\u{7f}\u{200b}\u{ad}\u{e0041}";
 
 fn is_hostile(c: char) -> bool {
     (c.is_control() && c != '\n')
-        || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}')
+        || matches!(c, '\u{e0000}'..='\u{e0fff}')
 }
 
 /// What is left of a text when this program's own styles are taken away.
@@ -66,6 +67,13 @@ fn router() -> Router {
         row("workspace_status_changed", json!({"from": EVIL, "to": EVIL})),
         row("policy_decision", json!({})), row("role_created", json!({EVIL: EVIL})),
     ]});
+    let field = json!({"name": EVIL, "value": EVIL});
+    let approval = json!({"id": format!("approval_{ID}"), "org_id": org, "workspace_id": format!("ws_{ID}"),
+        "status": "pending", "reason": "approval_required", "created_at": at, "expires_at": at,
+        "rule": {"origin": "role", "capability": EVIL, "name": EVIL},
+        "request": {"method": EVIL, "destination": EVIL, "path": EVIL, "query": [field], "headers": [field],
+            "body": {"bytes": 9, "is_whole": true, "text": EVIL}, "trailers": [field], "is_cut": false}});
+    let approvals = json!({"approvals": [approval]});
     let (roles, tasks) = (json!({"agent_roles": [role]}), json!([task]));
     let (providers, workspaces) = (json!({"providers": [provider]}), json!({"workspaces": [workspace]}));
     let who = poisoned(me(), &["email"]);
@@ -81,7 +89,10 @@ fn router() -> Router {
         .route("/v1/workspaces/{id}/tasks", answer(tasks))
         .route("/v1/workspaces/{id}/tasks/{tid}", answer(task))
         .route("/v1/workspaces/{id}/activity", answer(events.clone()))
-        .route("/v1/workspaces/{id}/audit", answer(events))
+        .route("/v1/workspaces/{id}/audit", answer(events.clone()))
+        .route("/v1/audit", answer(events))
+        .route("/v1/approvals", answer(approvals))
+        .route("/v1/approvals/{id}", answer(approval))
 }
 
 #[tokio::test]
@@ -89,7 +100,7 @@ async fn no_text_of_a_server_or_a_pod_reaches_the_terminal_as_a_command() {
     let mut person = serve(router()).await;
     person.colour = true;
     let (workspace, task, role) = (format!("ws_{ID}"), format!("task_{ID}"), format!("agent_{ID}"));
-    let provider = format!("provider_{ID}");
+    let (provider, approval) = (format!("provider_{ID}"), format!("approval_{ID}"));
     for verb in [
         vec!["whoami"],
         vec!["role", "list"],
@@ -102,6 +113,9 @@ async fn no_text_of_a_server_or_a_pod_reaches_the_terminal_as_a_command() {
         vec!["task", "get", &workspace, &task],
         vec!["workspace", "activity", &workspace],
         vec!["workspace", "audit", &workspace],
+        vec!["audit", "list"],
+        vec!["approvals", "list"],
+        vec!["approvals", "show", &approval],
     ] {
         let ran = person.runs(&verb).await;
         assert_eq!(ran.code, exit::OK, "{verb:?} {}", ran.err);

@@ -1,9 +1,11 @@
 //! What people are shown of a held request: decoded, bounded, and without what may be a secret.
 //!
 //! What is left out is said by name, never in silence: a header or parameter without a value, a body that is not whole, a
-//! mark that something was cut. Values of headers are shown where the header is on a list of those that carry no secrets;
+//! mark that something was cut, the kind and size of a value. Values of headers are shown where the header is on a list of those that carry no secrets;
 //! values in the query, in forms and in JSON are hidden where their name sounds like a secret's. Nothing is looked for in
 //! other text.
+
+use std::borrow::Cow;
 
 use freehold_model::approval::{Body, Field, Shown};
 use freehold_policy::ReadBody;
@@ -90,6 +92,7 @@ const SECRETIVE_WORDS: &[&str] = &["auth", "pass", "pin", "sas", "sid", "sig"];
 pub(crate) struct Seen<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) is_whole: bool,
+    pub(crate) trailers: Option<&'a HeaderMap>,
 }
 
 /// What is shown of a request, whose path is given in normal form.
@@ -100,13 +103,10 @@ pub(crate) fn shown(parts: &Parts, destination: String, path: &str, body: Seen<'
     let query = cut.fields(query.map(|(name, value)| {
         // In a query a key opens something; in JSON it mostly names something.
         let is_secret = is_secretive(&name) || name.eq_ignore_ascii_case("key");
-        Field { value: (!is_secret).then(|| value.into_owned()), name: name.into_owned() }
+        field(name.into_owned(), value, !is_secret)
     }));
-    let headers = cut.fields(parts.headers.iter().map(|(name, value)| {
-        let value =
-            is_plain_header(name.as_str()).then(|| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        Field { name: name.as_str().to_owned(), value }
-    }));
+    let headers = cut.headers(&parts.headers);
+    let trailers = body.trailers.map(|trailers| cut.headers(trailers)).unwrap_or_default();
     let path = cut.text(path, PATH_CHARS_MAX);
     let body = shown_body(&parts.headers, body, &mut cut);
     Shown {
@@ -116,8 +116,19 @@ pub(crate) fn shown(parts: &Parts, destination: String, path: &str, body: Seen<'
         query,
         headers,
         body,
+        trailers,
         is_cut: cut.0,
     }
+}
+
+/// A value, or how long it is.
+fn field(name: String, value: Cow<'_, str>, is_shown: bool) -> Field {
+    let hidden_chars = (!is_shown).then(|| length(&value));
+    Field { name, value: is_shown.then(|| value.into_owned()), hidden_chars }
+}
+
+fn length(text: &str) -> u64 {
+    u64::try_from(text.chars().count()).unwrap_or(u64::MAX)
 }
 
 /// Whether something was cut.
@@ -134,10 +145,18 @@ impl Cut {
         }
     }
 
+    fn headers(&mut self, headers: &HeaderMap) -> Vec<Field> {
+        self.fields(headers.iter().map(|(name, value)| {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            field(name.as_str().to_owned(), value, is_plain_header(name.as_str()))
+        }))
+    }
+
     fn fields(&mut self, mut fields: impl Iterator<Item = Field>) -> Vec<Field> {
         let shown = fields.by_ref().take(FIELDS_MAX).map(|field| Field {
             name: self.text(&field.name, VALUE_CHARS_MAX),
             value: field.value.map(|value| self.text(&value, VALUE_CHARS_MAX)),
+            hidden_chars: field.hidden_chars,
         });
         let shown = shown.collect();
         self.0 |= fields.next().is_some();
@@ -146,7 +165,7 @@ impl Cut {
 }
 
 fn shown_body(headers: &HeaderMap, seen: Seen<'_>, cut: &mut Cut) -> Option<Body> {
-    let Seen { bytes, is_whole } = seen;
+    let Seen { bytes, is_whole, .. } = seen;
     if bytes.is_empty() && is_whole {
         return None;
     }
@@ -172,13 +191,14 @@ fn shown_body(headers: &HeaderMap, seen: Seen<'_>, cut: &mut Cut) -> Option<Body
     Some(Body { bytes: length, is_whole: is_shown_whole, json, text })
 }
 
-/// Hides the values of names that sound like secrets, however deep. What was read is nested to a limit.
+/// Hides the values of names that sound like secrets, however deep, and says of what kind and size they are: who decides
+/// sees that more than a secret may stand there. What was read is nested to a limit.
 fn hide(value: &mut Value) {
     match value {
         Value::Object(members) => {
             for (name, value) in members {
                 if is_secretive(name) && !value.is_null() {
-                    *value = Value::String("[not shown]".to_owned());
+                    *value = Value::String(format!("[not shown: {}]", kind_and_size(value)));
                 } else {
                     hide(value);
                 }
@@ -186,6 +206,18 @@ fn hide(value: &mut Value) {
         }
         Value::Array(values) => values.iter_mut().for_each(hide),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn kind_and_size(value: &Value) -> String {
+    let characters = || length(&value.to_string());
+    match value {
+        Value::Null => "nothing".to_owned(),
+        Value::Bool(_) => "true or false".to_owned(),
+        Value::Number(_) => format!("a number of {} characters", characters()),
+        Value::String(text) => format!("text of {} characters", length(text)),
+        Value::Array(_) => format!("a list of {} characters", characters()),
+        Value::Object(_) => format!("an object of {} characters", characters()),
     }
 }
 
@@ -211,7 +243,7 @@ mod tests {
 
     fn of(request: http::request::Builder, body: &[u8]) -> Shown {
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        shown(&parts, "api.test".to_owned(), "/a", Seen { bytes: body, is_whole: true })
+        shown(&parts, "api.test".to_owned(), "/a", Seen { bytes: body, is_whole: true, trailers: None })
     }
 
     fn values(fields: &[Field]) -> Vec<(&str, Option<&str>)> {
@@ -240,6 +272,8 @@ mod tests {
             [("q", Some("a b")), ("api_key", None), ("key", None), ("X-Amz-Signature", None)]
         );
         assert!(!format!("{shown:?}").contains("canary"));
+        let hidden: Vec<_> = shown.headers.iter().map(|field| field.hidden_chars).collect();
+        assert_eq!(hidden, [None, Some(13), Some(6), Some(6)]);
         let body = shown.body.unwrap();
         assert_eq!((body.bytes, body.is_whole, body.text.as_deref()), (5, true, Some("hello")));
     }
@@ -250,12 +284,15 @@ mod tests {
         let shown = of(Request::post("/a").header("content-type", "application/json"), json);
         let body = shown.body.unwrap();
         assert!(body.text.is_none());
-        let expected = json!({"title": "a", "auth": "[not shown]", "author": "b", "max_tokens": 5,
-            "list": [{"accessToken": "[not shown]", "n": 1}]});
+        let expected = json!({"title": "a", "auth": "[not shown: an object of 14 characters]", "author": "b",
+            "max_tokens": 5, "list": [{"accessToken": "[not shown: text of 6 characters]", "n": 1}]});
         assert_eq!(body.json, Some(expected));
         let form = Request::post("/a").header("content-type", "application/x-www-form-urlencoded");
         let body = of(form, b"to=ann%40x.test&client_secret=canary").body.unwrap();
-        assert_eq!(body.json, Some(json!({"to": ["ann@x.test"], "client_secret": "[not shown]"})));
+        assert_eq!(
+            body.json,
+            Some(json!({"to": ["ann@x.test"], "client_secret": "[not shown: a list of 10 characters]"}))
+        );
     }
 
     #[test]

@@ -265,6 +265,42 @@ async fn what_no_other_rule_allows_is_asked_about_under_a_wide_rule_and_what_one
 }
 
 #[tokio::test]
+async fn trailers_of_a_held_request_are_shown_like_its_headers() {
+    let (upstream, proxy, people) = asking(|_| {}).await;
+    let mut stream = proxy.https("api.test").await;
+    let request = "POST /open/a HTTP/1.1\r\nhost: api.test\r\ntransfer-encoding: chunked\r\n\r\n\
+        2\r\nhi\r\n0\r\nx-plan: delete\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let question = people.question(1).await;
+    let trailers: Vec<_> =
+        question.shown.trailers.iter().map(|field| (field.name.as_str(), field.hidden_chars)).collect();
+    assert_eq!(trailers, [("x-plan", Some(6))]);
+    people.decide(question.id, Answer::Approved(question.id));
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!((&answer, upstream.count()), (b"HTTP/1.1 200", 1));
+}
+
+#[tokio::test]
+async fn a_body_that_is_looked_into_again_after_an_approval_keeps_the_room_it_has() {
+    let (upstream, proxy, people) = asking(|options| {
+        options.limits.bodies_per_pod_kibibytes_max = 1;
+        options.limits.body_wait_ms = 60_000;
+    })
+    .await;
+    let caps = ASKS
+        .replace("      approval: required", "      when: size(request.body) > 0\n      approval: required");
+    proxy.publish(&caps, Ok(("x-api-key", "s3cret")));
+    let reply = post(&proxy, "/open/a");
+    let question = people.question(1).await;
+    // Another policy, for which the body is looked into anew.
+    proxy.publish(&caps, Ok(("x-api-key", "s3cret")));
+    people.decide(question.id, Answer::Approved(question.id));
+    assert_eq!(answered(reply).await.status, StatusCode::OK);
+    assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test]
 async fn another_rule_that_asks_and_came_meanwhile_asks_again() {
     let (upstream, proxy, people) = asking(|_| {}).await;
     let reply = post(&proxy, "/open/a");
@@ -392,18 +428,20 @@ async fn the_control_plane_is_out_of_reach_by_address_and_by_name_whatever_the_o
     let address = upstream.address;
     // The operator has named the very address for `api.test`.
     let control_plane = move |options: &mut Options| {
-        options.control_plane = ControlPlane::new(address, Some("https://model.test"));
+        options.control_plane = ControlPlane::new(address, ["https://model.test"]).unwrap();
     };
     let proxy = Proxy::start_with(&upstream, control_plane).await;
     assert_eq!(proxy.get("api.test", "/open/a").await.reason(), "control_plane_forbidden");
     proxy.rows.with_reason("control_plane_forbidden").await;
     let elsewhere = Upstream::start(Speaks::Http1).await;
-    let by_name = move |options: &mut Options| {
+    let by_address = format!("https://{}", elsewhere.address);
+    for urls in [["https://model.test", "https://API.test"], ["https://model.test", &by_address]] {
         let nowhere = "192.0.2.1:1".parse().unwrap();
-        options.control_plane = ControlPlane::new(nowhere, Some("https://API.test"));
-    };
-    let proxy = Proxy::start_with(&elsewhere, by_name).await;
-    assert_eq!(proxy.get("api.test", "/open/a").await.reason(), "control_plane_forbidden");
+        let control_plane = ControlPlane::new(nowhere, urls).unwrap();
+        let set = move |options: &mut Options| options.control_plane = control_plane;
+        let proxy = Proxy::start_with(&elsewhere, set).await;
+        assert_eq!(proxy.get("api.test", "/open/a").await.reason(), "control_plane_forbidden");
+    }
     assert_eq!((upstream.count(), elsewhere.count()), (0, 0));
 }
 

@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use uuid::Uuid;
 
 use crate::{
-    harness::{PATIENCE, Proxy, http1_on, read},
+    harness::{Kept, PATIENCE, Proxy, http1_on, read},
     upstream::{Speaks, Upstream},
 };
 
@@ -448,4 +448,36 @@ async fn a_client_that_is_refused_in_the_middle_of_a_large_body_reads_why() {
         }
     }
     assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test]
+async fn a_header_is_decided_on_in_every_spelling_that_servers_take_for_it() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    let caps = r#"
+- name: api
+  type: http
+  allow:
+    - domains: [api.test]
+      methods: [GET]
+  deny:
+    - name: admin
+      domains: [api.test]
+      when: '"x-admin" in request.headers'
+    - name: debug
+      domains: [api.test]
+      when: request.headers.exists(name, name.startsWith("x-debug"))
+"#;
+    proxy.publish_with(caps, Kept::default());
+    for (names, status) in [
+        (&["x_admin"][..], StatusCode::FORBIDDEN),
+        (&["x.admin"], StatusCode::FORBIDDEN),
+        (&["x_debug_level"], StatusCode::FORBIDDEN),
+        (&["x-role", "x_role"], StatusCode::BAD_REQUEST),
+        (&["x_role"], StatusCode::OK),
+    ] {
+        let request = names.iter().fold(Request::get("/a"), |request, name| request.header(*name, "1"));
+        assert_eq!(proxy.send("api.test", request).await.status, status, "{names:?}");
+    }
+    assert_eq!((upstream.count(), &upstream.last().headers["x_role"]), (1, &"1".parse().unwrap()));
 }

@@ -83,7 +83,7 @@ fn told(answer: &Answer) -> (u16, String) {
 }
 
 /// A body without a length, in pieces of 100 bytes.
-async fn stream(proxy: &Proxy, version: Version, request: http::request::Builder, body: &str) -> Answer {
+pub async fn stream(proxy: &Proxy, version: Version, request: http::request::Builder, body: &str) -> Answer {
     let pieces: Vec<_> = body
         .as_bytes()
         .chunks(100)

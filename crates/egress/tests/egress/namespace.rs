@@ -10,6 +10,7 @@ use std::{
 };
 
 use freehold_egress::Listeners;
+use freehold_testkit::neighbour::Neighbour;
 use hickory_proto::{
     op::{Message, OpCode},
     rr::{RData, Record, RecordType},
@@ -23,6 +24,8 @@ use crate::{
     upstream::{INSIDE, Speaks, Upstream},
 };
 
+/// An address of the public internet, which no packet of the tests leaves for.
+const PUBLIC: &str = "93.184.216.34";
 /// Every address is local there, without a packet filter: AnyIP.
 const ENTER: &str = "ip link set lo up && ip route add local default dev lo && exec \"$@\"";
 
@@ -130,9 +133,11 @@ async fn rebinds(public: IpAddr) -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 async fn a_name_that_leads_elsewhere_each_time() {
-    const PUBLIC: &str = "93.184.216.34";
-    let public = Upstream::start_at(PUBLIC, Speaks::Plain).await;
-    let inside = Upstream::start_at(&format!("{INSIDE}:{}", public.address.port()), Speaks::Plain).await;
+    let (at, beside) = (PUBLIC.parse().unwrap(), INSIDE.parse().unwrap());
+    let there = Neighbour::start(&[at, beside]).unwrap();
+    let public = Upstream::start_on(there.listen((at, 0).into()).unwrap(), Speaks::Plain).await;
+    let beside = (beside, public.address.port()).into();
+    let inside = Upstream::start_on(there.listen(beside).unwrap(), Speaks::Plain).await;
     for name in ["rebinding.test", "mixed.test"] {
         let (name_server, asked) = rebinds(public.address.ip()).await;
         let proxy = Proxy::start_with(&public, |options| {
@@ -158,20 +163,42 @@ async fn a_name_that_leads_elsewhere_each_time() {
     assert!(public.connections.load(Ordering::SeqCst) >= 10);
 }
 
-/// The address is this machine's own in the namespace, so that no byte leaves it.
+/// What rules open by naming it is another machine's, here another namespace's: all else is this one's own.
 async fn a_rule_opens_the_address_that_it_names() {
-    let upstream = Upstream::start_at(INSIDE, Speaks::Http1).await;
-    let proxy = Proxy::start(&upstream).await;
-    let port = upstream.address.port();
-    for (domain, status) in [(INSIDE, StatusCode::OK), ("10.1.2.*", StatusCode::FORBIDDEN)] {
-        let caps = format!(
+    let caps = |domain: &str, port: u16| {
+        format!(
             "- name: inside\n  type: http\n  allow:\n    - domains: ['{domain}:{port}']\n      methods: [GET]\n"
-        );
-        proxy.publish_with(&caps, Kept::default());
-        let stream = proxy.connect(upstream.address).await;
-        let mut sender = http1_on(proxy.tls(stream, INSIDE, b"http/1.1").await).await;
-        let host = format!("{INSIDE}:{port}");
-        let request = Request::get("/open/a").header("host", host).body(Full::default()).unwrap();
-        assert_eq!(read(sender.send_request(request).await.unwrap()).await.status, status, "{domain}");
+        )
+    };
+    let here = Upstream::start_at(INSIDE, Speaks::Http1).await;
+    let proxy = Proxy::start(&here).await;
+    proxy.publish_with(&caps(INSIDE, here.address.port()), Kept::default());
+    assert_eq!(status_of(&proxy, here.address).await, StatusCode::FORBIDDEN);
+    assert_eq!(here.count(), 0);
+    drop(here);
+
+    let address = INSIDE.parse().unwrap();
+    let there = Neighbour::start(&[address]).unwrap();
+    let upstream = Upstream::start_on(there.listen((address, 0).into()).unwrap(), Speaks::Http1).await;
+    let proxy = Proxy::start(&upstream).await;
+    for (domain, status) in [(INSIDE, StatusCode::OK), ("10.1.2.*", StatusCode::FORBIDDEN)] {
+        proxy.publish_with(&caps(domain, upstream.address.port()), Kept::default());
+        assert_eq!(status_of(&proxy, upstream.address).await, status, "{domain}");
     }
+    // Decided anew at each dial: the address becomes this machine's own.
+    proxy.publish_with(&caps(INSIDE, upstream.address.port()), Kept::default());
+    ip(&format!("route del {INSIDE}/32 dev near"));
+    assert_eq!(status_of(&proxy, upstream.address).await, StatusCode::FORBIDDEN);
+    assert_eq!(upstream.count(), 1);
+}
+
+async fn status_of(proxy: &Proxy, to: SocketAddr) -> StatusCode {
+    let stream = proxy.connect(to).await;
+    let mut sender = http1_on(proxy.tls(stream, INSIDE, b"http/1.1").await).await;
+    let request = Request::get("/open/a").header("host", to.to_string()).body(Full::default()).unwrap();
+    read(sender.send_request(request).await.unwrap()).await.status
+}
+
+fn ip(arguments: &str) {
+    assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success(), "ip {arguments}");
 }

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use freehold_egress::{Injection, Outgoing, Signer, Unavailable};
 use freehold_model::provider::PLACEHOLDER_KEY as PLACEHOLDER;
-use http::{HeaderValue, Request, StatusCode};
+use http::{HeaderValue, Request, StatusCode, Version};
 
 use crate::{
-    harness::{Kept, Proxy},
+    bodies::stream,
+    harness::{Kept, PATIENCE, Proxy},
     upstream::{Speaks, Upstream},
 };
 
@@ -121,7 +122,6 @@ async fn headers_query_path_and_body_are_changed_and_the_rest_stays() {
     let request = Request::post("/plain/a?debug=1&x=%2F")
         .header("content-type", "application/json")
         .header("content-digest", "sha-256=:AAAA:")
-        .header("x-tenant", "mine")
         .header("x_tenant", "mine")
         .header("x-debug", "1")
         .header("x-other", "2");
@@ -209,6 +209,39 @@ async fn a_request_is_signed_as_it_goes_upstream() {
     let request = Request::put("/signed").header("x-unsigned", "1");
     proxy.send_body("api.test", request, "abc").await;
     assert_eq!(upstream.last().headers["authorization"], "PUT api.test /signed none");
+}
+
+#[tokio::test]
+async fn a_body_that_a_rule_and_a_signature_look_into_takes_its_room_once() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start_with(&upstream, |options| {
+        options.limits.bodies_per_pod_kibibytes_max = 1;
+        options.limits.body_wait_ms = 60_000;
+    })
+    .await;
+    let caps = "
+- name: api
+  type: http
+  allow:
+    - name: signed
+      domains: [api.test]
+      methods: [PUT]
+      when: size(request.body) > 0
+  transforms:
+    - name: sign
+      applies_to: [signed]
+      auth: {credential: signer}
+";
+    let signer = Injection::signer(std::sync::Arc::new(Digests));
+    let injections = HashMap::from([("signer", signer.into())]);
+    proxy.publish_with(caps, Kept { injections, ..Kept::default() });
+    let request = || Request::put("/signed").header("content-type", "application/json");
+    let answer = tokio::time::timeout(PATIENCE, proxy.send_body("api.test", request(), "[1]")).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
+    let streamed = stream(&proxy, Version::HTTP_11, request().header("host", "api.test"), "[1]");
+    // Of unknown length it is to have all the room there is, and has it.
+    let answer = tokio::time::timeout(PATIENCE, streamed).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
 }
 
 #[tokio::test]

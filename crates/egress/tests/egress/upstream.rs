@@ -69,13 +69,16 @@ impl Upstream {
         Self::start_at("127.0.0.1", speaks).await
     }
 
-    /// The same at another address of this machine, at any port or at this one.
+    /// The same at another address of this machine.
     pub async fn start_at(address: &str, speaks: Speaks) -> Self {
+        Self::start_on(std::net::TcpListener::bind((address, 0)).unwrap(), speaks).await
+    }
+
+    /// The same on a listener.
+    pub async fn start_on(listener: std::net::TcpListener, speaks: Speaks) -> Self {
         let (ca_pem, tls) = certificates(speaks);
-        let listener = match address.parse::<SocketAddr>() {
-            Ok(address) => TcpListener::bind(address).await.unwrap(),
-            Err(_) => TcpListener::bind((address, 0)).await.unwrap(),
-        };
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
         let address = listener.local_addr().unwrap();
         let (events, receiver) = mpsc::channel(8);
         let seen = Arc::<Mutex<Vec<Seen>>>::default();

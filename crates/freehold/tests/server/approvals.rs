@@ -72,7 +72,7 @@ async fn an_agents_request_waits_is_shown_and_goes_on_and_what_stands_asks_no_mo
     let id = approval.id.to_string();
     let shown = freehold(&world, &["approvals", "show", &id]);
     assert!(shown.contains("GET facts.freehold.test/v1/fact") && shown.contains("first: 1"), "{shown}");
-    assert!(!shown.contains("canary") && shown.contains("api_key: [not shown]"), "{shown}");
+    assert!(!shown.contains("canary") && shown.contains("api_key: [not shown: text of "), "{shown}");
     assert!(decisions(&world, task.workspace_id).await.is_empty());
 
     let said = freehold(&world, &["approvals", "approve", &id, "--until", "1h", "--comment", "for the test"]);
@@ -193,8 +193,9 @@ async fn a_denied_request_is_told_to_the_agent_and_nobody_in_a_pod_reaches_the_c
     let told: Vec<String> = told.map(|row| row["detail"]["result"].to_string()).collect();
     assert!(told.len() == 2 && told.iter().all(|result| result.contains("approval_denied")), "{told:?}");
 
-    // The same, where the allowed name is the control plane's own.
-    let world = World::with(SCENARIO, "server.public_url = \"https://facts.freehold.test\"").await;
+    // The same, where the allowed name is a gateway's to the control plane.
+    let urls = "server.public_url = \"https://freehold.test\"\nserver.other_urls = [\"https://facts.freehold.test\"]";
+    let world = World::with(SCENARIO, urls).await;
     let role = world.role(&ASKS.replace("approval: required", "")).await;
     let task = world.task(&role, "fetch twice").await;
     world.task_phase(task.workspace_id, task.task_id, task::Phase::Completed).await;

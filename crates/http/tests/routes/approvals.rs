@@ -36,6 +36,7 @@ fn question(context: &Context, workspace: &str, rule: &str) -> Question {
         query: Vec::new(),
         headers: Vec::new(),
         body: None,
+        trailers: Vec::new(),
         is_cut: false,
     };
     Question {

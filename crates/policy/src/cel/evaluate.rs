@@ -13,6 +13,7 @@ use super::{
     schema::Attribute,
     value::{List, Map, Text, Value},
 };
+use crate::names::{is_alike, is_simple};
 
 /// What is known of a request.
 pub trait Scope {
@@ -26,6 +27,9 @@ pub enum Fault {
     /// An attribute, a key or an item is not there.
     #[error("something that it asks for is not there")]
     Absent,
+    /// A key is not there, but one is that some servers take for it.
+    #[error("a name is there that some servers take for the one that it asks for")]
+    Alike,
     /// A value is of another type than is wanted.
     #[error("a value is of another type than it wants")]
     Type,
@@ -56,6 +60,13 @@ pub(super) fn constant(node: &Node) -> Result<(), Fault> {
 
 /// Bytes of text that are gone through in the time of a step.
 const BYTES_PER_STEP: usize = 64;
+/// What a name is counted as, in bytes, beside its own, where it is compared; and one whose spellings have to be made.
+const NAME_BYTES: usize = 32;
+const ODD_NAME_BYTES: usize = 512;
+/// Bytes of names that are gone through before they are counted.
+const NAMES_BYTES: usize = 4 * 1024;
+/// Keys that are gone through in the time of a step.
+const KEYS_PER_STEP: usize = 16;
 /// Steps for each byte that a regular expression is held against: it may follow hundreds of ways at once.
 const REGEX_STEPS_PER_BYTE: usize = 16;
 
@@ -73,8 +84,29 @@ impl Default for Work {
 }
 
 impl Work {
-    fn steps(&self, count: usize) -> Result<(), Fault> {
+    pub(super) fn steps(&self, count: usize) -> Result<(), Fault> {
         take(&self.steps, count)
+    }
+
+    /// Holds two values against one another; what is in lists and maps counts by itself.
+    pub(super) fn compares(&self, one: &Value<'_>, other: &Value<'_>) -> Result<(), Fault> {
+        self.steps(1)?;
+        match (one, other) {
+            (Value::Text(one), Value::Text(other)) => {
+                self.reads(one.as_str().len().min(other.as_str().len()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a value that was looked up: one that was made for it has cost what it is long.
+    fn takes<'a>(&self, value: Value<'a>) -> Evaluated<'a> {
+        match &value {
+            Value::Text(Text::Made(text)) => self.reads(text.len())?,
+            Value::List(List::Made(items)) => self.steps(items.len())?,
+            _ => {}
+        }
+        Ok(value)
     }
 
     /// Goes through so many bytes.
@@ -120,11 +152,19 @@ impl<'a> Evaluation<'a> {
                 let items: Result<Rc<[_]>, _> = items.iter().map(|item| self.value(item)).collect();
                 Value::List(List::Made(items?))
             }
-            Node::Attribute(attribute) => self.scope.get(*attribute).ok_or(Fault::Absent)?,
+            Node::Attribute(attribute) => {
+                self.work.takes(self.scope.get(*attribute).ok_or(Fault::Absent)?)?
+            }
             Node::Local(at) => self.locals.get(*at).cloned().ok_or(Fault::Absent)?,
             Node::Present(attribute) => Value::Bool(self.scope.get(*attribute).is_some()),
-            Node::Has(of, key) => Value::Bool(self.map(of)?.get(key).is_some()),
-            Node::Select(of, key) => self.map(of)?.get(key).ok_or(Fault::Absent)?,
+            Node::Has(of, key) => {
+                let map = self.map(of)?;
+                Value::Bool(lookup(self.work, map, key)?.is_some())
+            }
+            Node::Select(of, key) => {
+                let map = self.map(of)?;
+                lookup(self.work, map, key)?.ok_or(Fault::Absent)?
+            }
             Node::Index(pair) => self.index(&pair[0], &pair[1])?,
             Node::Not(of) => Value::Bool(!self.holds(of)?),
             Node::Negate(of) => match self.value(of)? {
@@ -187,7 +227,7 @@ impl<'a> Evaluation<'a> {
             (Value::List(list), Value::Int(at)) => {
                 usize::try_from(at).ok().and_then(|at| list.get(at)).ok_or(Fault::Absent)
             }
-            (Value::Map(map), Value::Text(key)) => map.get(key.as_str()).ok_or(Fault::Absent),
+            (Value::Map(map), Value::Text(key)) => lookup(self.work, map, key.as_str())?.ok_or(Fault::Absent),
             _ => Err(Fault::Type),
         }
     }
@@ -196,8 +236,8 @@ impl<'a> Evaluation<'a> {
         let list = match self.value(over)? {
             Value::List(list) => list,
             Value::Map(map) => {
+                self.work.steps(map.len())?;
                 let keys = map.keys();
-                self.work.steps(keys.len())?;
                 List::Made(keys.into_iter().map(Value::text).collect())
             }
             _ => return Err(Fault::Type),
@@ -273,6 +313,42 @@ impl<'a> Evaluation<'a> {
     }
 }
 
+/// The value of a key. Where it is not there, and something is that some servers take for it, nobody knows what it is: a
+/// rule that denies does so, and one that allows does not.
+fn lookup<'a>(work: &Work, map: Map<'a>, key: &str) -> Result<Option<Value<'a>>, Fault> {
+    if let Map::Source(source) = map {
+        work.steps(source.len() / KEYS_PER_STEP)?;
+    }
+    if let Some(value) = map.get(key) {
+        return work.takes(value).map(Some);
+    }
+    let has_alike = match map {
+        Map::Source(source) => source.has_alike(key),
+        Map::Json(members) => has_alike(work, members, key)?,
+    };
+    if has_alike { Err(Fault::Alike) } else { Ok(None) }
+}
+
+fn has_alike(
+    work: &Work,
+    members: &serde_json::Map<String, serde_json::Value>,
+    key: &str,
+) -> Result<bool, Fault> {
+    let (is_simple_key, mut bytes) = (is_simple(key), 0);
+    for name in members.keys() {
+        let is_quick = is_simple_key && is_simple(name);
+        bytes += if is_quick { name.len() + NAME_BYTES } else { name.len() * 8 + ODD_NAME_BYTES };
+        if bytes > NAMES_BYTES {
+            work.reads(std::mem::take(&mut bytes))?;
+        }
+        if if is_quick { name.eq_ignore_ascii_case(key) } else { is_alike(name, key) } {
+            return Ok(true);
+        }
+    }
+    work.reads(bytes)?;
+    Ok(false)
+}
+
 fn made<'a>(work: &Work, text: &str) -> Evaluated<'a> {
     work.makes(text.len())?;
     if text.len() > TEXT_BYTES_MAX { Err(Fault::TooLong) } else { Ok(Value::made(text)) }
@@ -283,41 +359,39 @@ fn integer<'a>(count: usize) -> Evaluated<'a> {
 }
 
 fn binary<'a>(work: &Work, operator: Operator, left: &Value<'a>, right: &Value<'a>) -> Evaluated<'a> {
-    let ordered = |holds: fn(Ordering) -> bool| match left.compare(right) {
-        Some(order) => Ok(Value::Bool(holds(order))),
-        // What is no number is in no order with numbers: neither below a limit nor above it.
-        None => Err(match (left, right) {
-            (Value::Int(_) | Value::Double(_), Value::Int(_) | Value::Double(_)) => Fault::Range,
-            _ => Fault::Type,
-        }),
+    let ordered = |holds: fn(Ordering) -> bool| {
+        work.compares(left, right)?;
+        match left.compare(right) {
+            Some(order) => Ok(Value::Bool(holds(order))),
+            // What is no number is in no order with numbers: neither below a limit nor above it.
+            None => Err(match (left, right) {
+                (Value::Int(_) | Value::Double(_), Value::Int(_) | Value::Double(_)) => Fault::Range,
+                _ => Fault::Type,
+            }),
+        }
     };
-    work.reads(weight(left).min(weight(right)))?;
     match operator {
-        Operator::Equal => Ok(Value::Bool(left.equals(right))),
-        Operator::NotEqual => Ok(Value::Bool(!left.equals(right))),
+        Operator::Equal => left.equals(right, work).map(Value::Bool),
+        Operator::NotEqual => left.equals(right, work).map(|equal| Value::Bool(!equal)),
         Operator::Less => ordered(Ordering::is_lt),
         Operator::LessOrEqual => ordered(Ordering::is_le),
         Operator::Greater => ordered(Ordering::is_gt),
         Operator::GreaterOrEqual => ordered(Ordering::is_ge),
         Operator::In => match (left, right) {
             (_, Value::List(list)) => {
-                work.steps(list.len())?;
-                Ok(Value::Bool(list.iter().any(|item| item.equals(left))))
+                for item in list.iter() {
+                    if item.equals(left, work)? {
+                        return Ok(Value::Bool(true));
+                    }
+                }
+                Ok(Value::Bool(false))
             }
-            (Value::Text(key), Value::Map(map)) => Ok(Value::Bool(map.get(key.as_str()).is_some())),
+            (Value::Text(key), Value::Map(map)) => {
+                Ok(Value::Bool(lookup(work, *map, key.as_str())?.is_some()))
+            }
             _ => Err(Fault::Type),
         },
         _ => arithmetic(work, operator, left, right),
-    }
-}
-
-/// How many bytes are gone through to compare a value, about.
-fn weight(value: &Value<'_>) -> usize {
-    match value {
-        Value::Text(text) => text.as_str().len(),
-        Value::List(list) => list.len().saturating_mul(BYTES_PER_STEP),
-        Value::Map(map) => map.keys().len().saturating_mul(BYTES_PER_STEP),
-        _ => 0,
     }
 }
 
@@ -429,7 +503,7 @@ fn unary<'a>(work: &Work, function: Function, of: &Value<'a>) -> Evaluated<'a> {
     match (function, of) {
         (Function::Size, Value::Text(text)) => integer(text.as_str().chars().count()),
         (Function::Size, Value::List(list)) => integer(list.len()),
-        (Function::Size, Value::Map(map)) => integer(map.keys().len()),
+        (Function::Size, Value::Map(map)) => integer(map.len()),
         (Function::LowerAscii, Value::Text(text)) => made(work, &text.as_str().to_ascii_lowercase()),
         (Function::UpperAscii, Value::Text(text)) => made(work, &text.as_str().to_ascii_uppercase()),
         (Function::Trim, Value::Text(text)) => Ok(match text {

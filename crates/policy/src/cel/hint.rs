@@ -89,8 +89,10 @@ pub(super) const fn for_literal(function: Function) -> Option<&'static str> {
 pub(super) fn spelling(attribute: Attribute, text: &str) -> Option<(&'static str, String)> {
     let (rule, spelled) = match attribute {
         Attribute::RequestHeaders | Attribute::ResponseHeaders => (
-            "headers are known by their names in lower case, with `-` for `_`",
-            text.to_ascii_lowercase().replace('_', "-"),
+            "headers are known by their names in lower case, with `-` for `_` and other signs",
+            text.chars()
+                .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+                .collect(),
         ),
         Attribute::RequestMethod => ("methods are in upper case", text.to_ascii_uppercase()),
         Attribute::RequestHost | Attribute::RequestScheme => {

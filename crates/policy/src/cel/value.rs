@@ -68,6 +68,19 @@ pub trait MapSource: std::fmt::Debug {
 
     /// Every key, once.
     fn keys(&self) -> Vec<&str>;
+
+    /// How many keys there are.
+    fn len(&self) -> usize;
+
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a key is here that some servers take for this one, which is not: see [`crate::is_alike`].
+    fn has_alike(&self, _key: &str) -> bool {
+        false
+    }
 }
 
 impl<'a> Value<'a> {
@@ -130,26 +143,43 @@ impl<'a> Value<'a> {
     }
 
     /// Whether two values are equal; of different types they are not, but for numbers.
-    pub(super) fn equals(&self, other: &Value<'_>) -> bool {
-        match (self, other) {
+    ///
+    /// # Errors
+    /// When they hold more than the work that is left may go through.
+    pub(super) fn equals(&self, other: &Value<'_>, work: &Work) -> Result<bool, Fault> {
+        work.compares(self, other)?;
+        Ok(match (self, other) {
             (Self::Null, Value::Null) => true,
             (Self::Bool(one), Value::Bool(other)) => one == other,
             (Self::Text(one), Value::Text(other)) => one.as_str() == other.as_str(),
             (Self::Timestamp(one), Value::Timestamp(other)) => one == other,
             (Self::Duration(one), Value::Duration(other)) => one == other,
             (Self::List(one), Value::List(other)) => {
-                one.len() == other.len()
-                    && one.iter().zip(other.iter()).all(|(one, other)| one.equals(&other))
+                if one.len() != other.len() {
+                    return Ok(false);
+                }
+                for (one, other) in one.iter().zip(other.iter()) {
+                    if !one.equals(&other, work)? {
+                        return Ok(false);
+                    }
+                }
+                true
             }
             (Self::Map(one), Value::Map(other)) => {
-                let keys = one.keys();
-                let same = |key: &str| {
-                    one.get(key).zip(other.get(key)).is_some_and(|(one, other)| one.equals(&other))
-                };
-                keys.len() == other.keys().len() && keys.into_iter().all(same)
+                if one.len() != other.len() {
+                    return Ok(false);
+                }
+                work.steps(one.len())?;
+                for key in one.keys() {
+                    let Some((one, other)) = one.get(key).zip(other.get(key)) else { return Ok(false) };
+                    if !one.equals(&other, work)? {
+                        return Ok(false);
+                    }
+                }
+                true
             }
             _ => self.compare(other) == Some(Ordering::Equal),
-        }
+        })
     }
 
     /// The order of two values, if there is one.
@@ -232,6 +262,19 @@ impl<'a> Map<'a> {
             Self::Json(map) => map.get(key).map(Value::json),
             Self::Source(source) => source.get(key),
         }
+    }
+
+    /// How many keys it has.
+    pub fn len(self) -> usize {
+        match self {
+            Self::Json(map) => map.len(),
+            Self::Source(source) => source.len(),
+        }
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
     }
 
     /// Its keys.

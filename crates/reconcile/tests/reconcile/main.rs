@@ -6,6 +6,7 @@ mod support;
 
 use std::{
     fs::{self, File},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -42,7 +43,7 @@ async fn decisions_that_come_again_are_kept_once() {
         let (kind, actor) = (EventType::PolicyDecision, audit::Actor::PolicyEngine);
         AuditEvent::new(id, organization, user, Timestamp::now(), kind, Category::Audit, actor)
     };
-    let rows: Vec<_> = (1..=5).map(decision).collect();
+    let rows: Vec<_> = (1..=5).map(|n| Arc::new(decision(n))).collect();
     world.fleet.audit(rows[..3].to_vec()).await.unwrap();
     // Twice in one batch, too.
     let again = [&rows[1..], &rows[4..]].concat();

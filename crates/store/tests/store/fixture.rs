@@ -95,6 +95,7 @@ pub fn approval(workspace: &Workspace) -> Approval {
         query: Vec::new(),
         headers: Vec::new(),
         body: None,
+        trailers: Vec::new(),
         is_cut: false,
     };
     let question = Question {

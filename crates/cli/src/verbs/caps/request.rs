@@ -6,7 +6,7 @@ use freehold_model::Timestamp;
 use freehold_policy::{
     Body, Destination, NormalPath, Policy, ReadBody, Reply, RequestHead, ResponseRule, Scheme, Unreadable,
     cel::{Attribute, List, Map, MapSource, Scope, Value},
-    grpc_call, is_plain_query,
+    grpc_call, is_alike, is_plain_query,
 };
 
 use super::cases::Subject;
@@ -212,6 +212,10 @@ impl MapSource for Placeholders {
     fn keys(&self) -> Vec<&str> {
         Vec::new()
     }
+
+    fn len(&self) -> usize {
+        0
+    }
 }
 
 /// Headers.
@@ -225,7 +229,7 @@ impl Texts {
             let (name, value) =
                 header.split_once(':').ok_or_else(|| format!("`{header}`: expected `name: value`"))?;
             let value = value.trim();
-            let of_name = texts.0.entry(name.trim().to_ascii_lowercase()).or_default();
+            let of_name = texts.0.entry(plain_name(name.trim())).or_default();
             if !of_name.is_empty() {
                 of_name.push_str(", ");
             }
@@ -243,6 +247,15 @@ impl MapSource for Texts {
     fn keys(&self) -> Vec<&str> {
         self.0.keys().map(String::as_str).collect()
     }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// A header's name as expressions know it: see `request.headers`.
+fn plain_name(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }
 
 /// Parameters of a query.
@@ -267,5 +280,13 @@ impl MapSource for Values {
 
     fn keys(&self) -> Vec<&str> {
         self.0.keys().map(String::as_str).collect()
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn has_alike(&self, key: &str) -> bool {
+        self.0.keys().any(|name| is_alike(name, key))
     }
 }
