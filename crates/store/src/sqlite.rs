@@ -219,6 +219,7 @@ mod tests {
         assert_eq!(page().get_status(StatementStatus::RePrepare), 0);
     }
 
+    /// Cargo does not build the library anew when `.cargo/config.toml` changes, and reads that file inside of the repository alone.
     #[test]
     fn the_library_is_built_as_the_configuration_of_cargo_says() {
         let connection = rusqlite::Connection::open_in_memory().unwrap();
@@ -228,7 +229,7 @@ mod tests {
             assert_eq!(
                 used,
                 Ok(true),
-                "{option}: .cargo/config.toml is in force inside of the repository alone"
+                "{option}: `cargo clean -p libsqlite3-sys`, and build inside of the repository"
             );
         }
     }
