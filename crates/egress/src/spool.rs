@@ -213,6 +213,7 @@ impl Spool {
                 Ok(()) => {
                     retry = RETRY_MIN;
                     self.acknowledge(batch);
+                    self.gather(shutdown).await;
                 }
                 Err(error) => {
                     tracing::warn!(error = %error, rows = batch.len(), "audit sink did not take rows, they are kept");
@@ -225,6 +226,17 @@ impl Spool {
                         () = shutdown.cancelled() => {}
                     }
                 }
+            }
+        }
+    }
+
+    /// Lets rows gather that came while others were written, unless there are as many as go at once: a write of the sink costs
+    /// far more than a row of it.
+    async fn gather(&self, shutdown: &CancellationToken) {
+        if lock(&self.inner).ready.len() < self.batch_rows_max {
+            tokio::select! {
+                () = tokio::time::sleep(self.linger) => {}
+                () = shutdown.cancelled() => {}
             }
         }
     }
@@ -440,6 +452,49 @@ mod tests {
         let third = spool(dir.path(), Limits::default());
         drained(&third, &sink).await;
         assert_eq!(lock(&sink.rows).len(), 2);
+    }
+
+    /// Keeps how many rows came each time, and is done with the first when it is let.
+    #[derive(Default)]
+    struct Slow {
+        counts: Mutex<Vec<usize>>,
+        asked: Notify,
+        let_go: Notify,
+    }
+
+    #[async_trait]
+    impl AuditSink for Slow {
+        async fn append(&self, rows: Vec<Arc<AuditEvent>>) -> Result<(), SinkError> {
+            let is_first = lock(&self.counts).is_empty();
+            lock(&self.counts).push(rows.len());
+            self.asked.notify_one();
+            if is_first {
+                self.let_go.notified().await;
+            }
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rows_that_come_while_others_are_written_go_together_a_moment_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, share) = (spool(dir.path(), Limits::default()), share());
+        let (sink, stop) = (Slow::default(), CancellationToken::new());
+        let rows = async {
+            spool.append(row(1), Settles::Now, &share).await.unwrap();
+            sink.asked.notified().await;
+            spool.append(row(2), Settles::Now, &share).await.unwrap();
+            sink.let_go.notify_one();
+            // Time stands still while somebody is busy.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            spool.append(row(3), Settles::Now, &share).await.unwrap();
+            sink.asked.notified().await;
+            stop.cancel();
+        };
+        tokio::join!(rows, spool.drain(&sink, &stop));
+        assert_eq!(*lock(&sink.counts), [1, 2]);
     }
 
     #[tokio::test]
