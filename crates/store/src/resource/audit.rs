@@ -42,7 +42,7 @@ pub const CHAIN_START: [u8; 32] = [0; 32];
 pub const AUDIT_ID_KEY: &str = "audit_events_organization_id_id_key";
 
 /// The most rows that one statement inserts, in rows.
-const INSERT_ROWS_MAX: usize = 64;
+const INSERT_ROWS_MAX: usize = 32;
 
 /// The most rows that a page looks at for those that fit its filters, in rows. A page that found fewer than it may have
 /// says how far it looked, and the next one goes on from there.
@@ -351,6 +351,8 @@ impl OrgTx<'_> {
                 sealed.iter().zip(&more).map(|((event, _), more)| (event.as_ref(), &more[..])).collect();
             self.insert_all(&["seq", "hash"], &rows)?;
             rest = after;
+            // A batch keeps a core busy for longer than a request through egress may wait for it.
+            std::thread::yield_now();
         }
         self.touch(Topic::Audit);
         self.set_head(head);
