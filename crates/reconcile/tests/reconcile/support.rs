@@ -265,7 +265,7 @@ impl World {
         let page = Page::first(1000);
         let rows =
             self.app.workspace_activity_list(&self.owner, workspace, AuditFilter::default(), page).await;
-        rows.unwrap().into_events()
+        rows.unwrap().rows.into_iter().map(|row| row.event).collect()
     }
 
     pub fn place(&self, workspace: WorkspaceId) -> Place {
