@@ -61,6 +61,19 @@ pub struct Settings {
     pub journal: JournalLimits,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            task_timeout_seconds: 3600,
+            // A workspace that was stopped cannot be started again yet.
+            idle_timeout_seconds: 0,
+            max_continuations: 200,
+            max_context_tokens: 150_000,
+            journal: JournalLimits::default(),
+        }
+    }
+}
+
 /// A workspace with what its pod depends on.
 #[derive(Debug, Clone)]
 pub struct Look {

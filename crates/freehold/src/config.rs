@@ -15,6 +15,7 @@ use figment::{
     Figment, Profile,
     providers::{Env, Format, Serialized, Toml},
 };
+use freehold_app::fleet;
 use freehold_egress::budget::Usd;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
@@ -133,7 +134,7 @@ pub struct Pod {
 impl Default for Pod {
     fn default() -> Self {
         let limits = freehold_driver::Limits::default();
-        let journal = freehold_app::fleet::JournalLimits::default();
+        let journal = fleet::JournalLimits::default();
         Self {
             root: None,
             memory_bytes: limits.memory_bytes,
@@ -317,13 +318,14 @@ pub struct Defaults {
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self {
-            task_timeout_seconds: 3600,
-            // A workspace that was stopped cannot be started again yet.
-            idle_timeout_seconds: 0,
-            max_continuations: 200,
-            max_context_tokens: 150_000,
-        }
+        let fleet::Settings {
+            task_timeout_seconds,
+            idle_timeout_seconds,
+            max_continuations,
+            max_context_tokens,
+            journal: _,
+        } = fleet::Settings::default();
+        Self { task_timeout_seconds, idle_timeout_seconds, max_continuations, max_context_tokens }
     }
 }
 

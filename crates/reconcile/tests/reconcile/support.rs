@@ -161,13 +161,7 @@ impl World {
         let store = Store::open(&freehold_store::Options::new(database)).unwrap();
         let uploads =
             Arc::new(ObjectUploads::new(Arc::new(LocalFileSystem::new_with_prefix(dir.path()).unwrap())));
-        let settings = fleet::Settings {
-            task_timeout_seconds: 3600,
-            idle_timeout_seconds: 0,
-            max_continuations: 10,
-            max_context_tokens: 100_000,
-            journal,
-        };
+        let settings = fleet::Settings { journal, ..fleet::Settings::default() };
         let fleet = Fleet::new(store.clone(), uploads.clone(), settings);
         let ports = Ports {
             agent: Arc::new(NoAgents),
