@@ -20,7 +20,7 @@ use freehold_model::{
 };
 use freehold_store::{AUDIT_ID_KEY, OrgRead, OrgTx, Store, WorkChanges};
 
-use crate::{Error, approval::STANDING_MAX, now, ports::UploadStore};
+use crate::{Error, approval::STANDING_MAX, now, ports::UploadStore, workspace::role_and_provider};
 
 pub use approvals::{Asked, End};
 pub use credentials::Attempt;
@@ -79,9 +79,9 @@ impl Default for Settings {
 pub struct Look {
     /// The workspace.
     pub workspace: Workspace,
-    /// Its role.
+    /// Its role, with the model that it was started with.
     pub role: Role,
-    /// The role's provider.
+    /// The role's provider, likewise.
     pub provider: Provider,
     /// The task that is delivered or running.
     pub current_task: Option<Task>,
@@ -251,9 +251,7 @@ impl Fleet {
 }
 
 fn look(rows: &mut OrgRead<'_>, workspace: Workspace, settings: Settings) -> Result<Look, Error> {
-    let missing = |table| freehold_store::Error::Missing { table };
-    let role = rows.role_view(workspace.role_id)?.ok_or_else(|| missing("roles"))?;
-    let provider = rows.provider_view(role.provider_id)?.ok_or_else(|| missing("providers"))?;
+    let (role, provider) = role_and_provider(rows, &workspace)?;
     let current_task = rows.task_current(workspace.id)?;
     let milliseconds = |seconds: u32| i64::from(seconds) * 1000;
     let task_timeout_ms = milliseconds(role.task_timeout_seconds.unwrap_or(settings.task_timeout_seconds));
