@@ -26,6 +26,9 @@ pub const ENVIRONMENT_PREFIX: &str = "FREEHOLD_";
 /// How `config show` calls a flag.
 const FLAG: &str = "command-line flag";
 
+/// Keys whose values no error shows.
+const HIDDEN: [&str; 3] = ["server.database_url", "vault.master_key", "vault.former_master_keys"];
+
 /// How `config show` calls what nobody set.
 const DEFAULT: &str = "default";
 
@@ -466,16 +469,31 @@ fn explain(error: &figment::Error) -> String {
                 None => format!("there is no setting `{name}` here, only {}", known.join(", ")),
             }
         }
-        figment::error::Kind::InvalidType(found, wanted) => {
-            format!("found {found}, expected {}", wanted_in_words(wanted))
-        }
+        figment::error::Kind::InvalidType(found, wanted) => match is_hidden(&path) {
+            true => format!("expected {}", wanted_in_words(wanted)),
+            false => format!("found {found}, expected {}", wanted_in_words(wanted)),
+        },
         kind if kind.to_string().contains("socket address") => {
             "expected an address and a port, such as `10.0.0.7:443`".to_owned()
         }
+        figment::error::Kind::Message(text) => without_source(text),
         kind => kind.to_string(),
     };
     let key = if path.is_empty() { String::new() } else { format!("`{}`: ", path.join(".")) };
     format!("{}{key}{what}", place_name(error.metadata.as_ref(), &path))
+}
+
+/// Whether nobody is shown what stands at this key.
+fn is_hidden(path: &[String]) -> bool {
+    let key = path.join(".");
+    HIDDEN.iter().any(|hidden| key.starts_with(hidden))
+}
+
+/// What is wrong with a file of TOML, without the line of it, in which a key may stand.
+fn without_source(text: &str) -> String {
+    let is_source =
+        |line: &&str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
+    text.lines().filter(|line| !is_source(line)).collect::<Vec<_>>().join(": ")
 }
 
 /// Where a setting was read, to stand before what is wrong with it: `FILE:LINE:COLUMN: `, the variable of the environment, or
