@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use bytes::Bytes;
 use freehold_model::{
     ApprovalId, Timestamp,
     approval::{Question, Reason as Why},
@@ -27,7 +26,7 @@ use crate::{
     headers::{has_doubles, prepare_headers, single},
     inject, masking,
     options::ms,
-    passage::{Passage, PassageError, Read},
+    passage::{Passage, PassageError},
     transform::{self, Changes, Failure, Target},
 };
 
@@ -280,7 +279,7 @@ impl Connection {
         body: &Passage,
     ) -> Result<Option<Charges>, Refusal> {
         let facts = self.facts(heard, parts);
-        let weight = Weight { length: body.length(), path: heard.path.as_str(), body: &body.pieces() };
+        let weight = Weight { length: body.length(), path: heard.path.as_str(), body: body.so_far() };
         let whose = self.attribution.whose(heard.grant);
         counted::weigh(&self.pod.state.budgets, permit, &weight, whose.as_ref(), heard.upgrade, &facts)
             .map_err(|stopped| Refusal::stopped(stopped, permit))
@@ -295,9 +294,8 @@ impl Connection {
         if let Ok(begun) = tokio::time::timeout(patience, body.begin(approval::BODY_BYTES_MAX + 1)).await {
             begun.map_err(|_| Reason::RequestMalformed)?;
         }
-        let (bytes, is_whole) = body.begun(approval::BODY_BYTES_MAX);
         let now = Timestamp::now();
-        let seen = Seen { bytes: &bytes, is_whole, trailers: body.trailers() };
+        let seen = Seen { bytes: body.so_far(), is_whole: body.is_read(), trailers: body.trailers() };
         let question = Question {
             id,
             organization_id: self.attribution.organization_id(),
@@ -336,19 +334,19 @@ impl Connection {
         }
         let read = self.read(&self.pod.request_bodies, body, bytes_max).await?;
         match read.map_err(|_| Reason::RequestMalformed)? {
-            Read::Whole(bytes) => Ok(Some(ReadBody::new(known.content_type, &bytes))),
-            Read::TooLong => Ok(Some(ReadBody::failed(Unreadable::TooLong))),
+            Some(bytes) => Ok(Some(ReadBody::new(known.content_type, bytes))),
+            None => Ok(Some(ReadBody::failed(Unreadable::TooLong))),
         }
     }
 
     /// Reads a body, once there is room for it among those that the pod's requests hold at once. One that has room already
     /// waits for no more, which it, or others that wait like it, may hold: it gets that at once or is refused.
-    pub(crate) async fn read(
+    pub(crate) async fn read<'b>(
         &self,
         bodies: &Arc<Semaphore>,
-        body: &mut Passage,
+        body: &'b mut Passage,
         bytes_max: u64,
-    ) -> Result<Result<Read, PassageError>, Reason> {
+    ) -> Result<Result<Option<&'b [u8]>, PassageError>, Reason> {
         let limits = &self.pod.state.options.limits;
         let wanted = body.room_wanted(bytes_max, limits.bodies_per_pod_kibibytes_max);
         if wanted > 0 {
@@ -485,11 +483,11 @@ impl Connection {
         };
         if signer.needs_body(&outgoing) {
             let read = self.read(&self.pod.request_bodies, body, SIGNED_BODY_BYTES_MAX).await?;
-            let Read::Whole(bytes) = read.map_err(|_| Reason::RequestMalformed)? else {
+            let Some(bytes) = read.map_err(|_| Reason::RequestMalformed)? else {
                 let reason = Reason::Policy(freehold_policy::Reason::BodyTooLarge);
                 return Err(Refusal::of_permitted(reason, permit));
             };
-            outgoing.body_sha256 = sha256(&bytes);
+            outgoing.body_sha256 = sha256(bytes);
         }
         signer.sign(&mut outgoing).map_err(|unavailable| {
             tracing::debug!(egress.code = unavailable.code(), "a request could not be signed");
@@ -517,7 +515,7 @@ impl Connection {
     }
 }
 
-fn sha256(bytes: &Bytes) -> Option<[u8; digest::SHA256_OUTPUT_LEN]> {
+fn sha256(bytes: &[u8]) -> Option<[u8; digest::SHA256_OUTPUT_LEN]> {
     digest::digest(&digest::SHA256, bytes).as_ref().try_into().ok()
 }
 

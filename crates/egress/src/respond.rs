@@ -16,7 +16,7 @@ use crate::{
     follow_up::{FollowUp, Phase},
     headers::single,
     masking::{self, Masking},
-    passage::{Bound, Passage, Read},
+    passage::{Bound, Passage},
 };
 
 /// A response's head as it may be seen: without a way past this proxy, without secrets, and with a body in which they
@@ -119,8 +119,8 @@ impl Judge<'_> {
         let connection = self.connection;
         let bodies = &connection.pod.response_bodies;
         match connection.read(bodies, body, bytes_max).await?.map_err(|_| Reason::UpstreamFailed)? {
-            Read::Whole(bytes) => Ok(ReadBody::new(known.content_type, &bytes)),
-            Read::TooLong => Ok(ReadBody::failed(Unreadable::TooLong)),
+            Some(bytes) => Ok(ReadBody::new(known.content_type, bytes)),
+            None => Ok(ReadBody::failed(Unreadable::TooLong)),
         }
     }
 
