@@ -1,5 +1,7 @@
 //! The closed set of reasons for what did not go out, and the answer that the client sees.
 
+use std::fmt;
+
 use bytes::Bytes;
 use freehold_model::EventId;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -169,6 +171,15 @@ impl Reason {
         )
     }
 }
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What fails for a reason says so by its chain of sources.
+impl std::error::Error for Reason {}
 
 /// The answer to a request that was not passed on. Names the destination and the reason, nothing of the policy.
 pub(crate) fn response(reason: Reason, destination: &str, id: EventId) -> Response<Full<Bytes>> {

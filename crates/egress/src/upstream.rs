@@ -1,8 +1,11 @@
-//! Upstream connections of one workspace. The only code that dials, and it dials a [`Permit`]'s destination alone.
+//! Upstream connections of one workspace. The only code that dials, and it dials a [`Permit`]'s destination alone, but for
+//! requests of the server's own.
 //!
 //! Each workspace has its own pool and TLS sessions, so that two identities never share a connection.
 
 use std::{
+    convert::Infallible,
+    error::Error,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -17,7 +20,7 @@ use http::{
     HeaderValue, Request, Response, Uri, Version, header,
     uri::{self, Authority, PathAndQuery},
 };
-use http_body_util::{Empty, Full};
+use http_body_util::Empty;
 use hyper::body::{Body, Incoming};
 use hyper_util::{
     client::legacy::{
@@ -35,7 +38,7 @@ use crate::{
     Limits,
     deny::Reason,
     options::ms,
-    passage::{Passage, PassageError},
+    passage::Passage,
     resolve::Resolver,
 };
 
@@ -43,7 +46,6 @@ use crate::{
 const READ_BYTES: usize = 18 * 1024;
 
 /// What the upstreams of all workspaces share.
-#[derive(Clone)]
 pub(crate) struct Dialer {
     pub(crate) resolver: Arc<Resolver>,
     /// Verified roots; each workspace gets a copy with sessions of its own.
@@ -61,19 +63,7 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub(crate) fn new(dialer: &Dialer, limits: &Limits) -> Self {
-        let tls = |protocols: &[&[u8]]| {
-            let mut config = dialer.tls.clone();
-            config.resumption = rustls::client::Resumption::in_memory_sessions(32);
-            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-            TlsConnector::from(Arc::new(config))
-        };
-        let connector = Connector {
-            resolver: Arc::clone(&dialer.resolver),
-            tls: tls(&[b"h2", b"http/1.1"]),
-            tls_http1: tls(&[b"http/1.1"]),
-            timeout: ms(limits.connect_ms),
-            named: false,
-        };
+        let connector = Connector::new(dialer, limits);
         let mut pool = Client::builder(TokioExecutor::new());
         pool.pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
@@ -108,27 +98,13 @@ impl Upstream {
             Ok(Err(error)) => {
                 tracing::debug!(
                     egress.destination = %permit.destination(),
-                    error = &error as &dyn std::error::Error,
+                    error = &error as &dyn Error,
                     "upstream failed"
                 );
                 Err(reason_of(&error))
             }
             Err(_) => Err(Reason::UpstreamTimeout),
         }
-    }
-
-    /// Sends a request of the server's own on an HTTP/1.1 connection of its own.
-    pub(crate) async fn send_own(
-        &self,
-        destination: &Destination,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, Reason> {
-        let stream = self.connector.dial(destination, &self.connector.tls_http1).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|_| Reason::UpstreamFailed)?;
-        tokio::spawn(connection);
-        sender.send_request(request).await.map_err(|_| Reason::UpstreamFailed)
     }
 
     /// Sends a request that asks for an upgrade on an HTTP/1.1 connection of its own.
@@ -138,15 +114,8 @@ impl Upstream {
         request: Request<Empty<Bytes>>,
     ) -> Result<Response<Incoming>, Reason> {
         let connector = Connector { named: permit.names_address(), ..self.connector.clone() };
-        let stream = connector.dial(permit.destination(), &connector.tls_http1).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|_| Reason::UpstreamFailed)?;
-        tokio::spawn(connection.with_upgrades());
-        match tokio::time::timeout(self.response_head, sender.send_request(request)).await {
-            Ok(response) => response.map_err(|_| Reason::UpstreamFailed),
-            Err(_) => Err(Reason::UpstreamTimeout),
-        }
+        let sent = connector.send_alone(permit.destination(), request);
+        tokio::time::timeout(self.response_head, sent).await.unwrap_or(Err(Reason::UpstreamTimeout))
     }
 }
 
@@ -171,30 +140,17 @@ fn absolute(destination: &Destination, target: &Uri) -> Result<Uri, Reason> {
 }
 
 /// The reason in an error's chain; what has none broke off.
-fn reason_of(error: &(dyn std::error::Error + 'static)) -> Reason {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(Refused(reason)) = error.downcast_ref() {
-            return *reason;
-        }
-        if let Some(PassageError::Cut(reason)) = error.downcast_ref() {
-            return *reason;
-        }
-        next = error.source();
-    }
-    Reason::UpstreamFailed
+fn reason_of(error: &(dyn Error + 'static)) -> Reason {
+    let mut chain = std::iter::successors(Some(error), |error| error.source());
+    chain.find_map(|error| error.downcast_ref().copied()).unwrap_or(Reason::UpstreamFailed)
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("{}", .0.as_str())]
-struct Refused(Reason);
 
 type Stream = Either<TcpStream, TlsStream<BufReader<TcpStream>>>;
 
 /// Dials for the pool. Resolves again (from a cache that has just been filled), asks the kernel which addresses are this
 /// machine's, and so checks what it dials.
 #[derive(Clone)]
-struct Connector {
+pub(crate) struct Connector {
     resolver: Arc<Resolver>,
     tls: TlsConnector,
     tls_http1: TlsConnector,
@@ -204,6 +160,22 @@ struct Connector {
 }
 
 impl Connector {
+    pub(crate) fn new(dialer: &Dialer, limits: &Limits) -> Self {
+        let tls = |protocols: &[&[u8]]| {
+            let mut config = dialer.tls.clone();
+            config.resumption = rustls::client::Resumption::in_memory_sessions(32);
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            TlsConnector::from(Arc::new(config))
+        };
+        Self {
+            resolver: Arc::clone(&dialer.resolver),
+            tls: tls(&[b"h2", b"http/1.1"]),
+            tls_http1: tls(&[b"http/1.1"]),
+            timeout: ms(limits.connect_ms),
+            named: false,
+        }
+    }
+
     async fn dial(&self, destination: &Destination, tls: &TlsConnector) -> Result<Stream, Reason> {
         let addresses = self.resolver.to_dial(destination, self.named).await?;
         let mut last = Reason::UpstreamUnreachable;
@@ -215,6 +187,19 @@ impl Connector {
             }
         }
         Err(last)
+    }
+
+    /// Sends a request on an HTTP/1.1 connection of its own.
+    pub(crate) async fn send_alone(
+        &self,
+        destination: &Destination,
+        request: Request<impl Body<Data = Bytes, Error = Infallible> + Send + 'static>,
+    ) -> Result<Response<Incoming>, Reason> {
+        let stream = self.dial(destination, &self.tls_http1).await?;
+        let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = shaken.map_err(|_| Reason::UpstreamFailed)?;
+        tokio::spawn(connection.with_upgrades());
+        sender.send_request(request).await.map_err(|_| Reason::UpstreamFailed)
     }
 }
 
@@ -239,10 +224,10 @@ async fn connect(
 
 impl tower_service::Service<Uri> for Connector {
     type Response = Leg;
-    type Error = Refused;
-    type Future = Pin<Box<dyn Future<Output = Result<Leg, Refused>> + Send>>;
+    type Error = Reason;
+    type Future = Pin<Box<dyn Future<Output = Result<Leg, Reason>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Refused>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         Poll::Ready(Ok(()))
     }
 
@@ -252,8 +237,8 @@ impl tower_service::Service<Uri> for Connector {
             let scheme = if uri.scheme_str() == Some("http") { Scheme::Http } else { Scheme::Https };
             let port = uri.port_u16().unwrap_or_else(|| scheme.default_port());
             let destination = Destination::new(scheme, uri.host().unwrap_or_default(), port)
-                .map_err(|_| Refused(Reason::UpstreamUnresolved))?;
-            let stream = connector.dial(&destination, &connector.tls).await.map_err(Refused)?;
+                .map_err(|_| Reason::UpstreamUnresolved)?;
+            let stream = connector.dial(&destination, &connector.tls).await?;
             Ok(Leg(TokioIo::new(stream)))
         })
     }
