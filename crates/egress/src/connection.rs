@@ -17,7 +17,7 @@ use tokio::{
 use tokio_rustls::LazyConfigAcceptor;
 
 use crate::{
-    audit,
+    audit::{self, Attribution},
     deny::Reason,
     exchange::Connection,
     frame::HEADERS_MAX,
@@ -58,21 +58,22 @@ async fn begin(pod: Arc<Pod>, mut stream: TcpStream, room: OwnedSemaphorePermit)
     }
     // Nagle's delay would hold back small answers; a socket that cannot say so still works.
     let _ = stream.set_nodelay(true);
-    let host = match host_of(&pod, original) {
-        Ok(host) => host,
+    let destination = match destination(&pod, original) {
+        Ok(destination) => destination,
         Err(reason) => {
-            refuse(&pod, &original.to_string(), reason).await;
+            refuse(&pod, &pod.attribution().0, original.to_string(), reason).await;
             return None;
         }
     };
     let limit = ms(pod.state.options.limits.client_handshake_ms);
     let mut first = [0];
     match tokio::time::timeout(limit, stream.peek(&mut first)).await {
-        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => begin_tls(pod, stream, &host, original.port(), room).await,
+        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => begin_tls(pod, stream, destination, room).await,
         Ok(Ok(1)) if first[0].is_ascii_uppercase() => {
             let activity = Activity::new();
             let stream = Watched::new(stream, Arc::clone(&activity));
-            let destination = Destination::new(Scheme::Http, &host, original.port()).ok()?;
+            // A host in normal form is its own: this does not fail.
+            let destination = Destination::new(Scheme::Http, destination.host(), destination.port()).ok()?;
             let connection = connection(pod, destination, None, activity, room);
             begin_http(Arc::new(connection), stream).await
         }
@@ -80,33 +81,32 @@ async fn begin(pod: Arc<Pod>, mut stream: TcpStream, room: OwnedSemaphorePermit)
         Ok(Ok(0) | Err(_)) => None,
         // Something else, or one that waits for the server to speak first.
         Ok(Ok(_)) | Err(_) => {
-            let host = Destination::new(Scheme::Https, &host, original.port()).map(|at| at.to_string());
-            refuse(&pod, &host.unwrap_or_else(|_| original.to_string()), Reason::ProtocolUnknown).await;
+            refuse(&pod, &pod.attribution().0, destination.to_string(), Reason::ProtocolUnknown).await;
             None
         }
     }
 }
 
-/// The name whose made-up address it is, or the address itself.
-fn host_of(pod: &Pod, original: SocketAddr) -> Result<String, Reason> {
+/// The name whose made-up address it is, or the address itself. With TLS, as long as nobody has spoken.
+fn destination(pod: &Pod, original: SocketAddr) -> Result<Destination, Reason> {
     let address = original.ip();
     if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
         return Err(Reason::DestinationForbidden);
     }
-    match pod.state.ranges.index(address) {
-        None => Ok(address.to_string()),
+    let host: Arc<str> = match pod.state.ranges.index(address) {
+        None => address.to_string().into(),
         Some(index) => {
-            let names = pod.workspace.names();
-            let name = index.zip(names).and_then(|(index, names)| names.name(index));
-            name.map(|name| name.to_string()).ok_or(Reason::AddressUnknown)
+            let name = index.zip(pod.workspace.names()).and_then(|(index, names)| names.name(index));
+            name.ok_or(Reason::AddressUnknown)?
         }
-    }
+    };
+    Destination::new(Scheme::Https, &host, original.port()).map_err(|_| Reason::AddressUnknown)
 }
 
-async fn refuse(pod: &Pod, destination: &str, reason: Reason) {
-    let (attribution, ..) = pod.attribution();
+/// Records that a connection, or a request on it that could not be read, was refused.
+async fn refuse(pod: &Pod, attribution: &Attribution, destination: String, reason: Reason) {
     let grant = pod.workspace.grant.load_full();
-    let mut row = attribution.http(grant.as_deref(), destination.to_owned());
+    let mut row = attribution.http(grant.as_deref(), destination);
     audit::denied(&mut row, reason);
     pod.record(row, Settles::Now).await;
 }
@@ -125,11 +125,9 @@ fn connection(
 async fn begin_tls(
     pod: Arc<Pod>,
     stream: TcpStream,
-    host: &str,
-    port: u16,
+    destination: Destination,
     room: OwnedSemaphorePermit,
 ) -> Option<Serving> {
-    let destination = Destination::new(Scheme::Https, host, port).ok()?;
     let activity = Activity::new();
     let stream = Watched::new(stream, Arc::clone(&activity));
     let limit = ms(pod.state.options.limits.client_handshake_ms);
@@ -138,7 +136,7 @@ async fn begin_tls(
         let sni = start.client_hello().server_name().map(str::to_owned);
         // A client that names another host than it dialled still gets a certificate, to be told so in its language.
         let named = sni.as_deref().and_then(|sni| normal_host(sni).ok());
-        let config = pod.state.authority.server_config(named.as_deref().unwrap_or(host)).ok()?;
+        let config = pod.state.authority.server_config(named.as_deref().unwrap_or(destination.host())).ok()?;
         let stream = start.into_stream(config).await.ok()?;
         Some((sni, stream))
     };
@@ -148,7 +146,7 @@ async fn begin_tls(
             begin_http(Arc::new(connection(pod, destination, sni, activity, room)), stream).await
         }
         None => {
-            refuse(&pod, &destination.to_string(), Reason::HandshakeFailed).await;
+            refuse(&pod, &pod.attribution().0, destination.to_string(), Reason::HandshakeFailed).await;
             None
         }
     }
@@ -215,7 +213,8 @@ where
         }
     };
     if result.is_err_and(|error| error.is_parse()) {
-        Box::pin(connection.refuse_connection(Reason::RequestMalformed)).await;
+        let Connection { pod, attribution, destination, .. } = &*connection;
+        Box::pin(refuse(pod, attribution, destination.to_string(), Reason::RequestMalformed)).await;
     }
 }
 

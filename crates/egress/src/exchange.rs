@@ -7,10 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use freehold_model::{
-    EventId,
-    audit::{AuditEvent, Decision as Outcome},
-};
+use freehold_model::{EventId, audit::AuditEvent};
 use freehold_policy::Destination;
 use http::{Request, Response, StatusCode, request::Parts};
 use http_body_util::Empty;
@@ -231,15 +228,6 @@ impl Connection {
             Err(_) => Some(took),
         };
         self.pod.state.settle(id, Settlement { latency, detail: Some(detail) });
-    }
-
-    /// Records that the connection, or a request on it that could not be read, was refused.
-    pub(crate) async fn refuse_connection(&self, reason: Reason) {
-        let grant = self.pod.workspace.grant.load_full();
-        let mut row = self.attribution.http(grant.as_deref(), self.destination.to_string());
-        row.decision = Some(Outcome::Deny);
-        row.reason = Some(reason.as_str().to_owned());
-        self.pod.record(row, Settles::Now).await;
     }
 }
 
