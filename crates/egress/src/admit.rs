@@ -504,7 +504,7 @@ impl Connection {
         let now = Timestamp::now();
         let renewed = || {
             self.pod.token.load_full().is_some_and(|current| {
-                current.expires_at > now && current.subject.task_id == own.subject.task_id
+                current.expires_at > now && current.subject.whose() == own.subject.whose()
             })
         };
         if own.expires_at > now || renewed() {

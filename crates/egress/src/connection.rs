@@ -24,7 +24,7 @@ use crate::{
     guard::Guarded,
     nameserver,
     options::ms,
-    pod::Pod,
+    pod::{Attributed, Pod},
     spool::Settles,
     watch::{Activity, Patience, Watched},
 };
@@ -48,6 +48,8 @@ pub(crate) async fn serve(pod: Arc<Pod>, stream: TcpStream, room: OwnedSemaphore
 
 /// Finds out what a connection speaks. None: it is over.
 async fn begin(pod: Arc<Pod>, mut stream: TcpStream, room: OwnedSemaphorePermit) -> Option<Serving> {
+    // Before anything is waited for: whose it is does not change with the time that its client takes.
+    let whose = pod.attribution();
     let original = pod.original_destination(&mut stream).await?;
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
     if original.port() == DNS_PORT {
@@ -61,27 +63,27 @@ async fn begin(pod: Arc<Pod>, mut stream: TcpStream, room: OwnedSemaphorePermit)
     let destination = match destination(&pod, original) {
         Ok(destination) => destination,
         Err(reason) => {
-            refuse(&pod, &pod.attribution().0, original.to_string(), reason).await;
+            refuse(&pod, &whose.0, original.to_string(), reason).await;
             return None;
         }
     };
     let limit = ms(pod.state.options.limits.client_handshake_ms);
     let mut first = [0];
     match tokio::time::timeout(limit, stream.peek(&mut first)).await {
-        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => begin_tls(pod, stream, destination, room).await,
+        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => begin_tls(pod, whose, stream, destination, room).await,
         Ok(Ok(1)) if first[0].is_ascii_uppercase() => {
             let activity = Activity::new();
             let stream = Watched::new(stream, Arc::clone(&activity));
             // A host in normal form is its own: this does not fail.
             let destination = Destination::new(Scheme::Http, destination.host(), destination.port()).ok()?;
-            let connection = connection(pod, destination, None, activity, room);
+            let connection = connection(pod, whose, destination, None, activity, room);
             begin_http(Arc::new(connection), stream).await
         }
         // A client that closes without a word asked for nothing.
         Ok(Ok(0) | Err(_)) => None,
         // Something else, or one that waits for the server to speak first.
         Ok(Ok(_)) | Err(_) => {
-            refuse(&pod, &pod.attribution().0, destination.to_string(), Reason::ProtocolUnknown).await;
+            refuse(&pod, &whose.0, destination.to_string(), Reason::ProtocolUnknown).await;
             None
         }
     }
@@ -113,17 +115,18 @@ async fn refuse(pod: &Pod, attribution: &Attribution, destination: String, reaso
 
 fn connection(
     pod: Arc<Pod>,
+    (attribution, token, retire): Attributed,
     destination: Destination,
     sni: Option<String>,
     activity: Arc<Activity>,
     room: OwnedSemaphorePermit,
 ) -> Connection {
-    let (attribution, token, retire) = pod.attribution();
     Connection { pod, attribution, token, destination, sni, activity, retire, _room: room }
 }
 
 async fn begin_tls(
     pod: Arc<Pod>,
+    whose: Attributed,
     stream: TcpStream,
     destination: Destination,
     room: OwnedSemaphorePermit,
@@ -143,10 +146,10 @@ async fn begin_tls(
     let done = tokio::time::timeout(limit, handshake).await.ok().flatten();
     match done {
         Some((sni, stream)) => {
-            begin_http(Arc::new(connection(pod, destination, sni, activity, room)), stream).await
+            begin_http(Arc::new(connection(pod, whose, destination, sni, activity, room)), stream).await
         }
         None => {
-            refuse(&pod, &pod.attribution().0, destination.to_string(), Reason::HandshakeFailed).await;
+            refuse(&pod, &whose.0, destination.to_string(), Reason::HandshakeFailed).await;
             None
         }
     }
@@ -160,8 +163,9 @@ where
     let head_bytes_max = limits.head_bytes_max.max(HEAD_BYTES_MIN);
     let mut stream = Guarded::new(stream, Arc::clone(&connection.activity), head_bytes_max);
     let is_http2 = tokio::select! {
-        begins = stream.begins_as_http2() => begins.unwrap_or_default(),
+        biased;
         () = connection.retire.cancelled() => return None,
+        begins = stream.begins_as_http2() => begins.unwrap_or_default(),
         () = connection.activity.quiet(Patience::of(limits)) => return None,
     };
     let stream = TokioIo::new(stream);
@@ -195,7 +199,8 @@ where
     })
 }
 
-/// Drives a connection to its end, or until it is quiet for too long; `retire` has it take no further request.
+/// Drives a connection to its end, or until it is quiet for too long; `retire` has it take no further request. That is looked
+/// at first, so that a request which came after it is not taken.
 async fn drive<C>(connection: Arc<Connection>, mut serving: Pin<Box<C>>, retire: fn(Pin<&mut C>))
 where
     C: Future<Output = hyper::Result<()>>,
@@ -204,11 +209,12 @@ where
     let mut retiring = false;
     let result = loop {
         tokio::select! {
-            result = serving.as_mut() => break result,
+            biased;
             () = connection.retire.cancelled(), if !retiring => {
                 retiring = true;
                 retire(serving.as_mut());
             }
+            result = serving.as_mut() => break result,
             () = connection.activity.quiet(patience) => return,
         }
     };

@@ -1,12 +1,17 @@
 //! Grants and tokens: pushed, in force at once, and nothing without them.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use freehold_egress::{Listeners, token::Minter};
 use freehold_model::{PodId, TaskId, WorkspaceId};
 use hickory_proto::rr::{RData, RecordType};
 use http::{Request, StatusCode};
 use http_body_util::Full;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Notify,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -106,6 +111,32 @@ async fn connections_of_one_task_serve_no_request_of_the_next() {
         let row = proxy.rows.find(|row| row.path.as_deref() == Some(path)).await;
         assert_eq!(row.task_id, Some(task));
     }
+}
+
+/// Programs of a task that is over may open connections and speak later.
+#[tokio::test]
+async fn a_connection_is_of_the_task_that_ran_when_it_was_accepted_however_late_it_speaks() {
+    let upstream = Upstream::start(Speaks::Plain).await;
+    let proxy = Proxy::start(&upstream).await;
+    let [first, second] = [1, 2].map(|n| TaskId::from_uuid(Uuid::from_u128(n)));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (at, to) = (listener.local_addr().unwrap(), SocketAddr::new(proxy.resolve("plain.test").await.ip(), 80));
+    let accepted = Arc::new(Notify::new());
+    let tells = Arc::clone(&accepted);
+    let listeners = Listeners::asking(vec![listener], Vec::new(), move |_| {
+        tells.notify_one();
+        Ok(to)
+    });
+    let token = proxy.minter.mint(&proxy.subject(Some(first)), PATIENCE).unwrap();
+    proxy.handle.attach(proxy.pod, listeners, Some(&token)).unwrap();
+    let mut stream = TcpStream::connect(at).await.unwrap();
+    tokio::time::timeout(PATIENCE, accepted.notified()).await.unwrap();
+    proxy.set_token(Some(second), PATIENCE);
+    stream.write_all(b"GET /late HTTP/1.1\r\nhost: plain.test\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    // A connection with unread bytes is reset where it is closed.
+    _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("no end");
+    assert_eq!((answer.len(), upstream.count()), (0, 0));
 }
 
 #[tokio::test]
