@@ -168,6 +168,11 @@ where
         begins = stream.begins_as_http2() => begins.unwrap_or_default(),
         () = connection.activity.quiet(Patience::of(limits)) => return None,
     };
+    if is_http2 && connection.destination.scheme() == Scheme::Http {
+        let Connection { pod, attribution, destination, .. } = &*connection;
+        refuse(pod, attribution, destination.to_string(), Reason::ProtocolUnknown).await;
+        return None;
+    }
     let stream = TokioIo::new(stream);
     let service = {
         let connection = Arc::clone(&connection);

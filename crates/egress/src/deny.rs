@@ -40,7 +40,7 @@ pub enum Reason {
     DestinationForbidden,
     /// The connection was to a made-up address that was never given out.
     AddressUnknown,
-    /// Neither TLS nor HTTP.
+    /// Neither TLS nor HTTP; or HTTP/2 without TLS.
     ProtocolUnknown,
     /// The TLS handshake was not completed.
     HandshakeFailed,

@@ -260,11 +260,12 @@ async fn a_connection_to_the_pods_loopback_or_to_an_address_never_given_out_is_c
 }
 
 #[tokio::test]
-async fn what_is_neither_tls_nor_http_is_closed_with_a_row() {
+async fn what_is_neither_tls_nor_http_and_http2_without_tls_is_closed_with_a_row() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let upstream = Upstream::start(Speaks::Http1).await;
     let proxy = Proxy::start_with(&upstream, |options| options.limits.client_handshake_ms = 50).await;
-    for (port, bytes) in [(22, &b"\x00\x01binary"[..]), (5432, b"")] {
+    let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for (port, bytes) in [(22, &b"\x00\x01binary"[..]), (5432, b""), (8080, http2)] {
         let mut stream = proxy.connect_name("api.test", port).await;
         stream.write_all(bytes).await.unwrap();
         let mut answer = Vec::new();
