@@ -9,7 +9,6 @@ use std::{
     sync::Arc,
 };
 
-use freehold_model::audit::Decision;
 use freehold_policy::{DnsDecision, normal_host};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
@@ -173,7 +172,6 @@ async fn decide(pod: &Pod, question: Question) -> Answer {
         }
         (_, _, Some(DnsDecision::Allow { capability })) => audit::allowed(&mut row, &capability),
     }
-    debug_assert!(row.decision.is_some_and(|decision| decision == Decision::Allow || row.reason.is_some()));
     if !pod.record(row, Settles::Now).await {
         answer = Err(Reason::AuditUnavailable);
     }
