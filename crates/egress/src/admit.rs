@@ -62,9 +62,8 @@ struct Permitted {
 
 /// What a person is asked.
 struct Asking<'a> {
-    id: ApprovalId,
     why: Why,
-    rule: &'a RuleName,
+    permit: &'a Permit,
     policy_digest: &'a str,
     parts: &'a Parts,
     path: &'a str,
@@ -250,15 +249,13 @@ impl Connection {
                     }
                 }
             };
-            let id = ApprovalId::from_uuid(uuid::Uuid::now_v7());
-            let refused = |reason| Refusal { approval: Some(id), ..Refusal::of_permitted(reason, &permit) };
             if lifted.is_full() {
-                return Err(refused(Reason::ApprovalDenied));
+                let refusal = Refusal::of_permitted(Reason::ApprovalDenied, &permit);
+                return Err(Refusal { approval: lifted.last(), ..refusal });
             }
             let (policy_digest, path_text) = (&*grant.policy_digest, path.as_str());
-            let asking = Asking { id, why, rule: permit.rule(), policy_digest, parts, path: path_text, row };
-            let asked = self.ask(asking, body).await;
-            lifted.add(why, rule, asked.map_err(refused)?);
+            let asking = Asking { why, permit: &permit, policy_digest, parts, path: path_text, row };
+            lifted.add(why, rule, self.ask(asking, body).await?);
             let late = |reason: Reason| Refusal { approval: lifted.last(), ..reason.into() };
             self.check_token().map_err(late)?;
             let now = self.pod.workspace.grant.load_full().ok_or(Reason::NoGrant).map_err(late)?;
@@ -286,15 +283,16 @@ impl Connection {
     }
 
     /// Holds the request until a person decides; answers the approval that it goes on by.
-    async fn ask(&self, asking: Asking<'_>, body: &mut Passage) -> Result<ApprovalId, Reason> {
-        let Asking { id, why, rule, policy_digest, parts, path, row } = asking;
-        let place = approval::place(&self.pod)?;
+    async fn ask(&self, asking: Asking<'_>, body: &mut Passage) -> Result<ApprovalId, Refusal> {
+        let Asking { why, permit, policy_digest, parts, path, row } = asking;
+        let refused = |reason| Refusal::of_permitted(reason, permit);
+        let place = approval::place(&self.pod).map_err(refused)?;
         let patience = ms(self.pod.state.options.limits.approval_body_ms);
         // What comes later is not shown, and said to be missing.
         if let Ok(begun) = tokio::time::timeout(patience, body.begin(approval::BODY_BYTES_MAX + 1)).await {
-            begun.map_err(|_| Reason::RequestMalformed)?;
+            begun.map_err(|_| refused(Reason::RequestMalformed))?;
         }
-        let now = Timestamp::now();
+        let (id, now) = (ApprovalId::from_uuid(uuid::Uuid::now_v7()), Timestamp::now());
         let seen = Seen { bytes: body.so_far(), is_whole: body.is_read(), trailers: body.trailers() };
         let question = Question {
             id,
@@ -302,15 +300,16 @@ impl Connection {
             workspace_id: self.attribution.workspace_id(),
             task_id: self.attribution.task_id(),
             reason: why,
-            rule: approval::rule_ref(rule),
+            rule: approval::rule_ref(permit.rule()),
             policy_digest: policy_digest.to_owned(),
             shown: approval::shown(parts, self.destination.to_string(), path, seen),
             created_at: now,
             expires_at: self.pod.state.desk.expires_at(now),
         };
         let mut row = row.clone();
-        audit::by_rule(&mut row, rule);
-        approval::hold(&self.pod, place, question, row).await
+        audit::by_rule(&mut row, permit.rule());
+        let held = approval::hold(&self.pod, place, question, row).await;
+        held.map_err(|reason| Refusal { approval: Some(id), ..refused(reason) })
     }
 
     /// Reads the body, when a rule that may match looks into it.
