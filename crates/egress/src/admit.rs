@@ -144,7 +144,7 @@ impl Refusal {
             audit::by_rule(row, &rule);
         }
         if let Some(at) = self.detail {
-            row.detail.get_or_insert_with(|| serde_json::json!({}))["body"] = at.into();
+            audit::noted(row, "body", at);
         }
         if let Some(id) = self.approval {
             approval::noted(row, id);
