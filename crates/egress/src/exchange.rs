@@ -140,16 +140,14 @@ impl Connection {
             reservation.reached();
             body.meter(reservation.request_meter(), Phase::RequestBody, &follow_up);
         }
-        let judge = Judge { connection: self, permit: &permit, asked, follow_up };
+        let reservation = reservation.as_ref();
+        let judge = Judge { connection: self, permit: &permit, asked, reservation, follow_up };
         let outcome = match resolved {
             Err(reason) => Err(reason),
             Ok(()) if upgrade => self.pass_upgrade(&judge, parts, &mut masking).await,
-            Ok(()) => {
-                let passed = self.pass_request(&judge, parts, body, masking.as_mut()).await;
-                judge.count(passed, reservation.as_ref()).await
-            }
+            Ok(()) => self.pass_request(&judge, parts, body, masking.as_mut()).await,
         };
-        if let (Some(reservation), Err(reason)) = (&reservation, &outcome)
+        if let (Some(reservation), Err(reason)) = (reservation, &outcome)
             && reason.is_before_upstream()
         {
             reservation.not_reached();
@@ -174,7 +172,7 @@ impl Connection {
             return Err(Reason::UpstreamFailed);
         }
         strip_hop_by_hop(response.headers_mut());
-        judge.judge(response.map(Passage::downstream)).await
+        judge.count(judge.judge(response.map(Passage::downstream)).await?).await
     }
 
     /// Tells whoever keeps credentials that those of this request were refused, when the upstream says so.
