@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use uuid::Uuid;
 
 use crate::{
-    harness::{Kept, PATIENCE, Proxy, http1_on, read},
+    harness::{PATIENCE, Proxy, http1_on, read, under},
     upstream::{Speaks, Upstream},
 };
 
@@ -452,8 +452,6 @@ async fn a_client_that_is_refused_in_the_middle_of_a_large_body_reads_why() {
 
 #[tokio::test]
 async fn a_header_is_decided_on_in_every_spelling_that_servers_take_for_it() {
-    let upstream = Upstream::start(Speaks::Http1).await;
-    let proxy = Proxy::start(&upstream).await;
     let caps = r#"
 - name: api
   type: http
@@ -468,7 +466,7 @@ async fn a_header_is_decided_on_in_every_spelling_that_servers_take_for_it() {
       domains: [api.test]
       when: request.headers.exists(name, name.startsWith("x-debug"))
 "#;
-    proxy.publish_with(caps, Kept::default());
+    let (upstream, proxy) = under(caps, Speaks::Http1).await;
     for (names, status) in [
         (&["x_admin"][..], StatusCode::FORBIDDEN),
         (&["x.admin"], StatusCode::FORBIDDEN),

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use uuid::Uuid;
 
 use crate::{
-    harness::{Proxy, http1_on, read},
+    harness::{Proxy, http1_on, read, under},
     upstream::{Speaks, Upstream},
 };
 
@@ -71,8 +71,6 @@ async fn a_request_without_a_rule_is_answered_403_and_nothing_is_dialled() {
 
 #[tokio::test]
 async fn conditions_see_the_head_as_it_goes_out_and_a_rule_that_denies_is_named() {
-    let upstream = Upstream::start(Speaks::Http1).await;
-    let proxy = Proxy::start(&upstream).await;
     let caps = r#"
 - name: api
   type: http
@@ -91,7 +89,7 @@ async fn conditions_see_the_head_as_it_goes_out_and_a_rule_that_denies_is_named(
     - { name: marked, domains: [api.test], when: '"x-mark" in request.headers && request.headers["x-mark"] != "0"' }
     - { name: secret, domains: [api.test], paths: [/secret] }
 "#;
-    proxy.publish(caps, Ok(("x-api-key", "sk-real")));
+    let (upstream, proxy) = under(caps, Speaks::Http1).await;
     proxy.set_token(Some(TaskId::from_uuid(Uuid::now_v7())), Duration::from_secs(60));
     let seen = |path: &str| {
         Request::get(path)

@@ -40,7 +40,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::{counts::Counts, upstream::Upstream};
+use crate::{
+    counts::Counts,
+    upstream::{Speaks, Upstream},
+};
 
 /// How long any one thing may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -421,6 +424,14 @@ impl Proxy {
     pub async fn get(&self, name: &str, path: &str) -> Answer {
         self.send(name, Request::get(path)).await
     }
+}
+
+/// An upstream that speaks this, and a proxy whose pod is under this policy, without any credential.
+pub async fn under(caps: &str, speaks: Speaks) -> (Upstream, Proxy) {
+    let upstream = Upstream::start(speaks).await;
+    let proxy = Proxy::start(&upstream).await;
+    proxy.publish_with(caps, Kept::default());
+    (upstream, proxy)
 }
 
 impl Drop for Proxy {
