@@ -223,9 +223,13 @@ where
             () = connection.activity.quiet(patience) => return,
         }
     };
-    if result.is_err_and(|error| error.is_parse()) {
+    if let Err(error) = result
+        && error.is_parse()
+    {
+        let is_too_large = error.is_parse_too_large();
+        let reason = if is_too_large { Reason::HeadTooLarge } else { Reason::RequestMalformed };
         let Connection { pod, attribution, destination, .. } = &*connection;
-        Box::pin(refuse(pod, attribution, destination.to_string(), Reason::RequestMalformed)).await;
+        Box::pin(refuse(pod, attribution, destination.to_string(), reason)).await;
     }
 }
 

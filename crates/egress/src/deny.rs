@@ -24,7 +24,7 @@ pub enum Reason {
     PathAmbiguous,
     /// The request could be read in two ways, such as a body with both lengths.
     RequestMalformed,
-    /// The request has more headers than the limit.
+    /// The request has more headers than the limit, or more bytes of them.
     HeadTooLarge,
     /// A key of somebody's own for the provider's domain.
     ForeignCredential,
