@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use uuid::Uuid;
 
 use crate::{
-    harness::{PATIENCE, Proxy, http1_on, read, under},
+    harness::{PATIENCE, Proxy, http1_on, plain_by_hand, read, under},
     upstream::{Speaks, Upstream},
 };
 
@@ -381,19 +381,6 @@ async fn sent_until_held(mut stream: impl AsyncWrite + Unpin) -> usize {
         assert!(sent < 1 << 30, "never held up");
     }
     sent
-}
-
-/// A client's connection to an upstream that the test plays itself.
-async fn plain_by_hand() -> (Proxy, tokio::net::TcpListener, TcpStream) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let upstream = Upstream::start(Speaks::Plain).await;
-    let proxy = Proxy::start_with(&upstream, |options| {
-        options.hosts.insert("plain.test".to_owned(), address);
-    })
-    .await;
-    let client = proxy.connect_name("plain.test", 80).await;
-    (proxy, listener, client)
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ use rustls::{
 };
 use tempfile::TempDir;
 use tokio::{
-    net::{TcpSocket, TcpStream, UdpSocket},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     sync::{Notify, watch},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -432,6 +432,19 @@ pub async fn under(caps: &str, speaks: Speaks) -> (Upstream, Proxy) {
     let proxy = Proxy::start(&upstream).await;
     proxy.publish_with(caps, Kept::default());
     (upstream, proxy)
+}
+
+/// A client's connection to an upstream that the test plays itself.
+pub async fn plain_by_hand() -> (Proxy, TcpListener, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let upstream = Upstream::start(Speaks::Plain).await;
+    let proxy = Proxy::start_with(&upstream, |options| {
+        options.hosts.insert("plain.test".to_owned(), address);
+    })
+    .await;
+    let client = proxy.connect_name("plain.test", 80).await;
+    (proxy, listener, client)
 }
 
 impl Drop for Proxy {
