@@ -402,17 +402,17 @@ impl Connection {
         let Heard { grant, path, read, .. } = *heard;
         let unchanged = |failure| Refusal::unchanged(failure, permit);
         let mut query = parts.uri.query().map(str::to_owned);
-        let own = transform::Own::of(&parts.headers, query.as_deref());
         let evaluated = if permit.transforms().is_empty() {
             None
         } else {
             let gathered = transform::gather(&*grant.credentials, permit).await.map_err(unchanged)?;
             let evaluated = transform::evaluate(permit, &gathered, &self.facts(heard, parts));
-            Some((evaluated.map_err(unchanged)?, gathered))
+            let own = transform::Own::of(&parts.headers, query.as_deref());
+            Some((evaluated.map_err(unchanged)?, gathered, own))
         };
         let mut changes = self.put_provider(grant, permit, parts, &mut query).await?;
         let (mut path, mut replaced) = (path.as_str().to_owned(), None);
-        if let Some((evaluated, gathered)) = evaluated {
+        if let Some((evaluated, gathered, own)) = evaluated {
             let headers = &mut parts.headers;
             let mut target =
                 Target { headers, query: &mut query, path: &mut path, read, body: &mut replaced };

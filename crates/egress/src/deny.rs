@@ -10,7 +10,7 @@ use http_body_util::Full;
 /// Why a request, connection or question was refused, or why an allowed request got no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// The policy has no rule for it.
+    /// The policy says so.
     Policy(freehold_policy::Reason),
     /// The workspace has no grant.
     NoGrant,
