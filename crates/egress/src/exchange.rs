@@ -200,7 +200,7 @@ impl Connection {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             judge.judge_switch(&response).await?;
         }
-        let response = upgrade::join(self, Request::from_parts(parts, ()), response, masking);
+        let response = upgrade::join(self, Request::from_parts(parts, ()), response, masking)?;
         let is_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let response = response.map(Passage::downstream);
         if is_switched { Ok(response) } else { judge.judge(response).await }
