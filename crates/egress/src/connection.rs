@@ -139,7 +139,8 @@ async fn begin_tls(
         let sni = start.client_hello().server_name().map(str::to_owned);
         // A client that names another host than it dialled still gets a certificate, to be told so in its language.
         let named = sni.as_deref().and_then(|sni| normal_host(sni).ok());
-        let config = pod.state.authority.server_config(named.as_deref().unwrap_or(destination.host())).ok()?;
+        let config =
+            pod.state.authority.server_config(named.as_deref().unwrap_or(destination.host())).ok()?;
         let stream = start.into_stream(config).await.ok()?;
         Some((sni, stream))
     };

@@ -168,7 +168,10 @@ mod tests {
         assert_eq!((names.index("b.test").unwrap(), names.index("c.test").unwrap()), (1, 2));
         let again = Names::open(&path, 10).unwrap();
         let found = [0, 1, 2, 3].map(|index| again.name(index));
-        assert_eq!(found.each_ref().map(Option::as_deref), [Some("a.test"), Some("b.test"), Some("c.test"), None]);
+        assert_eq!(
+            found.each_ref().map(Option::as_deref),
+            [Some("a.test"), Some("b.test"), Some("c.test"), None]
+        );
     }
 
     #[test]

@@ -188,7 +188,7 @@ impl Passage {
         self.read = body.into();
     }
 
-    const fn read_bytes(&self) -> u64 {
+    fn read_bytes(&self) -> u64 {
         self.read.len() as u64
     }
 

@@ -34,13 +34,7 @@ use tokio::{io::BufReader, net::TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
-use crate::{
-    Limits,
-    deny::Reason,
-    options::ms,
-    passage::Passage,
-    resolve::Resolver,
-};
+use crate::{Limits, deny::Reason, options::ms, passage::Passage, resolve::Resolver};
 
 /// Bytes read from an upstream at once: a record of TLS, and the next one's beginning.
 const READ_BYTES: usize = 18 * 1024;

@@ -120,7 +120,8 @@ async fn a_connection_is_of_the_task_that_ran_when_it_was_accepted_however_late_
     let proxy = Proxy::start(&upstream).await;
     let [first, second] = [1, 2].map(|n| TaskId::from_uuid(Uuid::from_u128(n)));
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let (at, to) = (listener.local_addr().unwrap(), SocketAddr::new(proxy.resolve("plain.test").await.ip(), 80));
+    let (at, to) =
+        (listener.local_addr().unwrap(), SocketAddr::new(proxy.resolve("plain.test").await.ip(), 80));
     let accepted = Arc::new(Notify::new());
     let tells = Arc::clone(&accepted);
     let listeners = Listeners::asking(vec![listener], Vec::new(), move |_| {
