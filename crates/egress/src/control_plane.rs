@@ -50,7 +50,8 @@ impl ControlPlane {
         let is_listener = match self.address.filter(|own| own.port() == address.port()) {
             None => false,
             Some(own) if own.ip().is_unspecified() => without_own(vec![address]).await.is_empty(),
-            Some(own) => own.ip().to_canonical() == dialled,
+            // Who dials no address comes out at loopback.
+            Some(own) => own.ip().to_canonical() == dialled || dialled.is_unspecified(),
         };
         is_listener || self.is_at_gateway(dialled, address.port())
     }
@@ -97,6 +98,8 @@ mod tests {
         for (control_plane, address, is_there) in [
             (&one, "127.0.0.1:7070", true),
             (&one, "[::ffff:127.0.0.1]:7070", true),
+            (&one, "0.0.0.0:7070", true),
+            (&one, "[::]:7070", true),
             (&one, "127.0.0.1:7071", false),
             (&one, "127.0.0.2:7070", false),
             (&everywhere, "127.0.0.9:7070", true),
