@@ -253,9 +253,8 @@ impl Proxy {
 
     /// Stops the service as a server that ends, and starts another on the same files and the same listeners. The new
     /// pod has neither grant nor token yet.
-    pub async fn restart(mut self) -> Self {
-        self.stop.cancel();
-        tokio::time::timeout(PATIENCE, self.stopped.wait_for(|ended| *ended)).await.unwrap().unwrap();
+    pub async fn restart(self) -> Self {
+        self.stop().await;
         let listeners = (self.listeners.0.try_clone().unwrap(), self.listeners.1.try_clone().unwrap());
         Self::run(
             self.options.clone(),
