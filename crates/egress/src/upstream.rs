@@ -135,7 +135,7 @@ fn absolute(destination: &Destination, target: &Uri) -> Result<Uri, Reason> {
 
 /// The reason in an error's chain; what has none broke off.
 fn reason_of(error: &(dyn Error + 'static)) -> Reason {
-    let mut chain = std::iter::successors(Some(error), |error| error.source());
+    let mut chain = std::iter::successors(Some(error), |&error| error.source());
     chain.find_map(|error| error.downcast_ref().copied()).unwrap_or(Reason::UpstreamFailed)
 }
 
@@ -239,7 +239,7 @@ impl tower_service::Service<Uri> for Connector {
 }
 
 /// A pooled connection, which says whether HTTP/2 was agreed on.
-struct Leg(TokioIo<Stream>);
+pub(crate) struct Leg(TokioIo<Stream>);
 
 impl Connection for Leg {
     fn connected(&self) -> Connected {

@@ -200,7 +200,7 @@ async fn listeners_of_ipv6_serve_like_those_of_ipv4() {
     let upstream = Upstream::start(Speaks::Http1).await;
     let mut proxy = Proxy::start(&upstream).await;
     proxy.dns = format!("[::1]:{dns_port}").parse().unwrap();
-    let destination = Arc::new(std::sync::OnceLock::<std::net::SocketAddr>::new());
+    let destination = Arc::new(std::sync::OnceLock::<SocketAddr>::new());
     let original = Arc::clone(&destination);
     let listeners = Listeners::asking(vec![listener], vec![dns], move |_| Ok(*original.get().unwrap()));
     proxy.handle.attach(proxy.pod, listeners, None).unwrap();
@@ -210,7 +210,7 @@ async fn listeners_of_ipv6_serve_like_those_of_ipv4() {
         panic!("no address in {reply:?}")
     };
     destination.set((std::net::Ipv6Addr::from(*address), 443).into()).unwrap();
-    let stream = tokio::net::TcpStream::connect(at).await.unwrap();
+    let stream = TcpStream::connect(at).await.unwrap();
     let mut sender = http1_on(proxy.tls(stream, "api.test", b"http/1.1").await).await;
     let request = Request::get("/open/six").header("host", "api.test").body(Full::default()).unwrap();
     assert_eq!(read(sender.send_request(request).await.unwrap()).await.status, StatusCode::OK);
