@@ -166,8 +166,8 @@ where
     let is_http2 = tokio::select! {
         biased;
         () = connection.retire.cancelled() => return None,
-        begins = stream.begins_as_http2() => begins.unwrap_or_default(),
         () = connection.activity.quiet(Patience::of(limits)) => return None,
+        begins = stream.begins_as_http2() => begins.unwrap_or_default(),
     };
     if is_http2 && connection.destination.scheme() == Scheme::Http {
         let Connection { pod, attribution, destination, .. } = &*connection;
@@ -205,8 +205,8 @@ where
     })
 }
 
-/// Drives a connection to its end, or until it is quiet for too long; `retire` has it take no further request. That is looked
-/// at first, so that a request which came after it is not taken.
+/// Drives a connection to its end, or until it is quiet for too long; `retire` has it take no further request. Both are looked
+/// at first: a request that came after `retire` is not taken, and a flood does not keep the time from passing.
 async fn drive<C>(connection: Arc<Connection>, mut serving: Pin<Box<C>>, retire: fn(Pin<&mut C>))
 where
     C: Future<Output = hyper::Result<()>>,
@@ -220,8 +220,8 @@ where
                 retiring = true;
                 retire(serving.as_mut());
             }
-            result = serving.as_mut() => break result,
             () = connection.activity.quiet(patience) => return,
+            result = serving.as_mut() => break result,
         }
     };
     if let Err(error) = result
