@@ -60,6 +60,8 @@ pub const INSIDE: &str = "10.1.2.3";
 pub enum Speaks {
     Http1,
     Http2,
+    /// HTTP/2 rather than HTTP/1.1.
+    Either,
     Plain,
 }
 
@@ -147,6 +149,7 @@ fn certificates(speaks: Speaks) -> (String, TlsAcceptor) {
     let mut config = (*authority.server(&["api.test", "ws.test", "model.test", INSIDE]).unwrap()).clone();
     config.alpn_protocols = match speaks {
         Speaks::Http2 => vec![b"h2".to_vec()],
+        Speaks::Either => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         Speaks::Http1 | Speaks::Plain => vec![b"http/1.1".to_vec()],
     };
     (authority.pem().to_owned(), TlsAcceptor::from(Arc::new(config)))
