@@ -25,7 +25,7 @@ use crate::{
     dns::{self, Answer, PACKET_BYTES_MAX, Parsed, Question},
     names::NameError,
     options::ms,
-    pod::Pod,
+    pod::{FAULT_PAUSE, Pod},
     spool::Settles,
 };
 
@@ -60,7 +60,7 @@ pub(crate) async fn serve_udp(pod: Arc<Pod>, socket: UdpSocket) {
             Ok(received) => received,
             Err(error) => {
                 tracing::debug!(pod.id = %pod.identity.pod_id, error = %error, "DNS socket");
-                tokio::task::yield_now().await;
+                tokio::time::sleep(FAULT_PAUSE).await;
                 continue;
             }
         };

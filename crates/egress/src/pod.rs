@@ -22,8 +22,8 @@ use crate::{
     token::Verified,
 };
 
-/// How long to wait after a failed accept (no file descriptors left, say) before the next.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long to wait after a socket failed (no file descriptors left, say) before the next connection or question.
+pub(crate) const FAULT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Who a pod is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,7 +238,7 @@ async fn accept(pod: Arc<Pod>, listener: TcpListener) {
             }
             (_, Err(error)) => {
                 tracing::warn!(pod.id = %pod.identity.pod_id, error = %error, "accept failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(FAULT_PAUSE).await;
             }
             // The semaphore is never closed.
             (Err(_), Ok(_)) => return,
