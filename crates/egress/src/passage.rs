@@ -145,6 +145,9 @@ impl Passage {
     /// # Errors
     /// When the sender breaks off.
     pub(crate) async fn read(&mut self, bytes_max: u64) -> Result<Option<&[u8]>, PassageError> {
+        let missing = self.length().unwrap_or_default().min(bytes_max).saturating_sub(self.read_bytes());
+        // Else it grows by doubling, and may take twice the room that it has.
+        self.read.reserve(usize::try_from(missing).unwrap_or_default());
         while self.size_hint().lower() <= bytes_max && self.read_frame().await? {}
         Ok((self.read_bytes() <= bytes_max && self.rest.is_none()).then_some(&*self.read))
     }
