@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use bytes::Bytes;
 use freehold_model::{
     ApprovalId, Timestamp,
     approval::{Question, Reason as Why},
@@ -27,7 +26,7 @@ use crate::{
     headers::{has_doubles, prepare_headers, single},
     inject, masking,
     options::ms,
-    passage::{Passage, PassageError, Read},
+    passage::{Passage, PassageError},
     transform::{self, Changes, Failure, Target},
 };
 
@@ -63,9 +62,8 @@ struct Permitted {
 
 /// What a person is asked.
 struct Asking<'a> {
-    id: ApprovalId,
     why: Why,
-    rule: &'a RuleName,
+    permit: &'a Permit,
     policy_digest: &'a str,
     parts: &'a Parts,
     path: &'a str,
@@ -146,7 +144,7 @@ impl Refusal {
             audit::by_rule(row, &rule);
         }
         if let Some(at) = self.detail {
-            row.detail.get_or_insert_with(|| serde_json::json!({}))["body"] = at.into();
+            audit::noted(row, "body", at);
         }
         if let Some(id) = self.approval {
             approval::noted(row, id);
@@ -251,15 +249,13 @@ impl Connection {
                     }
                 }
             };
-            let id = ApprovalId::from_uuid(uuid::Uuid::now_v7());
-            let refused = |reason| Refusal { approval: Some(id), ..Refusal::of_permitted(reason, &permit) };
             if lifted.is_full() {
-                return Err(refused(Reason::ApprovalDenied));
+                let refusal = Refusal::of_permitted(Reason::ApprovalDenied, &permit);
+                return Err(Refusal { approval: lifted.last(), ..refusal });
             }
             let (policy_digest, path_text) = (&*grant.policy_digest, path.as_str());
-            let asking = Asking { id, why, rule: permit.rule(), policy_digest, parts, path: path_text, row };
-            let asked = self.ask(asking, body).await;
-            lifted.add(why, rule, asked.map_err(refused)?);
+            let asking = Asking { why, permit: &permit, policy_digest, parts, path: path_text, row };
+            lifted.add(why, rule, self.ask(asking, body).await?);
             let late = |reason: Reason| Refusal { approval: lifted.last(), ..reason.into() };
             self.check_token().map_err(late)?;
             let now = self.pod.workspace.grant.load_full().ok_or(Reason::NoGrant).map_err(late)?;
@@ -280,39 +276,40 @@ impl Connection {
         body: &Passage,
     ) -> Result<Option<Charges>, Refusal> {
         let facts = self.facts(heard, parts);
-        let weight = Weight { length: body.length(), path: heard.path.as_str(), body: &body.pieces() };
+        let weight = Weight { length: body.length(), path: heard.path.as_str(), body: body.so_far() };
         let whose = self.attribution.whose(heard.grant);
         counted::weigh(&self.pod.state.budgets, permit, &weight, whose.as_ref(), heard.upgrade, &facts)
             .map_err(|stopped| Refusal::stopped(stopped, permit))
     }
 
     /// Holds the request until a person decides; answers the approval that it goes on by.
-    async fn ask(&self, asking: Asking<'_>, body: &mut Passage) -> Result<ApprovalId, Reason> {
-        let Asking { id, why, rule, policy_digest, parts, path, row } = asking;
-        let place = approval::place(&self.pod)?;
+    async fn ask(&self, asking: Asking<'_>, body: &mut Passage) -> Result<ApprovalId, Refusal> {
+        let Asking { why, permit, policy_digest, parts, path, row } = asking;
+        let refused = |reason| Refusal::of_permitted(reason, permit);
+        let place = approval::place(&self.pod).map_err(refused)?;
         let patience = ms(self.pod.state.options.limits.approval_body_ms);
         // What comes later is not shown, and said to be missing.
         if let Ok(begun) = tokio::time::timeout(patience, body.begin(approval::BODY_BYTES_MAX + 1)).await {
-            begun.map_err(|_| Reason::RequestMalformed)?;
+            begun.map_err(|_| refused(Reason::RequestMalformed))?;
         }
-        let (bytes, is_whole) = body.begun(approval::BODY_BYTES_MAX);
-        let now = Timestamp::now();
-        let seen = Seen { bytes: &bytes, is_whole, trailers: body.trailers() };
+        let (id, now) = (ApprovalId::from_uuid(uuid::Uuid::now_v7()), Timestamp::now());
+        let seen = Seen { bytes: body.so_far(), is_whole: body.is_read(), trailers: body.trailers() };
         let question = Question {
             id,
             organization_id: self.attribution.organization_id(),
             workspace_id: self.attribution.workspace_id(),
             task_id: self.attribution.task_id(),
             reason: why,
-            rule: approval::rule_ref(rule),
+            rule: approval::rule_ref(permit.rule()),
             policy_digest: policy_digest.to_owned(),
             shown: approval::shown(parts, self.destination.to_string(), path, seen),
             created_at: now,
             expires_at: self.pod.state.desk.expires_at(now),
         };
         let mut row = row.clone();
-        audit::by_rule(&mut row, rule);
-        approval::hold(&self.pod, place, question, row).await
+        audit::by_rule(&mut row, permit.rule());
+        let held = approval::hold(&self.pod, place, question, row).await;
+        held.map_err(|reason| Refusal { approval: Some(id), ..refused(reason) })
     }
 
     /// Reads the body, when a rule that may match looks into it.
@@ -336,19 +333,19 @@ impl Connection {
         }
         let read = self.read(&self.pod.request_bodies, body, bytes_max).await?;
         match read.map_err(|_| Reason::RequestMalformed)? {
-            Read::Whole(bytes) => Ok(Some(ReadBody::new(known.content_type, &bytes))),
-            Read::TooLong => Ok(Some(ReadBody::failed(Unreadable::TooLong))),
+            Some(bytes) => Ok(Some(ReadBody::new(known.content_type, bytes))),
+            None => Ok(Some(ReadBody::failed(Unreadable::TooLong))),
         }
     }
 
     /// Reads a body, once there is room for it among those that the pod's requests hold at once. One that has room already
     /// waits for no more, which it, or others that wait like it, may hold: it gets that at once or is refused.
-    pub(crate) async fn read(
+    pub(crate) async fn read<'b>(
         &self,
         bodies: &Arc<Semaphore>,
-        body: &mut Passage,
+        body: &'b mut Passage,
         bytes_max: u64,
-    ) -> Result<Result<Read, PassageError>, Reason> {
+    ) -> Result<Result<Option<&'b [u8]>, PassageError>, Reason> {
         let limits = &self.pod.state.options.limits;
         let wanted = body.room_wanted(bytes_max, limits.bodies_per_pod_kibibytes_max);
         if wanted > 0 {
@@ -405,17 +402,17 @@ impl Connection {
         let Heard { grant, path, read, .. } = *heard;
         let unchanged = |failure| Refusal::unchanged(failure, permit);
         let mut query = parts.uri.query().map(str::to_owned);
-        let own = transform::Own::of(&parts.headers, query.as_deref());
         let evaluated = if permit.transforms().is_empty() {
             None
         } else {
             let gathered = transform::gather(&*grant.credentials, permit).await.map_err(unchanged)?;
             let evaluated = transform::evaluate(permit, &gathered, &self.facts(heard, parts));
-            Some((evaluated.map_err(unchanged)?, gathered))
+            let own = transform::Own::of(&parts.headers, query.as_deref());
+            Some((evaluated.map_err(unchanged)?, gathered, own))
         };
         let mut changes = self.put_provider(grant, permit, parts, &mut query).await?;
         let (mut path, mut replaced) = (path.as_str().to_owned(), None);
-        if let Some((evaluated, gathered)) = evaluated {
+        if let Some((evaluated, gathered, own)) = evaluated {
             let headers = &mut parts.headers;
             let mut target =
                 Target { headers, query: &mut query, path: &mut path, read, body: &mut replaced };
@@ -485,11 +482,11 @@ impl Connection {
         };
         if signer.needs_body(&outgoing) {
             let read = self.read(&self.pod.request_bodies, body, SIGNED_BODY_BYTES_MAX).await?;
-            let Read::Whole(bytes) = read.map_err(|_| Reason::RequestMalformed)? else {
+            let Some(bytes) = read.map_err(|_| Reason::RequestMalformed)? else {
                 let reason = Reason::Policy(freehold_policy::Reason::BodyTooLarge);
                 return Err(Refusal::of_permitted(reason, permit));
             };
-            outgoing.body_sha256 = sha256(&bytes);
+            outgoing.body_sha256 = sha256(bytes);
         }
         signer.sign(&mut outgoing).map_err(|unavailable| {
             tracing::debug!(egress.code = unavailable.code(), "a request could not be signed");
@@ -506,7 +503,7 @@ impl Connection {
         let now = Timestamp::now();
         let renewed = || {
             self.pod.token.load_full().is_some_and(|current| {
-                current.expires_at > now && current.subject.task_id == own.subject.task_id
+                current.expires_at > now && current.subject.whose() == own.subject.whose()
             })
         };
         if own.expires_at > now || renewed() {
@@ -517,7 +514,7 @@ impl Connection {
     }
 }
 
-fn sha256(bytes: &Bytes) -> Option<[u8; digest::SHA256_OUTPUT_LEN]> {
+fn sha256(bytes: &[u8]) -> Option<[u8; digest::SHA256_OUTPUT_LEN]> {
     digest::digest(&digest::SHA256, bytes).as_ref().try_into().ok()
 }
 

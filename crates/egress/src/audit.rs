@@ -150,13 +150,13 @@ pub(crate) fn allowed(row: &mut AuditEvent, capability: &str) {
     row.capability_name = Some(capability.to_owned());
 }
 
-/// Names the rule that decided, or would have.
+/// Names the rule that decided, or would have, and whose document it stands in.
 pub(crate) fn by_rule(row: &mut AuditEvent, name: &RuleName) {
     row.capability_name = Some(name.capability.to_string());
-    row.detail = Some(rule_detail(name));
+    row.detail = Some(serde_json::json!({ "rule": &*name.rule, "origin": name.origin.as_str() }));
 }
 
-/// The rule, for a row's detail: its name, and whose document it stands in.
-pub(crate) fn rule_detail(name: &RuleName) -> serde_json::Value {
-    serde_json::json!({ "rule": &*name.rule, "origin": name.origin.as_str() })
+/// Says one thing more in a row's detail.
+pub(crate) fn noted(row: &mut AuditEvent, what: &str, value: String) {
+    row.detail.get_or_insert_with(|| serde_json::json!({}))[what] = value.into();
 }

@@ -17,14 +17,14 @@ use tokio::{
 use tokio_rustls::LazyConfigAcceptor;
 
 use crate::{
-    audit,
+    audit::{self, Attribution},
     deny::Reason,
     exchange::Connection,
     frame::HEADERS_MAX,
     guard::Guarded,
     nameserver,
     options::ms,
-    pod::Pod,
+    pod::{Attributed, Pod},
     spool::Settles,
     watch::{Activity, Patience, Watched},
 };
@@ -48,6 +48,8 @@ pub(crate) async fn serve(pod: Arc<Pod>, stream: TcpStream, room: OwnedSemaphore
 
 /// Finds out what a connection speaks. None: it is over.
 async fn begin(pod: Arc<Pod>, mut stream: TcpStream, room: OwnedSemaphorePermit) -> Option<Serving> {
+    // Before anything is waited for: whose it is does not change with the time that its client takes.
+    let whose = pod.attribution();
     let original = pod.original_destination(&mut stream).await?;
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
     if original.port() == DNS_PORT {
@@ -58,78 +60,77 @@ async fn begin(pod: Arc<Pod>, mut stream: TcpStream, room: OwnedSemaphorePermit)
     }
     // Nagle's delay would hold back small answers; a socket that cannot say so still works.
     let _ = stream.set_nodelay(true);
-    let host = match host_of(&pod, original) {
-        Ok(host) => host,
+    let destination = match destination(&pod, original) {
+        Ok(destination) => destination,
         Err(reason) => {
-            refuse(&pod, &original.to_string(), reason).await;
+            refuse(&pod, &whose.0, original.to_string(), reason).await;
             return None;
         }
     };
     let limit = ms(pod.state.options.limits.client_handshake_ms);
     let mut first = [0];
     match tokio::time::timeout(limit, stream.peek(&mut first)).await {
-        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => begin_tls(pod, stream, &host, original.port(), room).await,
+        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => begin_tls(pod, whose, stream, destination, room).await,
         Ok(Ok(1)) if first[0].is_ascii_uppercase() => {
             let activity = Activity::new();
             let stream = Watched::new(stream, Arc::clone(&activity));
-            let destination = Destination::new(Scheme::Http, &host, original.port()).ok()?;
-            let connection = connection(pod, destination, None, activity, room);
+            // A host in normal form is its own: this does not fail.
+            let destination = Destination::new(Scheme::Http, destination.host(), destination.port()).ok()?;
+            let connection = connection(pod, whose, destination, None, activity, room);
             begin_http(Arc::new(connection), stream).await
         }
         // A client that closes without a word asked for nothing.
         Ok(Ok(0) | Err(_)) => None,
         // Something else, or one that waits for the server to speak first.
         Ok(Ok(_)) | Err(_) => {
-            let host = Destination::new(Scheme::Https, &host, original.port()).map(|at| at.to_string());
-            refuse(&pod, &host.unwrap_or_else(|_| original.to_string()), Reason::ProtocolUnknown).await;
+            refuse(&pod, &whose.0, destination.to_string(), Reason::ProtocolUnknown).await;
             None
         }
     }
 }
 
-/// The name whose made-up address it is, or the address itself.
-fn host_of(pod: &Pod, original: SocketAddr) -> Result<String, Reason> {
+/// The name whose made-up address it is, or the address itself. With TLS, as long as nobody has spoken.
+fn destination(pod: &Pod, original: SocketAddr) -> Result<Destination, Reason> {
     let address = original.ip();
     if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
         return Err(Reason::DestinationForbidden);
     }
-    match pod.state.ranges.index(address) {
-        None => Ok(address.to_string()),
+    let host: Arc<str> = match pod.state.ranges.index(address) {
+        None => address.to_string().into(),
         Some(index) => {
-            let names = pod.workspace.names();
-            let name = index.zip(names).and_then(|(index, names)| names.name(index));
-            name.map(|name| name.to_string()).ok_or(Reason::AddressUnknown)
+            let name = index.zip(pod.workspace.names()).and_then(|(index, names)| names.name(index));
+            name.ok_or(Reason::AddressUnknown)?
         }
-    }
+    };
+    Destination::new(Scheme::Https, &host, original.port()).map_err(|_| Reason::AddressUnknown)
 }
 
-async fn refuse(pod: &Pod, destination: &str, reason: Reason) {
-    let (attribution, ..) = pod.attribution();
+/// Records that a connection, or a request on it that could not be read, was refused.
+async fn refuse(pod: &Pod, attribution: &Attribution, destination: String, reason: Reason) {
     let grant = pod.workspace.grant.load_full();
-    let mut row = attribution.http(grant.as_deref(), destination.to_owned());
+    let mut row = attribution.http(grant.as_deref(), destination);
     audit::denied(&mut row, reason);
     pod.record(row, Settles::Now).await;
 }
 
 fn connection(
     pod: Arc<Pod>,
+    (attribution, token, retire): Attributed,
     destination: Destination,
     sni: Option<String>,
     activity: Arc<Activity>,
     room: OwnedSemaphorePermit,
 ) -> Connection {
-    let (attribution, token, retire) = pod.attribution();
     Connection { pod, attribution, token, destination, sni, activity, retire, _room: room }
 }
 
 async fn begin_tls(
     pod: Arc<Pod>,
+    whose: Attributed,
     stream: TcpStream,
-    host: &str,
-    port: u16,
+    destination: Destination,
     room: OwnedSemaphorePermit,
 ) -> Option<Serving> {
-    let destination = Destination::new(Scheme::Https, host, port).ok()?;
     let activity = Activity::new();
     let stream = Watched::new(stream, Arc::clone(&activity));
     let limit = ms(pod.state.options.limits.client_handshake_ms);
@@ -138,17 +139,18 @@ async fn begin_tls(
         let sni = start.client_hello().server_name().map(str::to_owned);
         // A client that names another host than it dialled still gets a certificate, to be told so in its language.
         let named = sni.as_deref().and_then(|sni| normal_host(sni).ok());
-        let config = pod.state.authority.server_config(named.as_deref().unwrap_or(host)).ok()?;
+        let config =
+            pod.state.authority.server_config(named.as_deref().unwrap_or(destination.host())).ok()?;
         let stream = start.into_stream(config).await.ok()?;
         Some((sni, stream))
     };
     let done = tokio::time::timeout(limit, handshake).await.ok().flatten();
     match done {
         Some((sni, stream)) => {
-            begin_http(Arc::new(connection(pod, destination, sni, activity, room)), stream).await
+            begin_http(Arc::new(connection(pod, whose, destination, sni, activity, room)), stream).await
         }
         None => {
-            refuse(&pod, &destination.to_string(), Reason::HandshakeFailed).await;
+            refuse(&pod, &whose.0, destination.to_string(), Reason::HandshakeFailed).await;
             None
         }
     }
@@ -162,10 +164,16 @@ where
     let head_bytes_max = limits.head_bytes_max.max(HEAD_BYTES_MIN);
     let mut stream = Guarded::new(stream, Arc::clone(&connection.activity), head_bytes_max);
     let is_http2 = tokio::select! {
-        begins = stream.begins_as_http2() => begins.unwrap_or_default(),
+        biased;
         () = connection.retire.cancelled() => return None,
         () = connection.activity.quiet(Patience::of(limits)) => return None,
+        begins = stream.begins_as_http2() => begins.unwrap_or_default(),
     };
+    if is_http2 && connection.destination.scheme() == Scheme::Http {
+        let Connection { pod, attribution, destination, .. } = &*connection;
+        refuse(pod, attribution, destination.to_string(), Reason::ProtocolUnknown).await;
+        return None;
+    }
     let stream = TokioIo::new(stream);
     let service = {
         let connection = Arc::clone(&connection);
@@ -197,7 +205,8 @@ where
     })
 }
 
-/// Drives a connection to its end, or until it is quiet for too long; `retire` has it take no further request.
+/// Drives a connection to its end, or until it is quiet for too long; `retire` has it take no further request. Both are looked
+/// at first: a request that came after `retire` is not taken, and a flood does not keep the time from passing.
 async fn drive<C>(connection: Arc<Connection>, mut serving: Pin<Box<C>>, retire: fn(Pin<&mut C>))
 where
     C: Future<Output = hyper::Result<()>>,
@@ -206,16 +215,22 @@ where
     let mut retiring = false;
     let result = loop {
         tokio::select! {
-            result = serving.as_mut() => break result,
+            biased;
             () = connection.retire.cancelled(), if !retiring => {
                 retiring = true;
                 retire(serving.as_mut());
             }
             () = connection.activity.quiet(patience) => return,
+            result = serving.as_mut() => break result,
         }
     };
-    if result.is_err_and(|error| error.is_parse()) {
-        Box::pin(connection.refuse_connection(Reason::RequestMalformed)).await;
+    if let Err(error) = result
+        && error.is_parse()
+    {
+        let is_too_large = error.is_parse_too_large();
+        let reason = if is_too_large { Reason::HeadTooLarge } else { Reason::RequestMalformed };
+        let Connection { pod, attribution, destination, .. } = &*connection;
+        Box::pin(refuse(pod, attribution, destination.to_string(), reason)).await;
     }
 }
 

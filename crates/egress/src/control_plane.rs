@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use freehold_policy::{Destination, normal_host};
 
-use crate::own::is_own;
+use crate::own::without_own;
 
 /// The ports of HTTP: what answers there under the control plane's name leads to it too.
 const PORTS: [u16; 2] = [80, 443];
@@ -45,13 +45,15 @@ impl ControlPlane {
     }
 
     /// Whether who dials this address reaches the control plane.
-    pub(crate) fn is_at(&self, address: SocketAddr) -> bool {
+    pub(crate) async fn is_at(&self, address: SocketAddr) -> bool {
         let dialled = address.ip().to_canonical();
-        let is_listener = |own: SocketAddr| {
-            let ip = own.ip().to_canonical();
-            own.port() == address.port() && (ip == dialled || (ip.is_unspecified() && is_own(dialled)))
+        let is_listener = match self.address.filter(|own| own.port() == address.port()) {
+            None => false,
+            Some(own) if own.ip().is_unspecified() => without_own(vec![address]).await.is_empty(),
+            // Who dials no address comes out at loopback.
+            Some(own) => own.ip().to_canonical() == dialled || dialled.is_unspecified(),
         };
-        self.address.is_some_and(is_listener) || self.is_at_gateway(dialled, address.port())
+        is_listener || self.is_at_gateway(dialled, address.port())
     }
 
     /// Whether a gateway that the operator named by its address is there.
@@ -89,26 +91,39 @@ mod tests {
         assert!(!is("https://freehold.example.com", Scheme::Https, "example.com", 443));
     }
 
-    #[test]
-    fn the_control_plane_is_known_by_every_address_it_listens_at() {
+    #[tokio::test]
+    async fn the_control_plane_is_known_by_every_address_it_listens_at() {
         let one = ControlPlane::new(at("127.0.0.1:7070"), []).unwrap();
-        assert!(one.is_at(at("127.0.0.1:7070")) && one.is_at(at("[::ffff:127.0.0.1]:7070")));
-        assert!(!one.is_at(at("127.0.0.1:7071")) && !one.is_at(at("127.0.0.2:7070")));
         let everywhere = ControlPlane::new(at("0.0.0.0:7070"), []).unwrap();
-        assert!(everywhere.is_at(at("127.0.0.9:7070")) && everywhere.is_at(at("[::1]:7070")));
-        assert!(!everywhere.is_at(at("192.0.2.1:7070")), "no address of this machine");
-        assert!(!ControlPlane::default().is_at(at("127.0.0.1:7070")));
+        for (control_plane, address, is_there) in [
+            (&one, "127.0.0.1:7070", true),
+            (&one, "[::ffff:127.0.0.1]:7070", true),
+            (&one, "0.0.0.0:7070", true),
+            (&one, "[::]:7070", true),
+            (&one, "127.0.0.1:7071", false),
+            (&one, "127.0.0.2:7070", false),
+            (&everywhere, "127.0.0.9:7070", true),
+            (&everywhere, "[::1]:7070", true),
+            (&everywhere, "127.0.0.9:7071", false),
+            // No address of this machine.
+            (&everywhere, "192.0.2.1:7070", false),
+            (&ControlPlane::default(), "127.0.0.1:7070", false),
+        ] {
+            assert_eq!(control_plane.is_at(at(address)).await, is_there, "{address}");
+        }
     }
 
-    #[test]
-    fn a_gateway_that_is_named_by_its_address_is_the_control_plane_under_every_name() {
+    #[tokio::test]
+    async fn a_gateway_that_is_named_by_its_address_is_the_control_plane_under_every_name() {
         let urls = ["https://203.0.113.9", "http://[2001:db8::9]:8080"];
         let gateway = ControlPlane::new(at("127.0.0.1:7070"), urls).unwrap();
         for address in ["203.0.113.9:443", "203.0.113.9:80", "[::ffff:203.0.113.9]:443", "[2001:db8::9]:8080"]
         {
-            assert!(gateway.is_at(at(address)), "{address}");
+            assert!(gateway.is_at(at(address)).await, "{address}");
         }
-        assert!(!gateway.is_at(at("203.0.113.9:8443")) && !gateway.is_at(at("203.0.113.8:443")));
+        for address in ["203.0.113.9:8443", "203.0.113.8:443"] {
+            assert!(!gateway.is_at(at(address)).await, "{address}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The closed set of reasons for what did not go out, and the answer that the client sees.
 
+use std::fmt;
+
 use bytes::Bytes;
 use freehold_model::EventId;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -8,7 +10,7 @@ use http_body_util::Full;
 /// Why a request, connection or question was refused, or why an allowed request got no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// The policy has no rule for it.
+    /// The policy says so.
     Policy(freehold_policy::Reason),
     /// The workspace has no grant.
     NoGrant,
@@ -22,7 +24,7 @@ pub enum Reason {
     PathAmbiguous,
     /// The request could be read in two ways, such as a body with both lengths.
     RequestMalformed,
-    /// The request has more headers than the limit.
+    /// The request has more headers than the limit, or more bytes of them.
     HeadTooLarge,
     /// A key of somebody's own for the provider's domain.
     ForeignCredential,
@@ -38,7 +40,7 @@ pub enum Reason {
     DestinationForbidden,
     /// The connection was to a made-up address that was never given out.
     AddressUnknown,
-    /// Neither TLS nor HTTP.
+    /// Neither TLS nor HTTP; or HTTP/2 without TLS.
     ProtocolUnknown,
     /// The TLS handshake was not completed.
     HandshakeFailed,
@@ -169,6 +171,15 @@ impl Reason {
         )
     }
 }
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What fails for a reason says so by its chain of sources.
+impl std::error::Error for Reason {}
 
 /// The answer to a request that was not passed on. Names the destination and the reason, nothing of the policy.
 pub(crate) fn response(reason: Reason, destination: &str, id: EventId) -> Response<Full<Bytes>> {

@@ -7,10 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use freehold_model::{
-    EventId,
-    audit::{AuditEvent, Decision as Outcome},
-};
+use freehold_model::{EventId, audit::AuditEvent};
 use freehold_policy::Destination;
 use http::{Request, Response, StatusCode, request::Parts};
 use http_body_util::Empty;
@@ -143,16 +140,14 @@ impl Connection {
             reservation.reached();
             body.meter(reservation.request_meter(), Phase::RequestBody, &follow_up);
         }
-        let judge = Judge { connection: self, permit: &permit, asked, follow_up };
+        let reservation = reservation.as_ref();
+        let judge = Judge { connection: self, permit: &permit, asked, reservation, follow_up };
         let outcome = match resolved {
             Err(reason) => Err(reason),
             Ok(()) if upgrade => self.pass_upgrade(&judge, parts, &mut masking).await,
-            Ok(()) => {
-                let passed = self.pass_request(&judge, parts, body, masking.as_mut()).await;
-                judge.count(passed, reservation.as_ref()).await
-            }
+            Ok(()) => self.pass_request(&judge, parts, body, masking.as_mut()).await,
         };
-        if let (Some(reservation), Err(reason)) = (&reservation, &outcome)
+        if let (Some(reservation), Err(reason)) = (reservation, &outcome)
             && reason.is_before_upstream()
         {
             reservation.not_reached();
@@ -177,7 +172,7 @@ impl Connection {
             return Err(Reason::UpstreamFailed);
         }
         strip_hop_by_hop(response.headers_mut());
-        judge.judge(response.map(Passage::downstream)).await
+        judge.count(judge.judge(response.map(Passage::downstream)).await?).await
     }
 
     /// Tells whoever keeps credentials that those of this request were refused, when the upstream says so.
@@ -205,7 +200,7 @@ impl Connection {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             judge.judge_switch(&response).await?;
         }
-        let response = upgrade::join(self, Request::from_parts(parts, ()), response, masking);
+        let response = upgrade::join(self, Request::from_parts(parts, ()), response, masking)?;
         let is_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let response = response.map(Passage::downstream);
         if is_switched { Ok(response) } else { judge.judge(response).await }
@@ -231,15 +226,6 @@ impl Connection {
             Err(_) => Some(took),
         };
         self.pod.state.settle(id, Settlement { latency, detail: Some(detail) });
-    }
-
-    /// Records that the connection, or a request on it that could not be read, was refused.
-    pub(crate) async fn refuse_connection(&self, reason: Reason) {
-        let grant = self.pod.workspace.grant.load_full();
-        let mut row = self.attribution.http(grant.as_deref(), self.destination.to_string());
-        row.decision = Some(Outcome::Deny);
-        row.reason = Some(reason.as_str().to_owned());
-        self.pod.record(row, Settles::Now).await;
     }
 }
 

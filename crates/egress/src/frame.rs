@@ -11,8 +11,6 @@ const CHUNK_LINE_BYTES_MAX: usize = 18;
 pub(crate) const HEADERS_MAX: usize = 256;
 /// The most digits of a length; more than any body has.
 const LENGTH_DIGITS_MAX: usize = 18;
-/// How HTTP/2 begins.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
 /// What to do with the bytes at hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +40,18 @@ enum State {
     ChunkData(u64),
     ChunkEnd,
     Trailers,
-    /// HTTP/2, or something that hyper refuses for its size.
+    /// No HTTP/1.1, or something that hyper refuses for its size.
     Through,
 }
 
 impl Framer {
     pub(crate) const fn new(head_bytes_max: usize) -> Self {
         Self { state: State::Head, head_bytes_max, looked: 0 }
+    }
+
+    /// Lets everything through from now on: it is no HTTP/1.1.
+    pub(crate) const fn let_through(&mut self) {
+        self.state = State::Through;
     }
 
     /// Looks at the bytes that have not been released yet; `bytes` is not empty.
@@ -90,13 +93,6 @@ impl Framer {
     }
 
     fn head(&mut self, bytes: &[u8]) -> Step {
-        if bytes.len() < PREFACE.len() && PREFACE.starts_with(bytes) {
-            return Step::More;
-        }
-        if bytes.starts_with(PREFACE) {
-            self.state = State::Through;
-            return Step::Release(bytes.len());
-        }
         // Whole lines alone are read, and only when there is another.
         let more = bytes.len() <= self.head_bytes_max;
         let lines = match bytes[self.looked..].iter().rposition(|byte| *byte == b'\n') {
@@ -218,7 +214,6 @@ mod tests {
         "GET / HTTP/1.1\r\nhost: a\r\n\r\nGET /2 HTTP/1.1\r\nhost: a\r\n\r\n",
         "POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabcGET / HTTP/1.1\r\n\r\n",
         "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n3\r\nabc\r\nA\r\n0123456789\r\n0\r\nx-t: 1\r\n\r\nGET / HTTP/1.0\r\n\r\n",
-        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0",
     ];
 
     #[test]
@@ -255,7 +250,14 @@ mod tests {
                 assert!(!passes(text.as_bytes(), size), "{text}");
             }
         }
-        assert!(!passes(b"POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n", 1_000));
+        for text in [
+            "POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n",
+            // How HTTP/2 begins is no beginning of a request, the first of a connection or another.
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0",
+            "GET / HTTP/1.1\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0",
+        ] {
+            assert!(!passes(text.as_bytes(), 1_000), "{text}");
+        }
     }
 
     /// Were it read anew with each byte, this would take minutes.

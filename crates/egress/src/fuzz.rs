@@ -192,8 +192,8 @@ pub fn masked_body(bytes: &[u8]) {
     assert_eq!(out, struck_out(&[secret], text), "what passes is not the plain reading's");
 }
 
-/// A model provider's answer, as JSON and as events, and the same bytes as a request's body: what is counted does not depend
-/// on how they were cut, and what was counted is not taken back. The first byte says into which pieces they are cut.
+/// A model provider's answer, as JSON and as events: what is counted does not depend on how it was cut, and what was counted
+/// is not taken back. The first byte says into which pieces it is cut. And the same bytes as a request's body.
 pub fn model_usage(bytes: &[u8]) {
     let Some((&size, bytes)) = bytes.split_first() else { return };
     let size = usize::from(size).max(1);
@@ -210,8 +210,7 @@ pub fn model_usage(bytes: &[u8]) {
         }
         assert_eq!(cut.usage, whole.usage, "what is counted as {media} depends on the cuts");
     }
-    let pieces: Vec<&[u8]> = bytes.chunks(size).collect();
-    assert_eq!(Wish::read("/", &pieces), Wish::read("/", &[bytes]), "what is wished depends on the cuts");
+    _ = Wish::read("/", bytes);
 }
 
 /// Passes a response's body in pieces, and answers how many bytes come out. A secret that is too short is not looked for.

@@ -97,6 +97,9 @@ impl<S: AsyncRead + Unpin> Guarded<S> {
             poll_fn(|cx| self.poll_more(cx)).await?;
         }
         let begins = self.held.starts_with(HTTP2_PREFACE);
+        if begins {
+            self.framer.let_through();
+        }
         self.look();
         Ok(begins)
     }
@@ -217,13 +220,15 @@ mod tests {
         for size in [1, 3, 23, 24, 100] {
             for (text, is_http2) in [
                 (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0"[..], true),
-                (b"PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n", false),
                 (b"PRI / HTTP/1.1\r\nhost: a\r\n\r\n", false),
                 (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", false),
                 (b"", false),
             ] {
                 assert_eq!(told(text, size).await, (is_http2, text.to_vec()), "{size}");
             }
+            // What is neither is refused.
+            let almost = told(b"PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n", size).await;
+            assert_eq!(almost, (false, NONSENSE.to_vec()), "{size}");
             // What is no whole head is no request.
             assert_eq!(told(b"PRI * HT", size).await, (false, Vec::new()), "{size}");
         }

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -19,6 +19,7 @@ use crate::{
     follow_up::{FollowUp, Phase},
     headers::remove_where,
     mask::{Mask, Stream},
+    state::lock,
 };
 
 /// Bytes read from a tunnel at once.
@@ -145,8 +146,7 @@ pub(crate) struct Told(Mutex<HashMap<String, (Instant, u64)>>);
 impl Told {
     /// Whether a line is due for a response of this rule, and then of how many since the last line there was none.
     fn tell(&self, rule: Option<&str>, now: Instant) -> Option<u64> {
-        // A panic elsewhere leaves the table as it is, which is valid at every point.
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = lock(&self.0);
         let rule = rule.unwrap_or_default();
         if let Some((last, untold)) = told.get_mut(rule) {
             if now.saturating_duration_since(*last) < LINE_PAUSE {

@@ -7,9 +7,9 @@
 use std::{
     collections::HashMap,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -66,6 +66,8 @@ struct Table {
     by_name: HashMap<Arc<str>, u32>,
     by_index: Vec<Arc<str>>,
     file: File,
+    /// Where the next line begins. Half a line behind it, which a full disk left, is written over.
+    end: u64,
 }
 
 impl Names {
@@ -85,11 +87,12 @@ impl Names {
             Err(error) => return Err(error),
         };
         let whole = text.rfind('\n').map_or(0, |at| at + 1);
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        file.set_len(whole as u64)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let end = whole as u64;
+        file.set_len(end)?;
         let by_index: Vec<Arc<str>> = text[..whole].lines().map(Into::into).collect();
         let by_name = by_index.iter().cloned().zip(0..).collect();
-        Ok(Self { table: Mutex::new(Table { by_name, by_index, file }), max: max.min(RANGE - 1) })
+        Ok(Self { table: Mutex::new(Table { by_name, by_index, file, end }), max: max.min(RANGE - 1) })
     }
 
     /// The index of a name (in normal form), a new one when it was never asked for.
@@ -102,7 +105,9 @@ impl Names {
         if index >= self.max {
             return Err(NameError::Exhausted);
         }
-        table.file.write_all(format!("{name}\n").as_bytes()).map_err(NameError::File)?;
+        let line = format!("{name}\n");
+        table.file.write_all_at(line.as_bytes(), table.end).map_err(NameError::File)?;
+        table.end += line.len() as u64;
         let name: Arc<str> = name.into();
         table.by_index.push(Arc::clone(&name));
         table.by_name.insert(name, index);
@@ -117,6 +122,8 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     const RANGES: Ranges =
@@ -148,6 +155,23 @@ mod tests {
         assert_eq!(again.name(2), None);
         assert_eq!(again.index("d.test").unwrap(), 2);
         assert_eq!(Names::open(&path, 10).unwrap().name(2).as_deref(), Some("d.test"));
+    }
+
+    #[test]
+    fn half_a_line_that_could_not_be_written_whole_is_no_part_of_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w");
+        let names = Names::open(&path, 10).unwrap();
+        names.index("a.test").unwrap();
+        // As a full disk would.
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"a-longer-name.te").unwrap();
+        assert_eq!((names.index("b.test").unwrap(), names.index("c.test").unwrap()), (1, 2));
+        let again = Names::open(&path, 10).unwrap();
+        let found = [0, 1, 2, 3].map(|index| again.name(index));
+        assert_eq!(
+            found.each_ref().map(Option::as_deref),
+            [Some("a.test"), Some("b.test"), Some("c.test"), None]
+        );
     }
 
     #[test]

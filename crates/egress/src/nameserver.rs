@@ -9,7 +9,6 @@ use std::{
     sync::Arc,
 };
 
-use freehold_model::audit::Decision;
 use freehold_policy::{DnsDecision, normal_host};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
@@ -26,7 +25,7 @@ use crate::{
     dns::{self, Answer, PACKET_BYTES_MAX, Parsed, Question},
     names::NameError,
     options::ms,
-    pod::Pod,
+    pod::{FAULT_PAUSE, Pod},
     spool::Settles,
 };
 
@@ -61,7 +60,7 @@ pub(crate) async fn serve_udp(pod: Arc<Pod>, socket: UdpSocket) {
             Ok(received) => received,
             Err(error) => {
                 tracing::debug!(pod.id = %pod.identity.pod_id, error = %error, "DNS socket");
-                tokio::task::yield_now().await;
+                tokio::time::sleep(FAULT_PAUSE).await;
                 continue;
             }
         };
@@ -173,7 +172,6 @@ async fn decide(pod: &Pod, question: Question) -> Answer {
         }
         (_, _, Some(DnsDecision::Allow { capability })) => audit::allowed(&mut row, &capability),
     }
-    debug_assert!(row.decision.is_some_and(|decision| decision == Decision::Allow || row.reason.is_some()));
     if !pod.record(row, Settles::Now).await {
         answer = Err(Reason::AuditUnavailable);
     }

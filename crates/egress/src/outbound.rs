@@ -8,7 +8,7 @@ use freehold_policy::{Destination, Scheme};
 use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 
-use crate::{deny::Reason, upstream::Upstream};
+use crate::{deny::Reason, upstream::Connector};
 
 /// The longest that a request of the server's own takes, to the last byte of its answer.
 const EXCHANGE_MAX: Duration = Duration::from_secs(15);
@@ -17,12 +17,12 @@ const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
 /// Sends requests of the server's own, each on a connection of its own.
 pub struct Outbound {
-    upstream: Upstream,
+    connector: Connector,
 }
 
 impl Outbound {
-    pub(crate) const fn new(upstream: Upstream) -> Self {
-        Self { upstream }
+    pub(crate) const fn new(connector: Connector) -> Self {
+        Self { connector }
     }
 
     /// Sends a request to an https address and reads the whole answer. Follows no redirect.
@@ -46,7 +46,7 @@ impl Outbound {
             let path = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
             parts.uri = path.parse::<Uri>().map_err(|_| Reason::RequestMalformed)?;
             let request = Request::from_parts(parts, Full::new(body));
-            let (head, body) = self.upstream.send_own(&destination, request).await?.into_parts();
+            let (head, body) = self.connector.send_alone(&destination, request).await?.into_parts();
             let body =
                 Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|_| Reason::UpstreamFailed)?;
             Ok(Response::from_parts(head, body.to_bytes()))

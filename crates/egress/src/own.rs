@@ -29,7 +29,7 @@ const ANSWER_BYTES_MAX: usize = 4 * 1024;
 
 /// Whether what is sent to this address, or to the IPv4 address in it, may stay on this machine: by the kernel's routes it
 /// leads to no neighbour and no gateway. What the kernel cannot say is taken for its own.
-pub(crate) fn is_own(address: IpAddr) -> bool {
+fn is_own(address: IpAddr) -> bool {
     let embedded = match address {
         IpAddr::V4(_) => None,
         IpAddr::V6(v6) => embedded_v4(v6).map(IpAddr::V4),

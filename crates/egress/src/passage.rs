@@ -2,7 +2,6 @@
 //! those who count or bound it.
 
 use std::{
-    collections::VecDeque,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -29,9 +28,8 @@ use crate::{
 pub(crate) enum PassageError {
     #[error("the sender broke off")]
     Broken(#[source] hyper::Error),
-    /// It was cut off for this.
-    #[error("{}", .0.as_str())]
-    Cut(Reason),
+    #[error("it was cut off")]
+    Cut(#[source] Reason),
 }
 
 /// Sees the bytes of a body as they pass.
@@ -46,30 +44,31 @@ pub(crate) trait Watch: Send + Sync {
 /// Which way a body goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    Upstream,
+    /// From a client that speaks this version.
+    Upstream(Version),
     Downstream,
 }
 
 /// A body on its way.
 pub(crate) struct Passage {
     way: Way,
-    lingers: bool,
-    /// What was read and is not passed on yet.
-    read: VecDeque<Bytes>,
+    /// What was read and is not passed on yet. In one piece, whatever it came in: a body that comes byte by byte would take
+    /// many times its room.
+    read: BytesMut,
     trailers: Option<HeaderMap>,
     /// What was not read yet.
     rest: Option<Incoming>,
     watches: Vec<Box<dyn Watch>>,
     metered: Option<Box<Metered>>,
-    /// Room for what was read, among all that the pod's requests hold; until the last piece of it is gone, here and in the
-    /// hands of whoever sends it.
+    /// Room for what was read, among all that the pod's requests hold; until it is gone, here and in the hands of whoever
+    /// sends it.
     room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// What was read, with its room.
 struct Roomed {
-    data: Bytes,
-    _room: Arc<OwnedSemaphorePermit>,
+    data: BytesMut,
+    _room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl AsRef<[u8]> for Roomed {
@@ -78,22 +77,11 @@ impl AsRef<[u8]> for Roomed {
     }
 }
 
-/// A body that was read up to a bound.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Read {
-    /// All of it.
-    Whole(Bytes),
-    /// It is longer than the bound.
-    TooLong,
-}
-
 impl Passage {
     /// A request's body. Its trailers lose what its head may not carry either. What is left of it when it is dropped is
     /// read on for a while, so that the client gets to read why.
     pub(crate) fn upstream(body: Incoming, version: Version) -> Self {
-        let mut passage = Self::new(Way::Upstream, body);
-        passage.lingers = version == Version::HTTP_2;
-        passage
+        Self::new(Way::Upstream(version), body)
     }
 
     /// A response's body.
@@ -102,9 +90,8 @@ impl Passage {
     }
 
     fn new(way: Way, body: Incoming) -> Self {
-        let (read, watches) = (VecDeque::new(), Vec::new());
-        let lingers = false;
-        Self { way, lingers, read, trailers: None, rest: Some(body), watches, metered: None, room: None }
+        let (read, watches) = (BytesMut::new(), Vec::new());
+        Self { way, read, trailers: None, rest: Some(body), watches, metered: None, room: None }
     }
 
     /// Its length in bytes, when that is known: 0 when there is none.
@@ -128,14 +115,14 @@ impl Passage {
     }
 
     /// What was read and is not passed on yet.
-    pub(crate) fn pieces(&self) -> Vec<&[u8]> {
-        self.read.iter().map(|piece| &**piece).collect()
+    pub(crate) fn so_far(&self) -> &[u8] {
+        &self.read
     }
 
     /// How much room has to be had, in kibibytes, beside what it has, before so many bytes of it are read: none where there
     /// is nothing left to read.
     pub(crate) fn room_wanted(&self, bytes_max: u64, kibibytes_max: u32) -> u32 {
-        if self.rest.as_ref().is_none_or(Incoming::is_end_stream) {
+        if self.is_read() {
             return 0;
         }
         let kibibytes = self.length().unwrap_or(bytes_max).min(bytes_max).div_ceil(1024);
@@ -152,37 +139,17 @@ impl Passage {
         }
     }
 
-    /// Reads all of it, or as much as shows that it is longer than `bytes_max`. What was read is passed on all the same.
+    /// Reads all of it, or as much as shows that it is longer than `bytes_max`: then there is nothing to look into. What was
+    /// read is passed on all the same.
     ///
     /// # Errors
     /// When the sender breaks off.
-    pub(crate) async fn read(&mut self, bytes_max: u64) -> Result<Read, PassageError> {
-        let mut length = self.read_bytes();
-        while let Some(rest) = &mut self.rest {
-            if rest.size_hint().lower().saturating_add(length) > bytes_max {
-                return Ok(Read::TooLong);
-            }
-            match rest.frame().await {
-                None => self.rest = None,
-                Some(Err(error)) => return Err(PassageError::Broken(error)),
-                Some(Ok(frame)) => match self.way.cleaned(frame).into_data() {
-                    Ok(data) => {
-                        length += data.len() as u64;
-                        self.read.push_back(data);
-                    }
-                    Err(frame) => self.trailers = frame.into_trailers().ok(),
-                },
-            }
-        }
-        if length > bytes_max {
-            return Ok(Read::TooLong);
-        }
-        if self.read.len() > 1 {
-            let mut whole = BytesMut::with_capacity(usize::try_from(length).unwrap_or_default());
-            self.read.drain(..).for_each(|piece| whole.extend_from_slice(&piece));
-            self.read.push_back(whole.freeze());
-        }
-        Ok(Read::Whole(self.read.front().cloned().unwrap_or_default()))
+    pub(crate) async fn read(&mut self, bytes_max: u64) -> Result<Option<&[u8]>, PassageError> {
+        let missing = self.length().unwrap_or_default().min(bytes_max).saturating_sub(self.read_bytes());
+        // Else it grows by doubling, and may take twice the room that it has.
+        self.read.reserve(usize::try_from(missing).unwrap_or_default());
+        while self.size_hint().lower() <= bytes_max && self.read_frame().await? {}
+        Ok((self.read_bytes() <= bytes_max && self.rest.is_none()).then_some(&*self.read))
     }
 
     /// Reads its beginning: so many bytes, unless it ends before. What was read is passed on all the same. Cancel safe.
@@ -190,29 +157,27 @@ impl Passage {
     /// # Errors
     /// When the sender breaks off.
     pub(crate) async fn begin(&mut self, bytes: usize) -> Result<(), PassageError> {
-        while self.read_bytes() < bytes as u64 {
-            let Some(rest) = &mut self.rest else { break };
-            match rest.frame().await {
-                None => self.rest = None,
-                Some(Err(error)) => return Err(PassageError::Broken(error)),
-                Some(Ok(frame)) => match self.way.cleaned(frame).into_data() {
-                    Ok(data) => self.read.push_back(data),
-                    Err(frame) => self.trailers = frame.into_trailers().ok(),
-                },
-            }
-        }
+        while self.read.len() < bytes && self.read_frame().await? {}
         Ok(())
     }
 
-    /// What was read of it and not passed on, a little more than `bytes_max` at most, and whether that is all of it.
-    pub(crate) fn begun(&self, bytes_max: usize) -> (Vec<u8>, bool) {
-        let mut begun: Vec<u8> = Vec::new();
-        for piece in &self.read {
-            let room = (bytes_max + 1).saturating_sub(begun.len());
-            begun.extend_from_slice(&piece[..piece.len().min(room)]);
+    /// Reads its next frame. False: there is none.
+    async fn read_frame(&mut self) -> Result<bool, PassageError> {
+        let Some(rest) = &mut self.rest else { return Ok(false) };
+        match rest.frame().await {
+            None => self.rest = None,
+            Some(Err(error)) => return Err(PassageError::Broken(error)),
+            Some(Ok(frame)) => match self.way.cleaned(frame).into_data() {
+                Ok(data) => self.read.extend_from_slice(&data),
+                Err(frame) => self.trailers = frame.into_trailers().ok(),
+            },
         }
-        let is_all = self.read_bytes() == begun.len() as u64;
-        (begun, is_all && self.rest.as_ref().is_none_or(Incoming::is_end_stream))
+        Ok(true)
+    }
+
+    /// Whether it was read to its end.
+    pub(crate) fn is_read(&self) -> bool {
+        self.rest.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     /// Its trailers, where it was read to its end and has some.
@@ -223,23 +188,20 @@ impl Passage {
     /// Puts another body in the place of one that was read. Its trailers, which may be sums over it, stay behind.
     pub(crate) fn replace(&mut self, body: Bytes) {
         (self.rest, self.trailers) = (None, None);
-        self.read = VecDeque::from([body]);
+        self.read = body.into();
     }
 
     fn read_bytes(&self) -> u64 {
-        self.read.iter().map(|piece| piece.len() as u64).sum()
+        self.read.len() as u64
     }
 
     /// The next frame of what was read, or else of what was not.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, PassageError>>> {
-        if let Some(data) = self.read.pop_front() {
-            let data = match &self.room {
-                Some(room) => Bytes::from_owner(Roomed { data, _room: Arc::clone(room) }),
-                None => data,
-            };
+        let room = self.room.take();
+        if !self.read.is_empty() {
+            let data = Bytes::from_owner(Roomed { data: std::mem::take(&mut self.read), _room: room });
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        self.room = None;
         let Some(rest) = &mut self.rest else {
             return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
         };
@@ -288,7 +250,7 @@ impl Way {
     fn cleaned(self, mut frame: Frame<Bytes>) -> Frame<Bytes> {
         if let Some(trailers) = frame.trailers_mut() {
             match self {
-                Self::Upstream => prepare_trailers(trailers),
+                Self::Upstream(_) => prepare_trailers(trailers),
                 Self::Downstream => strip_hop_by_hop(trailers),
             }
         }
@@ -298,7 +260,8 @@ impl Way {
 
 impl Drop for Passage {
     fn drop(&mut self) {
-        if let Some(rest) = self.rest.take().filter(|rest| self.lingers && !rest.is_end_stream()) {
+        let lingers = self.way == Way::Upstream(Version::HTTP_2);
+        if let Some(rest) = self.rest.take().filter(|rest| lingers && !rest.is_end_stream()) {
             linger::drop_slowly(rest);
         }
     }
@@ -329,7 +292,7 @@ impl Body for Passage {
         self.metered.as_ref().is_none_or(|metered| metered.meter.held() == 0)
             && self.read.is_empty()
             && self.trailers.is_none()
-            && self.rest.as_ref().is_none_or(Incoming::is_end_stream)
+            && self.is_read()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -371,5 +334,31 @@ impl Watch for Bound {
         };
         self.left = left;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use hyper::{server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_comes_byte_by_byte_is_kept_in_one_piece() {
+        let (mut client, server) = tokio::io::duplex(64 * 1024);
+        let head = b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+        let chunks = b"1\r\na\r\n".repeat(1_000);
+        client.write_all(&[head, &chunks[..], b"0\r\n\r\n"].concat()).await.unwrap();
+        let service = service_fn(async |request: Request<Incoming>| {
+            let mut body = Passage::upstream(request.into_body(), Version::HTTP_11);
+            assert_eq!(body.read(1_000).await.unwrap(), Some(&[b'a'; 1_000][..]));
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 1_000);
+            assert!(body.frame().await.is_none());
+            Ok::<_, PassageError>(Response::new(String::new()))
+        });
+        http1::Builder::new().serve_connection(TokioIo::new(server), service).await.unwrap();
     }
 }

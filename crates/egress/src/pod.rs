@@ -22,8 +22,8 @@ use crate::{
     token::Verified,
 };
 
-/// How long to wait after a failed accept (no file descriptors left, say) before the next.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long to wait after a socket failed (no file descriptors left, say) before the next connection or question.
+pub(crate) const FAULT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Who a pod is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,9 @@ impl Listeners {
     }
 }
 
+/// Whose traffic a connection is, by which token, and what ends it.
+pub(crate) type Attributed = (Attribution, Option<Arc<Verified>>, CancellationToken);
+
 /// A pod that is attached.
 pub(crate) struct Pod {
     pub(crate) identity: PodIdentity,
@@ -129,8 +132,8 @@ impl Pod {
         }
     }
 
-    /// Whose traffic a connection is that is accepted now, and what ends it.
-    pub(crate) fn attribution(&self) -> (Attribution, Option<Arc<Verified>>, CancellationToken) {
+    /// Whose traffic a connection is that is accepted now.
+    pub(crate) fn attribution(&self) -> Attributed {
         // In this order: `set_token` changes the token first, so that a connection with the old one is never missed.
         let retire = self.retire.load().child_token();
         let token = self.token.load_full();
@@ -140,11 +143,9 @@ impl Pod {
     /// Puts a token in force. When it is another task's or session's, open connections finish what is under way and end, so that
     /// no request of the new task is counted as the old one's.
     pub(crate) fn set_token(&self, token: Option<Arc<Verified>>) {
-        let whose = |token: &Option<Arc<Verified>>| {
-            token.as_ref().map(|token| (token.subject.task_id, token.subject.session_id))
-        };
-        let before = self.token.swap(token.clone());
-        if whose(&before) != whose(&token) {
+        let now = token.as_ref().map(|token| token.subject.whose());
+        let before = self.token.swap(token);
+        if before.map(|token| token.subject.whose()) != now {
             self.retire.swap(Arc::new(CancellationToken::new())).cancel();
         }
     }
@@ -237,7 +238,7 @@ async fn accept(pod: Arc<Pod>, listener: TcpListener) {
             }
             (_, Err(error)) => {
                 tracing::warn!(pod.id = %pod.identity.pod_id, error = %error, "accept failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(FAULT_PAUSE).await;
             }
             // The semaphore is never closed.
             (Err(_), Ok(_)) => return,

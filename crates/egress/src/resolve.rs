@@ -84,7 +84,7 @@ impl Resolver {
             return Err(Reason::ControlPlaneForbidden);
         }
         if let Some(address) = self.of_operator(destination) {
-            let is_forbidden = self.control_plane.is_at(address);
+            let is_forbidden = self.control_plane.is_at(address).await;
             return if is_forbidden { Err(Reason::ControlPlaneForbidden) } else { Ok(Arc::new([address])) };
         }
         self.addresses(destination, named).await
@@ -131,8 +131,10 @@ impl Resolver {
         destination: &Destination,
     ) -> Result<Arc<[SocketAddr]>, Reason> {
         let found: Vec<_> = found.iter().map(|ip| SocketAddr::new(*ip, destination.port())).collect();
-        if found.iter().any(|address| self.control_plane.is_at(*address)) {
-            return Err(Reason::ControlPlaneForbidden);
+        for address in &found {
+            if self.control_plane.is_at(*address).await {
+                return Err(Reason::ControlPlaneForbidden);
+            }
         }
         let others = without_own(found.into_iter().take(ADDRESSES_MAX).collect()).await;
         if others.is_empty() { Err(Reason::AddressForbidden) } else { Ok(others.into()) }

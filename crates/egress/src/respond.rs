@@ -16,7 +16,7 @@ use crate::{
     follow_up::{FollowUp, Phase},
     headers::single,
     masking::{self, Masking},
-    passage::{Bound, Passage, Read},
+    passage::{Bound, Passage},
 };
 
 /// A response's head as it may be seen: without a way past this proxy, without secrets, and with a body in which they
@@ -43,6 +43,8 @@ pub(crate) struct Judge<'c> {
     pub(crate) permit: &'c freehold_policy::Permit,
     /// The request, when the rule says anything of the response.
     pub(crate) asked: Option<Asked>,
+    /// What counts the response.
+    pub(crate) reservation: Option<&'c Reservation>,
     /// The row that says that a response was not passed on.
     pub(crate) follow_up: FollowUp,
 }
@@ -76,13 +78,8 @@ impl Judge<'_> {
     }
 
     /// The response, counted by budgets as it passes on, when they have room for it.
-    pub(crate) async fn count(
-        &self,
-        response: Result<Response<Passage>, Reason>,
-        reservation: Option<&Reservation>,
-    ) -> Result<Response<Passage>, Reason> {
-        let mut response = response?;
-        let Some(reservation) = reservation else { return Ok(response) };
+    pub(crate) async fn count(&self, mut response: Response<Passage>) -> Result<Response<Passage>, Reason> {
+        let Some(reservation) = self.reservation else { return Ok(response) };
         let length = response.body().length();
         match reservation.response_meter(response.headers(), length).await {
             Ok(meter) => {
@@ -119,8 +116,8 @@ impl Judge<'_> {
         let connection = self.connection;
         let bodies = &connection.pod.response_bodies;
         match connection.read(bodies, body, bytes_max).await?.map_err(|_| Reason::UpstreamFailed)? {
-            Read::Whole(bytes) => Ok(ReadBody::new(known.content_type, &bytes)),
-            Read::TooLong => Ok(ReadBody::failed(Unreadable::TooLong)),
+            Some(bytes) => Ok(ReadBody::new(known.content_type, bytes)),
+            None => Ok(ReadBody::failed(Unreadable::TooLong)),
         }
     }
 

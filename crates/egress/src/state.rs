@@ -33,7 +33,7 @@ use crate::{
     resolve::Resolver,
     spool::{Settlement, Settles, Spool},
     token::{self, Verified, Verifier},
-    upstream::{Dialer, Upstream},
+    upstream::{Connector, Dialer, Upstream},
 };
 
 /// Rows that say that a limit is near, and that the sink has not acknowledged; more wait.
@@ -108,7 +108,7 @@ impl State {
 
     /// The way out for requests of the server's own.
     pub(crate) fn outbound(&self) -> Outbound {
-        Outbound::new(Upstream::new(&self.dialer, &self.options.limits))
+        Outbound::new(Connector::new(&self.dialer, &self.options.limits))
     }
 
     pub(crate) fn ca_pem(&self) -> &str {

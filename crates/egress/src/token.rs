@@ -45,6 +45,13 @@ pub struct Subject {
     pub user_id: String,
 }
 
+impl Subject {
+    /// The session and the task that traffic is attributed to.
+    pub(crate) const fn whose(&self) -> (SessionId, Option<TaskId>) {
+        (self.session_id, self.task_id)
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Claims {
@@ -68,8 +75,6 @@ pub struct Verified {
     pub subject: Subject,
     /// When it stops to count.
     pub expires_at: Timestamp,
-    /// Its own id.
-    pub token_id: String,
 }
 
 /// Makes tokens. Only the control plane holds one.
@@ -145,7 +150,6 @@ impl Verifier {
                 user_id: claims.user_id,
             },
             expires_at,
-            token_id: claims.jti,
         })
     }
 }

@@ -36,6 +36,9 @@ const SUMS: [HeaderName; 5] = [
     HeaderName::from_static("digest"),
 ];
 
+/// From here on a number with a point, 2 to the 63rd, may have been a whole one.
+const WHOLE_MAX: f64 = 9_223_372_036_854_775_808.0;
+
 /// Why a request was not changed, and so does not go out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Failure {
@@ -387,7 +390,7 @@ impl Changes {
             }
             form(value, &one.form).ok_or_else(failed)?
         } else {
-            if !one.form.is_empty() {
+            if !one.form.is_empty() || !is_exact(value) {
                 return Err(failed());
             }
             let mut value = value.clone();
@@ -418,6 +421,17 @@ impl Changes {
     /// Whether a response may hold something that is to be struck out.
     pub(crate) fn is_masked(&self) -> bool {
         self.secrets.iter().any(|secret| secret.len() >= SECRET_BYTES_MIN)
+    }
+}
+
+/// Whether every number is written again as it was read. A whole one with more than 64 bits was read as the nearest that has
+/// a point, which may be another.
+fn is_exact(value: &Json) -> bool {
+    match value {
+        Json::Number(number) => !number.is_f64() || number.as_f64().is_some_and(|it| it.abs() < WHOLE_MAX),
+        Json::Array(values) => values.iter().all(is_exact),
+        Json::Object(members) => members.values().all(is_exact),
+        Json::Null | Json::Bool(_) | Json::String(_) => true,
     }
 }
 

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
 use crate::{
+    deny::Reason,
     exchange::Connection,
     headers::strip_hop_by_hop,
     masking::{MaskedTunnel, Masking},
@@ -34,24 +35,22 @@ pub(crate) fn request(
 }
 
 /// When the upstream agreed, joins both sides as soon as the client has its answer. Returns that answer.
+///
+/// # Errors
+/// When the upstream changes to what nobody asked for.
 pub(crate) fn join(
     connection: &Arc<Connection>,
     mut request: Request<()>,
     mut response: Response<Incoming>,
     masking: &mut Option<Masking>,
-) -> Response<Incoming> {
-    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS
-        && response
-            .headers()
-            .get(header::UPGRADE)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+) -> Result<Response<Incoming>, Reason> {
+    let to = response.headers_mut().remove(header::UPGRADE);
     strip_hop_by_hop(response.headers_mut());
-    if !upgraded {
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            // To what, nobody asked.
-            *response.status_mut() = StatusCode::BAD_GATEWAY;
-        }
-        return response;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(response);
+    }
+    if !to.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+        return Err(Reason::UpstreamFailed);
     }
     response.headers_mut().insert(header::CONNECTION, UPGRADE);
     response.headers_mut().insert(header::UPGRADE, WEBSOCKET);
@@ -75,5 +74,5 @@ pub(crate) fn join(
         }
         drop(open);
     });
-    response
+    Ok(response)
 }

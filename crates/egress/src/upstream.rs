@@ -1,8 +1,11 @@
-//! Upstream connections of one workspace. The only code that dials, and it dials a [`Permit`]'s destination alone.
+//! Upstream connections of one workspace. The only code that dials, and it dials a [`Permit`]'s destination alone, but for
+//! requests of the server's own.
 //!
 //! Each workspace has its own pool and TLS sessions, so that two identities never share a connection.
 
 use std::{
+    convert::Infallible,
+    error::Error,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -17,7 +20,7 @@ use http::{
     HeaderValue, Request, Response, Uri, Version, header,
     uri::{self, Authority, PathAndQuery},
 };
-use http_body_util::{Empty, Full};
+use http_body_util::Empty;
 use hyper::body::{Body, Incoming};
 use hyper_util::{
     client::legacy::{
@@ -31,19 +34,12 @@ use tokio::{io::BufReader, net::TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
-use crate::{
-    Limits,
-    deny::Reason,
-    options::ms,
-    passage::{Passage, PassageError},
-    resolve::Resolver,
-};
+use crate::{Limits, deny::Reason, options::ms, passage::Passage, resolve::Resolver};
 
 /// Bytes read from an upstream at once: a record of TLS, and the next one's beginning.
 const READ_BYTES: usize = 18 * 1024;
 
 /// What the upstreams of all workspaces share.
-#[derive(Clone)]
 pub(crate) struct Dialer {
     pub(crate) resolver: Arc<Resolver>,
     /// Verified roots; each workspace gets a copy with sessions of its own.
@@ -68,20 +64,7 @@ struct Pools {
 
 impl Upstream {
     pub(crate) fn new(dialer: &Dialer, limits: &Limits) -> Self {
-        let tls = |protocols: &[&[u8]]| {
-            let mut config = dialer.tls.clone();
-            config.resumption = rustls::client::Resumption::in_memory_sessions(32);
-            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-            TlsConnector::from(Arc::new(config))
-        };
-        let connector = Connector {
-            resolver: Arc::clone(&dialer.resolver),
-            tls: tls(&[b"h2", b"http/1.1"]),
-            tls_http1: tls(&[b"http/1.1"]),
-            offer: Offer::Any,
-            timeout: ms(limits.connect_ms),
-            named: false,
-        };
+        let connector = Connector::new(dialer, limits);
         let mut pool = Client::builder(TokioExecutor::new());
         pool.pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
@@ -120,27 +103,13 @@ impl Upstream {
             Ok(Err(error)) => {
                 tracing::debug!(
                     egress.destination = %permit.destination(),
-                    error = &error as &dyn std::error::Error,
+                    error = &error as &dyn Error,
                     "upstream failed"
                 );
                 Err(reason_of(&error))
             }
             Err(_) => Err(Reason::UpstreamTimeout),
         }
-    }
-
-    /// Sends a request of the server's own on an HTTP/1.1 connection of its own.
-    pub(crate) async fn send_own(
-        &self,
-        destination: &Destination,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, Reason> {
-        let stream = self.connector.dial(destination, Offer::Http1).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|_| Reason::UpstreamFailed)?;
-        tokio::spawn(connection);
-        sender.send_request(request).await.map_err(|_| Reason::UpstreamFailed)
     }
 
     /// Sends a request that asks for an upgrade on an HTTP/1.1 connection of its own.
@@ -150,15 +119,8 @@ impl Upstream {
         request: Request<Empty<Bytes>>,
     ) -> Result<Response<Incoming>, Reason> {
         let connector = Connector { named: permit.names_address(), ..self.connector.clone() };
-        let stream = connector.dial(permit.destination(), Offer::Http1).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|_| Reason::UpstreamFailed)?;
-        tokio::spawn(connection.with_upgrades());
-        match tokio::time::timeout(self.response_head, sender.send_request(request)).await {
-            Ok(response) => response.map_err(|_| Reason::UpstreamFailed),
-            Err(_) => Err(Reason::UpstreamTimeout),
-        }
+        let sent = connector.send_alone(permit.destination(), request);
+        tokio::time::timeout(self.response_head, sent).await.unwrap_or(Err(Reason::UpstreamTimeout))
     }
 }
 
@@ -183,23 +145,10 @@ fn absolute(destination: &Destination, target: &Uri) -> Result<Uri, Reason> {
 }
 
 /// The reason in an error's chain; what has none broke off.
-fn reason_of(error: &(dyn std::error::Error + 'static)) -> Reason {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(Refused(reason)) = error.downcast_ref() {
-            return *reason;
-        }
-        if let Some(PassageError::Cut(reason)) = error.downcast_ref() {
-            return *reason;
-        }
-        next = error.source();
-    }
-    Reason::UpstreamFailed
+fn reason_of(error: &(dyn Error + 'static)) -> Reason {
+    let mut chain = std::iter::successors(Some(error), |&error| error.source());
+    chain.find_map(|error| error.downcast_ref().copied()).unwrap_or(Reason::UpstreamFailed)
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("{}", .0.as_str())]
-struct Refused(Reason);
 
 type Stream = Either<TcpStream, TlsStream<BufReader<TcpStream>>>;
 
@@ -217,7 +166,7 @@ enum Offer {
 /// Dials for the pool. Resolves again (from a cache that has just been filled), asks the kernel which addresses are this
 /// machine's, and so checks what it dials.
 #[derive(Clone)]
-struct Connector {
+pub(crate) struct Connector {
     resolver: Arc<Resolver>,
     tls: TlsConnector,
     tls_http1: TlsConnector,
@@ -228,11 +177,29 @@ struct Connector {
 }
 
 impl Connector {
-    async fn dial(&self, destination: &Destination, offer: Offer) -> Result<Stream, Reason> {
+    /// One that offers HTTP/1.1 alone, and dials for no rule that names an address.
+    pub(crate) fn new(dialer: &Dialer, limits: &Limits) -> Self {
+        let tls = |protocols: &[&[u8]]| {
+            let mut config = dialer.tls.clone();
+            config.resumption = rustls::client::Resumption::in_memory_sessions(32);
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            TlsConnector::from(Arc::new(config))
+        };
+        Self {
+            resolver: Arc::clone(&dialer.resolver),
+            tls: tls(&[b"h2", b"http/1.1"]),
+            tls_http1: tls(&[b"http/1.1"]),
+            offer: Offer::Http1,
+            timeout: ms(limits.connect_ms),
+            named: false,
+        }
+    }
+
+    async fn dial(&self, destination: &Destination) -> Result<Stream, Reason> {
         let addresses = self.resolver.to_dial(destination, self.named).await?;
         let mut last = Reason::UpstreamUnreachable;
         for &address in addresses.iter() {
-            match tokio::time::timeout(self.timeout, self.connect(address, destination, offer)).await {
+            match tokio::time::timeout(self.timeout, self.connect(address, destination)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(reason)) => last = reason,
                 Err(_) => last = Reason::UpstreamTimeout,
@@ -241,15 +208,23 @@ impl Connector {
         Err(last)
     }
 
-    async fn connect(
+    /// Sends a request on a connection of its own, by a connector that offers HTTP/1.1 alone.
+    pub(crate) async fn send_alone(
         &self,
-        address: SocketAddr,
         destination: &Destination,
-        offer: Offer,
-    ) -> Result<Stream, Reason> {
-        let tls = if offer == Offer::Any { &self.tls } else { &self.tls_http1 };
+        request: Request<impl Body<Data = Bytes, Error = Infallible> + Send + 'static>,
+    ) -> Result<Response<Incoming>, Reason> {
+        let stream = self.dial(destination).await?;
+        let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = shaken.map_err(|_| Reason::UpstreamFailed)?;
+        tokio::spawn(connection.with_upgrades());
+        sender.send_request(request).await.map_err(|_| Reason::UpstreamFailed)
+    }
+
+    async fn connect(&self, address: SocketAddr, destination: &Destination) -> Result<Stream, Reason> {
+        let tls = if self.offer == Offer::Any { &self.tls } else { &self.tls_http1 };
         match connect(address, destination, tls).await {
-            Err(Broken { no_protocol: true, .. }) if offer == Offer::Http1First => {
+            Err(Broken { no_protocol: true, .. }) if self.offer == Offer::Http1First => {
                 connect(address, destination, &self.tls).await
             }
             connected => connected,
@@ -297,10 +272,10 @@ fn is_no_protocol(error: &io::Error) -> bool {
 
 impl tower_service::Service<Uri> for Connector {
     type Response = Leg;
-    type Error = Refused;
-    type Future = Pin<Box<dyn Future<Output = Result<Leg, Refused>> + Send>>;
+    type Error = Reason;
+    type Future = Pin<Box<dyn Future<Output = Result<Leg, Reason>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Refused>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         Poll::Ready(Ok(()))
     }
 
@@ -310,15 +285,15 @@ impl tower_service::Service<Uri> for Connector {
             let scheme = if uri.scheme_str() == Some("http") { Scheme::Http } else { Scheme::Https };
             let port = uri.port_u16().unwrap_or_else(|| scheme.default_port());
             let destination = Destination::new(scheme, uri.host().unwrap_or_default(), port)
-                .map_err(|_| Refused(Reason::UpstreamUnresolved))?;
-            let stream = connector.dial(&destination, connector.offer).await.map_err(Refused)?;
+                .map_err(|_| Reason::UpstreamUnresolved)?;
+            let stream = connector.dial(&destination).await?;
             Ok(Leg(TokioIo::new(stream)))
         })
     }
 }
 
 /// A pooled connection, which says whether HTTP/2 was agreed on.
-struct Leg(TokioIo<Stream>);
+pub(crate) struct Leg(TokioIo<Stream>);
 
 impl Connection for Leg {
     fn connected(&self) -> Connected {

@@ -104,9 +104,9 @@ impl Activity {
     }
 
     /// Returns when the connection was without a byte for `stalled` with a request open, or for `half_closed` where the
-    /// client has closed its side; or for `idle` without one,
-    /// where bytes that come do not count and those that go (the end of an answer, to a client that reads slowly) do, for
-    /// `stalled` at most. So a head that comes a byte at a time has no longer than a silent connection.
+    /// client has closed its side; or for `idle` without one, where bytes that come do not count and those that go (the
+    /// end of an answer, to a client that reads slowly) do, for `stalled` at most. So a head that comes a byte at a time
+    /// has no longer than a silent connection.
     pub(crate) async fn quiet(&self, Patience { idle, stalled, half_closed }: Patience) {
         let since = |mark: &AtomicU64| self.begun + Duration::from_millis(mark.load(Ordering::Relaxed));
         loop {

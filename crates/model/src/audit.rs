@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use crate::{EventId, OrganizationId, TaskId, Timestamp, WorkspaceId, slugs};
 
+/// The greatest whole number of a row that JSON's canonical form writes as everybody does.
+pub const EXACT_MAX: u64 = 1 << 53;
+
 slugs! {
     /// What kind of row it is.
     Category {

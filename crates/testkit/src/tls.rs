@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// A certificate authority that lives as long as a test.
@@ -31,16 +33,13 @@ impl Authority {
 
     /// A certificate and its key (PEM) for a server with these names.
     pub fn pair(&self, names: &[&str]) -> anyhow::Result<(String, String)> {
-        let key = KeyPair::generate()?;
-        let params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-        Ok((params.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem()))
+        let (leaf, key) = self.leaf(names)?;
+        Ok((leaf.pem(), key.serialize_pem()))
     }
 
     /// TLS for a server with these names, HTTP/1.1 and HTTP/2.
     pub fn server(&self, names: &[&str]) -> anyhow::Result<Arc<rustls::ServerConfig>> {
-        let key = KeyPair::generate()?;
-        let params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-        let leaf = params.signed_by(&key, &self.issuer)?;
+        let (leaf, key) = self.leaf(names)?;
         let chain: Vec<CertificateDer<'static>> = vec![leaf.der().clone()];
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -51,5 +50,11 @@ impl Authority {
             .with_single_cert(chain, key)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Arc::new(config))
+    }
+
+    fn leaf(&self, names: &[&str]) -> anyhow::Result<(Certificate, KeyPair)> {
+        let key = KeyPair::generate()?;
+        let params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        Ok((params.signed_by(&key, &self.issuer)?, key))
     }
 }

@@ -1,9 +1,9 @@
 //! What people are shown of a held request: decoded, bounded, and without what may be a secret.
 //!
 //! What is left out is said by name, never in silence: a header or parameter without a value, a body that is not whole, a
-//! mark that something was cut, the kind and size of a value. Values of headers are shown where the header is on a list of those that carry no secrets;
-//! values in the query, in forms and in JSON are hidden where their name sounds like a secret's. Nothing is looked for in
-//! other text.
+//! mark that something was cut, the kind and size of a value. Values of headers are shown where the header is on a list of
+//! those that carry no secrets; values in the query, in forms and in JSON are hidden where their name sounds like a secret's.
+//! Nothing is looked for in other text.
 
 use std::borrow::Cow;
 
@@ -23,7 +23,8 @@ const VALUE_CHARS_MAX: usize = 1_024;
 /// Characters of a path that are shown.
 const PATH_CHARS_MAX: usize = 4_096;
 
-/// Headers whose values are shown, beside those that begin with one of [`PREFIXES`].
+/// Headers whose values are shown, beside those that begin with one of [`PREFIXES`]. Those that stay behind, such as `Host`, are
+/// not there to be shown.
 const HEADERS: &[&str] = &[
     "accept",
     "accept-encoding",
@@ -39,8 +40,6 @@ const HEADERS: &[&str] = &[
     "content-type",
     "depth",
     "destination",
-    "expect",
-    "host",
     "if-match",
     "if-modified-since",
     "if-none-match",
@@ -52,14 +51,9 @@ const HEADERS: &[&str] = &[
     "range",
     "soapaction",
     "te",
-    "transfer-encoding",
-    "upgrade",
     "user-agent",
     "x-amz-target",
     "x-github-api-version",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
     "x-requested-with",
 ];
 const PREFIXES: &[&str] = &["accept-", "grpc-", "mcp-protocol-"];

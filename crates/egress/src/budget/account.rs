@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use freehold_model::budget::{Ask, CounterKey, Leased};
+use freehold_model::{
+    audit::EXACT_MAX,
+    budget::{Ask, CounterKey, Leased},
+};
 
 use crate::state::lock;
 
@@ -17,8 +20,6 @@ use crate::state::lock;
 const BLOCK_LASTS: Duration = Duration::from_secs(1);
 /// How long "there is not as much left" is believed without asking again.
 const FULL_LASTS: Duration = Duration::from_millis(200);
-/// The greatest number that JSON's canonical form writes as everybody does: counts in rows end here.
-const EXACT_MAX: u64 = 1 << 53;
 
 /// How much of a counter is wanted, and under which terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,15 +210,14 @@ impl Account {
         lock(&self.state).should_warn(Some(warn_at))
     }
 
-    /// What is used, by all as far as is known here.
+    /// What is used, by all as far as is known here, up to the greatest number of a row.
     pub(crate) fn used(&self) -> u64 {
-        lock(&self.state).used()
+        lock(&self.state).used().min(EXACT_MAX)
     }
 
-    /// How it stands, for an audit row.
+    /// How it stands, for an audit row; limits of policies are smaller than the greatest number there.
     pub(crate) fn snapshot(&self, limit: u64) -> serde_json::Value {
-        let used = self.used().min(EXACT_MAX);
-        serde_json::json!({ "unit": self.key.unit, "used": used, "limit": limit.min(EXACT_MAX) })
+        serde_json::json!({ "unit": self.key.unit, "used": self.used(), "limit": limit })
     }
 
     /// What is leased here, and neither held nor used.

@@ -25,8 +25,8 @@ pub struct Weight<'a> {
     pub length: Option<u64>,
     /// The path.
     pub path: &'a str,
-    /// The pieces of the body, or of its beginning, where it was read: it names the model.
-    pub body: &'a [&'a [u8]],
+    /// The body, or its beginning, where it was read: it names the model.
+    pub body: &'a [u8],
 }
 
 /// A request that cannot be counted, and is denied.

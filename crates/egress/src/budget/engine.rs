@@ -70,7 +70,7 @@ pub(super) struct Engine {
     pub(super) options: Options,
     ledger: Arc<dyn Ledger>,
     accounts: RwLock<HashMap<CounterKey, Arc<Account>>>,
-    /// What the ledger is to be told. At most one of a kind for each account.
+    /// What the ledger is to be told: of each account once, and each warning.
     errands: Mutex<Vec<Errand>>,
     called: Notify,
 }
@@ -291,6 +291,12 @@ impl Engine {
     }
 
     fn call(&self, errand: Errand) {
+        self.note(errand);
+        self.called.notify_one();
+    }
+
+    /// Remembers an errand, unless it is known.
+    fn note(&self, errand: Errand) {
         let mut errands = lock(&self.errands);
         let is_known = match &errand {
             Errand::Square(account) => errands
@@ -301,8 +307,6 @@ impl Engine {
         if !is_known {
             errands.push(errand);
         }
-        drop(errands);
-        self.called.notify_one();
     }
 
     pub(super) async fn run_errands(&self, sink: &dyn WarningSink) {
@@ -325,7 +329,7 @@ impl Engine {
             };
             if !done {
                 // Without a call: the next round tries again.
-                lock(&self.errands).push(errand);
+                self.note(errand);
             }
         }
     }

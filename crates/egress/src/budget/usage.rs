@@ -213,7 +213,7 @@ pub(crate) struct Wish {
 impl Wish {
     /// Reads a request: the model stands in its body, or in its path as Gemini (`/models/M:generate…`) and Azure
     /// (`/deployments/M/…`) have it.
-    pub(crate) fn read(path: &str, body: &[&[u8]]) -> Self {
+    pub(crate) fn read(path: &str, body: &[u8]) -> Self {
         let (mut wish, mut scan) = (Self::default(), Scan::default());
         let mut take = |found: Found<'_>| match found {
             // The first would be read by one server, and the last by another.
@@ -224,7 +224,7 @@ impl Wish {
             Found::Count(Count::OutputMax, most) => wish.output_max = Some(most).max(wish.output_max),
             Found::Count(..) => {}
         };
-        body.iter().for_each(|part| scan.push(part, &mut take));
+        scan.push(body, &mut take);
         let mut segments = path.split('/');
         if segments.any(|segment| matches!(segment, "models" | "deployments"))
             && let Some(name) = segments.next()

@@ -315,6 +315,24 @@ async fn another_rule_that_asks_and_came_meanwhile_asks_again() {
 }
 
 #[tokio::test]
+async fn a_request_whose_rule_is_another_each_time_is_held_four_times_and_then_denied() {
+    let (upstream, proxy, people) = asking(|_| {}).await;
+    let reply = post(&proxy, "/open/a");
+    let mut last = String::new();
+    for count in 1..=4 {
+        let question = people.question(count).await;
+        let other = ASKS.replace("name: write", &format!("name: write-{count}"));
+        proxy.publish(&other, Ok(("x-api-key", "s3cret")));
+        people.decide(question.id, Answer::Approved(question.id));
+        last = question.id.to_string();
+    }
+    assert_eq!(answered(reply).await.reason(), "approval_denied");
+    let row = proxy.rows.with_reason("approval_denied").await;
+    assert_eq!(row.detail.unwrap()["approval_id"], last);
+    assert_eq!((upstream.count(), people.asked.borrow().len()), (0, 4));
+}
+
+#[tokio::test]
 async fn a_grant_that_was_taken_away_meanwhile_denies() {
     let (upstream, proxy, people) = asking(|_| {}).await;
     let reply = post(&proxy, "/open/a");
@@ -331,7 +349,9 @@ async fn more_than_a_pod_may_hold_is_denied_and_its_other_requests_pass() {
     let held = post(&proxy, "/open/a");
     let question = people.question(1).await;
     assert_eq!(answered(post(&proxy, "/open/b")).await.reason(), "approvals_full");
-    proxy.rows.with_reason("approvals_full").await;
+    // There is no approval that its row could name.
+    let row = proxy.rows.with_reason("approvals_full").await;
+    assert_eq!(row.detail, Some(serde_json::json!({"rule": "write", "origin": "role"})));
     assert_eq!(proxy.get("api.test", "/open/a").await.status, StatusCode::OK);
     people.decide(question.id, Answer::Denied);
     answered(held).await;

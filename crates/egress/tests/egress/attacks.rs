@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use uuid::Uuid;
 
 use crate::{
-    harness::{Kept, PATIENCE, Proxy, http1_on, read},
+    harness::{PATIENCE, Proxy, http1_on, plain_by_hand, read, under},
     upstream::{Speaks, Upstream},
 };
 
@@ -383,19 +383,6 @@ async fn sent_until_held(mut stream: impl AsyncWrite + Unpin) -> usize {
     sent
 }
 
-/// A client's connection to an upstream that the test plays itself.
-async fn plain_by_hand() -> (Proxy, tokio::net::TcpListener, TcpStream) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let upstream = Upstream::start(Speaks::Plain).await;
-    let proxy = Proxy::start_with(&upstream, |options| {
-        options.hosts.insert("plain.test".to_owned(), address);
-    })
-    .await;
-    let client = proxy.connect_name("plain.test", 80).await;
-    (proxy, listener, client)
-}
-
 #[tokio::test]
 async fn a_client_that_stops_reading_holds_its_upstream_up() {
     let (_proxy, listener, mut client) = plain_by_hand().await;
@@ -452,8 +439,6 @@ async fn a_client_that_is_refused_in_the_middle_of_a_large_body_reads_why() {
 
 #[tokio::test]
 async fn a_header_is_decided_on_in_every_spelling_that_servers_take_for_it() {
-    let upstream = Upstream::start(Speaks::Http1).await;
-    let proxy = Proxy::start(&upstream).await;
     let caps = r#"
 - name: api
   type: http
@@ -468,7 +453,7 @@ async fn a_header_is_decided_on_in_every_spelling_that_servers_take_for_it() {
       domains: [api.test]
       when: request.headers.exists(name, name.startsWith("x-debug"))
 "#;
-    proxy.publish_with(caps, Kept::default());
+    let (upstream, proxy) = under(caps, Speaks::Http1).await;
     for (names, status) in [
         (&["x_admin"][..], StatusCode::FORBIDDEN),
         (&["x.admin"], StatusCode::FORBIDDEN),

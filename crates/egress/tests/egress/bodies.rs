@@ -7,7 +7,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    harness::{Answer, Kept, Proxy, read},
+    harness::{Answer, Kept, Proxy, read, under},
     upstream::{Speaks, Upstream},
 };
 
@@ -65,13 +65,6 @@ const CAPS: &str = r#"
       when: request.mcp.arguments.q == "root"
 "#;
 
-async fn proxy(speaks: Speaks) -> (Upstream, Proxy) {
-    let upstream = Upstream::start(speaks).await;
-    let proxy = Proxy::start(&upstream).await;
-    proxy.publish_with(CAPS, Kept::default());
-    (upstream, proxy)
-}
-
 fn json(method: &str, path: &str) -> http::request::Builder {
     Request::builder().method(method).uri(path).header("content-type", "application/json")
 }
@@ -107,7 +100,7 @@ pub async fn stream(proxy: &Proxy, version: Version, request: http::request::Bui
 
 #[tokio::test]
 async fn a_body_is_held_against_its_rule_and_passed_on_as_it_was() {
-    let (upstream, proxy) = proxy(Speaks::Http1).await;
+    let (upstream, proxy) = under(CAPS, Speaks::Http1).await;
     let good = r#"{ "amount":  7 }"#;
     assert_eq!(proxy.send_body("api.test", json("POST", "/orders"), good).await.status, StatusCode::OK);
     assert_eq!(upstream.last().body, good);
@@ -139,7 +132,7 @@ async fn a_body_is_held_against_its_rule_and_passed_on_as_it_was() {
 #[tokio::test]
 async fn a_body_without_a_length_is_read_whole_and_its_trailers_follow() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
-        let (upstream, proxy) = proxy(Speaks::Http2).await;
+        let (upstream, proxy) = under(CAPS, Speaks::Http2).await;
         let uri = if version == Version::HTTP_2 { "https://api.test/orders" } else { "/orders" };
         let mut request = json("POST", uri);
         if version == Version::HTTP_11 {
@@ -154,7 +147,7 @@ async fn a_body_without_a_length_is_read_whole_and_its_trailers_follow() {
 #[tokio::test]
 async fn a_body_that_is_only_bounded_streams_and_is_cut_where_it_is_too_long() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
-        let (upstream, proxy) = proxy(Speaks::Http1).await;
+        let (upstream, proxy) = under(CAPS, Speaks::Http1).await;
         let request = || {
             let builder =
                 Request::put(if version == Version::HTTP_2 { "https://api.test/upload" } else { "/upload" });
@@ -171,14 +164,14 @@ async fn a_body_that_is_only_bounded_streams_and_is_cut_where_it_is_too_long() {
         let first = row.detail.unwrap()["decision_id"].as_str().unwrap().to_owned();
         assert!(proxy.rows.all().iter().any(|row| row.id.to_string() == first));
     }
-    let (upstream, proxy) = proxy(Speaks::Http1).await;
+    let (upstream, proxy) = under(CAPS, Speaks::Http1).await;
     let answer = proxy.send_body("api.test", Request::put("/upload"), "x".repeat(1001)).await;
     assert_eq!((told(&answer).1.as_str(), upstream.count()), ("body_too_large", 0));
 }
 
 #[tokio::test]
 async fn operations_of_graphql_tools_of_mcp_and_services_of_grpc_are_told_apart() {
-    let (upstream, proxy) = proxy(Speaks::Http1).await;
+    let (upstream, proxy) = under(CAPS, Speaks::Http1).await;
     let graphql = |query: &str| serde_json::json!({ "query": query }).to_string();
     let call = |tool: &str, q: &str| {
         serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call",
@@ -218,7 +211,7 @@ async fn operations_of_graphql_tools_of_mcp_and_services_of_grpc_are_told_apart(
 
 #[tokio::test]
 async fn a_response_is_held_against_the_rule_before_the_pod_sees_any_of_it() {
-    let (_upstream, proxy) = proxy(Speaks::Http1).await;
+    let (_upstream, proxy) = under(CAPS, Speaks::Http1).await;
     let request = |kind: &str| Request::put("/checked").header("x-answer-type", kind);
     let kind = "application/json; charset=utf-8";
     let open = r#"{"open": true, "secret": 1}"#;
@@ -255,7 +248,7 @@ async fn a_response_is_held_against_the_rule_before_the_pod_sees_any_of_it() {
 
 #[tokio::test]
 async fn a_response_that_is_only_bounded_streams_and_is_cut_where_it_is_too_long() {
-    let (_upstream, proxy) = proxy(Speaks::Http1).await;
+    let (_upstream, proxy) = under(CAPS, Speaks::Http1).await;
     let send = |length: usize| {
         let request = Request::put("/bounded").header("x-answer-chunk", "100").header("host", "api.test");
         let request = request.body(http_body_util::Full::new(Bytes::from("x".repeat(length)))).unwrap();

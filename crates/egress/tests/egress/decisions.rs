@@ -8,7 +8,7 @@ use http_body_util::Full;
 use uuid::Uuid;
 
 use crate::{
-    harness::{Proxy, http1_on, read},
+    harness::{Proxy, http1_on, read, under},
     upstream::{Speaks, Upstream},
 };
 
@@ -80,8 +80,6 @@ async fn a_request_without_a_rule_is_answered_403_and_nothing_is_dialled() {
 
 #[tokio::test]
 async fn conditions_see_the_head_as_it_goes_out_and_a_rule_that_denies_is_named() {
-    let upstream = Upstream::start(Speaks::Http1).await;
-    let proxy = Proxy::start(&upstream).await;
     let caps = r#"
 - name: api
   type: http
@@ -100,7 +98,7 @@ async fn conditions_see_the_head_as_it_goes_out_and_a_rule_that_denies_is_named(
     - { name: marked, domains: [api.test], when: '"x-mark" in request.headers && request.headers["x-mark"] != "0"' }
     - { name: secret, domains: [api.test], paths: [/secret] }
 "#;
-    proxy.publish(caps, Ok(("x-api-key", "sk-real")));
+    let (upstream, proxy) = under(caps, Speaks::Http1).await;
     proxy.set_token(Some(TaskId::from_uuid(Uuid::now_v7())), Duration::from_secs(60));
     let seen = |path: &str| {
         Request::get(path)
@@ -269,11 +267,12 @@ async fn a_connection_to_the_pods_loopback_or_to_an_address_never_given_out_is_c
 }
 
 #[tokio::test]
-async fn what_is_neither_tls_nor_http_is_closed_with_a_row() {
+async fn what_is_neither_tls_nor_http_and_http2_without_tls_is_closed_with_a_row() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let upstream = Upstream::start(Speaks::Http1).await;
     let proxy = Proxy::start_with(&upstream, |options| options.limits.client_handshake_ms = 50).await;
-    for (port, bytes) in [(22, &b"\x00\x01binary"[..]), (5432, b"")] {
+    let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for (port, bytes) in [(22, &b"\x00\x01binary"[..]), (5432, b""), (8080, http2)] {
         let mut stream = proxy.connect_name("api.test", port).await;
         stream.write_all(bytes).await.unwrap();
         let mut answer = Vec::new();

@@ -32,7 +32,7 @@ use rustls::{
 };
 use tempfile::TempDir;
 use tokio::{
-    net::{TcpSocket, TcpStream, UdpSocket},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     sync::{Notify, watch},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -40,7 +40,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::{counts::Counts, upstream::Upstream};
+use crate::{
+    counts::Counts,
+    upstream::{Speaks, Upstream},
+};
 
 /// How long any one thing may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -250,9 +253,8 @@ impl Proxy {
 
     /// Stops the service as a server that ends, and starts another on the same files and the same listeners. The new
     /// pod has neither grant nor token yet.
-    pub async fn restart(mut self) -> Self {
-        self.stop.cancel();
-        tokio::time::timeout(PATIENCE, self.stopped.wait_for(|ended| *ended)).await.unwrap().unwrap();
+    pub async fn restart(self) -> Self {
+        self.stop().await;
         let listeners = (self.listeners.0.try_clone().unwrap(), self.listeners.1.try_clone().unwrap());
         Self::run(
             self.options.clone(),
@@ -421,6 +423,27 @@ impl Proxy {
     pub async fn get(&self, name: &str, path: &str) -> Answer {
         self.send(name, Request::get(path)).await
     }
+}
+
+/// An upstream that speaks this, and a proxy whose pod is under this policy, without any credential.
+pub async fn under(caps: &str, speaks: Speaks) -> (Upstream, Proxy) {
+    let upstream = Upstream::start(speaks).await;
+    let proxy = Proxy::start(&upstream).await;
+    proxy.publish_with(caps, Kept::default());
+    (upstream, proxy)
+}
+
+/// A client's connection to an upstream that the test plays itself.
+pub async fn plain_by_hand() -> (Proxy, TcpListener, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let upstream = Upstream::start(Speaks::Plain).await;
+    let proxy = Proxy::start_with(&upstream, |options| {
+        options.hosts.insert("plain.test".to_owned(), address);
+    })
+    .await;
+    let client = proxy.connect_name("plain.test", 80).await;
+    (proxy, listener, client)
 }
 
 impl Drop for Proxy {

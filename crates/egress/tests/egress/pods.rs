@@ -1,12 +1,17 @@
 //! Grants and tokens: pushed, in force at once, and nothing without them.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use freehold_egress::{Listeners, token::Minter};
 use freehold_model::{PodId, TaskId, WorkspaceId};
 use hickory_proto::rr::{RData, RecordType};
 use http::{Request, StatusCode};
 use http_body_util::Full;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Notify,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -108,6 +113,33 @@ async fn connections_of_one_task_serve_no_request_of_the_next() {
     }
 }
 
+/// Programs of a task that is over may open connections and speak later.
+#[tokio::test]
+async fn a_connection_is_of_the_task_that_ran_when_it_was_accepted_however_late_it_speaks() {
+    let upstream = Upstream::start(Speaks::Plain).await;
+    let proxy = Proxy::start(&upstream).await;
+    let [first, second] = [1, 2].map(|n| TaskId::from_uuid(Uuid::from_u128(n)));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (at, to) =
+        (listener.local_addr().unwrap(), SocketAddr::new(proxy.resolve("plain.test").await.ip(), 80));
+    let accepted = Arc::new(Notify::new());
+    let tells = Arc::clone(&accepted);
+    let listeners = Listeners::asking(vec![listener], Vec::new(), move |_| {
+        tells.notify_one();
+        Ok(to)
+    });
+    let token = proxy.minter.mint(&proxy.subject(Some(first)), PATIENCE).unwrap();
+    proxy.handle.attach(proxy.pod, listeners, Some(&token)).unwrap();
+    let mut stream = TcpStream::connect(at).await.unwrap();
+    tokio::time::timeout(PATIENCE, accepted.notified()).await.unwrap();
+    proxy.set_token(Some(second), PATIENCE);
+    stream.write_all(b"GET /late HTTP/1.1\r\nhost: plain.test\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    // A connection with unread bytes is reset where it is closed.
+    _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("no end");
+    assert_eq!((answer.len(), upstream.count()), (0, 0));
+}
+
 #[tokio::test]
 async fn a_detached_pod_is_cut_off_and_can_be_attached_again() {
     let upstream = Upstream::start(Speaks::Http1).await;
@@ -168,7 +200,7 @@ async fn listeners_of_ipv6_serve_like_those_of_ipv4() {
     let upstream = Upstream::start(Speaks::Http1).await;
     let mut proxy = Proxy::start(&upstream).await;
     proxy.dns = format!("[::1]:{dns_port}").parse().unwrap();
-    let destination = Arc::new(std::sync::OnceLock::<std::net::SocketAddr>::new());
+    let destination = Arc::new(std::sync::OnceLock::<SocketAddr>::new());
     let original = Arc::clone(&destination);
     let listeners = Listeners::asking(vec![listener], vec![dns], move |_| Ok(*original.get().unwrap()));
     proxy.handle.attach(proxy.pod, listeners, None).unwrap();
@@ -178,7 +210,7 @@ async fn listeners_of_ipv6_serve_like_those_of_ipv4() {
         panic!("no address in {reply:?}")
     };
     destination.set((std::net::Ipv6Addr::from(*address), 443).into()).unwrap();
-    let stream = tokio::net::TcpStream::connect(at).await.unwrap();
+    let stream = TcpStream::connect(at).await.unwrap();
     let mut sender = http1_on(proxy.tls(stream, "api.test", b"http/1.1").await).await;
     let request = Request::get("/open/six").header("host", "api.test").body(Full::default()).unwrap();
     assert_eq!(read(sender.send_request(request).await.unwrap()).await.status, StatusCode::OK);

@@ -24,6 +24,11 @@ async fn raw(proxy: &Proxy, bytes: &[u8]) -> String {
     }
 }
 
+/// How many rows there are of a reason.
+fn refused(proxy: &Proxy, reason: &str) -> usize {
+    proxy.rows.all().iter().filter(|row| row.reason.as_deref() == Some(reason)).count()
+}
+
 #[tokio::test]
 async fn a_request_with_an_ambiguous_frame_is_refused_with_a_row() {
     let upstream = Upstream::start(Speaks::Http1).await;
@@ -44,13 +49,10 @@ async fn a_request_with_an_ambiguous_frame_is_refused_with_a_row() {
         ("a bare CR", "x-a: 1\rtransfer-encoding: chunked\r\n\r\n"),
         ("a NUL", "x-a: 1\0\r\n\r\n"),
     ] {
-        let before = proxy.rows.all().len();
+        let before = refused(&proxy, "request_malformed");
         let text = format!("POST /open/a HTTP/1.1\r\nhost: api.test\r\n{head}");
         assert_eq!(raw(&proxy, text.as_bytes()).await, "HTTP/1.1 400", "{what}");
-        let counted = || {
-            proxy.rows.all().iter().filter(|row| row.reason.as_deref() == Some("request_malformed")).count()
-        };
-        proxy.rows.find(|_| counted() > 0 && proxy.rows.all().len() > before).await;
+        proxy.rows.find(|_| refused(&proxy, "request_malformed") > before).await;
     }
     assert_eq!(upstream.count(), 0);
 }
@@ -90,14 +92,16 @@ async fn a_body_that_looks_like_a_request_stays_a_body() {
 }
 
 #[tokio::test]
-async fn a_flood_of_headers_is_refused() {
+async fn a_flood_of_headers_is_refused_with_a_row() {
     let upstream = Upstream::start(Speaks::Http1).await;
     let proxy = Proxy::start(&upstream).await;
     let many = "x-a: 1\r\n".repeat(1_000);
     let long = format!("x-a: {}\r\n", "a".repeat(100_000));
     for headers in [many, long] {
         let text = format!("GET /open/a HTTP/1.1\r\nhost: api.test\r\n{headers}\r\n");
+        let before = refused(&proxy, "head_too_large");
         assert_eq!(raw(&proxy, text.as_bytes()).await, "HTTP/1.1 431");
+        proxy.rows.find(|_| refused(&proxy, "head_too_large") > before).await;
     }
     assert_eq!(upstream.count(), 0);
 }

@@ -118,6 +118,18 @@ async fn a_websocket_passes_bytes_both_ways() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_changes_to_what_nobody_asked_for_has_failed() {
+    let other = "HTTP/1.1 101 Switching Protocols\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n";
+    let upstream = Upstream::scripted(other, true).await;
+    let proxy = Proxy::start(&upstream).await;
+    let request = Request::get("/ws").header("connection", "upgrade").header("upgrade", "websocket");
+    let answer = proxy.send("ws.test", request).await;
+    assert_eq!((answer.status, answer.reason().as_str()), (StatusCode::BAD_GATEWAY, "upstream_failed"));
+    let row = proxy.rows.with_reason("rule_matched").await;
+    assert_eq!(row.detail.unwrap()["upstream_error"], "upstream_failed");
+}
+
+#[tokio::test]
 async fn an_upgrade_to_anything_else_is_an_ordinary_request() {
     let upstream = Upstream::start(Speaks::Http1).await;
     let proxy = Proxy::start(&upstream).await;

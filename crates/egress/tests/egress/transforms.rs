@@ -266,4 +266,23 @@ async fn a_request_that_cannot_be_changed_whole_does_not_go_out() {
     assert_eq!(failed("fault").await.transforms_failed["fault"], "expression_failed");
     let request = Request::post("/plain/a").header("content-type", "application/json");
     assert_eq!(proxy.send_body("api.test", request, "[1]").await.reason(), "transform_failed");
+    // A number that would arrive as another.
+    for (number, is_kept) in [
+        ("18446744073709551615", true),
+        ("-9223372036854775808", true),
+        ("0.1", true),
+        ("18446744073709551617", false),
+        ("-9223372036854775809", false),
+    ] {
+        let request = Request::post("/plain/a").header("content-type", "application/json");
+        let answer = proxy.send_body("api.test", request, format!(r#"{{"n": 1, "is": [{number}]}}"#)).await;
+        assert_eq!(answer.status == StatusCode::OK, is_kept, "{number}");
+        if is_kept {
+            let body = format!(r#"{{"is":[{number}],"metadata":{{"user":"user_7"}},"n":2}}"#);
+            assert_eq!(upstream.last().body, body);
+        } else {
+            assert_eq!(answer.reason(), "transform_failed");
+        }
+    }
+    assert_eq!(upstream.count(), 3);
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use freehold_testkit::tls::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
 use hyper::{
@@ -20,8 +21,6 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -146,30 +145,14 @@ impl Upstream {
 }
 
 fn certificates(speaks: Speaks) -> (String, TlsAcceptor) {
-    let ca_key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = params.self_signed(&ca_key).unwrap();
-    let issuer = Issuer::from_params(&params, ca_key);
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(["api.test", "ws.test", "model.test", INSIDE].map(str::to_owned))
-        .unwrap()
-        .signed_by(&key, &issuer)
-        .unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], key)
-        .unwrap();
+    let authority = Authority::new().unwrap();
+    let mut config = (*authority.server(&["api.test", "ws.test", "model.test", INSIDE]).unwrap()).clone();
     config.alpn_protocols = match speaks {
         Speaks::Http2 => vec![b"h2".to_vec()],
         Speaks::Either => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         Speaks::Http1 | Speaks::Plain => vec![b"http/1.1".to_vec()],
     };
-    (ca.pem(), TlsAcceptor::from(Arc::new(config)))
+    (authority.pem().to_owned(), TlsAcceptor::from(Arc::new(config)))
 }
 
 #[derive(Clone)]

@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use freehold_model::{
     EventId, OrganizationId, TaskId, Timestamp, WorkspaceId,
-    audit::{Actor, AuditEvent, Category, Decision, EventType},
+    audit::{Actor, AuditEvent, Category, Decision, EXACT_MAX, EventType},
 };
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
@@ -12,9 +12,6 @@ use sha2::{Digest, Sha256};
 
 use super::{AuditRow, CHAIN_START};
 use crate::{Error, record::Record, sql::Row};
-
-/// Whole numbers up to this are the same in JSON's canonical form as they are written everywhere.
-const EXACT_MAX: u64 = 1 << 53;
 
 /// Room for the canonical JSON of nearly every row, in bytes.
 const USUAL_BYTES: usize = 1_024;
