@@ -144,7 +144,7 @@ impl Refusal {
             audit::by_rule(row, &rule);
         }
         if let Some(at) = self.detail {
-            audit::noted(row, "body", at);
+            audit::noted(row, "body", at.into());
         }
         if let Some(id) = self.approval {
             approval::noted(row, id);

@@ -304,7 +304,7 @@ impl Drop for Hold {
         let ended = async move {
             audit::denied(&mut row, Reason::ApprovalAbandoned);
             noted(&mut row, id);
-            audit::noted(&mut row, "abandonment", why.as_str().to_owned());
+            audit::noted(&mut row, "abandonment", why.as_str().into());
             // In the order of a request that is answered: whoever asks people first, then the row.
             pod.state.desk.approvals.end(organization, id, Ended::Abandoned(why)).await;
             pod.record(*row, Settles::Now).await;
@@ -315,7 +315,7 @@ impl Drop for Hold {
 
 /// Names the approval in the request's row.
 pub(crate) fn noted(row: &mut AuditEvent, id: ApprovalId) {
-    audit::noted(row, "approval_id", id.to_string());
+    audit::noted(row, "approval_id", id.to_string().into());
 }
 
 #[cfg(test)]

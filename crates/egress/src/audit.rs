@@ -157,6 +157,6 @@ pub(crate) fn by_rule(row: &mut AuditEvent, name: &RuleName) {
 }
 
 /// Says one thing more in a row's detail.
-pub(crate) fn noted(row: &mut AuditEvent, what: &str, value: String) {
-    row.detail.get_or_insert_with(|| serde_json::json!({}))[what] = value.into();
+pub(crate) fn noted(row: &mut AuditEvent, what: &str, value: serde_json::Value) {
+    row.detail.get_or_insert_with(|| serde_json::json!({}))[what] = value;
 }

@@ -117,7 +117,6 @@ impl Connection {
         if let Some(id) = approval {
             approval::noted(&mut row, id);
         }
-        let detail = row.detail.clone().unwrap_or_default();
         row.transforms_applied = Some(changes.applied);
         row.validations_applied = Some(validations);
         row.auth_applied = changes.credentials;
@@ -152,7 +151,7 @@ impl Connection {
         {
             reservation.not_reached();
         }
-        self.settle(id, detail, &outcome, started.elapsed());
+        self.settle(id, &outcome, started.elapsed());
         outcome.map(|response| (response, masking))
     }
 
@@ -206,26 +205,19 @@ impl Connection {
         if is_switched { Ok(response) } else { judge.judge(response).await }
     }
 
-    fn settle(
-        &self,
-        id: EventId,
-        mut detail: serde_json::Value,
-        outcome: &Result<Response<Passage>, Reason>,
-        took: Duration,
-    ) {
-        let latency = match outcome {
+    fn settle(&self, id: EventId, outcome: &Result<Response<Passage>, Reason>, took: Duration) {
+        let mut settlement = Settlement::default();
+        match outcome {
             Ok(response) => {
-                detail["status"] = response.status().as_u16().into();
-                Some(took)
+                (settlement.latency, settlement.status) = (Some(took), Some(response.status().as_u16()));
             }
             Err(reason) if reason.is_upstream() || reason.is_before_upstream() => {
-                detail["upstream_error"] = reason.as_str().into();
-                None
+                settlement.upstream_error = Some(reason.as_str());
             }
             // The response came, and was not passed on: a row of its own says so.
-            Err(_) => Some(took),
-        };
-        self.pod.state.settle(id, Settlement { latency, detail: Some(detail) });
+            Err(_) => settlement.latency = Some(took),
+        }
+        self.pod.state.settle(id, settlement);
     }
 }
 

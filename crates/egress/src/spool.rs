@@ -19,7 +19,7 @@ use freehold_model::{EventId, audit::AuditEvent};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::{AuditSink, Limits, options::ms, state::lock};
+use crate::{AuditSink, Limits, audit, options::ms, state::lock};
 
 /// The pause before a sink that failed is asked again: the first time, and at most.
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -52,7 +52,10 @@ pub(crate) enum Settles {
 #[derive(Debug, Default)]
 pub(crate) struct Settlement {
     pub(crate) latency: Option<Duration>,
-    pub(crate) detail: Option<serde_json::Value>,
+    /// The upstream's answer.
+    pub(crate) status: Option<u16>,
+    /// Why there was none.
+    pub(crate) upstream_error: Option<&'static str>,
 }
 
 pub(crate) struct Spool {
@@ -294,8 +297,7 @@ impl Spool {
         for segment in done {
             inner.unacknowledged.remove(&segment);
             let emptied = if segment == inner.segment {
-                inner.segment_bytes = 0;
-                inner.file.set_len(0)
+                inner.file.set_len(0).map(|()| inner.segment_bytes = 0)
             } else {
                 fs::remove_file(segment_path(&self.dir, segment))
             };
@@ -310,12 +312,16 @@ impl Spool {
 impl Entry {
     /// The row as the sink gets it.
     fn complete(&mut self) -> Arc<AuditEvent> {
-        let Settlement { latency, detail } = std::mem::take(&mut self.settlement);
-        if latency.is_some() || detail.is_some() {
+        let Settlement { latency, status, upstream_error } = std::mem::take(&mut self.settlement);
+        if latency.is_some() || status.is_some() || upstream_error.is_some() {
             let row = Arc::make_mut(&mut self.row);
             row.latency_ms =
                 latency.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX)).or(row.latency_ms);
-            row.detail = detail.or_else(|| row.detail.take());
+            let status = status.map(|status| ("status", status.into()));
+            let error = upstream_error.map(|error| ("upstream_error", error.into()));
+            for (name, value) in status.into_iter().chain(error) {
+                audit::noted(row, name, value);
+            }
         }
         Arc::clone(&self.row)
     }
@@ -527,7 +533,7 @@ mod tests {
         spool.append(row(1), Settles::Later, &share()).await.unwrap();
         spool.append(row(2), Settles::Later, &share()).await.unwrap();
         let latency = Some(Duration::from_millis(7));
-        spool.settle(row(1).id, Settlement { latency, detail: None });
+        spool.settle(row(1).id, Settlement { latency, ..Settlement::default() });
         while lock(&sink.rows).len() < 2 {
             tokio::time::timeout(Duration::from_secs(10), sink.changed.notified()).await.unwrap();
         }
@@ -544,12 +550,13 @@ mod tests {
         let sink = Memory::default();
         sink.broken.store(true, Ordering::SeqCst);
         spool.append(row(1), Settles::Later, &share()).await.unwrap();
-        let (latency, detail) = (Some(Duration::from_millis(7)), Some(serde_json::json!({ "status": 200 })));
-        spool.settle(row(1).id, Settlement { latency, detail: detail.clone() });
+        let latency = Some(Duration::from_millis(7));
+        spool.settle(row(1).id, Settlement { latency, status: Some(200), upstream_error: None });
         drained(&spool, &sink).await;
         assert!(lock(&sink.rows).is_empty());
         sink.broken.store(false, Ordering::SeqCst);
         drained(&spool, &sink).await;
+        let detail = Some(serde_json::json!({ "status": 200 }));
         assert_eq!(*lock(&sink.rows), [AuditEvent { latency_ms: Some(7), detail, ..row(1) }]);
     }
 
