@@ -266,7 +266,12 @@ fn no_nesting_is_so_deep_that_its_cost_comes_round() {
 fn the_expressions_of_a_decision_do_no_more_than_so_much_work_together() {
     let known = Known {
         query: (0..1000).map(|n| (n.to_string(), json!(["1"]))).collect(),
-        headers: Texts([("x-long".to_owned(), "x".repeat(60_000))].into()),
+        headers: Texts(
+            (0..10_000)
+                .map(|n| (format!("x-{n}"), String::new()))
+                .chain([("x-long".to_owned(), "x".repeat(60_000))])
+                .collect(),
+        ),
         body: json!({"text": "x".repeat(60_000), "a": {"of": vec![[1]; 50_000]}, "b": {"of": vec![[1]; 50_000]}}),
     };
     for source in [
@@ -274,6 +279,7 @@ fn the_expressions_of_a_decision_do_no_more_than_so_much_work_together() {
         "request.query.map(a, request.body.text + a).size() > 0",
         "request.body.a == request.body.b",
         "request.body.a in [1, request.body.b]",
+        "'absent' in request.headers",
         "request.headers['x-long'] == 'a' || request.headers['x-long'] == 'b'",
         "request.body.text.matches('(?:[ab]{1,9}){1,9}c')",
         "request.body.text.replace('x', 'y').replace('y', 'x') == request.body.text",

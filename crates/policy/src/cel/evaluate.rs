@@ -10,6 +10,7 @@ use super::{
     LIST_ITEMS_MAX, MADE_BYTES_MAX, TEXT_BYTES_MAX, WORK_MAX,
     check::{Function, Node, Walk},
     parse::Operator,
+    presence::is_present,
     schema::Attribute,
     value::{List, Map, Text, Value},
 };
@@ -30,6 +31,9 @@ pub enum Fault {
     /// A key is not there, but one is that some servers take for it.
     #[error("a name is there that some servers take for the one that it asks for")]
     Alike,
+    /// Something is not understood, and some servers may understand it.
+    #[error("servers may read what it asks for in different ways")]
+    Unclear,
     /// A value is of another type than is wanted.
     #[error("a value is of another type than it wants")]
     Type,
@@ -156,7 +160,7 @@ impl<'a> Evaluation<'a> {
                 self.work.takes(self.scope.get(*attribute).ok_or(Fault::Absent)?)?
             }
             Node::Local(at) => self.locals.get(*at).cloned().ok_or(Fault::Absent)?,
-            Node::Present(attribute) => Value::Bool(self.scope.get(*attribute).is_some()),
+            Node::Present(attribute) => Value::Bool(is_present(self.scope, self.work, *attribute)?),
             Node::Has(of, key) => {
                 let map = self.map(of)?;
                 Value::Bool(lookup(self.work, map, key)?.is_some())
@@ -315,7 +319,7 @@ impl<'a> Evaluation<'a> {
 
 /// The value of a key. Where it is not there, and something is that some servers take for it, nobody knows what it is: a
 /// rule that denies does so, and one that allows does not.
-fn lookup<'a>(work: &Work, map: Map<'a>, key: &str) -> Result<Option<Value<'a>>, Fault> {
+pub(super) fn lookup<'a>(work: &Work, map: Map<'a>, key: &str) -> Result<Option<Value<'a>>, Fault> {
     if let Map::Source(source) = map {
         work.steps(source.len() / KEYS_PER_STEP)?;
     }
@@ -323,7 +327,10 @@ fn lookup<'a>(work: &Work, map: Map<'a>, key: &str) -> Result<Option<Value<'a>>,
         return work.takes(value).map(Some);
     }
     let has_alike = match map {
-        Map::Source(source) => source.has_alike(key),
+        Map::Source(source) => {
+            work.steps(source.len())?;
+            source.has_alike(key)
+        }
         Map::Json(members) => has_alike(work, members, key)?,
     };
     if has_alike { Err(Fault::Alike) } else { Ok(None) }

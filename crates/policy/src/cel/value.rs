@@ -77,7 +77,7 @@ pub trait MapSource: std::fmt::Debug {
         self.len() == 0
     }
 
-    /// Whether a key is here that some servers take for this one, which is not: see [`crate::is_alike`].
+    /// Whether a key is here that some servers take for this one, which is not.
     fn has_alike(&self, _key: &str) -> bool {
         false
     }
