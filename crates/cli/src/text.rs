@@ -14,13 +14,6 @@ pub fn counted(count: usize, thing: &str) -> String {
     }
 }
 
-/// A length of time in the largest unit that it is whole in: `90 s`, `1 h`.
-pub(crate) fn span(seconds: u64) -> String {
-    const UNITS: [(u64, &str); 3] = [(86_400, "d"), (3_600, "h"), (60, "min")];
-    let whole = UNITS.iter().find(|(of, _)| seconds > 0 && seconds.is_multiple_of(*of));
-    whole.map_or_else(|| format!("{seconds} s"), |(of, unit)| format!("{} {unit}", seconds / of))
-}
-
 /// Text in which everything can be seen and nothing drives the terminal: controls, what has no width, what turns the
 /// direction of writing and separators that are none to a terminal are written as `\u{202e}` is here. Line feeds stay.
 pub(crate) fn harmless(text: &str) -> String {
@@ -121,14 +114,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_and_lengths_of_time_are_said_as_people_do() {
+    fn counts_are_said_as_people_do() {
         let counts = [(1, "data key"), (2, "data key"), (0, "capability"), (1, "capability")];
         let said = counts.map(|(count, thing)| counted(count, thing));
         assert_eq!(said, ["1 data key", "2 data keys", "0 capabilities", "1 capability"]);
-        assert_eq!(
-            [0, 90, 60, 3_600, 5_400, 86_400].map(span),
-            ["0 s", "90 s", "1 min", "1 h", "90 min", "1 d"]
-        );
     }
 
     #[test]
