@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     cel::{List, MapSource, Value},
-    names::{form_clash, is_alike, is_plain},
+    names::{form_clash, is_plain},
     path::hex,
 };
 
@@ -38,10 +38,6 @@ impl MapSource for Query<'_> {
 
     fn len(&self) -> usize {
         self.0.len()
-    }
-
-    fn has_alike(&self, key: &str) -> bool {
-        self.0.keys().any(|name| is_alike(name, key))
     }
 }
 

@@ -327,22 +327,15 @@ pub(super) fn lookup<'a>(work: &Work, map: Map<'a>, key: &str) -> Result<Option<
         return work.takes(value).map(Some);
     }
     let has_alike = match map {
-        Map::Source(source) => {
-            work.steps(source.len())?;
-            source.has_alike(key)
-        }
-        Map::Json(members) => has_alike(work, members, key)?,
+        Map::Source(source) => has_alike(work, source.keys(), key)?,
+        Map::Json(members) => has_alike(work, members.keys().map(String::as_str), key)?,
     };
     if has_alike { Err(Fault::Alike) } else { Ok(None) }
 }
 
-fn has_alike(
-    work: &Work,
-    members: &serde_json::Map<String, serde_json::Value>,
-    key: &str,
-) -> Result<bool, Fault> {
+fn has_alike<'n>(work: &Work, names: impl IntoIterator<Item = &'n str>, key: &str) -> Result<bool, Fault> {
     let (is_simple_key, mut bytes) = (is_simple(key), 0);
-    for name in members.keys() {
+    for name in names {
         let is_quick = is_simple_key && is_simple(name);
         bytes += if is_quick { name.len() + NAME_BYTES } else { name.len() * 8 + ODD_NAME_BYTES };
         if bytes > NAMES_BYTES {

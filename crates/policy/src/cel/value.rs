@@ -76,11 +76,6 @@ pub trait MapSource: std::fmt::Debug {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-
-    /// Whether a key is here that some servers take for this one, which is not.
-    fn has_alike(&self, _key: &str) -> bool {
-        false
-    }
 }
 
 impl<'a> Value<'a> {
