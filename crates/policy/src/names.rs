@@ -70,6 +70,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_character_is_more_than_three_times_as_long_as_its_other_case() {
+        assert!(('\0'..=char::MAX).all(|c| c.len_utf8() <= 3 * folded(&c.to_string()).len()));
+    }
+
+    #[test]
     fn names_that_some_server_takes_for_one_clash() {
         for (one, other, json, form) in [
             ("amount", "total", false, false),

@@ -114,7 +114,7 @@ impl Work {
     }
 
     /// Goes through so many bytes.
-    fn reads(&self, bytes: usize) -> Result<(), Fault> {
+    pub(super) fn reads(&self, bytes: usize) -> Result<(), Fault> {
         self.steps(bytes / BYTES_PER_STEP)
     }
 
@@ -320,6 +320,7 @@ impl<'a> Evaluation<'a> {
 /// The value of a key. Where it is not there, and something is that some servers take for it, nobody knows what it is: a
 /// rule that denies does so, and one that allows does not.
 pub(super) fn lookup<'a>(work: &Work, map: Map<'a>, key: &str) -> Result<Option<Value<'a>>, Fault> {
+    work.reads(key.len())?;
     if let Map::Source(source) = map {
         work.steps(source.len() / KEYS_PER_STEP)?;
     }
@@ -337,7 +338,8 @@ fn has_alike<'n>(work: &Work, names: impl IntoIterator<Item = &'n str>, key: &st
     let (is_simple_key, mut bytes) = (is_simple(key), 0);
     for name in names {
         let is_quick = is_simple_key && is_simple(name);
-        bytes += if is_quick { name.len() + NAME_BYTES } else { name.len() * 8 + ODD_NAME_BYTES };
+        bytes +=
+            if is_quick { name.len() + NAME_BYTES } else { (name.len() + key.len()) * 8 + ODD_NAME_BYTES };
         if bytes > NAMES_BYTES {
             work.reads(std::mem::take(&mut bytes))?;
         }
@@ -506,10 +508,8 @@ fn unary<'a>(work: &Work, function: Function, of: &Value<'a>) -> Evaluated<'a> {
         (Function::Size, Value::Map(map)) => integer(map.len()),
         (Function::LowerAscii, Value::Text(text)) => made(work, &text.as_str().to_ascii_lowercase()),
         (Function::UpperAscii, Value::Text(text)) => made(work, &text.as_str().to_ascii_uppercase()),
-        (Function::Trim, Value::Text(text)) => Ok(match text {
-            Text::Borrowed(text) => Value::text(text.trim()),
-            Text::Made(text) => Value::made(text.trim()),
-        }),
+        (Function::Trim, Value::Text(Text::Borrowed(text))) => Ok(Value::text(text.trim())),
+        (Function::Trim, Value::Text(Text::Made(text))) => made(work, text.trim()),
         (Function::Base64Encode, Value::Text(text)) => made(work, &STANDARD.encode(text.as_str())),
         (Function::Base64Decode, Value::Text(text)) => {
             let bytes = STANDARD.decode(text.as_str()).map_err(|_| Fault::Text)?;

@@ -166,6 +166,7 @@ impl<'a> Value<'a> {
                 }
                 work.steps(one.len())?;
                 for key in one.keys() {
+                    work.reads(key.len())?;
                     let Some((one, other)) = one.get(key).zip(other.get(key)) else { return Ok(false) };
                     if !one.equals(&other, work)? {
                         return Ok(false);
