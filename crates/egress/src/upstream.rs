@@ -26,7 +26,7 @@ use hyper_util::{
     },
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use rustls::{ClientConfig, pki_types::ServerName};
+use rustls::{AlertDescription, ClientConfig, pki_types::ServerName};
 use tokio::{io::BufReader, net::TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
@@ -52,11 +52,18 @@ pub(crate) struct Dialer {
 
 /// The upstream side of one workspace.
 pub(crate) struct Upstream {
-    client: Client<Connector, Passage>,
-    /// For addresses that rules name, which may be inside. A pool of its own: no other request gets its connections.
-    named: Client<Connector, Passage>,
+    pools: Pools,
+    /// For addresses that rules name, which may be inside. Pools of their own: no other request gets their connections.
+    named: Pools,
     connector: Connector,
     response_head: Duration,
+}
+
+/// Connections by what the client speaks, since a translation costs time and a little of what was said: who speaks HTTP/1.1
+/// has it spoken upstream too, if it is spoken there.
+struct Pools {
+    http1: Client<Connector, Passage>,
+    other: Client<Connector, Passage>,
 }
 
 impl Upstream {
@@ -71,6 +78,7 @@ impl Upstream {
             resolver: Arc::clone(&dialer.resolver),
             tls: tls(&[b"h2", b"http/1.1"]),
             tls_http1: tls(&[b"http/1.1"]),
+            offer: Offer::Any,
             timeout: ms(limits.connect_ms),
             named: false,
         };
@@ -82,9 +90,12 @@ impl Upstream {
             .http1_max_buf_size(limits.head_bytes_max.max(8 * 1024))
             .http2_initial_stream_window_size(limits.upstream_stream_window_bytes)
             .http2_initial_connection_window_size(limits.upstream_connection_window_bytes);
-        let client = pool.build(connector.clone());
-        let named = pool.build(Connector { named: true, ..connector.clone() });
-        Self { client, named, connector, response_head: ms(limits.response_head_ms) }
+        let pools = |named| {
+            let client = |offer| pool.build(Connector { offer, named, ..connector.clone() });
+            Pools { http1: client(Offer::Http1First), other: client(Offer::Any) }
+        };
+        let (pools, named) = (pools(false), pools(true));
+        Self { pools, named, connector, response_head: ms(limits.response_head_ms) }
     }
 
     /// Whether the permitted destination has an address that may be dialled.
@@ -98,11 +109,12 @@ impl Upstream {
         permit: &Permit,
         mut request: Request<Passage>,
     ) -> Result<Response<Incoming>, Reason> {
+        let pools = if permit.names_address() { &self.named } else { &self.pools };
+        let client = if request.version() == Version::HTTP_2 { &pools.other } else { &pools.http1 };
         *request.uri_mut() = absolute(permit.destination(), request.uri())?;
-        // What is spoken upstream is settled there, not by what the client speaks.
+        // What is spoken is the connection's.
         *request.version_mut() = Version::HTTP_11;
         say_length(&mut request);
-        let client = if permit.names_address() { &self.named } else { &self.client };
         match tokio::time::timeout(self.response_head, client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
@@ -123,7 +135,7 @@ impl Upstream {
         destination: &Destination,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, Reason> {
-        let stream = self.connector.dial(destination, &self.connector.tls_http1).await?;
+        let stream = self.connector.dial(destination, Offer::Http1).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|_| Reason::UpstreamFailed)?;
@@ -138,7 +150,7 @@ impl Upstream {
         request: Request<Empty<Bytes>>,
     ) -> Result<Response<Incoming>, Reason> {
         let connector = Connector { named: permit.names_address(), ..self.connector.clone() };
-        let stream = connector.dial(permit.destination(), &connector.tls_http1).await?;
+        let stream = connector.dial(permit.destination(), Offer::Http1).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|_| Reason::UpstreamFailed)?;
@@ -191,6 +203,17 @@ struct Refused(Reason);
 
 type Stream = Either<TcpStream, TlsStream<BufReader<TcpStream>>>;
 
+/// What an upstream is offered to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offer {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/1.1, and when it says that it speaks none, anything.
+    Http1First,
+    /// HTTP/2 and HTTP/1.1, as it likes.
+    Any,
+}
+
 /// Dials for the pool. Resolves again (from a cache that has just been filled), asks the kernel which addresses are this
 /// machine's, and so checks what it dials.
 #[derive(Clone)]
@@ -198,17 +221,18 @@ struct Connector {
     resolver: Arc<Resolver>,
     tls: TlsConnector,
     tls_http1: TlsConnector,
+    offer: Offer,
     timeout: Duration,
     /// Whether it dials for rules that name the address itself.
     named: bool,
 }
 
 impl Connector {
-    async fn dial(&self, destination: &Destination, tls: &TlsConnector) -> Result<Stream, Reason> {
+    async fn dial(&self, destination: &Destination, offer: Offer) -> Result<Stream, Reason> {
         let addresses = self.resolver.to_dial(destination, self.named).await?;
         let mut last = Reason::UpstreamUnreachable;
         for &address in addresses.iter() {
-            match tokio::time::timeout(self.timeout, connect(address, destination, tls)).await {
+            match tokio::time::timeout(self.timeout, self.connect(address, destination, offer)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(reason)) => last = reason,
                 Err(_) => last = Reason::UpstreamTimeout,
@@ -216,13 +240,42 @@ impl Connector {
         }
         Err(last)
     }
+
+    async fn connect(
+        &self,
+        address: SocketAddr,
+        destination: &Destination,
+        offer: Offer,
+    ) -> Result<Stream, Reason> {
+        let tls = if offer == Offer::Any { &self.tls } else { &self.tls_http1 };
+        match connect(address, destination, tls).await {
+            Err(Broken { no_protocol: true, .. }) if offer == Offer::Http1First => {
+                connect(address, destination, &self.tls).await
+            }
+            connected => connected,
+        }
+        .map_err(|broken| broken.reason)
+    }
+}
+
+/// Why there is no connection.
+struct Broken {
+    reason: Reason,
+    /// The upstream speaks nothing that it was offered.
+    no_protocol: bool,
+}
+
+impl From<Reason> for Broken {
+    fn from(reason: Reason) -> Self {
+        Self { reason, no_protocol: false }
+    }
 }
 
 async fn connect(
     address: SocketAddr,
     destination: &Destination,
     tls: &TlsConnector,
-) -> Result<Stream, Reason> {
+) -> Result<Stream, Broken> {
     let stream = TcpStream::connect(address).await.map_err(|_| Reason::UpstreamUnreachable)?;
     stream.set_nodelay(true).map_err(|_| Reason::UpstreamUnreachable)?;
     if destination.scheme() == Scheme::Http {
@@ -233,8 +286,13 @@ async fn connect(
     let stream = BufReader::with_capacity(READ_BYTES, stream);
     tls.connect(name, stream).await.map(Either::Right).map_err(|error| {
         tracing::debug!(egress.destination = %destination, error = %error, "upstream handshake failed");
-        Reason::UpstreamTls
+        Broken { reason: Reason::UpstreamTls, no_protocol: is_no_protocol(&error) }
     })
+}
+
+fn is_no_protocol(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(error, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)))
 }
 
 impl tower_service::Service<Uri> for Connector {
@@ -253,7 +311,7 @@ impl tower_service::Service<Uri> for Connector {
             let port = uri.port_u16().unwrap_or_else(|| scheme.default_port());
             let destination = Destination::new(scheme, uri.host().unwrap_or_default(), port)
                 .map_err(|_| Refused(Reason::UpstreamUnresolved))?;
-            let stream = connector.dial(&destination, &connector.tls).await.map_err(Refused)?;
+            let stream = connector.dial(&destination, connector.offer).await.map_err(Refused)?;
             Ok(Leg(TokioIo::new(stream)))
         })
     }

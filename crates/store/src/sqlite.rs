@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn the_library_is_built_as_the_configuration_of_cargo_says() {
         let connection = rusqlite::Connection::open_in_memory().unwrap();
-        for option in ["STMTJRNL_SPILL=1048576", "DEFAULT_MEMSTATUS=0"] {
+        for option in ["STMTJRNL_SPILL=131071", "DEFAULT_MEMSTATUS=0"] {
             let used =
                 connection.query_row("SELECT sqlite_compileoption_used(?1)", [option], |row| row.get(0));
             assert_eq!(
@@ -232,6 +232,20 @@ mod tests {
                 "{option}: `cargo clean -p libsqlite3-sys`, and build inside of the repository"
             );
         }
+    }
+
+    #[test]
+    fn what_a_savepoint_may_take_back_outgrows_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let Sqlite(connection) = Sqlite::open(&folder.path().join("db"), Purpose::Write, None).unwrap();
+        let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)";
+        connection
+            .execute_batch(&format!("CREATE TABLE t (a); {rows} INSERT INTO t SELECT zeroblob(2000) FROM n"))
+            .unwrap();
+        connection.execute_batch("BEGIN; SAVEPOINT job; UPDATE t SET a = randomblob(2000)").unwrap();
+        connection.execute_batch("ROLLBACK TO SAVEPOINT job; COMMIT").unwrap();
+        let count = "SELECT COUNT(*) FROM t WHERE a = zeroblob(2000)";
+        assert_eq!(connection.query_row(count, [], |row| row.get(0)), Ok(2000));
     }
 
     #[test]

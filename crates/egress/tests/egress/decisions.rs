@@ -32,16 +32,25 @@ async fn a_request_that_a_rule_allows_reaches_the_upstream_as_it_was() {
 }
 
 #[tokio::test]
-async fn http2_is_spoken_on_both_sides_and_between_them() {
-    for speaks in [Speaks::Http1, Speaks::Http2] {
+async fn what_the_client_speaks_is_spoken_upstream_where_it_can_be() {
+    for (speaks, with_http1, with_http2) in [
+        (Speaks::Http1, Version::HTTP_11, Version::HTTP_11),
+        (Speaks::Http2, Version::HTTP_2, Version::HTTP_2),
+        (Speaks::Either, Version::HTTP_11, Version::HTTP_2),
+    ] {
         let upstream = Upstream::start(speaks).await;
         let proxy = Proxy::start(&upstream).await;
-        let mut sender = proxy.http2("api.test").await;
-        let request = Request::post("https://api.test/open/a").body(Full::from("hello")).unwrap();
-        let answer = read(sender.send_request(request).await.unwrap()).await;
+        let request = || Request::post("https://api.test/open/a").header("host", "api.test");
+        let answer =
+            proxy.http1("api.test").await.send_request(request().body(Full::from("hello")).unwrap()).await;
+        let answer = read(answer.unwrap()).await;
         assert_eq!((answer.status, &answer.body[..]), (StatusCode::OK, &b"hello"[..]));
-        let expected = if speaks == Speaks::Http2 { Version::HTTP_2 } else { Version::HTTP_11 };
-        assert_eq!(upstream.last().version, expected);
+        assert_eq!(upstream.last().version, with_http1, "{speaks:?}");
+        let answer =
+            proxy.http2("api.test").await.send_request(request().body(Full::from("hello")).unwrap()).await;
+        let answer = read(answer.unwrap()).await;
+        assert_eq!((answer.status, &answer.body[..]), (StatusCode::OK, &b"hello"[..]));
+        assert_eq!(upstream.last().version, with_http2, "{speaks:?}");
     }
 }
 

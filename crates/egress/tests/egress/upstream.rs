@@ -61,6 +61,8 @@ pub const INSIDE: &str = "10.1.2.3";
 pub enum Speaks {
     Http1,
     Http2,
+    /// HTTP/2 rather than HTTP/1.1.
+    Either,
     Plain,
 }
 
@@ -164,6 +166,7 @@ fn certificates(speaks: Speaks) -> (String, TlsAcceptor) {
         .unwrap();
     config.alpn_protocols = match speaks {
         Speaks::Http2 => vec![b"h2".to_vec()],
+        Speaks::Either => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         Speaks::Http1 | Speaks::Plain => vec![b"http/1.1".to_vec()],
     };
     (ca.pem(), TlsAcceptor::from(Arc::new(config)))

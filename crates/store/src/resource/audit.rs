@@ -44,6 +44,10 @@ pub const AUDIT_ID_KEY: &str = "audit_events_organization_id_id_key";
 /// The most rows that one statement inserts, in rows.
 const INSERT_ROWS_MAX: usize = 32;
 
+/// The most rows that are added with a pause for others after each statement, in rows. They keep a core busy for longer than a
+/// request through egress may wait for it. Where more come at once, the core is at its limit, and pauses would lower that.
+const YIELDING_ROWS_MAX: usize = 256;
+
 /// The most rows that a page looks at for those that fit its filters, in rows. A page that found fewer than it may have
 /// says how far it looked, and the next one goes on from there.
 pub const SCAN_ROWS_MAX: u32 = 10_000;
@@ -351,8 +355,9 @@ impl OrgTx<'_> {
                 sealed.iter().zip(&more).map(|((event, _), more)| (event.as_ref(), &more[..])).collect();
             self.insert_all(&["seq", "hash"], &rows)?;
             rest = after;
-            // A batch keeps a core busy for longer than a request through egress may wait for it.
-            std::thread::yield_now();
+            if events.len() <= YIELDING_ROWS_MAX {
+                std::thread::yield_now();
+            }
         }
         self.touch(Topic::Audit);
         self.set_head(head);
