@@ -530,6 +530,7 @@ fn a_text_in_a_spelling_that_never_comes_is_refused() {
         ("request.headers.Accept == '*/*'", 16, "`accept`"),
         ("request.method == 'get'", 18, "methods are in upper case, `GET`"),
         ("!(request.method in ['GET', 'post'])", 28, "`POST`"),
+        ("request.host.endsWith('.Example.test')", 22, "`.example.test`"),
         ("'API.example.test' != request.host", 0, "hosts and schemes are in lower case, `api.example.test`"),
     ] {
         let (at, message) = problem(source);
