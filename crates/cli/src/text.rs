@@ -24,8 +24,8 @@ pub(crate) fn harmless(text: &str) -> String {
             '\n' => clean.push('\n'),
             '\t' => clean.push_str("    "),
             '\r' => {}
-            // Says that the sign before it is a picture.
-            '\u{fe0f}' if !before.is_ascii() && before != c => clean.push(c),
+            // Says that the sign before it is a picture; behind a letter it says nothing, and is not seen.
+            '\u{fe0f}' if is_sign(before) => clean.push(c),
             c if is_seen(c) => clean.push(c),
             c => clean.extend(c.escape_unicode()),
         }
@@ -34,10 +34,16 @@ pub(crate) fn harmless(text: &str) -> String {
     clean
 }
 
+/// Whether a character may stand for a picture.
+fn is_sign(c: char) -> bool {
+    use GeneralCategory::{MathSymbol, OtherSymbol};
+    !c.is_ascii() && matches!(get_general_category(c), MathSymbol | OtherSymbol)
+}
+
 /// Whether something is to be seen of a character.
 fn is_seen(c: char) -> bool {
     use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
-    let is_sign = || match get_general_category(c) {
+    let is_drawn = || match get_general_category(c) {
         Control | Format | LineSeparator | ParagraphSeparator => false,
         // What is drawn as nothing without being of those kinds: fillers, selectors, and room for more of these.
         _ => {
@@ -46,7 +52,7 @@ fn is_seen(c: char) -> bool {
             | '\u{1bca0}'..='\u{1bca3}' | '\u{e0000}'..='\u{e0fff}')
         }
     };
-    matches!(c, ' '..='~') || is_sign()
+    matches!(c, ' '..='~') || is_drawn()
 }
 
 /// One harmless line of at most `columns` characters.
@@ -156,7 +162,7 @@ mod tests {
         {
             assert_eq!(harmless(seen), seen);
         }
-        assert_eq!(harmless("⚠\u{fe0f}\u{fe0f}"), "⚠\u{fe0f}\\u{fe0f}");
+        assert_eq!(harmless("⚠\u{fe0f}\u{fe0f} é\u{fe0f}"), "⚠\u{fe0f}\\u{fe0f} é\\u{fe0f}");
     }
 
     #[test]
