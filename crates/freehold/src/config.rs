@@ -15,11 +15,7 @@ use figment::{
     Figment, Profile,
     providers::{Env, Format, Serialized, Toml},
 };
-use freehold_egress::{
-    ControlPlane,
-    budget::{Prices, Usd},
-};
-use freehold_vault::MasterKey;
+use freehold_egress::budget::Usd;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
@@ -69,10 +65,10 @@ impl Config {
         for (key, urls) in
             [("server.public_url", public_url.as_slice()), ("server.other_urls", other_urls.as_slice())]
         {
-            ControlPlane::new(*listen, urls.iter().map(String::as_str))
+            freehold_egress::ControlPlane::new(*listen, urls.iter().map(String::as_str))
                 .map_err(|error| at(key, error.to_string()))?;
         }
-        Prices::new(&self.prices)
+        freehold_egress::budget::Prices::new(&self.prices)
             .map_err(|error| (vec![PRICES.to_owned(), error.pattern.clone()], error.to_string()))?;
         let Vault { master_key, former_master_keys } = &self.vault;
         for (key, given) in [
@@ -80,7 +76,8 @@ impl Config {
             ("vault.former_master_keys", former_master_keys.as_slice()),
         ] {
             for one in given {
-                MasterKey::from_base64(one.expose()).map_err(|error| at(key, error.to_string()))?;
+                freehold_vault::MasterKey::from_base64(one.expose())
+                    .map_err(|error| at(key, error.to_string()))?;
             }
         }
         Ok(())
