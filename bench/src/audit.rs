@@ -120,14 +120,8 @@ pub async fn organization(store: &Store) -> anyhow::Result<OrganizationId> {
 /// When there is no such folder.
 pub fn fleet(store: &Store, folder: &Path) -> anyhow::Result<fleet::Fleet> {
     let uploads = object_store::local::LocalFileSystem::new_with_prefix(folder)?;
-    let settings = fleet::Settings {
-        task_timeout_seconds: 1,
-        idle_timeout_seconds: 0,
-        max_continuations: 1,
-        max_context_tokens: 1,
-        journal: fleet::JournalLimits::default(),
-    };
-    Ok(fleet::Fleet::new(store.clone(), Arc::new(ObjectUploads::new(Arc::new(uploads))), settings))
+    let uploads = Arc::new(ObjectUploads::new(Arc::new(uploads)));
+    Ok(fleet::Fleet::new(store.clone(), uploads, fleet::Settings::default()))
 }
 
 /// The CPU that this process has used.

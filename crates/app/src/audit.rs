@@ -9,7 +9,7 @@ use freehold_model::{
 use freehold_store::{OrgRead, OrgTx};
 use serde_json::Value;
 
-use crate::{Error, new_uuid};
+use crate::{Error, new_uuid, workspace::role_and_provider};
 
 /// Who caused a row and who writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,10 +120,8 @@ pub fn workspace_row(
 ) -> Result<AuditEvent, Error> {
     let mut event = row(tx, cause, event_type, detail, now);
     event.workspace_id = Some(workspace.id);
-    if let Some(role) = tx.role_view(workspace.role_id)? {
-        event.agent_provider = tx.provider_view(role.provider_id)?.map(|provider| provider.name);
-        event.agent_role = Some(role.name);
-    }
+    let (role, provider) = role_and_provider(tx, workspace)?;
+    (event.agent_role, event.agent_provider) = (Some(role.name), Some(provider.name));
     Ok(event)
 }
 

@@ -7,7 +7,10 @@ use freehold_model::{
 };
 use freehold_policy::{Origin, Unit};
 
-use crate::{App, Error, now, policy, workspace::find};
+use crate::{
+    App, Error, now, policy,
+    workspace::{find, role_and_provider},
+};
 
 /// A counter, and how much of it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,9 +42,7 @@ impl App {
         let caller = actor.clone();
         let found = self.store().read(actor.organization(), move |tx| {
             let workspace = caller.authorize(&[Right::WorkspaceRead], find(tx, id)?)?.into_inner();
-            let missing = |table| freehold_store::Error::Missing { table };
-            let role = tx.role_view(workspace.role_id)?.ok_or_else(|| missing("roles"))?;
-            let provider = tx.provider_view(role.provider_id)?.ok_or_else(|| missing("providers"))?;
+            let (role, provider) = role_and_provider(tx, &workspace)?;
             let whose = Whose {
                 organization_id: workspace.organization_id,
                 workspace_id: workspace.id,

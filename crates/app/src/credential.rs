@@ -3,10 +3,7 @@
 mod check;
 mod consent;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
 use freehold_access::{Actor, Right};
 use freehold_model::{
@@ -78,27 +75,15 @@ impl App {
     /// When the store fails.
     pub async fn credential_list(&self, actor: &Actor, page: Page<CredentialId>) -> Result<Vec<Kept>, Error> {
         let caller = actor.clone();
-        let (listed, sealed) = self
-            .store()
-            .read(actor.organization(), move |tx| {
-                let owners = match caller.reach(Right::CredentialWriteAll) {
-                    Ok(_) => CredentialOwners::All,
-                    Err(_) => CredentialOwners::SharedAnd(caller.member_id()),
-                };
-                let listed = tx.credential_list(owners, &page)?;
-                let sealed = match (listed.first(), listed.last()) {
-                    (Some(first), Some(last)) => tx.credentials_sealed(first.id, last.id)?,
-                    _ => Vec::new(),
-                };
-                Ok::<_, Error>((listed, sealed))
-            })
-            .await?;
-        let sealed: HashMap<CredentialId, Vec<u8>> = sealed.into_iter().collect();
-        let kept = |credential: Credential| {
-            let sealed = sealed.get(&credential.id).map(Vec::as_slice);
-            self.kept(credential, sealed)
-        };
-        Ok(listed.into_iter().map(kept).collect())
+        let listed = self.store().read(actor.organization(), move |tx| {
+            let owners = match caller.reach(Right::CredentialWriteAll) {
+                Ok(_) => CredentialOwners::All,
+                Err(_) => CredentialOwners::SharedAnd(caller.member_id()),
+            };
+            Ok::<_, Error>(tx.credential_list(owners, &page)?)
+        });
+        let kept = |(credential, sealed): (Credential, Vec<u8>)| self.kept(credential, Some(&sealed));
+        Ok(listed.await?.into_iter().map(kept).collect())
     }
 
     /// One credential.

@@ -20,7 +20,7 @@ use freehold_model::{
 };
 use freehold_store::{AUDIT_ID_KEY, OrgRead, OrgTx, Store, WorkChanges};
 
-use crate::{Error, approval::STANDING_MAX, now, ports::UploadStore};
+use crate::{Error, approval::STANDING_MAX, now, ports::UploadStore, workspace::role_and_provider};
 
 pub use approvals::{Asked, End};
 pub use credentials::Attempt;
@@ -61,14 +61,27 @@ pub struct Settings {
     pub journal: JournalLimits,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            task_timeout_seconds: 3600,
+            // A workspace that was stopped cannot be started again yet.
+            idle_timeout_seconds: 0,
+            max_continuations: 200,
+            max_context_tokens: 150_000,
+            journal: JournalLimits::default(),
+        }
+    }
+}
+
 /// A workspace with what its pod depends on.
 #[derive(Debug, Clone)]
 pub struct Look {
     /// The workspace.
     pub workspace: Workspace,
-    /// Its role.
+    /// Its role, with the model that it was started with.
     pub role: Role,
-    /// The role's provider.
+    /// The role's provider, likewise.
     pub provider: Provider,
     /// The task that is delivered or running.
     pub current_task: Option<Task>,
@@ -238,9 +251,7 @@ impl Fleet {
 }
 
 fn look(rows: &mut OrgRead<'_>, workspace: Workspace, settings: Settings) -> Result<Look, Error> {
-    let missing = |table| freehold_store::Error::Missing { table };
-    let role = rows.role_view(workspace.role_id)?.ok_or_else(|| missing("roles"))?;
-    let provider = rows.provider_view(role.provider_id)?.ok_or_else(|| missing("providers"))?;
+    let (role, provider) = role_and_provider(rows, &workspace)?;
     let current_task = rows.task_current(workspace.id)?;
     let milliseconds = |seconds: u32| i64::from(seconds) * 1000;
     let task_timeout_ms = milliseconds(role.task_timeout_seconds.unwrap_or(settings.task_timeout_seconds));

@@ -147,7 +147,7 @@ impl App {
         }
         let (key, signer) = (self.audit_key(), std::sync::Arc::clone(&self.ports().signer));
         let made = self.store().write(organization, move |tx| {
-            let made = tx.audit_checkpoint_add(1, &key, now(), |payload| signer.sign(payload))?;
+            let made = tx.audit_checkpoint_add(&key, now(), |payload| signer.sign(payload))?;
             Ok::<_, Error>(made)
         });
         if let Some(made) = made.await? {

@@ -4,11 +4,12 @@ use freehold_access::{Actor, Authorized, Right};
 use freehold_model::{
     Next, PodId, RoleId, SessionId, Timestamp, WorkspaceId,
     audit::EventType,
+    provider::Provider,
     role::Role,
     session::{Session, Summary},
     workspace::{Event, Phase, Workspace, agent_expected, is_archivable, next, pod_wanted},
 };
-use freehold_store::{OrgRead, OrgTx, Page, WorkspaceFilter};
+use freehold_store::{Error as StoreError, OrgRead, OrgTx, Page, WorkspaceFilter};
 use serde_json::{Value, json};
 
 use crate::{
@@ -213,6 +214,23 @@ pub(crate) fn find(tx: &mut OrgRead<'_>, id: WorkspaceId) -> Result<Workspace, E
     tx.workspace_view(id)?.ok_or(Error::NotFound(Thing::Workspace))
 }
 
+/// The workspace's role and that role's provider, with the model that it was started with.
+pub(crate) fn role_and_provider(
+    tx: &mut OrgRead<'_>,
+    workspace: &Workspace,
+) -> Result<(Role, Provider), StoreError> {
+    let missing = |table| StoreError::Missing { table };
+    let mut role = tx.role_view(workspace.role_id)?.ok_or_else(|| missing("roles"))?;
+    if let Some(backend) = &workspace.backend {
+        role = backend.role(role);
+    }
+    let mut provider = tx.provider_view(role.provider_id)?.ok_or_else(|| missing("providers"))?;
+    if let Some(backend) = &workspace.backend {
+        provider = backend.provider(provider);
+    }
+    Ok((role, provider))
+}
+
 /// The workspace, proved to be the caller's to change.
 pub(crate) fn writable(
     tx: &mut OrgRead<'_>,
@@ -246,6 +264,7 @@ pub(crate) fn insert(
         pod_id: Some(PodId::from_uuid(new_uuid())),
         generation: 1,
         failed_starts: 0,
+        backend: None,
         snapshot_ref: None,
         last_snapshot_error: None,
         parent_id: None,
@@ -304,7 +323,7 @@ pub fn transition(
         workspace.generation += 1;
     }
     if matches!(to, Phase::Stopped | Phase::Failed) {
-        workspace.pod_id = None;
+        (workspace.pod_id, workspace.backend) = (None, None);
     }
     (workspace.phase, workspace.updated_at) = (to, now);
     tx.workspace_update(workspace)?;

@@ -74,12 +74,13 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Removes the headers that concern one connection alone, those that `Connection` names included.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    const HOP_BY_HOP: [HeaderName; 7] = [
+    const HOP_BY_HOP: [HeaderName; 8] = [
         header::CONNECTION,
         HeaderName::from_static("keep-alive"),
         HeaderName::from_static("proxy-connection"),
         header::PROXY_AUTHENTICATE,
         header::PROXY_AUTHORIZATION,
+        header::TE,
         header::TRANSFER_ENCODING,
         header::UPGRADE,
     ];
@@ -95,7 +96,8 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    for name in HOP_BY_HOP.iter().chain(&named).chain([&header::TE]) {
+    remove_if(headers, |name| HOP_BY_HOP.contains(name));
+    for name in &named {
         headers.remove(name);
     }
     if trailers {
@@ -152,12 +154,16 @@ pub(crate) fn remove_named(headers: &mut HeaderMap, name: &str) {
 }
 
 /// Removes the headers of some names, which are asked about as such servers know them.
-fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
-    let is_unwanted = |name: &&HeaderName| match plain_name(name.as_str()) {
+pub(crate) fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    let is_unwanted = |name: &HeaderName| match plain_name(name.as_str()) {
         Some(plain) => unwanted(&plain),
         None => unwanted(name.as_str()),
     };
-    let names: Vec<HeaderName> = headers.keys().filter(is_unwanted).cloned().collect();
+    remove_if(headers, is_unwanted);
+}
+
+fn remove_if(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
     for name in names {
         headers.remove(name);
     }

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::{
     deny::Reason,
     follow_up::{FollowUp, Phase},
-    headers::remove_named,
+    headers::remove_where,
     mask::{Mask, Stream},
 };
 
@@ -50,9 +50,9 @@ const CODINGS: [(HeaderName, &[u8]); 4] = [
 
 /// Asks for a response in which a secret can be seen.
 pub(crate) fn prepare(headers: &mut HeaderMap) {
-    for name in UNWANTED.iter().chain([&header::ACCEPT_ENCODING]) {
-        remove_named(headers, name.as_str());
-    }
+    remove_where(headers, |name| {
+        UNWANTED.iter().chain([&header::ACCEPT_ENCODING]).any(|unwanted| unwanted == name)
+    });
     headers.insert(header::ACCEPT_ENCODING, const { HeaderValue::from_static("identity") });
 }
 

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{AuditSink, Limits, options::ms, state::lock};
 
-/// Milliseconds before a sink that failed is asked again: the first time, and at most.
+/// The pause before a sink that failed is asked again: the first time, and at most.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 

@@ -15,6 +15,7 @@ use figment::{
     Figment, Profile,
     providers::{Env, Format, Serialized, Toml},
 };
+use freehold_app::fleet;
 use freehold_egress::budget::Usd;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
@@ -27,6 +28,9 @@ const PRICES: &str = "prices";
 
 /// How `config show` calls a flag.
 const FLAG: &str = "command-line flag";
+
+/// Keys whose values no error shows.
+const HIDDEN: [&str; 3] = ["server.database_url", "vault.master_key", "vault.former_master_keys"];
 
 /// How `config show` calls what nobody set.
 const DEFAULT: &str = "default";
@@ -165,7 +169,7 @@ pub struct Pod {
 impl Default for Pod {
     fn default() -> Self {
         let limits = freehold_driver::Limits::default();
-        let journal = freehold_app::fleet::JournalLimits::default();
+        let journal = fleet::JournalLimits::default();
         Self {
             root: None,
             memory_bytes: limits.memory_bytes,
@@ -349,13 +353,14 @@ pub struct Defaults {
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self {
-            task_timeout_seconds: 3600,
-            // A workspace that was stopped cannot be started again yet.
-            idle_timeout_seconds: 0,
-            max_continuations: 200,
-            max_context_tokens: 150_000,
-        }
+        let fleet::Settings {
+            task_timeout_seconds,
+            idle_timeout_seconds,
+            max_continuations,
+            max_context_tokens,
+            journal: _,
+        } = fleet::Settings::default();
+        Self { task_timeout_seconds, idle_timeout_seconds, max_continuations, max_context_tokens }
     }
 }
 
@@ -497,16 +502,31 @@ fn explain(error: &figment::Error) -> String {
                 None => format!("there is no setting `{name}` here, only {}", known.join(", ")),
             }
         }
-        figment::error::Kind::InvalidType(found, wanted) => {
-            format!("found {found}, expected {}", wanted_in_words(wanted))
-        }
+        figment::error::Kind::InvalidType(found, wanted) => match is_hidden(&path) {
+            true => format!("expected {}", wanted_in_words(wanted)),
+            false => format!("found {found}, expected {}", wanted_in_words(wanted)),
+        },
         kind if kind.to_string().contains("socket address") => {
             "expected an address and a port, such as `10.0.0.7:443`".to_owned()
         }
+        figment::error::Kind::Message(text) => without_source(text),
         kind => kind.to_string(),
     };
     let key = if path.is_empty() { String::new() } else { format!("`{}`: ", path.join(".")) };
     format!("{}{key}{what}", place_name(error.metadata.as_ref(), &path))
+}
+
+/// Whether nobody is shown what stands at this key.
+fn is_hidden(path: &[String]) -> bool {
+    let key = path.join(".");
+    HIDDEN.iter().any(|hidden| key.starts_with(hidden))
+}
+
+/// What is wrong with a file of TOML, without the line of it, in which a key may stand.
+fn without_source(text: &str) -> String {
+    let is_source =
+        |line: &&str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
+    text.lines().filter(|line| !is_source(line)).collect::<Vec<_>>().join(": ")
 }
 
 /// Where a setting was read, to stand before what is wrong with it: `FILE:LINE:COLUMN: `, the variable of the environment, or

@@ -212,4 +212,8 @@ impl Gate for EgressGate {
         state.tokens.remove(&pod);
         state.published.remove(&workspace);
     }
+
+    fn forget(&self, workspace: WorkspaceId) {
+        self.egress.forget(workspace);
+    }
 }

@@ -94,14 +94,7 @@ mod tests {
     /// As a server has them, over this store.
     fn server(store: &Store) -> Budgets {
         let uploads = Arc::new(ObjectUploads::new(Arc::new(InMemory::new())));
-        let settings = fleet::Settings {
-            task_timeout_seconds: 1,
-            idle_timeout_seconds: 0,
-            max_continuations: 1,
-            max_context_tokens: 1,
-            journal: fleet::JournalLimits::default(),
-        };
-        let fleet = Fleet::new(store.clone(), uploads, settings);
+        let fleet = Fleet::new(store.clone(), uploads, fleet::Settings::default());
         Budgets::new(Options::default(), Arc::new(EgressStore(fleet)))
     }
 

@@ -75,6 +75,7 @@ const OPEN_FILES: u64 = 65_536;
 
 /// How long the end of the server waits for issuers that were asked: what they answer must not be lost.
 const ISSUERS_WAIT_MAX: Duration = Duration::from_secs(20);
+
 /// A process that crashes leaves no image of its memory, in which the secrets of all organizations are.
 fn leave_no_core() {
     let nothing = Rlimit { current: Some(0), maximum: Some(0) };

@@ -15,7 +15,14 @@
 //!
 //! `archived_at` is beside the phase on purpose: archiving hides a stopped or failed workspace and keeps its phase.
 
-use crate::{MemberId, Next, OrganizationId, PodId, RoleId, SessionId, Timestamp, WorkspaceId, slugs};
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    MemberId, Next, OrganizationId, PodId, ProviderId, RoleId, SessionId, Timestamp, WorkspaceId,
+    provider::Provider, role::Role, slugs,
+};
 
 slugs! {
     /// The phase of a workspace: what its `status` says.
@@ -128,6 +135,45 @@ pub fn is_archivable(phase: Phase) -> bool {
     matches!(phase, Phase::Stopped | Phase::Failed)
 }
 
+/// Which model a workspace was started with, and where that is: what its agents call until it is stopped, whatever is said of
+/// its role and provider meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    provider_id: ProviderId,
+    domain: String,
+    credential_name: Option<String>,
+    model: Option<String>,
+    config: BTreeMap<String, String>,
+}
+
+impl Backend {
+    /// What these say.
+    pub fn of(role: &Role, provider: &Provider) -> Self {
+        Self {
+            provider_id: provider.id,
+            domain: provider.domain.clone(),
+            credential_name: provider.credential_name.clone(),
+            model: role.model.clone().or_else(|| provider.default_model.clone()),
+            config: provider.config.clone(),
+        }
+    }
+
+    /// The role as the workspace has it.
+    pub fn role(&self, role: Role) -> Role {
+        Role { provider_id: self.provider_id, model: self.model.clone(), ..role }
+    }
+
+    /// The provider of that role as the workspace has it. Another credential counts at once, but never goes to a host that it
+    /// was not named for.
+    pub fn provider(&self, provider: Provider) -> Provider {
+        let credential_name = match provider.domain == self.domain {
+            true => provider.credential_name,
+            false => self.credential_name.clone(),
+        };
+        Provider { domain: self.domain.clone(), config: self.config.clone(), credential_name, ..provider }
+    }
+}
+
 /// A workspace: the unit of continuity (files, conversation, audit trail).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workspace {
@@ -151,6 +197,8 @@ pub struct Workspace {
     pub generation: u64,
     /// Starts of the pod in a row that did not end with a ready agent.
     pub failed_starts: u32,
+    /// Which model it was started with; absent until its agent is ready, and when it is stopped.
+    pub backend: Option<Backend>,
     /// Where its last snapshot is.
     pub snapshot_ref: Option<String>,
     /// Why the last snapshot could not be saved.

@@ -12,7 +12,7 @@ use freehold_app::{
     fleet::{Fleet, Look},
     ports::PolicyChange,
 };
-use freehold_model::{ProviderId, RoleId, WorkspaceId};
+use freehold_model::{PodId, ProviderId, RoleId, WorkspaceId};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{Error, Gate};
@@ -74,11 +74,11 @@ impl Publisher {
         self.gate.publish(look).await.map_err(Error::Gate)
     }
 
-    /// The workspace's pod is served no more.
-    pub(crate) fn forget(&self, workspace: WorkspaceId) {
-        let mut state = self.state();
-        state.published.remove(&workspace);
-        state.pushed.remove(&workspace);
+    /// Serves the workspace's pod no more. Nothing that is being pushed comes into force after this.
+    pub(crate) async fn close(&self, workspace: WorkspaceId, pod: PodId) {
+        let _one = self.lock(workspace).lock().await;
+        self.state().published.remove(&workspace);
+        self.gate.close(workspace, pod).await;
     }
 
     /// Puts in force what the rows say now for every workspace that a change is about. Answers those where that failed.

@@ -83,8 +83,11 @@ pub trait Gate: Send + Sync {
     /// Puts what the rows say of the workspace's policy and credentials in force.
     async fn publish(&self, look: &Look) -> std::io::Result<()>;
 
-    /// Stops serving a pod.
+    /// Stops serving a pod, and takes back what is in force for its workspace.
     async fn close(&self, workspace: WorkspaceId, pod: PodId);
+
+    /// Removes what is kept of a workspace that is gone.
+    fn forget(&self, workspace: WorkspaceId);
 }
 
 /// The sockets of a pod that egress serves.
@@ -367,6 +370,7 @@ impl Inner {
             self.act(workspace, look.as_ref(), action).await?;
         }
         if look.is_none() {
+            self.gate.forget(workspace);
             self.driver.purge(workspace).await?;
         }
         Ok(())
@@ -444,6 +448,7 @@ impl Inner {
 
     async fn failed_start(&self, look: &Look, pod: PodId, reason: &str) -> Result<(), Error> {
         tracing::warn!(workspace.id = %look.workspace.id, pod.id = %pod, reason, "{pod} failed to start");
+        self.publisher.close(look.workspace.id, pod).await;
         self.fleet.start_failed(look.place(), pod, reason).await?;
         self.poke(look.workspace.id);
         Ok(())
@@ -565,8 +570,7 @@ impl Inner {
         };
         if let Some((_, ended)) = link {
             ended.cancel();
-            self.publisher.forget(workspace);
-            self.gate.close(workspace, pod).await;
+            self.publisher.close(workspace, pod).await;
         }
     }
 

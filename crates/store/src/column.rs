@@ -221,6 +221,7 @@ json!(
     serde_json::Value,
     approval::Shown,
     session::Summary,
+    workspace::Backend,
     freehold_model::event::Context,
     freehold_model::event::Payload,
     Vec<PackId>,

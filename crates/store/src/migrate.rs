@@ -32,6 +32,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0018_credential_kinds", include_str!("migrations/0018_credential_kinds.sql")),
     ("0019_approvals", include_str!("migrations/0019_approvals.sql")),
     ("0020_budgets", include_str!("migrations/0020_budgets.sql")),
+    ("0021_workspace_backends", include_str!("migrations/0021_workspace_backends.sql")),
 ];
 
 /// Any number, the same in every version: servers that start together take turns.

@@ -44,7 +44,6 @@ pub fn run(root: &Path, target: &str, seconds: Option<&str>) -> anyhow::Result<(
         .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\u{1f}"))
         // Optimisation at link time takes minutes, and coverage is counted before it.
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
-        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
         .env("FREEHOLD_FUZZ_TARGET", target)
         .arg("--")
         .args([&learnt, &seeds])

@@ -4,7 +4,7 @@ use freehold_model::{
     PodId, TaskId,
     audit::Actor,
     task,
-    workspace::{self, Event, Workspace},
+    workspace::{self, Backend, Event, Workspace},
 };
 use freehold_store::{Error as StoreError, OrgTx};
 
@@ -45,8 +45,13 @@ impl Fleet {
                     // Its turn goes on in this pod.
                     transition(rows, &mut workspace, Event::TaskStarted, &cause, now())?;
                 }
-                let Look { workspace, role, provider, current_task, .. } =
+                let Look { mut workspace, role, provider, current_task, .. } =
                     super::look(rows, workspace, settings)?;
+                if workspace.backend.is_none() {
+                    // An agent that is started again, in this pod or another, goes on with the same.
+                    workspace.backend = Some(Backend::of(&role, &provider));
+                    rows.workspace_update(&workspace)?;
+                }
                 let last_sequence = rows.session_last_sequence(workspace.session_id)?;
                 let journal_after = super::journal::journal_after(rows, workspace.session_id)?;
                 let task = match current_task {

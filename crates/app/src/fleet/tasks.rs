@@ -16,6 +16,7 @@ use crate::{
     audit::{Cause, workspace_row},
     new_uuid, now,
     task::{advance, end},
+    workspace::role_and_provider,
 };
 
 impl Fleet {
@@ -42,9 +43,10 @@ impl Fleet {
                 let Some(mut task) = rows.task_next_submitted(workspace.id)? else { return Ok(None) };
                 let cause = Cause::workspace(&workspace, Actor::ControlPlane);
                 advance(rows, &workspace, &mut task, Event::HandedOver, None, &cause, now())?;
-                let Some(role) = rows.role_view(workspace.role_id)? else { return Ok(None) };
+                let (role, provider) = role_and_provider(rows, &workspace)?;
                 begin_journal(rows, task.session_id)?;
-                begin_session(rows, &workspace, &cause, &task, &role)?;
+                let model = role.model.clone().or(provider.default_model);
+                begin_session(rows, &workspace, &cause, &task, model.unwrap_or_default())?;
                 Ok(Some(order(rows, task, &role, settings)?))
             })
             .await
@@ -107,20 +109,18 @@ fn begin_session(
     workspace: &Workspace,
     cause: &Cause,
     task: &Task,
-    role: &Role,
+    model: String,
 ) -> Result<(), Error> {
     if rows.session_last_sequence(task.session_id)? > 0 {
         return Ok(());
     }
-    let provider = rows.provider_view(role.provider_id)?;
-    let model = role.model.clone().or_else(|| provider.and_then(|provider| provider.default_model));
     let event = SessionEvent {
         id: EventId::from_uuid(new_uuid()),
         session_id: task.session_id,
         sequence: None,
         ts: now(),
         context: Context::default(),
-        payload: Payload::SessionStarted { agent_id: role.id, model: model.unwrap_or_default() },
+        payload: Payload::SessionStarted { agent_id: workspace.role_id, model },
     };
     if let Some((event_type, detail)) = activity::of_event(&event) {
         let mut row = workspace_row(rows, workspace, cause, event_type, Some(detail), event.ts)?;

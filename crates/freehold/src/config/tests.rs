@@ -92,6 +92,23 @@ fn what_is_wrong_in_a_file_is_told_with_line_column_key_and_the_setting_that_was
 }
 
 #[test]
+fn no_error_shows_a_key_or_the_address_of_the_database() {
+    let dir = tempfile::tempdir().unwrap();
+    for text in [
+        "vault.former_master_keys = \"c2VjcmV0\"",
+        "vault.former_master_keys = [[\"c2VjcmV0\"]]",
+        "vault.master_key = [\"c2VjcmV0\"]",
+        "vault.master_key = \"c2VjcmV0",
+        "server.database_url = postgres://me:c2VjcmV0@db/x",
+        "server.database_url = { c2VjcmV0 = 1 }",
+    ] {
+        std::fs::write(dir.path().join("server.toml"), format!("{text}\n")).unwrap();
+        let error = format!("{:#}", load(&Flags::default(), &home(dir.path())).unwrap_err());
+        assert!(error.contains("server.toml") && !error.contains("c2VjcmV0"), "{text}: {error}");
+    }
+}
+
+#[test]
 fn a_value_of_the_wrong_form_is_named_with_its_key_and_its_file() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("server.toml"), "[pod]\nprocesses = \"many\"\n").unwrap();

@@ -2,12 +2,12 @@
 
 use std::{fs, time::Duration};
 
-use freehold_model::{task, workspace::Phase};
+use freehold_model::{WorkspaceId, task, workspace::Phase};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use crate::support::{World, from};
+use crate::support::{MODEL_DOMAIN, World, from};
 
 const SCENARIO: &str = include_str!("scenarios/errand.yaml");
 
@@ -119,6 +119,46 @@ async fn kill_after_the_first_step(part: &str) {
     world.task_phase(submitted.workspace_id, submitted.task_id, task::Phase::Completed).await;
     let (_, count, _) = world.sh(submitted.workspace_id, "cat /workspace/count").await;
     assert_each_once(&count);
+}
+
+#[tokio::test]
+async fn a_workspace_keeps_the_model_it_was_started_with_whatever_becomes_of_role_provider_agent_and_pod() {
+    let world = World::start(SCENARIO).await;
+    let role = world.role("").await;
+    let running = world.workspace(&role).await.id;
+    let other = json!({"name": "other", "provider": "anthropic", "kind": "api_key", "api_key": "sk-other"});
+    world.client.credential_create(&from(other)).await.unwrap();
+    let domain = "elsewhere.freehold.test";
+    let other = json!({"name": "other", "kind": "anthropic", "domain": domain, "default_model": "other-1"});
+    let other = world.client.provider_create(&from(other)).await.unwrap();
+    let provider =
+        async |change| world.client.provider_update(role.provider_id, &from(change)).await.unwrap();
+    let change_role = async |change| world.client.role_update(role.id, &from(change)).await.unwrap();
+    // The model wants the first credential's key.
+    provider(json!({"domain": domain, "credential_name": "other"})).await;
+    change_role(json!({"model": "scripted-2", "provider_id": other.id})).await;
+    assert_eq!(model_of(&world, running).await, "scripted-1");
+    for part in [" agent", " holder "] {
+        for pid in processes(&world, part) {
+            kill_process(pid, Signal::KILL).unwrap();
+        }
+        assert_eq!(model_of(&world, running).await, "scripted-1", "{part}");
+    }
+    let rows = world.audit(running).await;
+    assert_eq!(rows.last().unwrap()["agent_provider"], "scripted");
+
+    provider(json!({"domain": MODEL_DOMAIN, "credential_name": "model-key"})).await;
+    change_role(json!({"provider_id": role.provider_id})).await;
+    let started = world.workspace(&role).await.id;
+    assert_eq!(model_of(&world, started).await, "scripted-2");
+}
+
+/// The model that the workspace's agent works with, which answers it.
+async fn model_of(world: &World, workspace: WorkspaceId) -> Value {
+    let next = world.next_task(workspace, "say hello").await;
+    world.task_phase(workspace, next.task_id, task::Phase::Completed).await;
+    let view = world.client.workspace_session_view(workspace).await.unwrap().into_value();
+    view["model"].clone()
 }
 
 #[tokio::test]

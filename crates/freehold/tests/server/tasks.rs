@@ -184,13 +184,15 @@ async fn a_stopped_workspace_keeps_its_files_and_leaves_no_process() {
     world.phase(workspace.id, Phase::Stopped).await;
     let kept = walk(&world.data().join("pods")).into_iter().any(|path| path.ends_with("workspace/kept.txt"));
     assert!(kept, "the file is where the next pod finds it");
+    let names = world.data().join("egress/names").join(workspace.id.to_string());
+    assert!(names.exists(), "so are the addresses of names");
     world.client.workspace_archive(workspace.id).await.unwrap();
     world.client.workspace_delete(workspace.id).await.unwrap();
     world
         .until("the files are gone", async || {
             let left =
                 walk(&world.data().join("pods")).into_iter().any(|path| path.ends_with("workspace/kept.txt"));
-            (!left).then_some(())
+            (!left && !names.exists()).then_some(())
         })
         .await;
 }

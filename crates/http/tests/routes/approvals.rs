@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use freehold_api::error::ErrorCode;
-use freehold_app::fleet::{Asked, End, Fleet, JournalLimits, Settings};
+use freehold_app::fleet::{Asked, End, Fleet, Settings};
 use freehold_model::{
     ApprovalId, Timestamp, WorkspaceId,
     approval::{Abandonment, Origin, Question, Reason, RuleRef, Shown, Status},
@@ -17,14 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The side of the server that holds requests.
 fn fleet(context: &Context, store: &freehold_store::Store) -> Fleet {
-    let settings = Settings {
-        task_timeout_seconds: 60,
-        idle_timeout_seconds: 0,
-        max_continuations: 1,
-        max_context_tokens: 1,
-        journal: JournalLimits::default(),
-    };
-    Fleet::new(store.clone(), context.app.uploads(), settings)
+    Fleet::new(store.clone(), context.app.uploads(), Settings::default())
 }
 
 fn question(context: &Context, workspace: &str, rule: &str) -> Question {

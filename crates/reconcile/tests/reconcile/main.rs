@@ -5,6 +5,7 @@ mod hostile;
 mod support;
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -177,6 +178,7 @@ async fn a_workspace_that_never_starts_fails_and_its_tasks_are_undeliverable() {
         assert!(task.reason.is_some_and(|reason| reason.contains("the script says so")));
     }
     assert_eq!(world.driver.starts(), 0);
+    assert_eq!(*world.gate.in_force.lock().unwrap(), HashSet::new(), "no pod, and no policy in force");
 }
 
 #[tokio::test]

@@ -1,6 +1,12 @@
 //! A reconciler over real rows, with simulated pods, and agents that the test plays.
 
-use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    future::Future,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use freehold_access::Actor;
@@ -43,20 +49,28 @@ use uuid::Uuid;
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// A way out that leads nowhere: these pods have no listeners.
-struct NoGate;
+#[derive(Default)]
+pub struct SimGate {
+    /// Whose policy is in force.
+    pub in_force: Mutex<HashSet<WorkspaceId>>,
+}
 
 #[async_trait]
-impl Gate for NoGate {
+impl Gate for SimGate {
     async fn open(&self, _: &fleet::Look, _: PodId, _: GateLinks) -> std::io::Result<()> {
         Ok(())
     }
     async fn attribute(&self, _: &fleet::Look, _: PodId, _: Option<TaskId>) -> std::io::Result<()> {
         Ok(())
     }
-    async fn publish(&self, _: &fleet::Look) -> std::io::Result<()> {
+    async fn publish(&self, look: &fleet::Look) -> std::io::Result<()> {
+        self.in_force.lock().unwrap().insert(look.workspace.id);
         Ok(())
     }
-    async fn close(&self, _: WorkspaceId, _: PodId) {}
+    async fn close(&self, workspace: WorkspaceId, _: PodId) {
+        self.in_force.lock().unwrap().remove(&workspace);
+    }
+    fn forget(&self, _: WorkspaceId) {}
 }
 
 struct NoAgents;
@@ -139,6 +153,7 @@ pub struct World {
     pub app: App,
     pub fleet: Fleet,
     pub driver: Arc<SimDriver>,
+    pub gate: Arc<SimGate>,
     pub owner: Arc<Actor>,
     pub role: RoleId,
     dir: TempDir,
@@ -161,13 +176,7 @@ impl World {
         let store = Store::open(&freehold_store::Options::new(database)).unwrap();
         let uploads =
             Arc::new(ObjectUploads::new(Arc::new(LocalFileSystem::new_with_prefix(dir.path()).unwrap())));
-        let settings = fleet::Settings {
-            task_timeout_seconds: 3600,
-            idle_timeout_seconds: 0,
-            max_continuations: 10,
-            max_context_tokens: 100_000,
-            journal,
-        };
+        let settings = fleet::Settings { journal, ..fleet::Settings::default() };
         let fleet = Fleet::new(store.clone(), uploads.clone(), settings);
         let ports = Ports {
             agent: Arc::new(NoAgents),
@@ -192,13 +201,14 @@ impl World {
         let owner = app.authenticate(&token.recv().unwrap()).await.unwrap().unwrap();
         let role = role(&app, &owner).await;
         let driver = Arc::new(driver);
-        let (stop, running) = run(&fleet, &driver);
-        Self { app, fleet, driver, owner, role, dir, stop, running }
+        let gate = Arc::new(SimGate::default());
+        let (stop, running) = run(&fleet, &driver, &gate);
+        Self { app, fleet, driver, gate, owner, role, dir, stop, running }
     }
 
     /// Goes on with a new reconciler after a [stop](Self::stop).
     pub fn go_on(&mut self) {
-        (self.stop, self.running) = run(&self.fleet, &self.driver);
+        (self.stop, self.running) = run(&self.fleet, &self.driver, &self.gate);
     }
 
     /// Ends the reconciler; what it has under way is finished.
@@ -265,7 +275,7 @@ impl World {
         let page = Page::first(1000);
         let rows =
             self.app.workspace_activity_list(&self.owner, workspace, AuditFilter::default(), page).await;
-        rows.unwrap().into_events()
+        rows.unwrap().rows.into_iter().map(|row| row.event).collect()
     }
 
     pub fn place(&self, workspace: WorkspaceId) -> Place {
@@ -273,9 +283,9 @@ impl World {
     }
 }
 
-fn run(fleet: &Fleet, driver: &Arc<SimDriver>) -> (CancellationToken, JoinHandle<()>) {
+fn run(fleet: &Fleet, driver: &Arc<SimDriver>, gate: &Arc<SimGate>) -> (CancellationToken, JoinHandle<()>) {
     let options = Options { interval: Duration::from_millis(100), ..Options::default() };
-    let service = Service::new(options, fleet.clone(), driver.clone(), Arc::new(NoGate));
+    let service = Service::new(options, fleet.clone(), driver.clone(), gate.clone());
     let stop = CancellationToken::new();
     let running = tokio::spawn(service.run(stop.clone().cancelled_owned()));
     (stop, running)

@@ -26,6 +26,7 @@ use crate::{
     Error, OrgRead, OrgTx,
     page::{Conditions, Page},
     record::{Record, record},
+    scope::Head,
     signal::Topic,
     sql::{Column, Row, Value},
 };
@@ -123,13 +124,6 @@ pub struct AuditPage {
     pub rows: Vec<AuditRow>,
     /// Where the next page begins, when this one stopped looking before it was full.
     pub scanned_to: Option<(Timestamp, EventId)>,
-}
-
-impl AuditPage {
-    /// The events.
-    pub fn into_events(self) -> Vec<AuditEvent> {
-        self.rows.into_iter().map(|row| row.event).collect()
-    }
 }
 
 /// What of a filter an index answers in the order of the list.
@@ -301,7 +295,7 @@ impl OrgRead<'_> {
     }
 
     /// The position and the hash of the last row.
-    pub(crate) fn audit_head(&mut self) -> Result<(u64, [u8; 32]), Error> {
+    pub(crate) fn audit_head(&mut self) -> Result<Head, Error> {
         let sql = "SELECT seq, hash FROM audit_events WHERE organization_id = ?1 ORDER BY seq DESC LIMIT 1";
         let head =
             self.query(sql, &[], |row| Ok((row.get(AuditEvent::TABLE)?, row.get(AuditEvent::TABLE)?)))?;
@@ -335,10 +329,7 @@ impl OrgTx<'_> {
 
     /// Appends rows that are new, in this order, and answers the position of the last; as [`Self::audit_add`].
     pub fn audit_add_all(&mut self, events: &[impl Borrow<AuditEvent>]) -> Result<u64, Error> {
-        let mut head = match self.head()? {
-            Some(head) => head,
-            None => self.audit_head()?,
-        };
+        let mut head = self.chain_end()?;
         let mut rest = events;
         while !rest.is_empty() {
             // Few different numbers of rows, so that few statements are prepared.
@@ -362,6 +353,11 @@ impl OrgTx<'_> {
         self.touch(Topic::Audit);
         self.set_head(head);
         Ok(head.0)
+    }
+
+    /// Where the chain ends, by what this transaction wrote or else by the rows.
+    fn chain_end(&mut self) -> Result<Head, Error> {
+        self.head()?.map_or_else(|| self.audit_head(), Ok)
     }
 }
 

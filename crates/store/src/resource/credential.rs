@@ -5,7 +5,7 @@ use freehold_model::{CredentialId, MemberId, Timestamp, credential::Credential};
 use crate::{
     Error, OrgRead, OrgTx, Page, SecretHash, column,
     page::Conditions,
-    record::record,
+    record::{Record, record},
     scope::changed,
     signal::Topic,
     sql::{Column, Value},
@@ -58,30 +58,23 @@ impl OrgRead<'_> {
         self.find(" AND name = ?2 AND member_id = ?3", &[column::text(name), member.write()])
     }
 
-    /// Credentials, oldest first.
+    /// Credentials with their sealed secrets, oldest first.
     pub fn credential_list(
         &mut self,
         owners: CredentialOwners,
         page: &Page<CredentialId>,
-    ) -> Result<Vec<Credential>, Error> {
+    ) -> Result<Vec<(Credential, Vec<u8>)>, Error> {
         let mut conditions = Conditions::scoped();
         if let CredentialOwners::SharedAnd(member) = &owners {
             // To nobody's id nothing is equal.
             conditions.with("(member_id IS NULL OR member_id = ", member.write()).close();
         }
         conditions.maybe("id > ", page.after.as_ref()).page("id", page);
-        self.select(&conditions.sql, &conditions.values)
-    }
-
-    /// The sealed secrets of the credentials with ids from this to that.
-    pub fn credentials_sealed(
-        &mut self,
-        from: CredentialId,
-        to: CredentialId,
-    ) -> Result<Vec<(CredentialId, Vec<u8>)>, Error> {
-        let sql = "SELECT id, sealed FROM credentials WHERE organization_id = ?1 AND id >= ?2 AND id <= ?3";
-        self.query(sql, &[from.write(), to.write()], |row| {
-            Ok((row.get("credentials")?, row.get("credentials")?))
+        let (columns, rest) = (Credential::COLUMNS, &conditions.sql);
+        let sql = format!("SELECT {columns}, sealed FROM credentials WHERE organization_id = ?1{rest}");
+        let organization = self.organization_id();
+        self.query(&sql, &conditions.values, |row| {
+            Ok((Credential::read(organization, row)?, row.get(Credential::TABLE)?))
         })
     }
 

@@ -10,7 +10,7 @@ use crate::{
 };
 
 record!(Workspace in "workspaces" of organization_id; id, role_id, environment, phase, created_by, session_id, pod_id,
-    generation, failed_starts, snapshot_ref, last_snapshot_error, parent_id, fork_source_snapshot_ref,
+    generation, failed_starts, backend, snapshot_ref, last_snapshot_error, parent_id, fork_source_snapshot_ref,
     fork_point_task_count, created_at, updated_at, archived_at);
 
 /// Which workspaces a list shows.

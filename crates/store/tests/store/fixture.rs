@@ -12,7 +12,7 @@ use freehold_model::{
     role::{Environment, PoolPolicy, Role},
     session::{Session, Summary},
     task::{Overrides, Task},
-    workspace::{Phase, Workspace},
+    workspace::{Backend, Phase, Workspace},
 };
 use freehold_store::{Database, Error, Options, Organization, Store};
 use freehold_testkit::postgresql;
@@ -141,7 +141,8 @@ impl World {
     pub fn new(organization: OrganizationId) -> Self {
         let provider = provider(organization);
         let role = role(organization, provider.id);
-        let workspace = workspace(organization, role.id);
+        let mut workspace = workspace(organization, role.id);
+        workspace.backend = Some(Backend::of(&role, &provider));
         let session = session(&workspace);
         Self { provider, role, workspace, session }
     }
@@ -227,6 +228,7 @@ pub fn workspace(organization_id: OrganizationId, role_id: RoleId) -> Workspace 
         pod_id: Some(PodId::from_uuid(uuid())),
         generation: 1,
         failed_starts: 0,
+        backend: None,
         snapshot_ref: None,
         last_snapshot_error: None,
         parent_id: None,

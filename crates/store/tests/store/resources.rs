@@ -152,7 +152,10 @@ on_both_databases! {
         fixture.write(move |tx| tx.credential_update(&c)).await;
         assert_eq!(fixture.read(|tx| tx.credential_by_name("key")).await, Some(credential.clone()));
         assert_eq!(fixture.read(move |tx| tx.credential_sealed(id)).await, Some(vec![0, 1, 255]));
-        assert_eq!(fixture.read(|tx| tx.credential_list(CredentialOwners::All, &Page::first(9))).await, [credential]);
+        assert_eq!(
+            fixture.read(|tx| tx.credential_list(CredentialOwners::All, &Page::first(9))).await,
+            [(credential, vec![0, 1, 255])]
+        );
         fixture.write(move |tx| tx.credential_delete(id)).await;
         assert_eq!(fixture.read(move |tx| tx.credential_view(id)).await, None);
         assert_eq!(fixture.read(move |tx| tx.credential_sealed(id)).await, None);
@@ -239,7 +242,7 @@ on_both_databases! {
         for (member, seen) in [(None, vec![&shared]), (Some(other_id), vec![&shared]), (Some(me_id), vec![&shared, &mine])] {
             let owners = CredentialOwners::SharedAnd(member);
             let listed = fixture.read(move |tx| tx.credential_list(owners, &page)).await;
-            assert_eq!(listed.iter().collect::<Vec<_>>(), seen);
+            assert_eq!(listed.iter().map(|(credential, _)| credential).collect::<Vec<_>>(), seen);
         }
     }
 

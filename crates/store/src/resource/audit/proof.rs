@@ -18,6 +18,9 @@ use crate::{
 
 const TABLE: &str = "audit_checkpoints";
 const KEYS: &str = "audit_keys";
+/// A query of checkpoints.
+const SELECT: &str =
+    "SELECT number, seq, payload, signature FROM audit_checkpoints WHERE organization_id = ?1";
 
 /// A checkpoint as it was signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,9 +61,8 @@ pub struct StoredKey {
 impl OrgRead<'_> {
     /// The last checkpoint.
     pub fn audit_checkpoint_last(&mut self) -> Result<Option<SignedCheckpoint>, Error> {
-        let sql = "SELECT number, seq, payload, signature FROM audit_checkpoints WHERE organization_id = ?1
-            ORDER BY number DESC LIMIT 1";
-        Ok(self.query(sql, &[], SignedCheckpoint::read)?.pop())
+        let sql = format!("{SELECT} ORDER BY number DESC LIMIT 1");
+        Ok(self.query(&sql, &[], SignedCheckpoint::read)?.pop())
     }
 
     /// Checkpoints in the order of their numbers.
@@ -84,11 +86,7 @@ impl OrgRead<'_> {
     }
 
     fn checkpoints(&mut self, conditions: &Conditions<'_>) -> Result<Vec<SignedCheckpoint>, Error> {
-        let sql = format!(
-            "SELECT number, seq, payload, signature FROM audit_checkpoints WHERE organization_id = ?1{}",
-            conditions.sql
-        );
-        self.query(&sql, &conditions.values, SignedCheckpoint::read)
+        self.query(&format!("{SELECT}{}", conditions.sql), &conditions.values, SignedCheckpoint::read)
     }
 
     /// The keys that signed, the first one first.
@@ -108,22 +106,17 @@ impl OrgRead<'_> {
 }
 
 impl OrgTx<'_> {
-    /// Adds a checkpoint over all rows, when at least `rows_min` are new (and at least one is). `sign` makes the signature
-    /// of the payload by the key with this id and public half.
+    /// Adds a checkpoint over all rows, when there are any that none covers. `sign` makes the signature of the payload by
+    /// the key with this id and public half.
     pub fn audit_checkpoint_add(
         &mut self,
-        rows_min: u64,
         key: &StoredKey,
         now: Timestamp,
         sign: impl FnOnce(&[u8]) -> Vec<u8>,
     ) -> Result<Option<SignedCheckpoint>, Error> {
-        let (seq, hash) = match self.head()? {
-            Some(head) => head,
-            None => self.audit_head()?,
-        };
+        let (seq, hash) = self.chain_end()?;
         let last = self.audit_checkpoint_last()?;
-        let signed = last.as_ref().map_or(0, |last| last.seq);
-        if seq.saturating_sub(signed) < rows_min.max(1) {
+        if last.as_ref().map_or(0, |last| last.seq) >= seq {
             return Ok(None);
         }
         let payload = Checkpoint {

@@ -109,9 +109,8 @@ impl OrgRead<'_> {
         })?;
         let mut entries: Vec<ReviewEntry> = found.into_values().collect();
         entries.sort_unstable_by(|a, b| {
-            let key =
-                |entry: &ReviewEntry| (entry.destination.clone(), entry.path.clone(), entry.method.clone());
-            b.last_seen.cmp(&a.last_seen).then_with(|| key(a).cmp(&key(b)))
+            let (newer, older) = (b.last_seen, a.last_seen);
+            (newer, &a.destination, &a.path, &a.method).cmp(&(older, &b.destination, &b.path, &b.method))
         });
         Ok(Review { entries, complete_from: oldest.filter(|_| rows >= REVIEW_ROWS_MAX) })
     }

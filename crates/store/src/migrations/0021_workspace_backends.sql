@@ -1,0 +1,2 @@
+-- Which model a running workspace was started with: JSON.
+ALTER TABLE workspaces ADD COLUMN IF NOT EXISTS backend TEXT;
