@@ -210,7 +210,9 @@ const fn code_hint(code: ErrorCode) -> Option<&'static str> {
         E::NotFound | E::MethodNotAllowed => {
             "the server may be older than this client, or no Freehold server"
         }
-        E::NameTaken => "choose another name, or `update` the one there is; archived ones keep their names",
+        E::NameTaken => {
+            "choose another name, or use or change the one there is; archived ones keep their names"
+        }
         E::ProviderArchived => "unarchive the provider first: `freehold provider unarchive NAME`",
         E::RoleArchived => "unarchive the role first: `freehold role unarchive NAME`",
         E::WorkspacesActive => "stop the workspaces first: `freehold role stop-workspaces NAME`",

@@ -203,3 +203,20 @@ pub(crate) fn response(reason: Reason, destination: &str, id: EventId) -> Respon
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use freehold_policy::Reason;
+
+    #[test]
+    fn every_reason_is_described_in_the_reference() {
+        let (page, own) = (include_str!("../../../docs/caps-yaml.md"), include_str!("deny.rs"));
+        // Each spelling stands in this file behind an arrow.
+        let own = own.split("=> \"").skip(1).filter_map(|rest| rest.split('"').next());
+        let reasons: Vec<_> = own.chain(Reason::ALL.iter().map(|reason| reason.as_str())).collect();
+        assert!(reasons.len() > 50, "{reasons:?}");
+        for reason in reasons {
+            assert!(page.contains(&format!("`{reason}`")), "{reason}");
+        }
+    }
+}

@@ -1,12 +1,12 @@
 //! What the conditions of rules see of a request: the head as it goes upstream, and whose it is.
 
-use std::{borrow::Cow, cell::OnceCell, collections::BTreeMap};
+use std::cell::OnceCell;
 
 use freehold_model::Timestamp;
 use freehold_policy::{
-    Destination, NormalPath, ReadBody,
-    cel::{Attribute, List, Map, MapSource, Scope, Value},
-    grpc_call, is_alike, is_plain_query,
+    Destination, NormalPath, Query, ReadBody,
+    cel::{Attribute, Map, MapSource, Scope, Value},
+    grpc_call,
 };
 use http::{HeaderMap, HeaderValue, header, request::Parts};
 
@@ -25,7 +25,8 @@ pub(crate) struct Facts<'a> {
     websocket: bool,
     method: &'a str,
     headers: Headers<'a>,
-    query: Query<'a>,
+    url_query: &'a str,
+    query: OnceCell<Option<Query<'a>>>,
     read: Option<&'a ReadBody>,
     response: Option<Answer<'a>>,
     ids: OnceCell<Ids>,
@@ -55,12 +56,6 @@ impl<'a> Headers<'a> {
     }
 }
 
-#[derive(Debug)]
-struct Query<'a> {
-    text: &'a str,
-    values: OnceCell<BTreeMap<Cow<'a, str>, Vec<Cow<'a, str>>>>,
-}
-
 impl<'a> Facts<'a> {
     /// The head of a request.
     pub(crate) fn new(
@@ -78,7 +73,8 @@ impl<'a> Facts<'a> {
             websocket: false,
             method: parts.method.as_str(),
             headers: Headers::new(&parts.headers),
-            query: Query { text: parts.uri.query().unwrap_or_default(), values: OnceCell::new() },
+            url_query: parts.uri.query().unwrap_or_default(),
+            query: OnceCell::new(),
             read: None,
             response: None,
             ids: OnceCell::new(),
@@ -118,8 +114,9 @@ impl Scope for Facts<'_> {
             Attribute::RequestHost => Value::text(self.destination.host()),
             Attribute::RequestPort => Value::Int(self.destination.port().into()),
             Attribute::RequestPath => Value::text(self.path.as_str()),
-            Attribute::RequestQuery if is_plain_query(self.query.text) => {
-                Value::Map(Map::Source(&self.query))
+            Attribute::RequestQuery => {
+                let query = self.query.get_or_init(|| Query::parse(self.url_query));
+                Value::Map(Map::Source(query.as_ref()?))
             }
             Attribute::RequestHeaders => Value::Map(Map::Source(&self.headers)),
             Attribute::RequestWebsocket => Value::Bool(self.websocket),
@@ -133,7 +130,7 @@ impl Scope for Facts<'_> {
             Attribute::TaskId => Value::text(self.ids().task.as_deref()?),
             Attribute::UserId => Value::text(self.attribution.user_id()),
             Attribute::Now => Value::Timestamp(Timestamp::now()),
-            of_body if of_body.needs_request_body() => self.read?.request(of_body, self.query.text)?,
+            of_body if of_body.needs_request_body() => self.read?.request(of_body, self.url_query)?,
             _ => return None,
         })
     }
@@ -165,36 +162,5 @@ impl MapSource for Headers<'_> {
 
     fn len(&self) -> usize {
         self.given.keys_len()
-    }
-}
-
-impl Query<'_> {
-    fn values(&self) -> &BTreeMap<Cow<'_, str>, Vec<Cow<'_, str>>> {
-        self.values.get_or_init(|| {
-            let mut values = BTreeMap::<_, Vec<_>>::new();
-            for (name, value) in url::form_urlencoded::parse(self.text.as_bytes()) {
-                values.entry(name).or_default().push(value);
-            }
-            values
-        })
-    }
-}
-
-impl MapSource for Query<'_> {
-    fn get(&self, key: &str) -> Option<Value<'_>> {
-        let values = self.values().get(key)?;
-        Some(Value::List(List::Made(values.iter().map(|value| Value::text(value)).collect())))
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        self.values().keys().map(AsRef::as_ref).collect()
-    }
-
-    fn len(&self) -> usize {
-        self.values().len()
-    }
-
-    fn has_alike(&self, key: &str) -> bool {
-        self.values().keys().any(|name| is_alike(name, key))
     }
 }

@@ -23,6 +23,9 @@ use zeroize::Zeroize;
 /// Variables of the environment that set configuration: `FREEHOLD_SERVER__LISTEN` is `server.listen`.
 pub const ENVIRONMENT_PREFIX: &str = "FREEHOLD_";
 
+/// The key of prices.
+const PRICES: &str = "prices";
+
 /// How `config show` calls a flag.
 const FLAG: &str = "command-line flag";
 
@@ -55,6 +58,35 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether the parts that values are for can use them, as far as that can be told without them.
+    ///
+    /// # Errors
+    /// The key of one that cannot be used, and what is wrong with it.
+    fn check(&self) -> Result<(), (Vec<String>, String)> {
+        let at = |key: &str, wrong: String| (key.split('.').map(str::to_owned).collect::<Vec<_>>(), wrong);
+        self.pod.check().map_err(|(key, wrong)| at(key, wrong))?;
+        let Server { listen, public_url, other_urls, .. } = &self.server;
+        for (key, urls) in
+            [("server.public_url", public_url.as_slice()), ("server.other_urls", other_urls.as_slice())]
+        {
+            freehold_egress::ControlPlane::new(*listen, urls.iter().map(String::as_str))
+                .map_err(|error| at(key, error.to_string()))?;
+        }
+        freehold_egress::budget::Prices::new(&self.prices)
+            .map_err(|error| (vec![PRICES.to_owned(), error.pattern.clone()], error.to_string()))?;
+        let Vault { master_key, former_master_keys } = &self.vault;
+        for (key, given) in [
+            ("vault.master_key", master_key.as_slice()),
+            ("vault.former_master_keys", former_master_keys.as_slice()),
+        ] {
+            for one in given {
+                freehold_vault::MasterKey::from_base64(one.expose())
+                    .map_err(|error| at(key, error.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// A configuration in which no key is absent.
     fn with_every_key() -> Self {
         Self {
@@ -177,7 +209,7 @@ impl Pod {
         ];
         for ((key, least), given) in Self::LEAST.into_iter().zip(given) {
             if given < least {
-                return Err((key, format!("is {given}, and the least is {least}")));
+                return Err((key, format!("{given} is below the least, {least}")));
             }
         }
         Ok(())
@@ -414,10 +446,11 @@ pub fn load(flags: &Flags, home: &Home) -> anyhow::Result<Loaded> {
         let errors: Vec<String> = errors.into_iter().map(|error| explain(&error)).collect();
         anyhow::anyhow!("the configuration is not valid: {}", errors.join("; "))
     })?;
-    config.pod.check().map_err(|(key, wrong)| {
-        let source = figment.find_metadata(key);
-        let path: Vec<String> = key.split('.').map(str::to_owned).collect();
-        anyhow::anyhow!("the configuration is not valid: {}`{key}` {wrong}", place_name(source, &path))
+    config.check().map_err(|(path, wrong)| {
+        let key = path.join(".");
+        // The name of a price may have dots, by which the keys of a source are cut.
+        let source = figment.find_metadata(if path[0] == PRICES { PRICES } else { &key });
+        anyhow::anyhow!("the configuration is not valid: {}`{key}`: {wrong}", place_name(source, &path))
     })?;
     resolve_paths(&mut config, &figment);
     Ok(Loaded { config, figment })

@@ -15,6 +15,7 @@ mod check;
 mod evaluate;
 mod hint;
 mod parse;
+mod presence;
 mod schema;
 mod token;
 mod value;

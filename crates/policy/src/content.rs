@@ -13,13 +13,15 @@ use crate::{
     graphql::{self, Operation},
     media::MediaType,
     names::json_clash,
-    path::{is_plain_query, unescaped_field},
+    query,
 };
 
 /// The most values (texts, numbers, lists, objects, keys) of a body that is read.
 pub const BODY_VALUES_MAX: usize = 100_000;
 /// How deep a body that is read may be nested.
 pub const BODY_DEPTH_MAX: usize = 64;
+/// The method of an MCP message that calls a tool.
+pub(crate) const MCP_CALL: &str = "tools/call";
 
 /// Why it cannot be told what stands in a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +52,7 @@ pub struct ReadBody {
     length: Option<u64>,
     values: usize,
     is_form: bool,
+    /// Beside the query of the one request that it is of.
     graphql: OnceLock<Option<Operation>>,
 }
 
@@ -113,15 +116,12 @@ impl ReadBody {
     /// might be another GraphQL operation.
     pub fn request(&self, attribute: Attribute, url_query: &str) -> Option<Value<'_>> {
         let value = self.value()?;
-        if attribute.is_graphql() && graphql::is_in_url(url_query) {
-            return None;
-        }
         match attribute {
             Attribute::RequestBody => Some(Value::json(value)),
-            Attribute::RequestGraphqlType => Some(Value::text(self.graphql()?.kind())),
-            Attribute::RequestGraphqlName => Some(Value::text(self.graphql()?.name())),
+            Attribute::RequestGraphqlType => Some(Value::text(self.graphql(url_query)?.kind())),
+            Attribute::RequestGraphqlName => Some(Value::text(self.graphql(url_query)?.name())),
             Attribute::RequestGraphqlFields => {
-                let fields = self.graphql()?.fields().iter().map(|field| Value::text(field));
+                let fields = self.graphql(url_query)?.fields().iter().map(|field| Value::text(field));
                 Some(Value::List(List::Made(fields.collect())))
             }
             Attribute::RequestMcpMethod => text(mcp(value)?.get("method")),
@@ -131,8 +131,9 @@ impl ReadBody {
         }
     }
 
-    fn graphql(&self) -> Option<&Operation> {
-        self.graphql.get_or_init(|| self.value().and_then(Operation::read)).as_ref()
+    fn graphql(&self, url_query: &str) -> Option<&Operation> {
+        let read = || self.value().filter(|_| !graphql::is_in_url(url_query)).and_then(Operation::read);
+        self.graphql.get_or_init(read).as_ref()
     }
 }
 
@@ -150,9 +151,7 @@ fn mcp(body: &Json) -> Option<&Map<String, Json>> {
 /// The parameters of an MCP message that calls a tool.
 fn mcp_call(body: &Json) -> Option<&Map<String, Json>> {
     let message = mcp(body)?;
-    (message.get("method")?.as_str() == Some("tools/call"))
-        .then(|| message.get("params")?.as_object())
-        .flatten()
+    (message.get("method")?.as_str() == Some(MCP_CALL)).then(|| message.get("params")?.as_object()).flatten()
 }
 
 /// Reads with bounds.
@@ -171,16 +170,18 @@ impl Counted {
     }
 
     fn form(&mut self, text: &str) -> Result<Json, Unreadable> {
-        if !is_plain_query(text) {
+        // Counted first: to compare names takes a multiple of their room.
+        for _ in text.split('&') {
+            self.one().map_err(|()| Unreadable::TooComplex)?;
+        }
+        if !query::is_unambiguous(text) {
             return Err(Unreadable::Ambiguous);
         }
         let mut fields = Map::new();
-        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
-            self.one().map_err(|()| Unreadable::TooComplex)?;
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let list = fields.entry(unescaped_field(name)).or_insert_with(|| Json::Array(Vec::new()));
+        for (name, value) in query::fields(text) {
+            let list = fields.entry(name.into_owned()).or_insert_with(|| Json::Array(Vec::new()));
             if let Json::Array(values) = list {
-                values.push(Json::String(unescaped_field(value)));
+                values.push(Json::String(value.into_owned()));
             }
         }
         Ok(Json::Object(fields))
@@ -323,6 +324,7 @@ mod tests {
     fn a_body_that_servers_read_differently_is_unreadable() {
         let many = format!("[{}1]", "1,".repeat(BODY_VALUES_MAX));
         let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
+        let fields = "A&a&".repeat(BODY_VALUES_MAX);
         for (kind, text, why) in [
             ("application/json", r#"{"a": 1, "a": 1}"#, Unreadable::Ambiguous),
             ("application/json", r#"{"a": 1, "\u0061": 1}"#, Unreadable::Ambiguous),
@@ -340,6 +342,7 @@ mod tests {
             ("application/json", "1e999", Unreadable::Malformed),
             ("application/json", &many, Unreadable::TooComplex),
             ("application/json", &deep, Unreadable::TooComplex),
+            ("application/x-www-form-urlencoded", &fields, Unreadable::TooComplex),
         ] {
             let read = ReadBody::new(Some(kind), text.as_bytes());
             assert_eq!(

@@ -60,7 +60,6 @@ impl fmt::Display for Window {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
     use crate::budget::{OnLimit, Unit};
 

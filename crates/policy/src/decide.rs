@@ -161,8 +161,8 @@ pub enum Decision {
 pub struct Denial {
     /// The reason.
     pub reason: Reason,
-    /// The rule that denies it. When none does and none allows it: the first of those that name its host, method and path and
-    /// whose body or conditions it is not, if there are such.
+    /// The rule that denies it. When none does and none allows it: of those that name its host, method and path, the one that
+    /// came nearest (its body before its conditions), the first of several.
     pub rule: Option<RuleName>,
     /// For the audit log: where a body is not as a schema says. Nothing of its content.
     pub detail: Option<String>,

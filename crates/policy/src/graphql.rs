@@ -3,7 +3,10 @@
 //! What is not understood, or where a server might run another operation than the one that was looked at (a batch, several
 //! operations without a name, definitions that are no operations), is no operation.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap, HashSet},
+};
 
 use apollo_parser::{
     Parser, SyntaxKind,
@@ -13,7 +16,7 @@ use serde_json::Value as Json;
 
 use crate::{
     names::folded,
-    path::{is_plain_query, unescaped_field},
+    query::{fields, is_unambiguous},
 };
 
 /// The longest document that is read, in bytes.
@@ -25,9 +28,9 @@ const FIELDS_MAX: usize = 1_000;
 /// How deep selections and values may be nested.
 const DEPTH_MAX: usize = 32;
 
-/// What names an operation that the server knows already, and that some run in the place of the one that is written out.
-const REFERENCES: [&str; 10] = [
-    "id",
+/// What names an operation that the server knows already, and that some run in the place of the one that is written out;
+/// beside them `id`, which whatever else has too.
+const REFERENCES: [&str; 9] = [
     "doc_id",
     "docid",
     "documentid",
@@ -41,12 +44,22 @@ const REFERENCES: [&str; 10] = [
 /// Parameters of a URL that some servers take before what stands in the body.
 const PARAMETERS: [&str; 4] = ["query", "operationname", "variables", "extensions"];
 
+fn is_reference(name: &str) -> bool {
+    name == "id" || REFERENCES.contains(&name)
+}
+
+/// The names, in whatever case, by one of which a body that is not understood may be an operation to some server.
+pub(crate) fn signs() -> impl Iterator<Item = &'static str> {
+    PARAMETERS.into_iter().chain(REFERENCES)
+}
+
 /// Whether a server may find another operation in the query of a request's URL than in its body.
 pub(crate) fn is_in_url(query: &str) -> bool {
-    let mut names =
-        query.split('&').map(|pair| folded(&unescaped_field(pair.split('=').next().unwrap_or(pair))));
-    !is_plain_query(query)
-        || names.any(|name| PARAMETERS.contains(&name.trim()) || REFERENCES.contains(&name.trim()))
+    let names = |(name, _): (Cow<'_, str>, _)| {
+        let name = folded(name.trim());
+        PARAMETERS.contains(&&*name) || is_reference(&name)
+    };
+    !is_unambiguous(query) || fields(query).any(names)
 }
 
 /// Whether a body, or its extensions, refer to an operation that the server knows.
@@ -54,8 +67,8 @@ fn has_reference(body: &serde_json::Map<String, Json>) -> bool {
     body.iter().any(|(name, value)| {
         let name = folded(name);
         let inner = value.as_object().filter(|_| name == "extensions");
-        !value.is_null() && REFERENCES.contains(&&*name)
-            || inner.is_some_and(|inner| inner.keys().any(|name| REFERENCES.contains(&&*folded(name))))
+        !value.is_null() && is_reference(&name)
+            || inner.is_some_and(|inner| inner.keys().any(|name| is_reference(&folded(name))))
     })
 }
 

@@ -29,6 +29,7 @@ mod parse;
 mod path;
 mod permit;
 mod provider;
+mod query;
 mod respond;
 mod schema;
 mod suggest;
@@ -48,15 +49,16 @@ pub use document::{
 pub use grpc::grpc_call;
 pub use language::language_schema;
 pub use media::MediaPattern;
-pub use names::is_alike;
+pub use names::plain_header_name;
 pub use parse::{
     CAPABILITIES_MAX, CONDITIONS_MAX, COUNTERS_MAX, DOCUMENT_BYTES_MAX, EDITS_MAX, NAME_CHARS_MAX,
     PATTERNS_MAX, Problem, REGEXES_MAX, RULES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_PARTS_MAX, SCHEMAS_MAX,
     TRANSFORMS_MAX, parse,
 };
-pub use path::{NormalPath, PATH_BYTES_MAX, PathProblem, is_plain_query};
+pub use path::{NormalPath, PATH_BYTES_MAX, PathProblem};
 pub use permit::{Applied, Permit};
 pub use provider::{PROVIDER_CAPABILITY, ProviderGrant, compile};
+pub use query::Query;
 pub use respond::{Reply, ResponseRule, StatusPattern};
 pub use schema::{BodySchema, SCHEMA_BYTES_MAX, VALIDATION_STEPS_MAX};
 pub use suggest::nearest;

@@ -11,8 +11,8 @@ pub(crate) fn json_clash<'n>(names: impl Iterator<Item = &'n str> + Clone) -> bo
     !names.map(folded).all(|name| seen.insert(name))
 }
 
-/// The same of a form or a query. There are servers, too, that drop spaces before a name, take `.` and space for `_` (PHP),
-/// and put `a[]` or `a[b]` in the place of `a`, or beside it.
+/// The same of a form or a query. There are servers, too, that drop spaces before a name, take `.`, space and a `[` that nothing
+/// closes for `_` (PHP), and put `a[]` or `a[b]` in the place of `a`, or beside it.
 pub(crate) fn form_clash<'n>(names: impl Iterator<Item = &'n str> + Clone) -> bool {
     if names.clone().all(is_plain) {
         return false;
@@ -25,7 +25,7 @@ pub(crate) fn form_clash<'n>(names: impl Iterator<Item = &'n str> + Clone) -> bo
 }
 
 /// Whether some server takes the one name of a body or query for the other, which it is not.
-pub fn is_alike(one: &str, other: &str) -> bool {
+pub(crate) fn is_alike(one: &str, other: &str) -> bool {
     if is_simple(one) && is_simple(other) {
         return one != other && one.eq_ignore_ascii_case(other);
     }
@@ -37,21 +37,27 @@ pub fn is_alike(one: &str, other: &str) -> bool {
     base == other_base && (inner == other_inner || is_any(&inner) || is_any(&other_inner))
 }
 
+/// A header's name as expressions know it (`request.headers`), whose spellings many servers take for one.
+pub fn plain_header_name(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+}
+
 /// Whether servers differ on its case alone.
 pub(crate) fn is_simple(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
 /// Whether no server takes it for another name like it.
-fn is_plain(name: &str) -> bool {
+pub(crate) fn is_plain(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
 }
 
 /// What all spellings of a name have in common, and what stands in brackets behind it.
 fn parts(name: &str) -> (String, String) {
     let name = folded(name.trim_start().split('\0').next().unwrap_or_default());
-    let (base, inner) = name.split_at(name.find('[').unwrap_or(name.len()));
-    (base.replace(['.', ' '], "_"), inner.to_owned())
+    let open = name.find('[').filter(|at| name[*at..].contains(']'));
+    let (base, inner) = name.split_at(open.unwrap_or(name.len()));
+    (base.replace(['.', ' ', '['], "_"), inner.to_owned())
 }
 
 /// One spelling of all that differ in case alone. (Upper case first: `ſ` has no other way to `s`.)
@@ -62,6 +68,11 @@ pub(crate) fn folded(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_character_is_more_than_three_times_as_long_as_its_other_case() {
+        assert!(('\0'..=char::MAX).all(|c| c.len_utf8() <= 3 * folded(&c.to_string()).len()));
+    }
 
     #[test]
     fn names_that_some_server_takes_for_one_clash() {
@@ -76,6 +87,7 @@ mod tests {
             ("a", "a[]", false, true),
             ("a[b]", "A", false, true),
             ("a[b]", "a[c]", false, false),
+            ("a_b", "a[b", false, true),
             ("a[b]", "a[B]", true, true),
             ("a", "a\0b", false, true),
         ] {

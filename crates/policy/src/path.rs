@@ -1,8 +1,6 @@
 //! The normal form of a request's path: what is matched is what is sent, and what is ambiguous is refused.
 
-use std::{borrow::Cow, collections::BTreeSet};
-
-use crate::names::form_clash;
+use std::borrow::Cow;
 
 /// The longest path, in bytes, as it is sent and in normal form.
 pub const PATH_BYTES_MAX: usize = 8 * 1024;
@@ -204,59 +202,6 @@ fn check_segments(path: &str) -> Result<(), PathProblem> {
     Ok(())
 }
 
-/// Whether all servers read a query alike: no `;`, at which some cut it as at `&`, no escape that is none, nothing that is
-/// not text when it is unescaped, and no two names that some take for one.
-pub fn is_plain_query(query: &str) -> bool {
-    let mut bytes = Vec::with_capacity(query.len());
-    let mut rest = query.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        match (byte, after) {
-            (b';', _) => return false,
-            (b'%', [high, low, after @ ..]) => {
-                let Some(decoded) = hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low) else {
-                    return false;
-                };
-                bytes.push(decoded);
-                rest = after;
-            }
-            (b'%', _) => return false,
-            _ => bytes.push(byte),
-        }
-    }
-    std::str::from_utf8(&bytes).is_ok() && !fields_clash(query)
-}
-
-/// Whether some servers take two names of a query for one.
-fn fields_clash(query: &str) -> bool {
-    let names = query.split('&').map(|pair| pair.split('=').next().unwrap_or(pair));
-    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
-    if names.clone().all(|name| name.bytes().all(is_plain)) {
-        return false;
-    }
-    let names: BTreeSet<String> = names.map(unescaped_field).collect();
-    form_clash(names.iter().map(String::as_str))
-}
-
-/// The text of a name or value of a form whose escapes are all well-formed text.
-pub(crate) fn unescaped_field(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        let digit = |at: usize| after.get(at).and_then(|digit| char::from(*digit).to_digit(16));
-        match (byte, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => {
-                bytes.push(u8::try_from(high << 4 | low).unwrap_or(b'?'));
-                rest = &after[2..];
-            }
-            (b'+', ..) => bytes.push(b' '),
-            _ => bytes.push(byte),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 /// The text with its escapes of ASCII read; a normal path has no others that are malformed or hide a separator.
 fn unescaped(segment: &str) -> String {
     let mut plain = String::with_capacity(segment.len());
@@ -283,7 +228,7 @@ const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-const fn hex(byte: u8) -> Option<u8> {
+pub(crate) const fn hex(byte: u8) -> Option<u8> {
     match byte {
         b'0'..=b'9' => Some(byte - b'0'),
         b'a'..=b'f' => Some(byte - b'a' + 10),
@@ -362,18 +307,6 @@ mod tests {
         assert_eq!(normal(&format!("/{}", "a".repeat(PATH_BYTES_MAX))), Err(PathProblem::TooLong));
         // So is one that is longer once it is in normal form.
         assert_eq!(normal(&format!("/{}", "]".repeat(PATH_BYTES_MAX / 2))), Err(PathProblem::TooLong));
-    }
-
-    #[test]
-    fn a_query_that_servers_read_differently_is_not_plain() {
-        for plain in ["", "a=1&b=2", "a=%C3%A9+x&a=", "a=b=c", "%3B", "a[b]=1&a[c]=2", "Ab=1&ab2=X"] {
-            assert!(is_plain_query(plain), "{plain}");
-        }
-        for other in
-            ["a=1;b=2", "a=%", "a=%2", "a=%zz", "a=%ff", "a=%C3&x=%A9", "a=1&A=2", "a=1&%41=2", "a=1&a[]=2"]
-        {
-            assert!(!is_plain_query(other), "{other}");
-        }
     }
 
     proptest! {

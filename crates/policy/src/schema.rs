@@ -34,6 +34,8 @@ struct Compiled {
     names: Vec<String>,
     /// The same, of which some servers do not tell apart what differs in case.
     folded: HashSet<String>,
+    /// What is longer, in bytes, is none of them in any case: no character's other case is more than three times as long.
+    name_bytes_max: usize,
 }
 
 /// Why a body is not as a schema says.
@@ -62,8 +64,9 @@ impl BodySchema {
             .offline();
         let validator =
             options.build(&json).map_err(|error| (error.instance_path().to_string(), error.to_string()))?;
-        let folded = names.iter().map(|name| folded(name)).collect();
-        Ok(Self(Arc::new(Compiled { json, validator, parts, regexes, names, folded })))
+        let folded: HashSet<_> = names.iter().map(|name| folded(name)).collect();
+        let name_bytes_max = 3 * folded.iter().map(String::len).max().unwrap_or_default();
+        Ok(Self(Arc::new(Compiled { json, validator, parts, regexes, names, folded, name_bytes_max })))
     }
 
     /// As it is written.
@@ -110,10 +113,12 @@ impl Compiled {
     /// Whether a name in the body differs in case alone from one that the schema knows. A body's depth is bounded.
     fn is_misspelt(&self, value: &Json) -> bool {
         let is_known = |name: &String| self.names.binary_search(name).is_ok();
+        let is_like =
+            |name: &String| name.len() <= self.name_bytes_max && self.folded.contains(&folded(name));
         match value {
-            Json::Object(fields) => fields.iter().any(|(name, value)| {
-                !is_known(name) && self.folded.contains(&folded(name)) || self.is_misspelt(value)
-            }),
+            Json::Object(fields) => {
+                fields.iter().any(|(name, value)| !is_known(name) && is_like(name) || self.is_misspelt(value))
+            }
             Json::Array(items) => items.iter().any(|item| self.is_misspelt(item)),
             _ => false,
         }

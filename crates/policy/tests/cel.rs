@@ -266,14 +266,23 @@ fn no_nesting_is_so_deep_that_its_cost_comes_round() {
 fn the_expressions_of_a_decision_do_no_more_than_so_much_work_together() {
     let known = Known {
         query: (0..1000).map(|n| (n.to_string(), json!(["1"]))).collect(),
-        headers: Texts([("x-long".to_owned(), "x".repeat(60_000))].into()),
-        body: json!({"text": "x".repeat(60_000), "a": {"of": vec![[1]; 50_000]}, "b": {"of": vec![[1]; 50_000]}}),
+        headers: Texts(
+            (0..10_000)
+                .map(|n| (format!("x-{n}"), String::new()))
+                .chain([("x-long".to_owned(), "x".repeat(60_000))])
+                .collect(),
+        ),
+        body: json!({"text": "x".repeat(60_000), "a": {"of": vec![[1]; 50_000]}, "b": {"of": vec![[1]; 50_000]},
+            "key": "é".repeat(300_000), "named": {"É": 1}, "one": {"x".repeat(600_000): 1}, "two": {"x".repeat(600_000): 1}}),
     };
     for source in [
         "request.query.all(a, a != request.headers.x)",
         "request.query.map(a, request.body.text + a).size() > 0",
         "request.body.a == request.body.b",
         "request.body.a in [1, request.body.b]",
+        "'absent' in request.headers",
+        "request.body.key in request.body.named",
+        "request.body.one == request.body.two",
         "request.headers['x-long'] == 'a' || request.headers['x-long'] == 'b'",
         "request.body.text.matches('(?:[ab]{1,9}){1,9}c')",
         "request.body.text.replace('x', 'y').replace('y', 'x') == request.body.text",
@@ -304,8 +313,9 @@ fn classes_of_regular_expressions_are_of_ascii_and_large_ones_are_refused() {
 #[test]
 fn lists_and_texts_without_measure_are_a_fault() {
     let items = vec![json!(1); LIST_ITEMS_MAX + 1];
-    let known = Known::new(json!({"items": items, "text": "x".repeat(60_000)}));
+    let known = Known::new(json!({"items": items, "few": vec![1; 100], "text": "x".repeat(60_000)}));
     for source in [
+        "[request.body.text + 'a'].exists(text, request.body.few.map(i, text.trim()).size() == 100)",
         "request.body.items.all(item, item == 1)",
         "(request.body.text + request.body.text) == ''",
         "request.body.text.replace('x', 'yyyy') == ''",
@@ -520,6 +530,7 @@ fn a_text_in_a_spelling_that_never_comes_is_refused() {
         ("request.headers.Accept == '*/*'", 16, "`accept`"),
         ("request.method == 'get'", 18, "methods are in upper case, `GET`"),
         ("!(request.method in ['GET', 'post'])", 28, "`POST`"),
+        ("request.host.endsWith('.Example.test')", 22, "`.example.test`"),
         ("'API.example.test' != request.host", 0, "hosts and schemes are in lower case, `api.example.test`"),
     ] {
         let (at, message) = problem(source);

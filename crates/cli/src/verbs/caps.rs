@@ -21,7 +21,7 @@ use crate::{
     failure::{Failure, exit},
     input,
     output::{BAD, BOLD, Console, DIM, GOOD, NOTE},
-    text::counted,
+    text::{counted, harmless},
 };
 
 mod cases;
@@ -169,15 +169,15 @@ fn shown(file: &Path, text: &str, problems: &[Problem]) -> String {
 fn show_problem(shown: &mut String, file: &str, text: &str, problem: &Problem) {
     let Problem { line, column, path, message } = problem;
     let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
-    let _written = writeln!(shown, "{BAD}error{BAD:#}: {BOLD}{place}{message}{BOLD:#}");
+    let what = harmless(&format!("{place}{message}"));
+    let _written = writeln!(shown, "{BAD}error{BAD:#}: {BOLD}{what}{BOLD:#}");
     let at = if *line == 0 { String::new() } else { format!(":{line}:{column}") };
     let _written = writeln!(shown, "  {NOTE}-->{NOTE:#} {file}{at}");
     let row = usize::try_from(*line).unwrap_or(0).checked_sub(1);
     let Some(source) = row.and_then(|row| text.lines().nth(row)) else { return };
     let before: String =
         source.chars().take(usize::try_from(column.saturating_sub(1)).unwrap_or(0)).collect();
-    // Tabs stay tabs, so that the mark stands where it should.
-    let indent: String = before.chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+    let (source, indent) = (harmless(source), " ".repeat(harmless(&before).chars().count()));
     let _written =
         writeln!(shown, "{DIM}{line:>5} |{DIM:#} {source}\n{DIM}      |{DIM:#} {indent}{BAD}^{BAD:#}\n");
 }
@@ -215,7 +215,8 @@ fn test(documents: &Documents, cases: &Path, console: &mut Console) -> Outcome {
         }
         wrong += 1;
         console.data(&format!(
-            "{BAD}wrong{BAD:#} {BOLD}{name}{BOLD:#}\n  expected {expect}\n  decided  {said}\n{}",
+            "{BAD}wrong{BAD:#} {BOLD}{}{BOLD:#}\n  expected {expect}\n  decided  {said}\n{}",
+            harmless(&name),
             rows(&verdicts)
         ))?;
     }
@@ -270,7 +271,8 @@ fn explain(what: Explain, console: &mut Console) -> Outcome {
     let effects = match &decision {
         Decision::Allow(permit) => effects::shown(permit, &known),
         Decision::Deny(denial) => {
-            denial.detail.as_ref().map(|detail| format!("  {BOLD}{detail}{BOLD:#}\n")).unwrap_or_default()
+            let detail = denial.detail.as_deref().map(harmless);
+            detail.map(|detail| format!("  {BOLD}{detail}{BOLD:#}\n")).unwrap_or_default()
         }
     };
     let text = self::decision(&decision);

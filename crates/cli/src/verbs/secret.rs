@@ -103,10 +103,7 @@ pub(crate) async fn run(client: &Client, verb: Secret, console: &mut Console) ->
         }
         Secret::Delete { name, confirm } => {
             let asked = name.to_string();
-            let asks = |transform: &Transform| {
-                let mut secrets = transform.formulas().flat_map(|formula| formula.expression().secrets());
-                secrets.any(|secret| **secret == *asked)
-            };
+            let asks = |transform: &Transform| transform.secrets().any(|secret| secret == asked);
             let means = used::by_transforms(client, asks).await;
             confirm.ask_telling(console, &format!("delete the secret {name} and its value"), &means)?;
             if confirm.is_given() && !means.is_empty() {

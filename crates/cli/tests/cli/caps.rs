@@ -250,7 +250,7 @@ async fn what_is_done_with_a_request_is_explained_without_any_secret() {
         "sets header x-lost: no value, so that the request is denied: something that it asks for is not there",
         "sets the path: /v2/orders",
         "sets /by of the body: [\"system\",\"t1\"]",
-        "counts  shop/spend (role): 2.500000 usd per role in 1 h, then ask",
+        "counts  shop/spend (role): 2.500000 usd per role in 1h, then ask",
         "counts  shop/items (role): 3 of 10 expression per task, then deny",
     ] {
         assert!(ran.out.contains(shown), "{shown}\n{}", ran.out);

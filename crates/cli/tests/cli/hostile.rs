@@ -126,6 +126,44 @@ async fn no_text_of_a_server_or_a_pod_reaches_the_terminal_as_a_command() {
 }
 
 #[tokio::test]
+async fn no_text_of_a_document_reaches_the_terminal_as_a_command() {
+    let mut person = Person::new("http://127.0.0.1:9");
+    person.colour = true;
+    let file = |name: &str, text: &str| {
+        let path = person.home.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    // What YAML does not take as it is, it takes in its own escapes.
+    let escaped: String = EVIL.chars().map(|c| format!("\\U{:08x}", u32::from(c))).collect();
+    let quoted = format!("\"{escaped}\"");
+    let rule = "allow: [{domains: [a.test], methods: [GET, POST], body: {schema: {properties: {EVIL: {type: string}}}}}]";
+    let rule = rule.replace("EVIL", &quoted);
+    let transform = format!("transforms: [{{name: t, query: {{set: {{{quoted}: '\"a\"'}}}}}}]");
+    let good = file("good.yaml", &format!("- {{name: a, type: http, {rule}, {transform}}}"));
+    let raw = file("raw.yaml", &format!("- name: a\n  {EVIL}: 1\n"));
+    let unknown = file("unknown.yaml", &format!("- name: a\n  {quoted}: 1\n  v\u{202e}: 1\n"));
+    let case = |request: &str| format!("- {{request: {request}, expect: deny}}");
+    let cases = file("cases.yaml", &case(&format!("\"GET https://a.test/{escaped}\"")));
+    let strange = file("strange.yaml", &case(&quoted));
+    let body = json!({EVIL: 1}).to_string();
+    for verb in [
+        vec!["check", &raw],
+        vec!["check", &unknown],
+        vec!["test", &good, "--cases", &cases],
+        vec!["test", &good, "--cases", &strange],
+        vec!["test", &good, "--cases", &raw],
+        vec!["explain", &good, "GET", "https://a.test/"],
+        vec!["explain", &good, "POST", "https://a.test/", "--content-type", "application/json", "-d", &body],
+    ] {
+        let ran = person.runs(&[&["caps"], &verb[..]].concat()).await;
+        let shown = without_styles(&(ran.out + &ran.err));
+        assert_eq!(shown.chars().find(|c| is_hostile(*c)), None, "{verb:?}: {shown:?}");
+        assert!(shown.contains("\\u{202e}") || verb[0] == "test", "{verb:?} shows nothing: {shown}");
+    }
+}
+
+#[tokio::test]
 async fn json_stays_what_the_server_sent_whatever_it_holds() {
     let text = format!("{{\"agent_roles\": [], \"note\": \"\u{9b}1m\u{202e}\u{7f}{}\"}}", "\\u001b[31m");
     let sent = text.clone();

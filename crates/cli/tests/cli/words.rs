@@ -21,15 +21,8 @@ async fn capabilities_that_name_what_is_not_there_are_taken_with_a_warning() {
         .route("/v1/credentials", get(async || Json(json!({"credentials": []}))));
     let person = serve(router).await;
     let caps = person.home.path().join("caps.yaml");
-    let text = r#"
-- name: pay
-  type: http
-  allow: [{domains: [pay.test], methods: [GET]}]
-  transforms:
-    - name: key
-      auth: {credential: main}
-      headers: {set: {x-a: 'secrets["stripe-kye"]', x-b: 'secrets["stripe-key"]'}}
-"#;
+    let text = "- {name: pay, type: http, allow: [{domains: [pay.test], methods: [GET]}], transforms: [{name: key, \
+        auth: {credential: main}, headers: {set: {x-a: 'secrets[\"stripe-kye\"]', x-b: 'secrets[\"stripe-key\"]'}}}]}";
     std::fs::write(&caps, text).unwrap();
     let update =
         ["role", "update", &format!("agent_{ID}"), "-o", "json", "--capabilities", caps.to_str().unwrap()];

@@ -67,7 +67,20 @@ fn what_is_wrong_in_a_file_is_told_with_line_column_key_and_the_setting_that_was
             ":3:3: ",
             "`pod.memory_bytes`: found string \"1\", expected a whole number",
         ),
-        ("pod = { memory_bytes = 10 }\n", ":1:9: ", "`pod.memory_bytes` is 10, and the least is"),
+        ("pod = { memory_bytes = 10 }\n", ":1:9: ", "`pod.memory_bytes`: 10 is below the least, 67108864"),
+        (
+            "[prices.\"gpt-4.1\"]\ninput = 1\noutput = 1\n[prices.\"gpt-4.2\"]\ninput = -1\noutput = 1\n",
+            ":4:9: ",
+            "`prices.gpt-4.2`: the price of `gpt-4.2` is not",
+        ),
+        (
+            "[server]\nlisten = \"127.0.0.1:1\"\nother_urls = [\"https://a.test\", \"b.test\"]\n",
+            ":3:1: ",
+            "`server.other_urls`: `b.test` is no address",
+        ),
+        ("[server]\npublic_url = \"a.test\"\n", ":2:1: ", "`server.public_url`: `a.test` is no address"),
+        ("[vault]\nmaster_key = \"c2hvcnQ=\"\n", ":2:1: ", "`vault.master_key`: "),
+        ("[vault]\nformer_master_keys = [\"?\"]\n", ":2:1: ", "`vault.former_master_keys`: "),
         ("[pod\n", "", "line 1, column 5"),
     ] {
         let file = dir.path().join("server.toml");
@@ -117,7 +130,7 @@ fn a_limit_of_pods_that_no_pod_can_live_with_is_refused_with_the_least() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("server.toml"), "[pod]\nmemory_bytes = 10\n").unwrap();
     let error = format!("{:#}", load(&Flags::default(), &home(dir.path())).unwrap_err());
-    assert!(error.contains("`pod.memory_bytes` is 10, and the least is 67108864"), "{error}");
+    assert!(error.contains("`pod.memory_bytes`: 10 is below the least, 67108864"), "{error}");
 }
 
 #[test]

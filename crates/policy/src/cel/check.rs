@@ -416,6 +416,9 @@ impl Checker {
         if let (Some(of), "matches") = (target, name) {
             return self.matches(tree.offset, of, arguments);
         }
+        if let (Some(of), "contains" | "startsWith" | "endsWith", [part]) = (target, name, arguments) {
+            self.spelled(of, part.offset, text(part))?;
+        }
         // `base64` is no value but the first half of a name.
         let (target, full) = match target.map(|target| &target.kind) {
             Some(AstKind::Name(space)) if space == "base64" => (None, format!("base64.{name}")),

@@ -10,6 +10,7 @@ use super::{
     LIST_ITEMS_MAX, MADE_BYTES_MAX, TEXT_BYTES_MAX, WORK_MAX,
     check::{Function, Node, Walk},
     parse::Operator,
+    presence::is_present,
     schema::Attribute,
     value::{List, Map, Text, Value},
 };
@@ -30,6 +31,9 @@ pub enum Fault {
     /// A key is not there, but one is that some servers take for it.
     #[error("a name is there that some servers take for the one that it asks for")]
     Alike,
+    /// Something is not understood, and some servers may understand it.
+    #[error("servers may read what it asks for in different ways")]
+    Unclear,
     /// A value is of another type than is wanted.
     #[error("a value is of another type than it wants")]
     Type,
@@ -110,7 +114,7 @@ impl Work {
     }
 
     /// Goes through so many bytes.
-    fn reads(&self, bytes: usize) -> Result<(), Fault> {
+    pub(super) fn reads(&self, bytes: usize) -> Result<(), Fault> {
         self.steps(bytes / BYTES_PER_STEP)
     }
 
@@ -156,7 +160,7 @@ impl<'a> Evaluation<'a> {
                 self.work.takes(self.scope.get(*attribute).ok_or(Fault::Absent)?)?
             }
             Node::Local(at) => self.locals.get(*at).cloned().ok_or(Fault::Absent)?,
-            Node::Present(attribute) => Value::Bool(self.scope.get(*attribute).is_some()),
+            Node::Present(attribute) => Value::Bool(is_present(self.scope, self.work, *attribute)?),
             Node::Has(of, key) => {
                 let map = self.map(of)?;
                 Value::Bool(lookup(self.work, map, key)?.is_some())
@@ -315,7 +319,8 @@ impl<'a> Evaluation<'a> {
 
 /// The value of a key. Where it is not there, and something is that some servers take for it, nobody knows what it is: a
 /// rule that denies does so, and one that allows does not.
-fn lookup<'a>(work: &Work, map: Map<'a>, key: &str) -> Result<Option<Value<'a>>, Fault> {
+pub(super) fn lookup<'a>(work: &Work, map: Map<'a>, key: &str) -> Result<Option<Value<'a>>, Fault> {
+    work.reads(key.len())?;
     if let Map::Source(source) = map {
         work.steps(source.len() / KEYS_PER_STEP)?;
     }
@@ -323,21 +328,18 @@ fn lookup<'a>(work: &Work, map: Map<'a>, key: &str) -> Result<Option<Value<'a>>,
         return work.takes(value).map(Some);
     }
     let has_alike = match map {
-        Map::Source(source) => source.has_alike(key),
-        Map::Json(members) => has_alike(work, members, key)?,
+        Map::Source(source) => has_alike(work, source.keys(), key)?,
+        Map::Json(members) => has_alike(work, members.keys().map(String::as_str), key)?,
     };
     if has_alike { Err(Fault::Alike) } else { Ok(None) }
 }
 
-fn has_alike(
-    work: &Work,
-    members: &serde_json::Map<String, serde_json::Value>,
-    key: &str,
-) -> Result<bool, Fault> {
+fn has_alike<'n>(work: &Work, names: impl IntoIterator<Item = &'n str>, key: &str) -> Result<bool, Fault> {
     let (is_simple_key, mut bytes) = (is_simple(key), 0);
-    for name in members.keys() {
+    for name in names {
         let is_quick = is_simple_key && is_simple(name);
-        bytes += if is_quick { name.len() + NAME_BYTES } else { name.len() * 8 + ODD_NAME_BYTES };
+        bytes +=
+            if is_quick { name.len() + NAME_BYTES } else { (name.len() + key.len()) * 8 + ODD_NAME_BYTES };
         if bytes > NAMES_BYTES {
             work.reads(std::mem::take(&mut bytes))?;
         }
@@ -506,10 +508,8 @@ fn unary<'a>(work: &Work, function: Function, of: &Value<'a>) -> Evaluated<'a> {
         (Function::Size, Value::Map(map)) => integer(map.len()),
         (Function::LowerAscii, Value::Text(text)) => made(work, &text.as_str().to_ascii_lowercase()),
         (Function::UpperAscii, Value::Text(text)) => made(work, &text.as_str().to_ascii_uppercase()),
-        (Function::Trim, Value::Text(text)) => Ok(match text {
-            Text::Borrowed(text) => Value::text(text.trim()),
-            Text::Made(text) => Value::made(text.trim()),
-        }),
+        (Function::Trim, Value::Text(Text::Borrowed(text))) => Ok(Value::text(text.trim())),
+        (Function::Trim, Value::Text(Text::Made(text))) => made(work, text.trim()),
         (Function::Base64Encode, Value::Text(text)) => made(work, &STANDARD.encode(text.as_str())),
         (Function::Base64Decode, Value::Text(text)) => {
             let bytes = STANDARD.decode(text.as_str()).map_err(|_| Fault::Text)?;

@@ -1,7 +1,7 @@
 //! What a slip of the pen may have meant: words and signs of other languages, names in another spelling.
 
 use super::{check::Function, schema::Attribute};
-use crate::suggest::nearest;
+use crate::{names::plain_header_name, suggest::nearest};
 
 /// Words of other languages for what CEL writes otherwise.
 const WORDS: &[(&str, &str)] = &[
@@ -90,9 +90,7 @@ pub(super) fn spelling(attribute: Attribute, text: &str) -> Option<(&'static str
     let (rule, spelled) = match attribute {
         Attribute::RequestHeaders | Attribute::ResponseHeaders => (
             "headers are known by their names in lower case, with `-` for `_` and other signs",
-            text.chars()
-                .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
-                .collect(),
+            plain_header_name(text),
         ),
         Attribute::RequestMethod => ("methods are in upper case", text.to_ascii_uppercase()),
         Attribute::RequestHost | Attribute::RequestScheme => {

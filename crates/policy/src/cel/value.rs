@@ -76,11 +76,6 @@ pub trait MapSource: std::fmt::Debug {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-
-    /// Whether a key is here that some servers take for this one, which is not: see [`crate::is_alike`].
-    fn has_alike(&self, _key: &str) -> bool {
-        false
-    }
 }
 
 impl<'a> Value<'a> {
@@ -171,6 +166,7 @@ impl<'a> Value<'a> {
                 }
                 work.steps(one.len())?;
                 for key in one.keys() {
+                    work.reads(key.len())?;
                     let Some((one, other)) = one.get(key).zip(other.get(key)) else { return Ok(false) };
                     if !one.equals(&other, work)? {
                         return Ok(false);

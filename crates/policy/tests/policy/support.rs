@@ -5,8 +5,8 @@ use std::fmt::Write;
 use freehold_model::provider::Kind;
 use freehold_policy::{
     Approval, Body, Decision, Denial, Destination, DnsDecision, NormalPath, Permit, Policy, ProviderGrant,
-    ReadBody, Reply, RequestHead, Scheme, Unreadable,
-    cel::{Attribute, Scope, Value},
+    Query, ReadBody, Reply, RequestHead, Scheme, Unreadable,
+    cel::{Attribute, Map, Scope, Value},
     compile, grpc_call, parse,
 };
 use serde_json::json;
@@ -70,7 +70,7 @@ impl Content {
 struct Seen<'a> {
     method: &'a str,
     path: &'a NormalPath<'a>,
-    query: &'a serde_json::Value,
+    query: &'a Option<Query<'a>>,
     body: &'a Content,
     reply: Option<(u16, &'a Content)>,
     headers: serde_json::Value,
@@ -82,7 +82,7 @@ impl Scope for Seen<'_> {
         Some(match attribute {
             Attribute::RequestMethod => Value::text(self.method),
             Attribute::RequestPath => Value::text(self.path.as_str()),
-            Attribute::RequestQuery => Value::json(self.query),
+            Attribute::RequestQuery => Value::Map(Map::Source(self.query.as_ref()?)),
             Attribute::RequestHeaders | Attribute::ResponseHeaders => Value::json(&self.headers),
             Attribute::RequestWebsocket => Value::Bool(false),
             Attribute::RequestGrpcService => Value::text(call()?.0),
@@ -98,12 +98,12 @@ impl Scope for Seen<'_> {
     }
 }
 
-/// A request: `METHOD scheme://host[:port]/path[?query][ TYPE BODY]`, each value of the query once.
+/// A request: `METHOD scheme://host[:port]/path[?query][ TYPE BODY]`.
 pub(crate) struct Request {
     method: String,
     destination: Destination,
     pub(crate) path: Result<NormalPath<'static>, String>,
-    query: serde_json::Value,
+    query: String,
     pub(crate) body: Content,
 }
 
@@ -119,13 +119,12 @@ impl Request {
             _ => (authority, scheme.default_port()),
         };
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
-        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         let path = NormalPath::parse(path).map(NormalPath::into_owned);
         Self {
             method: method.to_owned(),
             destination: Destination::new(scheme, host, port).unwrap(),
             path: path.map_err(|problem| format!("no path: {problem}")),
-            query: pairs.map(|(name, value)| (name.to_owned(), json!([value]))).collect(),
+            query: query.to_owned(),
             body: Content::new(body),
         }
     }
@@ -139,15 +138,15 @@ impl Request {
         let path = self.path.as_ref().unwrap();
         let headers = json!({"accept": "*/*"});
         let (destination, method) = (&self.destination, self.method.as_str());
-        let seen =
-            |body| Seen { method, path, query: &self.query, body, reply: None, headers: headers.clone() };
+        let query = Query::parse(&self.query);
+        let seen = |body| Seen { method, path, query: &query, body, reply: None, headers: headers.clone() };
         let wanted = {
             let scope = seen(&self.body);
             let head = RequestHead { destination, method, path, scope: &scope, body: self.body.facts() };
             policy.body_wanted(&head)
         };
         self.body.read(wanted);
-        let scope = Seen { method, path, query: &self.query, body: &self.body, reply: None, headers };
+        let scope = Seen { method, path, query: &query, body: &self.body, reply: None, headers };
         let head = RequestHead { destination, method, path, scope: &scope, body: self.body.facts() };
         then(policy.decide(&head), &head)
     }
@@ -159,10 +158,11 @@ impl Request {
         let Some(rule) = permit.response() else { return "passed".to_owned() };
         let wanted = rule.body_wanted(&Reply { status, body: body.facts() });
         body.read(wanted);
+        let query = Query::parse(&self.query);
         let scope = Seen {
             method: &self.method,
             path: self.path.as_ref().unwrap(),
-            query: &self.query,
+            query: &query,
             body: &self.body,
             reply: Some((status, &body)),
             headers: json!({"x-class": "internal"}),

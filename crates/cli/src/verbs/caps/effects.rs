@@ -10,7 +10,7 @@ use freehold_policy::{
 
 use crate::{
     output::{BOLD, DIM},
-    text::span,
+    text::harmless,
 };
 
 /// Everything that a permit says beside where the request may go.
@@ -26,13 +26,13 @@ pub(super) fn shown(permit: &Permit, scope: &dyn Scope) -> String {
         line("body", &format!("at most {max} bytes"));
     }
     if let Some(rule) = permit.response() {
-        line("response", &response(rule));
+        line("response", &harmless(&response(rule)));
     }
     let work = Work::default();
     for transform in permit.transforms() {
         line("transform", &title(&transform.name));
         for change in changes(transform, scope, &work) {
-            line("         ", &change);
+            line("         ", &harmless(&change));
         }
     }
     for one in permit.counters() {
@@ -106,10 +106,7 @@ fn counter(counter: &Applied<Counter>, scope: &dyn Scope, work: &Work) -> String
         (Unit::Requests, _) => "1 of ".to_owned(),
         _ => String::new(),
     };
-    let window = match counter.window {
-        Some(window) => format!(" in {}", span(window.seconds())),
-        None => String::new(),
-    };
+    let window = counter.window.map(|window| format!(" in {window}")).unwrap_or_default();
     let beyond = counter.on_limit.as_str();
     format!("{}: {amount}{limit} per {}{window}, then {beyond}", title(&counter.name), counter.per.as_str())
 }

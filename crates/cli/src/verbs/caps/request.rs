@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use freehold_model::Timestamp;
 use freehold_policy::{
-    Body, Destination, NormalPath, Policy, ReadBody, Reply, RequestHead, ResponseRule, Scheme, Unreadable,
-    cel::{Attribute, List, Map, MapSource, Scope, Value},
-    grpc_call, is_alike, is_plain_query,
+    Body, Destination, NormalPath, Policy, Query, ReadBody, Reply, RequestHead, ResponseRule, Scheme,
+    Unreadable,
+    cel::{Attribute, Map, MapSource, Scope, Value},
+    grpc_call, plain_header_name,
 };
 
 use super::cases::Subject;
@@ -17,10 +18,7 @@ pub(super) struct Request {
     method: String,
     destination: Destination,
     path: NormalPath<'static>,
-    /// `None` where servers read it in different ways.
-    query: Option<Values>,
-    /// As it was given.
-    query_text: String,
+    query: String,
     message: Message,
 }
 
@@ -106,8 +104,7 @@ impl Request {
             method: method.to_owned(),
             destination,
             path: path.into_owned(),
-            query: is_plain_query(query).then(|| Values::parse(query)),
-            query_text: query.to_owned(),
+            query: query.to_owned(),
             message,
         })
     }
@@ -149,6 +146,7 @@ impl Response {
 /// What expressions see.
 pub(super) struct Known<'a> {
     request: &'a Request,
+    query: Option<Query<'a>>,
     response: Option<&'a Response>,
     subject: &'a Subject,
     now: Timestamp,
@@ -156,7 +154,8 @@ pub(super) struct Known<'a> {
 
 impl<'a> Known<'a> {
     pub(super) fn new(request: &'a Request, response: Option<&'a Response>, subject: &'a Subject) -> Self {
-        Self { request, response, subject, now: subject.now.unwrap_or_else(Timestamp::now) }
+        let query = Query::parse(&request.query);
+        Self { request, query, response, subject, now: subject.now.unwrap_or_else(Timestamp::now) }
     }
 
     fn grpc(&self) -> Option<(&str, &str)> {
@@ -166,17 +165,14 @@ impl<'a> Known<'a> {
 
 impl Scope for Known<'_> {
     fn get(&self, attribute: Attribute) -> Option<Value<'_>> {
-        let Self { request, response, subject, now } = self;
-        let or = |given: &'_ Option<String>, otherwise: &'static str| {
-            given.clone().unwrap_or_else(|| otherwise.to_owned())
-        };
+        let Self { request, query, response, subject, now } = self;
         Some(match attribute {
             Attribute::RequestMethod => Value::text(&request.method),
             Attribute::RequestScheme => Value::text(request.destination.scheme().as_str()),
             Attribute::RequestHost => Value::text(request.destination.host()),
             Attribute::RequestPort => Value::Int(request.destination.port().into()),
             Attribute::RequestPath => Value::text(request.path.as_str()),
-            Attribute::RequestQuery => Value::Map(Map::Source(request.query.as_ref()?)),
+            Attribute::RequestQuery => Value::Map(Map::Source(query.as_ref()?)),
             Attribute::RequestHeaders => Value::Map(Map::Source(&request.message.headers)),
             Attribute::RequestWebsocket => {
                 let upgrade = request.message.headers.0.get("upgrade");
@@ -188,14 +184,14 @@ impl Scope for Known<'_> {
             Attribute::ResponseHeaders => Value::Map(Map::Source(&response.as_ref()?.message.headers)),
             Attribute::ResponseBody => Value::json(response.as_ref()?.message.read.as_ref()?.value()?),
             Attribute::WorkspaceId => {
-                Value::made(&or(&subject.workspace, "ws_00000000000000000000000000000000"))
+                Value::text(subject.workspace.as_deref().unwrap_or("ws_00000000000000000000000000000000"))
             }
-            Attribute::RoleName => Value::made(&or(&subject.role, "role")),
-            Attribute::UserId => Value::made(&or(&subject.user, "system")),
+            Attribute::RoleName => Value::text(subject.role.as_deref().unwrap_or("role")),
+            Attribute::UserId => Value::text(subject.user.as_deref().unwrap_or("system")),
             Attribute::TaskId => Value::text(subject.task.as_deref()?),
             Attribute::Now => Value::Timestamp(*now),
             Attribute::Secrets => Value::Map(Map::Source(&Placeholders)),
-            of_body => request.message.read.as_ref()?.request(of_body, &request.query_text)?,
+            of_body => request.message.read.as_ref()?.request(of_body, &request.query)?,
         })
     }
 }
@@ -229,7 +225,7 @@ impl Texts {
             let (name, value) =
                 header.split_once(':').ok_or_else(|| format!("`{header}`: expected `name: value`"))?;
             let value = value.trim();
-            let of_name = texts.0.entry(plain_name(name.trim())).or_default();
+            let of_name = texts.0.entry(plain_header_name(name.trim())).or_default();
             if !of_name.is_empty() {
                 of_name.push_str(", ");
             }
@@ -250,43 +246,5 @@ impl MapSource for Texts {
 
     fn len(&self) -> usize {
         self.0.len()
-    }
-}
-
-/// A header's name as expressions know it: see `request.headers`.
-fn plain_name(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
-}
-
-/// Parameters of a query.
-#[derive(Debug, Default)]
-struct Values(BTreeMap<String, Vec<String>>);
-
-impl Values {
-    fn parse(query: &str) -> Self {
-        let mut values = Self::default();
-        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-            values.0.entry(name.into_owned()).or_default().push(value.into_owned());
-        }
-        values
-    }
-}
-
-impl MapSource for Values {
-    fn get(&self, key: &str) -> Option<Value<'_>> {
-        let values = self.0.get(key)?;
-        Some(Value::List(List::Made(values.iter().map(|value| Value::text(value)).collect())))
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        self.0.keys().map(String::as_str).collect()
-    }
-
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn has_alike(&self, key: &str) -> bool {
-        self.0.keys().any(|name| is_alike(name, key))
     }
 }
