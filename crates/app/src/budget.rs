@@ -75,7 +75,7 @@ impl App {
     }
 }
 
-/// The counters of a document. One that cannot be read, which is never stored, has none and allows nothing.
+/// The counters of a document. One that cannot be read, since an older version stored it, has none and allows nothing.
 fn of_document(origin: Origin, text: Option<&str>, whose: &Whose, now: Timestamp) -> Vec<Budget> {
     let document = freehold_policy::parse(text.unwrap_or_default()).unwrap_or_default();
     let mut budgets = Vec::new();

@@ -188,20 +188,26 @@ impl Gate for EgressGate {
         if self.state().published.get(&look.workspace.id).is_some_and(|(published, _)| *published == source) {
             return Ok(());
         }
-        match self.grant(look).await {
+        let digest = match self.grant(look).await {
             Ok(grant) => {
-                let digest = policy_digest(look);
                 self.egress.publish(look.workspace.id, Arc::new(grant));
-                self.state().published.insert(look.workspace.id, (source, digest));
-                Ok(())
+                policy_digest(look)
             }
             Err(error) => {
-                // What cannot be understood allows nothing.
+                // What cannot be understood allows nothing. The pod is served all the same, so that who works in it is told so.
+                tracing::error!(
+                    workspace.id = %look.workspace.id,
+                    role.name = look.role.name,
+                    provider.name = look.provider.name,
+                    error = format!("{error:#}"),
+                    "the capabilities that are stored cannot be used: nothing goes out of the workspace until they are corrected"
+                );
                 self.egress.revoke(look.workspace.id);
-                self.state().published.remove(&look.workspace.id);
-                Err(io::Error::other(format!("{error:#}")))
+                String::new()
             }
-        }
+        };
+        self.state().published.insert(look.workspace.id, (source, digest));
+        Ok(())
     }
 
     async fn close(&self, workspace: WorkspaceId, pod: PodId) {

@@ -1,6 +1,6 @@
 //! Policy is pushed: what a change says counts for the very next request of a running workspace.
 
-use std::path::Path;
+use std::{fs, path::Path, process::Command};
 
 use serde_json::json;
 
@@ -61,7 +61,7 @@ async fn a_patch_of_role_or_provider_counts_for_the_next_request_of_an_open_conn
         }
         // No wait: the change has been answered.
         use std::io::Write;
-        std::fs::File::options().append(true).open(&file).unwrap().write_all(b"a").unwrap();
+        fs::File::options().append(true).open(&file).unwrap().write_all(b"a").unwrap();
         let freehold_client::ExecEvent::Stdout(status) = asking.next().await.unwrap() else {
             panic!("the client in the pod ended, or complained")
         };
@@ -70,8 +70,35 @@ async fn a_patch_of_role_or_provider_counts_for_the_next_request_of_an_open_conn
     }
 }
 
+#[tokio::test]
+async fn capabilities_that_a_new_version_does_not_take_deny_everything_and_the_log_names_their_role() {
+    let mut world = World::start(SCENARIO).await;
+    let role = world.role(ALLOWED).await;
+    let workspace = world.workspace(&role).await.id;
+    let status = "curl -s -o /dev/null -w '%{http_code}' https://facts.freehold.test/";
+    assert_eq!(world.sh(workspace, status).await.1, "200");
+    world.stop_server().await;
+    let change = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); \
+                  db.execute(\"UPDATE roles SET capabilities = '- {name: facts, type: httq}'\"); db.commit()";
+    let changed = Command::new("python3").args(["-c", change]).arg(world.data().join("freehold.db")).status();
+    assert!(changed.unwrap().success());
+    world.start_server().await;
+    let denied = "curl -s https://facts.freehold.test/";
+    assert!(world.sh(workspace, denied).await.1.contains("\"no_grant\""));
+    let log = fs::read_to_string(world.log()).unwrap();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("cannot be used")).collect();
+    assert!(
+        matches!(lines[..], [line] if line.contains(&role.name) && line.contains("the role's capabilities: 1:")),
+        "{lines:?}"
+    );
+    let started = world.workspace(&role).await.id;
+    assert!(world.sh(started, denied).await.1.contains("\"no_grant\""), "who starts is told so too");
+    world.client.role_update(role.id, &from(json!({"capabilities": ALLOWED}))).await.unwrap();
+    assert_eq!(world.sh(workspace, status).await.1, "200");
+}
+
 fn find(below: &Path, name: &str) -> Option<std::path::PathBuf> {
-    std::fs::read_dir(below).ok()?.flatten().find_map(|entry| {
+    fs::read_dir(below).ok()?.flatten().find_map(|entry| {
         let path = entry.path();
         if path.file_name().is_some_and(|found| found == name) { Some(path) } else { find(&path, name) }
     })
