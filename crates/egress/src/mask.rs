@@ -212,7 +212,8 @@ impl Stream {
         let mut out = (!lower.is_empty()).then(|| [self.struck.as_slice(), &piece].concat());
         lower.extend(piece.iter().map(u8::to_ascii_lowercase));
         let found = self.mask.strike(&piece, &lower, false, &mut out);
-        self.held = lower[found.open_from..].to_vec();
+        lower.drain(..found.open_from);
+        self.held = lower;
         let mut out = out.map_or(piece, Bytes::from);
         self.struck = out.split_off(found.open_from).to_vec();
         let passed = self.passed.min(found.open_from);
