@@ -1,4 +1,9 @@
-//! Connections to upstreams that are used again: what one sends beyond its answer is no other request's.
+//! Upstreams of HTTP/1.1 that do not keep to it: what one sends beyond its answer is no other request's, and an answer has one end.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use http::StatusCode;
 use tokio::{
@@ -6,7 +11,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::harness::{Kept, PATIENCE, plain_by_hand};
+use crate::{
+    harness::{Kept, PATIENCE, Proxy, plain_by_hand},
+    upstream::{Speaks, Upstream},
+};
 
 const OPEN: &str = "
 - name: plain
@@ -85,4 +93,50 @@ async fn a_connection_whose_request_was_answered_before_its_end_carries_no_other
     let mut rest = Vec::new();
     let _ = tokio::time::timeout(PATIENCE, first.read_to_end(&mut rest)).await.expect("it is kept");
     assert_eq!(String::from_utf8_lossy(&rest), "GET /c HTTP/1.1\r\n");
+}
+
+#[tokio::test]
+async fn a_server_that_agrees_to_no_protocol_is_dialled_twice_and_no_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let proxy = Proxy::start_with(&upstream, |options| {
+        options.hosts.insert("api.test".to_owned(), address);
+    })
+    .await;
+    let dialled = Arc::<AtomicUsize>::default();
+    let counter = Arc::clone(&dialled);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.read(&mut [0; 4096]).await;
+            // A fatal alert: no_application_protocol.
+            let _ = stream.write_all(&[21, 3, 3, 0, 2, 2, 120]).await;
+        }
+    });
+    assert_eq!(proxy.get("api.test", "/open/a").await.reason(), "upstream_tls");
+    assert_eq!(dialled.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn an_answer_with_more_than_one_length_has_one_for_its_client() {
+    for (lengths, chunks, body) in [
+        ("content-length: 1\r\ntransfer-encoding: chunked", "3\r\nabc\r\n0\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n"),
+        ("content-length: 3, 3", "abc", "abc"),
+        ("content-length: 3\r\ncontent-length: 3", "abc", "abc"),
+    ] {
+        let (_proxy, listener, mut client) = plain_by_hand().await;
+        let request = "GET /a HTTP/1.1\r\nhost: plain.test\r\nconnection: close\r\n\r\n";
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut upstream = accepted(&listener).await;
+        head(&mut upstream).await;
+        let answer = format!("HTTP/1.1 200 OK\r\n{lengths}\r\n\r\n{chunks}");
+        upstream.write_all(answer.as_bytes()).await.unwrap();
+        let mut got = String::new();
+        tokio::time::timeout(PATIENCE, client.read_to_string(&mut got)).await.unwrap().unwrap();
+        let (head, rest) = got.split_once("\r\n\r\n").unwrap();
+        let is_chunked = head.contains("transfer-encoding: chunked");
+        assert!(is_chunked != head.contains("\r\ncontent-length: 3\r\n"), "{lengths}: {head}");
+        assert_eq!((head.matches("length").count(), rest), (usize::from(!is_chunked), body), "{lengths}");
+    }
 }
