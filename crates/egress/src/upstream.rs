@@ -30,7 +30,11 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use rustls::{AlertDescription, ClientConfig, pki_types::ServerName};
-use tokio::{io::BufReader, net::TcpStream};
+use tokio::{
+    io::BufReader,
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
@@ -174,6 +178,8 @@ pub(crate) struct Connector {
     timeout: Duration,
     /// Whether it dials for rules that name the address itself.
     named: bool,
+    /// Room for connections that are kept for further requests: there is no end of destinations, but one of sockets.
+    kept: Arc<Semaphore>,
 }
 
 impl Connector {
@@ -192,6 +198,7 @@ impl Connector {
             offer: Offer::Http1,
             timeout: ms(limits.connect_ms),
             named: false,
+            kept: Arc::new(Semaphore::new(limits.upstream_kept_max.min(Semaphore::MAX_PERMITS))),
         }
     }
 
@@ -287,22 +294,26 @@ impl tower_service::Service<Uri> for Connector {
             let destination = Destination::new(scheme, uri.host().unwrap_or_default(), port)
                 .map_err(|_| Reason::UpstreamUnresolved)?;
             let stream = connector.dial(&destination).await?;
-            Ok(Leg(TokioIo::new(stream)))
+            Ok(Leg(TokioIo::new(stream), connector.kept.try_acquire_owned().ok()))
         })
     }
 }
 
-/// A pooled connection, which says whether HTTP/2 was agreed on.
-pub(crate) struct Leg(TokioIo<Stream>);
+/// A connection of a pool, which says whether HTTP/2 was agreed on; without room it serves one request.
+pub(crate) struct Leg(TokioIo<Stream>, Option<OwnedSemaphorePermit>);
 
 impl Connection for Leg {
     fn connected(&self) -> Connected {
-        match self.0.inner() {
+        let connected = match self.0.inner() {
             Either::Right(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
                 Connected::new().negotiated_h2()
             }
             _ => Connected::new(),
+        };
+        if self.1.is_none() {
+            connected.poison();
         }
+        connected
     }
 }
 

@@ -140,3 +140,43 @@ async fn an_answer_with_more_than_one_length_has_one_for_its_client() {
         assert_eq!((head.matches("length").count(), rest), (usize::from(!is_chunked), body), "{lengths}");
     }
 }
+
+#[tokio::test]
+async fn connections_that_wait_for_requests_are_so_many_however_many_hosts_there_are() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let upstream = Upstream::start(Speaks::Plain).await;
+    let hosts: Vec<_> = (0..12).map(|n| format!("h{n}.many.test")).collect();
+    let proxy = Proxy::start_with(&upstream, |options| {
+        options.limits.upstream_kept_max = 4;
+        options.hosts.extend(hosts.iter().map(|host| (host.clone(), address)));
+    })
+    .await;
+    let caps = OPEN.replace("plain.test", "'*.many.test'");
+    proxy.publish_with(&caps, Kept::default());
+    let (dialled, open) = (Arc::<AtomicUsize>::default(), tokio::sync::watch::Sender::new(0));
+    let (counter, counted) = (Arc::clone(&dialled), open.clone());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counter.fetch_add(1, Ordering::SeqCst);
+            counted.send_modify(|open| *open += 1);
+            let counted = counted.clone();
+            tokio::spawn(async move {
+                let mut read = [0; 4096];
+                while stream.read(&mut read).await.is_ok_and(|length| length > 0) {
+                    stream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                }
+                counted.send_modify(|open| *open -= 1);
+            });
+        }
+    });
+    // The first come again, on connections that were kept.
+    for host in hosts.iter().chain(&hosts[..4]) {
+        let mut client = proxy.connect_name(host, 80).await;
+        client.write_all(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes()).await.unwrap();
+        assert!(head(&mut client).await.contains("202"), "{host}");
+    }
+    assert_eq!(dialled.load(Ordering::SeqCst), hosts.len());
+    let mut open = open.subscribe();
+    tokio::time::timeout(PATIENCE, open.wait_for(|open| *open == 4)).await.unwrap().unwrap();
+}
