@@ -180,3 +180,40 @@ async fn connections_that_wait_for_requests_are_so_many_however_many_hosts_there
     let mut open = open.subscribe();
     tokio::time::timeout(PATIENCE, open.wait_for(|open| *open == 4)).await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn requests_wait_for_upstream_connections_of_which_there_are_so_many_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let upstream = Upstream::start(Speaks::Plain).await;
+    let proxy = Proxy::start_with(&upstream, |options| {
+        (options.limits.upstream_kept_max, options.limits.upstream_connections_max) = (0, 2);
+        options.hosts.insert("plain.test".to_owned(), address);
+    })
+    .await;
+    let (at_once, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (pairs, counted) = (Arc::new(tokio::sync::Barrier::new(2)), Arc::clone(&most));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (at_once, most, pairs) = (Arc::clone(&at_once), Arc::clone(&counted), Arc::clone(&pairs));
+            tokio::spawn(async move {
+                head(&mut stream).await;
+                most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                pairs.wait().await;
+                at_once.fetch_sub(1, Ordering::SeqCst);
+                stream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                let _ = stream.read_u8().await;
+            });
+        }
+    });
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = proxy.connect_name("plain.test", 80).await;
+        client.write_all(b"GET / HTTP/1.1\r\nhost: plain.test\r\n\r\n").await.unwrap();
+        clients.push(client);
+    }
+    for mut client in clients {
+        assert!(head(&mut client).await.contains("202"));
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 2);
+}
