@@ -55,6 +55,15 @@ impl Followed {
     fn concerns(&self, row: &AuditEvent) -> bool {
         row.workspace_id == Some(self.workspace) && row.task_id.is_none_or(|task| task == self.task)
     }
+
+    /// When the task was submitted, to the millisecond: its id says so. What was decided before is of no interest.
+    fn since(&self) -> Timestamp {
+        let submitted = self.task.uuid().get_timestamp().and_then(|at| {
+            let (seconds, nanoseconds) = at.to_unix();
+            Timestamp::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?).ok()
+        });
+        submitted.unwrap_or_else(Timestamp::now)
+    }
 }
 
 /// Shows what happens until the task has ended, and answers with the task. `stream` was opened before the submission.
@@ -223,8 +232,7 @@ struct Decisions {
 
 impl Decisions {
     fn new(followed: Followed) -> Self {
-        let from = Timestamp::now() - DECISIONS_OVERLAP;
-        Self { followed, from, seen: HashSet::new(), is_readable: true }
+        Self { followed, from: followed.since(), seen: HashSet::new(), is_readable: true }
     }
 
     /// Holds the decisions that were stored since the last time.

@@ -108,7 +108,7 @@ pub(crate) struct Refusal {
     pub(crate) reason: Reason,
     /// The rule that denies it, or that would have allowed it where it was something else that did not.
     rule: Option<RuleName>,
-    /// Where its body is not as it must be.
+    /// Where its body is not as it must be, or why it cannot be read.
     detail: Option<String>,
     /// What could not be put on it.
     failure: Option<Box<Failure>>,

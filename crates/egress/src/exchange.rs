@@ -9,8 +9,8 @@ use std::{
 use bytes::Bytes;
 use freehold_model::{EventId, audit::AuditEvent};
 use freehold_policy::Destination;
-use http::{Request, Response, StatusCode, request::Parts};
-use http_body_util::Empty;
+use http::{Method, Request, Response, StatusCode, request::Parts};
+use http_body_util::{Empty, Full};
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -66,6 +66,7 @@ impl Connection {
         row.method = Some(beginning(parts.method.as_str(), METHOD_CHARS_MAX));
         row.path = Some(beginning(parts.uri.path(), REFUSED_PATH_CHARS_MAX));
         let id = row.id;
+        let is_head = parts.method == Method::HEAD;
         let body = Passage::upstream(body, parts.version);
         let outcome = match self.admit(grant, &mut parts, body, &row).await {
             Ok(admitted) => self.pass(admitted, row, parts, started).await,
@@ -75,8 +76,10 @@ impl Connection {
             Ok((response, masking)) => response.map(|body| {
                 ReplyBody::upstream(body, masking, ms(self.pod.state.options.limits.stalled_ms), open)
             }),
-            Err(reason) => deny::response(reason, &self.destination.to_string(), id)
-                .map(|body| ReplyBody::own(body, open)),
+            Err(reason) => deny::response(reason, &self.destination.to_string(), id).map(|body| {
+                // Over HTTP/2 hyper would send one all the same, which is an error of the protocol.
+                ReplyBody::own(if is_head { Full::default() } else { body }, open)
+            }),
         })
     }
 

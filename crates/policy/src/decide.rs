@@ -11,6 +11,7 @@ use std::{
 use crate::{
     body::{BODY_READ_BYTES_DEFAULT, BODY_READ_BYTES_MAX, Body},
     cel::{Fault, Scope, Work},
+    content::{ReadBody, Unreadable},
     destination::{Destination, Scheme, normal_host},
     document::{Condition, DomainPattern, Method, Rule},
     merge::Merged,
@@ -164,7 +165,7 @@ pub struct Denial {
     /// The rule that denies it. When none does and none allows it: of those that name its host, method and path, the one that
     /// came nearest (its body before its conditions), the first of several.
     pub rule: Option<RuleName>,
-    /// For the audit log: where a body is not as a schema says. Nothing of its content.
+    /// For the audit log: where a body is not as a schema says, or why it cannot be read. Nothing of its content.
     pub detail: Option<String>,
 }
 
@@ -362,9 +363,15 @@ impl Policy {
                 Decision::Deny(Denial {
                     reason,
                     rule: near.map(|rule| rule.name.clone()),
-                    detail: near
-                        .filter(|_| reason == Reason::BodyInvalid)
-                        .and_then(|one| one.detail(request)),
+                    detail: near.and_then(|one| match reason {
+                        Reason::BodyInvalid => one.detail(request),
+                        Reason::BodyUnreadable => {
+                            let why = request.body.read.and_then(ReadBody::unreadable);
+                            // What can be read, and a schema all the same cannot tell.
+                            Some(why.unwrap_or(Unreadable::Ambiguous).to_string())
+                        }
+                        _ => None,
+                    }),
                 })
             }
         }

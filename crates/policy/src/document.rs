@@ -1,6 +1,6 @@
 //! A checked document: the values that [`crate::parse`] makes and [`crate::compile`] takes.
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
 use crate::{
     body::BodyRule,
@@ -197,7 +197,14 @@ impl DomainPattern {
     /// Parses `host`, `host:port`, `[v6]:port`, with wildcards in names. The problem is text for the author.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.contains('/') {
-            return Err("name the host alone, without scheme or path".to_owned());
+            let is_network = text.rsplit_once('/').is_some_and(|(of, bits)| {
+                of.parse::<IpAddr>().is_ok() && bits.bytes().all(|byte| byte.is_ascii_digit())
+            });
+            return Err(match is_network {
+                true => "there are no networks here: name each address, or a name",
+                false => "name the host alone, without scheme or path",
+            }
+            .to_owned());
         }
         let (host, port) = split_port(text)?;
         let host = if host.contains('*') { wild_host(host)? } else { plain_host(host)? };

@@ -18,8 +18,8 @@ use crate::{
     yaml::{self, Node, Value},
 };
 
-/// The longest document, in bytes.
-pub const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
+/// The longest document, in characters.
+pub const DOCUMENT_CHARS_MAX: usize = 262_144;
 /// The most capabilities in a document.
 pub const CAPABILITIES_MAX: usize = 1_000;
 /// The most rules in a document.
@@ -75,8 +75,8 @@ impl std::fmt::Display for Problem {
 /// Every problem found, in the order of the text; a document that is not YAML has one.
 pub fn parse(text: &str) -> Result<Document, Vec<Problem>> {
     let at_start = |message: String| vec![Problem { line: 1, column: 1, path: String::new(), message }];
-    if text.len() > DOCUMENT_BYTES_MAX {
-        return Err(at_start(format!("longer than {DOCUMENT_BYTES_MAX} bytes")));
+    if text.chars().nth(DOCUMENT_CHARS_MAX).is_some() {
+        return Err(at_start(format!("more than {DOCUMENT_CHARS_MAX} characters")));
     }
     let root = match yaml::read(text) {
         Ok(root) => root,

@@ -56,6 +56,9 @@ pub(crate) fn read(text: &str) -> Result<Node, Problem> {
         with_snippet: false,
     };
     serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options).map(Node::from).map_err(|error| {
+        if let Some(problem) = tab(text) {
+            return problem;
+        }
         let place = error.location();
         let message = error.to_string();
         let message = match &error {
@@ -72,6 +75,15 @@ pub(crate) fn read(text: &str) -> Result<Node, Problem> {
             path: String::new(),
             message: format!("{message}{}", quoting(message)),
         }
+    })
+}
+
+/// A line that a tab indents. YAML's own words blame the line before.
+fn tab(text: &str) -> Option<Problem> {
+    (1..).zip(text.lines()).find_map(|(line, of)| {
+        let column = of.find(|c: char| c != ' ').filter(|&at| of[at..].starts_with('\t'))?;
+        let message = "a tab does not indent in YAML: use spaces".to_owned();
+        Some(Problem { line, column: column as u64 + 1, path: String::new(), message })
     })
 }
 

@@ -156,6 +156,8 @@ async fn a_file_of_cases_that_says_what_cannot_be_is_refused_with_its_places() {
     let words = ["caps", "test", &path("caps.yaml"), "--cases", &path("wrong.yaml")];
     for (text, problem) in [
         ("[]", "no case"),
+        ("cases: []", "expected a list of cases, each beginning with `- request:`"),
+        ("- {request: get https://a.test/, expect: deny}", "`get`: methods are in upper case, `GET`"),
         ("- {request: GET https://a.test/, expect: maybe}", "begins with `allow` or `deny`"),
         ("- {request: GET https://a.test/, expct: allow}", "1:34\n    1 | - {"),
         ("- {request: GET https://a.test/, expct: allow}", "unknown field `expct`; did you mean `expect`?"),

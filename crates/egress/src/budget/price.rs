@@ -11,8 +11,7 @@ use super::usage::Tokens;
 
 /// Where the built-in prices are from. They are the vendors' list prices for the plain service with prompts of usual length
 /// and the shorter life of caches; whoever pays others, or uses other models, says so in `[prices]`.
-pub const BUILT_IN_SOURCE: &str =
-    "list prices of Anthropic, OpenAI and Google for their own APIs, November 2025";
+pub const BUILT_IN_SOURCE: &str = "list prices of Anthropic, OpenAI and Google for their own APIs, November 2025; Claude 4.6, GPT-5.1 and later, April 2026";
 /// The highest price that can be set, in dollars for a million tokens.
 pub const USD_MAX: f64 = 1_000_000.0;
 /// The longest name of a model that is looked up, in bytes.
@@ -62,11 +61,13 @@ pub struct Prices {
 
 /// In cents for a million tokens: read, written, read from the cache, written to it.
 const BUILT_IN: &[(&str, [u32; 4])] = &[
+    ("claude-opus-4-6*", [500, 2_500, 50, 625]),
     ("claude-opus-4-5*", [500, 2_500, 50, 625]),
     ("claude-opus-4-1*", [1_500, 7_500, 150, 1_875]),
     ("claude-opus-4-2025*", [1_500, 7_500, 150, 1_875]),
     ("claude-opus-4-0", [1_500, 7_500, 150, 1_875]),
     ("claude-3-opus-*", [1_500, 7_500, 150, 1_875]),
+    ("claude-sonnet-4-6*", [300, 1_500, 30, 375]),
     ("claude-sonnet-4-5*", [300, 1_500, 30, 375]),
     ("claude-sonnet-4-2025*", [300, 1_500, 30, 375]),
     ("claude-sonnet-4-0", [300, 1_500, 30, 375]),
@@ -74,6 +75,14 @@ const BUILT_IN: &[(&str, [u32; 4])] = &[
     ("claude-3-5-sonnet-*", [300, 1_500, 30, 375]),
     ("claude-haiku-4-5*", [100, 500, 10, 125]),
     ("claude-3-5-haiku-*", [80, 400, 8, 100]),
+    ("gpt-5.4", [250, 1_500, 25, 250]),
+    ("gpt-5.4-2026*", [250, 1_500, 25, 250]),
+    ("gpt-5.4-mini*", [75, 450, 8, 75]),
+    ("gpt-5.4-nano*", [20, 125, 2, 20]),
+    ("gpt-5.2", [175, 1_400, 18, 175]),
+    ("gpt-5.2-2025*", [175, 1_400, 18, 175]),
+    ("gpt-5.1", [125, 1_000, 13, 125]),
+    ("gpt-5.1-2025*", [125, 1_000, 13, 125]),
     ("gpt-5", [125, 1_000, 13, 125]),
     ("gpt-5-2025*", [125, 1_000, 13, 125]),
     ("gpt-5-mini*", [25, 200, 3, 25]),
@@ -226,6 +235,17 @@ mod tests {
         assert_eq!(Prices::default().find("something-new"), None);
         assert_eq!(Prices::default().fallback(), None);
         assert_eq!(table.fallback().map(|price| price.input), Some(9_000_000));
+    }
+
+    #[test]
+    fn the_models_that_the_documents_and_the_demo_name_have_a_price() {
+        let table = Prices::default();
+        for model in
+            ["claude-sonnet-4-6", "claude-opus-4-6", "claude-haiku-4-5", "gpt-5.4", "gpt-5.4-mini", "gpt-5.1"]
+        {
+            assert!(table.find(model).is_some(), "{model}");
+        }
+        assert!(table.find("gpt-5.4-pro").is_none(), "a dearer one");
     }
 
     #[test]

@@ -127,6 +127,8 @@ async fn a_body_is_held_against_its_rule_and_passed_on_as_it_was() {
     assert_eq!(upstream.count(), 1);
     let row = proxy.rows.with_reason("body_invalid").await;
     assert!(row.detail.unwrap()["body"].as_str().unwrap().contains("amount"));
+    let row = proxy.rows.with_reason("body_unreadable").await;
+    assert_eq!(row.detail.unwrap()["body"], "servers read it in different ways");
 }
 
 #[tokio::test]

@@ -87,6 +87,28 @@ async fn an_answer_to_head_has_a_length_and_no_body_and_the_connection_goes_on()
 }
 
 #[tokio::test]
+async fn a_refusal_of_head_has_no_body_and_the_connection_goes_on() {
+    let upstream = Upstream::start(Speaks::Http2).await;
+    let proxy = Proxy::start(&upstream).await;
+    let mut sender = proxy.http2("api.test").await;
+    for (method, status, has_body) in
+        [("HEAD", StatusCode::FORBIDDEN, false), ("GET", StatusCode::FORBIDDEN, true)]
+    {
+        let request = Request::builder().method(method).uri("https://api.test/closed");
+        let answer = read(sender.send_request(request.body(Full::default()).unwrap()).await.unwrap()).await;
+        assert_eq!((answer.status, !answer.body.is_empty()), (status, has_body), "{method}");
+    }
+    let mut stream = proxy.https("api.test").await;
+    let requests = "HEAD /closed HTTP/1.1\r\nhost: api.test\r\n\r\n\
+         GET /open/b HTTP/1.1\r\nhost: api.test\r\nconnection: close\r\n\r\n";
+    stream.write_all(requests.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    let (first, second) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(first.starts_with("HTTP/1.1 403") && second.starts_with("HTTP/1.1 200 OK"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_websocket_passes_bytes_both_ways() {
     let upstream = Upstream::start(Speaks::Http1).await;
     let proxy = Proxy::start(&upstream).await;

@@ -1,6 +1,6 @@
 //! A task from its submission to its end, as the public API shows it.
 
-use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::PathBuf};
+use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::PathBuf, process::Stdio};
 
 use freehold_client::ActivityScope;
 use freehold_model::{session, task, workspace::Phase};
@@ -246,4 +246,27 @@ fn walk(dir: &std::path::Path) -> Vec<PathBuf> {
             }
         })
         .collect()
+}
+
+#[tokio::test]
+async fn who_follows_a_task_is_not_shown_what_was_decided_before_it() {
+    let world = World::start(SCENARIO).await;
+    let role = world.role("").await;
+    let workspace = world.workspace(&role).await.id;
+    world.sh(workspace, "curl -s https://elsewhere.test/").await;
+    let is_stored = async || {
+        let rows = world.audit(workspace).await;
+        rows.iter()
+            .any(|row| row["destination"] == "elsewhere.test" && row["policy_type"] == "http")
+            .then_some(())
+    };
+    world.until("the refusal is in the log", is_stored).await;
+    let id = workspace.to_string();
+    let key = fs::read_to_string(world.data().join("owner.key")).unwrap();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_freehold"));
+    command.args(["task", "submit", "--workspace", &id, "--follow", "say hello"]).stdin(Stdio::null());
+    command.env("FREEHOLD_URL", &world.url).env("FREEHOLD_API_KEY", key.trim());
+    let followed = command.output().await.unwrap();
+    let shown = String::from_utf8_lossy(&followed.stderr);
+    assert!(shown.contains("completed") && !shown.contains("elsewhere.test"), "{shown}");
 }

@@ -29,7 +29,7 @@ fn every_problem_of_a_document_is_reported_with_its_place() {
   type: tcp
   allow:
     - name: _mine
-      domains: [https://a.test/x, 'a..b', 'a**b.test', '127.1']
+      domains: [https://a.test/x, 'a..b', 'a**b.test', '127.1', 10.0.0.0/8]
       methods: [get, 7]
       paths: [v1, '/a/../b', '/a?b', '/a**']
       allow_insecure: maybe
@@ -49,6 +49,7 @@ fn every_problem_of_a_document_is_reported_with_its_place() {
             "5:35: [0].allow[0].domains[1]: `a..b`: not a host name or IP address (write international names in their `xn--` form)",
             "5:43: [0].allow[0].domains[2]: `a**b.test`: `**` must be a whole label",
             "5:56: [0].allow[0].domains[3]: `127.1`: not a host name or IP address (write international names in their `xn--` form)",
+            "5:65: [0].allow[0].domains[4]: `10.0.0.0/8`: there are no networks here: name each address, or a name",
             "6:17: [0].allow[0].methods[0]: `get`: not one of GET, POST, PUT, DELETE, PATCH, HEAD, OPTIONS (in upper case)",
             "6:22: [0].allow[0].methods[1]: expected text, found a number",
             "7:15: [0].allow[0].paths[0]: `v1`: the path does not begin with `/`",
@@ -62,6 +63,12 @@ fn every_problem_of_a_document_is_reported_with_its_place() {
             "13:10: [1].allow: expected at least one",
         ]
     );
+}
+
+#[test]
+fn a_tab_that_indents_is_named_in_its_own_line() {
+    let text = "- name: a\n  type: http\n  \tallow:\n    - domains: [a.test]\n";
+    assert_eq!(problems(text), ["3:3: a tab does not indent in YAML: use spaces"]);
 }
 
 #[test]
@@ -278,7 +285,8 @@ fn an_empty_document_allows_nothing() {
 
 #[test]
 fn a_document_has_limits() {
-    assert!(problems(&"#".repeat(2_000_000))[0].contains("longer than"));
+    assert!(problems(&"#".repeat(262_145))[0].contains("more than 262144 characters"));
+    assert!(parse(&"#".repeat(262_144)).is_ok());
     let deep = "[".repeat(100_000);
     assert_eq!(problems(&deep).len(), 1);
     let many = "- {name: a, type: http, allow: []}\n".repeat(2_000);

@@ -114,6 +114,9 @@ fn malformed(error: &serde_saphyr::Error) -> Problem {
         E::SerdeInvalidType { unexpected, expected, .. } => {
             format!("expected {expected}, found {unexpected}")
         }
+        E::Unexpected { expected, .. } if expected.contains("sequence") => {
+            "expected a list of cases, each beginning with `- request:`".to_owned()
+        }
         other => {
             let said = other.to_string();
             let said = said.lines().next().unwrap_or("not YAML");

@@ -79,6 +79,9 @@ impl Request {
     /// # Errors
     /// What is wrong with them; for what egress refuses before any rule is asked, `deny` and the reason.
     pub(super) fn parse(method: &str, url: &str, message: Message) -> Result<Self, String> {
+        if method.bytes().any(|byte| byte.is_ascii_lowercase()) {
+            return Err(format!("`{method}`: methods are in upper case, `{}`", method.to_ascii_uppercase()));
+        }
         let (scheme, rest) =
             url.split_once("://").ok_or_else(|| format!("`{url}`: expected `https://` or `http://`"))?;
         let scheme = match scheme {
