@@ -76,6 +76,8 @@ pub(crate) struct Asked {
     parts: Parts,
     path: NormalPath<'static>,
     upgrade: bool,
+    /// Of its body, in bytes, when that is known.
+    length: Option<u64>,
     read: Option<ReadBody>,
     /// For as long as `read` is here.
     _room: Option<Arc<OwnedSemaphorePermit>>,
@@ -84,8 +86,9 @@ pub(crate) struct Asked {
 impl Asked {
     /// What expressions see of it.
     pub(crate) fn facts<'a>(&'a self, connection: &'a Connection) -> Facts<'a> {
-        let Self { grant, parts, path, upgrade, read, .. } = self;
-        connection.facts(&Heard { grant, path, upgrade: *upgrade, read: read.as_ref() }, parts)
+        let Self { grant, parts, path, upgrade, length, read, .. } = self;
+        let heard = Heard { grant, path, upgrade: *upgrade, length: *length, read: read.as_ref() };
+        connection.facts(&heard, parts)
     }
 }
 
@@ -95,6 +98,8 @@ struct Heard<'a> {
     grant: &'a Grant,
     path: &'a NormalPath<'a>,
     upgrade: bool,
+    /// Of its body, in bytes, when that is known.
+    length: Option<u64>,
     read: Option<&'a ReadBody>,
 }
 
@@ -193,9 +198,9 @@ impl Connection {
         let path = NormalPath::parse(parts.uri.path()).map_err(|_| Reason::PathAmbiguous)?.into_owned();
         let permitted = self.permitted(grant, parts, &path, upgrade, &mut body, row).await?;
         let Permitted { grant, permit, read, approval, reservation } = permitted;
-        let held = |refusal: Refusal| Refusal { approval, ..refusal };
+        let (held, length) = (|refusal: Refusal| Refusal { approval, ..refusal }, body.length());
         let asked = permit.response().map(|_| (parts.clone(), Arc::clone(&grant)));
-        let heard = Heard { grant: &grant, path: &path, upgrade, read: read.as_ref() };
+        let heard = Heard { grant: &grant, path: &path, upgrade, length, read: read.as_ref() };
         let changes = self.change(&heard, &permit, parts, &mut body).await.map_err(held)?;
         let resolved = match self.pod.workspace.upstream.resolve(&permit).await {
             Err(reason) if !reason.is_upstream() => {
@@ -204,8 +209,15 @@ impl Connection {
             resolved => resolved,
         };
         let validations = u32::from(permit.validates_body()) + u32::from(permit.response().is_some());
-        let asked =
-            asked.map(|(parts, grant)| Asked { grant, parts, path, upgrade, read, _room: body.room() });
+        let asked = asked.map(|(parts, grant)| Asked {
+            grant,
+            parts,
+            path,
+            upgrade,
+            length,
+            read,
+            _room: body.room(),
+        });
         Ok(Admitted { permit, body, changes, reservation, asked, validations, upgrade, approval, resolved })
     }
 
@@ -220,11 +232,13 @@ impl Connection {
         body: &mut Passage,
         row: &AuditEvent,
     ) -> Result<Permitted, Refusal> {
-        let mut read =
-            self.read_request(&Heard { grant: &grant, path, upgrade, read: None }, parts, body).await?;
+        let length = body.length();
+        let mut read = self
+            .read_request(&Heard { grant: &grant, path, upgrade, length, read: None }, parts, body)
+            .await?;
         let mut lifted = Lifted::default();
         loop {
-            let heard = Heard { grant: &grant, path, upgrade, read: read.as_ref() };
+            let heard = Heard { grant: &grant, path, upgrade, length, read: read.as_ref() };
             let decided = self.decide(&heard, parts, body);
             let permit = decided.map_err(|refusal| Refusal { approval: lifted.last(), ..refusal })?;
             let rule = approval::rule_ref(permit.rule());
@@ -261,7 +275,7 @@ impl Connection {
             let now = self.pod.workspace.grant.load_full().ok_or(Reason::NoGrant).map_err(late)?;
             if !Arc::ptr_eq(&now, &grant) {
                 grant = now;
-                let heard = Heard { grant: &grant, path, upgrade, read: None };
+                let heard = Heard { grant: &grant, path, upgrade, length, read: None };
                 read = self.read_request(&heard, parts, body).await?;
             }
         }
@@ -363,8 +377,9 @@ impl Connection {
 
     /// What expressions see of a request.
     fn facts<'a>(&'a self, heard: &Heard<'a>, parts: &'a Parts) -> Facts<'a> {
-        let Heard { grant, path, upgrade, read } = *heard;
-        Facts::new(&self.destination, path, parts, grant, &self.attribution).with(upgrade, read)
+        let Heard { grant, path, upgrade, length, read } = *heard;
+        let body = Known { content_type: None, length, read };
+        Facts::new(&self.destination, path, parts, grant, &self.attribution).with(upgrade, &body)
     }
 
     fn head<'a>(

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 
 use freehold_model::Timestamp;
 use freehold_policy::{
-    Destination, NormalPath, Query, ReadBody,
+    Body, Destination, NormalPath, Query, ReadBody,
     cel::{Attribute, Map, MapSource, Scope, Value},
     grpc_call,
 };
@@ -28,6 +28,7 @@ pub(crate) struct Facts<'a> {
     url_query: &'a str,
     query: OnceCell<Option<Query<'a>>>,
     read: Option<&'a ReadBody>,
+    has_unknown_body: bool,
     response: Option<Answer<'a>>,
     ids: OnceCell<Ids>,
 }
@@ -76,14 +77,15 @@ impl<'a> Facts<'a> {
             url_query: parts.uri.query().unwrap_or_default(),
             query: OnceCell::new(),
             read: None,
+            has_unknown_body: false,
             response: None,
             ids: OnceCell::new(),
         }
     }
 
-    /// And whether it asks for a WebSocket, and its body, when that was read.
-    pub(crate) const fn with(mut self, websocket: bool, read: Option<&'a ReadBody>) -> Self {
-        (self.websocket, self.read) = (websocket, read);
+    /// And whether it asks for a WebSocket, and its body.
+    pub(crate) fn with(mut self, websocket: bool, body: &Body<'a>) -> Self {
+        (self.websocket, self.read, self.has_unknown_body) = (websocket, body.read, body.is_unknown());
         self
     }
 
@@ -133,6 +135,10 @@ impl Scope for Facts<'_> {
             of_body if of_body.needs_request_body() => self.read?.request(of_body, self.url_query)?,
             _ => return None,
         })
+    }
+
+    fn has_unknown_body(&self) -> bool {
+        self.has_unknown_body
     }
 }
 

@@ -103,6 +103,10 @@ pub struct Limits {
     pub upstream_idle_ms: u64,
     /// Idle upstream connections kept per destination and workspace.
     pub upstream_idle_max: usize,
+    /// Upstream connections per workspace, to whatever destinations, but for tunnels; requests wait for one.
+    pub upstream_connections_max: usize,
+    /// Upstream connections per workspace, to whatever destinations, that serve more than one request; further ones end with theirs.
+    pub upstream_kept_max: usize,
     /// Names one workspace may ask for in its life; further ones get SERVFAIL.
     pub names_per_workspace_max: u32,
     /// Certificates kept for names.
@@ -155,6 +159,8 @@ impl Default for Limits {
             response_head_ms: 900_000,
             upstream_idle_ms: 60_000,
             upstream_idle_max: 16,
+            upstream_connections_max: 2_048,
+            upstream_kept_max: 512,
             names_per_workspace_max: 8_192,
             leaf_certificates_max: 1_024,
             audit_backlog_rows_max: 10_000,

@@ -1,7 +1,7 @@
 //! A response on its way to the pod: without a way past this proxy, without secrets, and as its rule says.
 
 use freehold_policy::{Body as Known, ReadBody, Reply, Unreadable};
-use http::{Response, header, response::Parts};
+use http::{HeaderMap, Response, header, response::Parts};
 use hyper::{
     body::{Body, Incoming},
     ext::ReasonPhrase,
@@ -28,6 +28,7 @@ pub(crate) fn checked(
     // The words after the status are the upstream's own, and nobody needs them.
     response.extensions_mut().remove::<ReasonPhrase>();
     response.headers_mut().remove(header::ALT_SVC);
+    keep_one_length(response.headers_mut());
     if let Some(masking) = masking {
         if masking::is_coded(response.headers()) && !response.body().is_end_stream() {
             return Err(Reason::UpstreamEncoded);
@@ -35,6 +36,16 @@ pub(crate) fn checked(
         masking.head(response.headers_mut());
     }
     Ok(response)
+}
+
+/// Leaves a response the length that it was read by: of several that are equal one, and none beside chunks.
+fn keep_one_length(headers: &mut HeaderMap) {
+    let first =
+        headers.remove(header::CONTENT_LENGTH).filter(|_| !headers.contains_key(header::TRANSFER_ENCODING));
+    let first = first.as_ref().and_then(|length| length.to_str().ok()?.split(',').next());
+    if let Some(Ok(length)) = first.map(|length| length.trim().parse()) {
+        headers.insert(header::CONTENT_LENGTH, length);
+    }
 }
 
 /// Holds a response against the rule that allowed its request.

@@ -175,6 +175,10 @@ impl Scope for WithSecrets<'_> {
             other => self.scope.get(other),
         }
     }
+
+    fn has_unknown_body(&self) -> bool {
+        self.scope.has_unknown_body()
+    }
 }
 
 impl MapSource for Secrets {

@@ -30,7 +30,11 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use rustls::{AlertDescription, ClientConfig, pki_types::ServerName};
-use tokio::{io::BufReader, net::TcpStream};
+use tokio::{
+    io::BufReader,
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
@@ -174,6 +178,10 @@ pub(crate) struct Connector {
     timeout: Duration,
     /// Whether it dials for rules that name the address itself.
     named: bool,
+    /// Room for connections that are kept for further requests: there is no end of destinations, but one of sockets.
+    kept: Arc<Semaphore>,
+    /// Room for connections, of which those that are kept take a part at most.
+    room: Arc<Semaphore>,
 }
 
 impl Connector {
@@ -185,6 +193,7 @@ impl Connector {
             config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
             TlsConnector::from(Arc::new(config))
         };
+        let places = |max: usize| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
         Self {
             resolver: Arc::clone(&dialer.resolver),
             tls: tls(&[b"h2", b"http/1.1"]),
@@ -192,6 +201,8 @@ impl Connector {
             offer: Offer::Http1,
             timeout: ms(limits.connect_ms),
             named: false,
+            kept: places(limits.upstream_kept_max),
+            room: places(limits.upstream_connections_max),
         }
     }
 
@@ -286,23 +297,35 @@ impl tower_service::Service<Uri> for Connector {
             let port = uri.port_u16().unwrap_or_else(|| scheme.default_port());
             let destination = Destination::new(scheme, uri.host().unwrap_or_default(), port)
                 .map_err(|_| Reason::UpstreamUnresolved)?;
-            let stream = connector.dial(&destination).await?;
-            Ok(Leg(TokioIo::new(stream)))
+            // Who waits longer than for an answer has waited in vain; the semaphore is never closed.
+            let room = Arc::clone(&connector.room).acquire_owned().await;
+            let room = room.map_err(|_| Reason::UpstreamUnreachable)?;
+            let stream = TokioIo::new(connector.dial(&destination).await?);
+            Ok(Leg { stream, kept: connector.kept.try_acquire_owned().ok(), _room: room })
         })
     }
 }
 
-/// A pooled connection, which says whether HTTP/2 was agreed on.
-pub(crate) struct Leg(TokioIo<Stream>);
+/// A connection of a pool, which says whether HTTP/2 was agreed on.
+pub(crate) struct Leg {
+    stream: TokioIo<Stream>,
+    /// None: it serves one request.
+    kept: Option<OwnedSemaphorePermit>,
+    _room: OwnedSemaphorePermit,
+}
 
 impl Connection for Leg {
     fn connected(&self) -> Connected {
-        match self.0.inner() {
+        let connected = match self.stream.inner() {
             Either::Right(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
                 Connected::new().negotiated_h2()
             }
             _ => Connected::new(),
+        };
+        if self.kept.is_none() {
+            connected.poison();
         }
+        connected
     }
 }
 
@@ -312,25 +335,25 @@ impl hyper::rt::Read for Leg {
         cx: &mut Context<'_>,
         buffer: hyper::rt::ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl hyper::rt::Write for Leg {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buffer)
+        Pin::new(&mut self.stream).poll_write(cx, buffer)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_write_vectored(
@@ -338,6 +361,6 @@ impl hyper::rt::Write for Leg {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, buffers)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
     }
 }

@@ -519,7 +519,8 @@ fn explain(error: &figment::Error) -> String {
 /// Whether nobody is shown what stands at this key.
 fn is_hidden(path: &[String]) -> bool {
     let key = path.join(".");
-    HIDDEN.iter().any(|hidden| key.starts_with(hidden))
+    // A key may stand in the place of its section, too.
+    HIDDEN.iter().any(|hidden| key.starts_with(hidden) || hidden.starts_with(&key))
 }
 
 /// What is wrong with a file of TOML, without the line of it, in which a key may stand.

@@ -37,6 +37,11 @@ impl Body<'_> {
         self.length() == Some(0)
     }
 
+    /// Whether there is one, and nothing is known of what stands in it.
+    pub fn is_unknown(&self) -> bool {
+        !self.is_empty() && self.read.and_then(ReadBody::value).is_none()
+    }
+
     /// Its media type; `None` for what programs read in different ways.
     pub(crate) fn media_type(&self) -> Option<MediaType> {
         self.content_type.and_then(MediaType::parse)

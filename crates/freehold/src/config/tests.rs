@@ -98,6 +98,8 @@ fn no_error_shows_a_key_or_the_address_of_the_database() {
         "vault.former_master_keys = \"c2VjcmV0\"",
         "vault.former_master_keys = [[\"c2VjcmV0\"]]",
         "vault.master_key = [\"c2VjcmV0\"]",
+        "vault = \"c2VjcmV0\"",
+        "server = [\"postgres://me:c2VjcmV0@db/x\"]",
         "vault.master_key = \"c2VjcmV0",
         "server.database_url = postgres://me:c2VjcmV0@db/x",
         "server.database_url = { c2VjcmV0 = 1 }",

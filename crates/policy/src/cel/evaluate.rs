@@ -20,6 +20,12 @@ use crate::names::{is_alike, is_simple};
 pub trait Scope {
     /// The value of an attribute; `None` when the request has none.
     fn get(&self, attribute: Attribute) -> Option<Value<'_>>;
+
+    /// Whether the request has a body that is neither JSON nor a form, or that could not be read: some servers read what they
+    /// look for in it all the same.
+    fn has_unknown_body(&self) -> bool {
+        false
+    }
 }
 
 /// Why an expression has no value.

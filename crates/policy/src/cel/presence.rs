@@ -16,7 +16,12 @@ pub(super) fn is_present(scope: &dyn Scope, work: &Work, attribute: Attribute) -
     match attribute {
         // It is there unless servers read it in different ways.
         Attribute::RequestQuery => Err(Fault::Unclear),
-        _ if attribute.is_graphql() => may_have(work, body, graphql::signs()),
+        _ if attribute.is_understood() && scope.has_unknown_body() => Err(Fault::Unclear),
+        _ if attribute.is_graphql() => {
+            // Servers take an operation from the URL too, with a body or without.
+            let query = scope.get(Attribute::RequestQuery).ok_or(Fault::Unclear)?;
+            Ok(may_have(work, Some(query), graphql::signs())? || may_have(work, body, graphql::signs())?)
+        }
         Attribute::RequestMcpMethod => may_have(work, body, ["method"]),
         Attribute::RequestMcpTool | Attribute::RequestMcpArguments => {
             let key = if attribute == Attribute::RequestMcpTool { "name" } else { "arguments" };

@@ -199,6 +199,11 @@ impl Attribute {
         matches!(self, Self::RequestGraphqlType | Self::RequestGraphqlName | Self::RequestGraphqlFields)
     }
 
+    /// Whether it is what is understood of a body by the rules of a protocol.
+    pub(super) const fn is_understood(self) -> bool {
+        self.needs_request_body() && !matches!(self, Self::RequestBody)
+    }
+
     /// Whether the request's body must be known first.
     pub const fn needs_request_body(self) -> bool {
         matches!(

@@ -71,6 +71,7 @@ struct Seen<'a> {
     method: &'a str,
     path: &'a NormalPath<'a>,
     query: &'a Option<Query<'a>>,
+    url_query: &'a str,
     body: &'a Content,
     reply: Option<(u16, &'a Content)>,
     headers: serde_json::Value,
@@ -93,8 +94,12 @@ impl Scope for Seen<'_> {
             Attribute::RoleName => Value::text("coder"),
             Attribute::UserId => Value::text("system"),
             Attribute::Now => Value::Timestamp("2026-11-23T09:30:00Z".parse().unwrap()),
-            of_body => self.body.read.as_ref()?.request(of_body, "")?,
+            of_body => self.body.read.as_ref()?.request(of_body, self.url_query)?,
         })
+    }
+
+    fn has_unknown_body(&self) -> bool {
+        self.body.facts().is_unknown()
     }
 }
 
@@ -137,16 +142,24 @@ impl Request {
     ) -> T {
         let path = self.path.as_ref().unwrap();
         let headers = json!({"accept": "*/*"});
-        let (destination, method) = (&self.destination, self.method.as_str());
+        let (destination, method, url_query) = (&self.destination, self.method.as_str(), self.query.as_str());
         let query = Query::parse(&self.query);
-        let seen = |body| Seen { method, path, query: &query, body, reply: None, headers: headers.clone() };
+        let seen = |body| Seen {
+            method,
+            path,
+            query: &query,
+            url_query,
+            body,
+            reply: None,
+            headers: headers.clone(),
+        };
         let wanted = {
             let scope = seen(&self.body);
             let head = RequestHead { destination, method, path, scope: &scope, body: self.body.facts() };
             policy.body_wanted(&head)
         };
         self.body.read(wanted);
-        let scope = Seen { method, path, query: &query, body: &self.body, reply: None, headers };
+        let scope = Seen { method, path, query: &query, url_query, body: &self.body, reply: None, headers };
         let head = RequestHead { destination, method, path, scope: &scope, body: self.body.facts() };
         then(policy.decide(&head), &head)
     }
@@ -163,6 +176,7 @@ impl Request {
             method: &self.method,
             path: self.path.as_ref().unwrap(),
             query: &query,
+            url_query: &self.query,
             body: &self.body,
             reply: Some((status, &body)),
             headers: json!({"x-class": "internal"}),

@@ -197,6 +197,10 @@ impl Scope for Known<'_> {
             of_body => request.message.read.as_ref()?.request(of_body, &request.query)?,
         })
     }
+
+    fn has_unknown_body(&self) -> bool {
+        self.request.message.facts().is_unknown()
+    }
 }
 
 /// Secrets are not known here: each stands for itself.
