@@ -1,0 +1,168 @@
+//! Finds some texts by looking at few places: the shortest of them is longer than a step from one place to the next, so that
+//! of each text that occurs four bytes stand at a place. Where four bytes of none stand, nothing else is read.
+//!
+//! Invariant: every occurrence is told. An occurrence of a text has a place among its first `stride` bytes; the four bytes
+//! from there on belong to it, as it has at least `stride` bytes and three more; and all four bytes that begin among the
+//! first `stride` bytes of a text are known. What is found there is a hint: what is told was compared byte by byte.
+
+use std::{iter, ops::Range};
+
+use crate::forms::Form;
+
+/// Bytes that are looked at in one place.
+const GRAM_BYTES: usize = 4;
+
+/// Steps from one place to the next, in bytes. Each is a search of its own, as a step that the compiler does not know takes
+/// twice the time. With longer ones little would be saved, and for each form as many places are known.
+const STRIDES: [usize; 6] = [32, 24, 16, 12, 8, 5];
+
+/// Places that are looked at before it is asked whether there was anything.
+const GROUP: usize = 8;
+
+/// Bits of a hash that say where in the table it stands. Of one key's places the table is filled to a fortieth, and stays
+/// in the processor's first cache.
+const SLOT_BITS: u32 = 15;
+
+/// The table's slots, of a byte each: a bit takes longer to read.
+const SLOTS: usize = 1 << SLOT_BITS;
+
+/// Finds forms. Has no `Debug`.
+pub(crate) struct Samples {
+    /// In lower case, in order.
+    pub(crate) forms: Vec<Form>,
+    /// Which of the forms begin with this byte: from this one to that of the next byte.
+    begins: [usize; 257],
+    /// The length of the shortest form.
+    shortest: usize,
+    /// Bytes from one place to the next.
+    stride: usize,
+    /// Not zero for the hashes of what stands at the first `stride` bytes of a form.
+    known: Box<[u8; SLOTS]>,
+    /// The first place of the list in which such a hash is, counted from one. Places are numbered form by form.
+    lists: Vec<usize>,
+    /// The place that follows a place in its list, counted from one.
+    following: Vec<usize>,
+}
+
+/// Four bytes; those that differ only in the case of letters have the same hash.
+fn hash(gram: [u8; GRAM_BYTES]) -> u32 {
+    // Joins other bytes too, which costs a comparison.
+    (u32::from_le_bytes(gram) | 0x2020_2020).wrapping_mul(0x9e37_79b1)
+}
+
+impl Samples {
+    /// For forms in lower case, none shorter than 8 bytes; `None` when there are none.
+    pub(crate) fn new(mut forms: Vec<Form>) -> Option<Self> {
+        forms.sort_unstable_by(|a, b| a.as_slice().cmp(b));
+        forms.dedup();
+        let shortest = forms.iter().map(|form| form.len()).min()?;
+        let stride = STRIDES.into_iter().find(|stride| stride + GRAM_BYTES - 1 <= shortest);
+        let stride = stride.expect("a form is shorter than any secret that is looked for");
+        let places = forms.len() * stride;
+        let mut samples = Self {
+            begins: std::array::from_fn(|byte| forms.partition_point(|form| usize::from(form[0]) < byte)),
+            shortest,
+            stride,
+            known: Box::new([0; SLOTS]),
+            lists: vec![0; places.next_power_of_two()],
+            following: Vec::with_capacity(places),
+            forms: Vec::new(),
+        };
+        for form in &forms {
+            for gram in form.array_windows().take(stride) {
+                samples.learn(hash(*gram));
+            }
+        }
+        samples.forms = forms;
+        Some(samples)
+    }
+
+    /// The next place's hash.
+    fn learn(&mut self, hash: u32) {
+        self.known[Self::slot(hash)] = 1;
+        let list = self.list(hash);
+        self.following.push(self.lists[list]);
+        self.lists[list] = self.following.len();
+    }
+
+    const fn slot(hash: u32) -> usize {
+        (hash >> (u32::BITS - SLOT_BITS)) as usize
+    }
+
+    /// The list of a hash, by other bits than its slot, as far as there are.
+    fn list(&self, hash: u32) -> usize {
+        hash.rotate_left(SLOT_BITS) as usize % self.lists.len()
+    }
+
+    /// Tells where which forms may occur, or begin: no others do, but for such as begin behind the last place.
+    fn candidates<'a>(&'a self, text: &[u8], mut each: impl FnMut(usize, &'a Form)) {
+        let each = |at: usize, hash: u32| {
+            let first = self.lists[self.list(hash)].checked_sub(1);
+            for place in iter::successors(first, |place| self.following[*place].checked_sub(1)) {
+                if let Some(start) = at.checked_sub(place % self.stride) {
+                    each(start, &self.forms[place / self.stride]);
+                }
+            }
+        };
+        match self.stride {
+            32 => self.places::<32>(text, each),
+            24 => self.places::<24>(text, each),
+            16 => self.places::<16>(text, each),
+            12 => self.places::<12>(text, each),
+            8 => self.places::<8>(text, each),
+            _ => self.places::<5>(text, each),
+        }
+    }
+
+    /// Tells the places whose hash is known.
+    fn places<const STRIDE: usize>(&self, text: &[u8], mut each: impl FnMut(usize, u32)) {
+        let mut look = |from: usize, to: usize| {
+            for at in (from..to).step_by(STRIDE) {
+                let hash = text[at..].first_chunk().map(|gram| hash(*gram));
+                if let Some(hash) = hash.filter(|hash| self.known[Self::slot(*hash)] != 0) {
+                    each(at, hash);
+                }
+            }
+        };
+        let (groups, _) = text.as_chunks::<STRIDE>().0.as_chunks::<GROUP>();
+        for (group, from) in groups.iter().zip((0..).step_by(GROUP * STRIDE)) {
+            let known =
+                |step: &[u8; STRIDE]| self.known[Self::slot(hash([step[0], step[1], step[2], step[3]]))];
+            if group.iter().fold(0, |any, step| any | known(step)) != 0 {
+                look(from, from + GROUP * STRIDE);
+            }
+        }
+        look(groups.len() * GROUP * STRIDE, text.len());
+    }
+
+    /// Tells every occurrence in a text, and answers from where on it may be the beginning of one. `ended`: nothing comes
+    /// after the text.
+    pub(crate) fn find(&self, text: &[u8], ended: bool, mut each: impl FnMut(Range<usize>)) -> usize {
+        let mut open_from = text.len();
+        self.candidates(text, |start, form| {
+            let found = start..text.len().min(start + form.len());
+            if text[found.clone()].eq_ignore_ascii_case(&form[..found.len()]) {
+                if found.len() == form.len() {
+                    each(found);
+                } else {
+                    open_from = open_from.min(start);
+                }
+            }
+        });
+        if ended { text.len() } else { open_from.min(self.open_from(text)) }
+    }
+
+    /// From where on the end of a text, shorter than every form, may be the beginning of one.
+    fn open_from(&self, text: &[u8]) -> usize {
+        let begins = |at: &usize| {
+            let end = &text[*at..];
+            if end.first_chunk().is_some_and(|gram| self.known[Self::slot(hash(*gram))] == 0) {
+                return false;
+            }
+            let first = usize::from(end[0].to_ascii_lowercase());
+            let forms = &self.forms[self.begins[first]..self.begins[first + 1]];
+            forms.iter().any(|form| form[..end.len()].eq_ignore_ascii_case(end))
+        };
+        (text.len().saturating_sub(self.shortest - 1)..text.len()).find(begins).unwrap_or(text.len())
+    }
+}
