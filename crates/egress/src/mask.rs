@@ -100,15 +100,15 @@ pub(crate) struct Stream {
     mask: Arc<Mask>,
     /// The end of what came, held back: it may be the beginning of a spelling.
     held: Vec<u8>,
-    /// The same as it will be passed on: a shorter spelling in it may be struck out already.
-    struck: Vec<u8>,
+    /// The same as it will be passed on, where a shorter spelling in it is struck out already.
+    struck: Option<Vec<u8>>,
     /// How many of these were passed on at a pause.
     passed: usize,
 }
 
 impl Stream {
     pub(crate) const fn new(mask: Arc<Mask>) -> Self {
-        Self { mask, held: Vec::new(), struck: Vec::new(), passed: 0 }
+        Self { mask, held: Vec::new(), struck: None, passed: 0 }
     }
 
     /// The mask.
@@ -118,30 +118,31 @@ impl Stream {
 
     /// How many bytes are held back.
     pub(crate) const fn held(&self) -> usize {
-        self.struck.len() - self.passed
+        self.held.len() - self.passed
     }
 
     /// Gives what is held back and too short to wait with, when nothing comes for now. It still counts as the beginning of
     /// a spelling.
     pub(crate) fn pause(&mut self) -> Bytes {
-        if self.struck.len() >= HELD_BYTES_MIN {
+        if self.held.len() >= HELD_BYTES_MIN {
             return Bytes::new();
         }
-        let passed = std::mem::replace(&mut self.passed, self.struck.len());
-        Bytes::copy_from_slice(&self.struck[passed..])
+        let passed = std::mem::replace(&mut self.passed, self.held.len());
+        Bytes::copy_from_slice(&self.struck.as_ref().unwrap_or(&self.held)[passed..])
     }
 
     /// Takes the next bytes and gives those that may be passed on, and whether a secret was struck out. The bytes that are
     /// given are no copy when there is none and nothing is held back.
     pub(crate) fn push(&mut self, piece: Bytes) -> (Bytes, bool) {
-        let mut out = (self.struck != self.held).then(|| [self.struck.as_slice(), &piece].concat());
-        let text = if self.held.is_empty() { piece } else { [self.held.as_slice(), &piece].concat().into() };
+        let mut out = self.struck.take().map(|struck| [&struck, &*piece].concat());
+        let text = if self.held.is_empty() { piece } else { [&self.held, &*piece].concat().into() };
         let found = self.mask.strike(&text, false, &mut out);
         self.held.clear();
         self.held.extend_from_slice(&text[found.open_from..]);
+        let struck = out.as_ref().map(|out| &out[found.open_from..]);
+        self.struck = struck.filter(|struck| *struck != self.held).map(<[u8]>::to_vec);
         let mut out = out.map_or(text, Bytes::from);
-        self.struck.clear();
-        self.struck.extend_from_slice(&out.split_off(found.open_from));
+        out.truncate(found.open_from);
         let passed = self.passed.min(found.open_from);
         self.passed -= passed;
         (out.split_off(passed), found.any)
@@ -150,9 +151,9 @@ impl Stream {
     /// What is held back, when nothing comes after it, and whether a secret was struck out.
     pub(crate) fn finish(&mut self) -> (Bytes, bool) {
         let held = std::mem::take(&mut self.held);
-        let mut out = Some(std::mem::take(&mut self.struck));
+        let mut out = self.struck.take();
         let found = self.mask.strike(&held, true, &mut out);
-        (out.map(Bytes::from).unwrap_or_default().split_off(std::mem::take(&mut self.passed)), found.any)
+        (Bytes::from(out.unwrap_or(held)).split_off(std::mem::take(&mut self.passed)), found.any)
     }
 }
 

@@ -36,8 +36,8 @@ pub(crate) struct Samples {
     shortest: usize,
     /// Bytes from one place to the next.
     stride: usize,
-    /// Not zero for the hashes of what stands at the first `stride` bytes of a form.
-    known: Box<[u8; SLOTS]>,
+    /// Whether this is the slot of a hash of what stands at the first `stride` bytes of a form.
+    known: Box<[bool; SLOTS]>,
     /// The first place of the list in which such a hash is, counted from one. Places are numbered form by form.
     lists: Vec<usize>,
     /// The place that follows a place in its list, counted from one.
@@ -48,6 +48,11 @@ pub(crate) struct Samples {
 fn hash(gram: [u8; GRAM_BYTES]) -> u32 {
     // Joins other bytes too, which costs a comparison.
     (u32::from_le_bytes(gram) | 0x2020_2020).wrapping_mul(0x9e37_79b1)
+}
+
+/// Where a hash stands in the table.
+const fn slot(hash: u32) -> usize {
+    (hash >> (u32::BITS - SLOT_BITS)) as usize
 }
 
 impl Samples {
@@ -63,7 +68,7 @@ impl Samples {
             begins: std::array::from_fn(|byte| forms.partition_point(|form| usize::from(form[0]) < byte)),
             shortest,
             stride,
-            known: Box::new([0; SLOTS]),
+            known: Box::new([false; SLOTS]),
             lists: vec![0; places.next_power_of_two()],
             following: Vec::with_capacity(places),
             forms: Vec::new(),
@@ -79,14 +84,14 @@ impl Samples {
 
     /// The next place's hash.
     fn learn(&mut self, hash: u32) {
-        self.known[Self::slot(hash)] = 1;
+        self.known[slot(hash)] = true;
         let list = self.list(hash);
         self.following.push(self.lists[list]);
         self.lists[list] = self.following.len();
     }
 
-    const fn slot(hash: u32) -> usize {
-        (hash >> (u32::BITS - SLOT_BITS)) as usize
+    fn knows(&self, hash: u32) -> bool {
+        self.known[slot(hash)]
     }
 
     /// The list of a hash, by other bits than its slot, as far as there are.
@@ -95,40 +100,36 @@ impl Samples {
     }
 
     /// Tells where which forms may occur, or begin: no others do, but for such as begin behind the last place.
-    fn candidates<'a>(&'a self, text: &[u8], mut each: impl FnMut(usize, &'a Form)) {
-        let each = |at: usize, hash: u32| {
-            let first = self.lists[self.list(hash)].checked_sub(1);
-            for place in iter::successors(first, |place| self.following[*place].checked_sub(1)) {
-                if let Some(start) = at.checked_sub(place % self.stride) {
-                    each(start, &self.forms[place / self.stride]);
-                }
-            }
-        };
+    fn candidates<'a>(&'a self, text: &[u8], each: impl FnMut(usize, &'a Form)) {
         match self.stride {
-            32 => self.places::<32>(text, each),
-            24 => self.places::<24>(text, each),
-            16 => self.places::<16>(text, each),
-            12 => self.places::<12>(text, each),
-            8 => self.places::<8>(text, each),
-            _ => self.places::<5>(text, each),
+            32 => self.candidates_by::<32>(text, each),
+            24 => self.candidates_by::<24>(text, each),
+            16 => self.candidates_by::<16>(text, each),
+            12 => self.candidates_by::<12>(text, each),
+            8 => self.candidates_by::<8>(text, each),
+            _ => self.candidates_by::<5>(text, each),
         }
     }
 
-    /// Tells the places whose hash is known.
-    fn places<const STRIDE: usize>(&self, text: &[u8], mut each: impl FnMut(usize, u32)) {
+    fn candidates_by<'a, const STRIDE: usize>(&'a self, text: &[u8], mut each: impl FnMut(usize, &'a Form)) {
         let mut look = |from: usize, to: usize| {
             for at in (from..to).step_by(STRIDE) {
                 let hash = text[at..].first_chunk().map(|gram| hash(*gram));
-                if let Some(hash) = hash.filter(|hash| self.known[Self::slot(*hash)] != 0) {
-                    each(at, hash);
+                let Some(hash) = hash.filter(|hash| self.knows(*hash)) else { continue };
+                let first = self.lists[self.list(hash)].checked_sub(1);
+                for place in iter::successors(first, |place| self.following[*place].checked_sub(1)) {
+                    if let Some(start) = at.checked_sub(place % STRIDE) {
+                        each(start, &self.forms[place / STRIDE]);
+                    }
                 }
             }
         };
         let (groups, _) = text.as_chunks::<STRIDE>().0.as_chunks::<GROUP>();
         for (group, from) in groups.iter().zip((0..).step_by(GROUP * STRIDE)) {
-            let known =
-                |step: &[u8; STRIDE]| self.known[Self::slot(hash([step[0], step[1], step[2], step[3]]))];
-            if group.iter().fold(0, |any, step| any | known(step)) != 0 {
+            let any = group.iter().fold(false, |any, step| {
+                any | step.first_chunk().is_some_and(|gram| self.knows(hash(*gram)))
+            });
+            if any {
                 look(from, from + GROUP * STRIDE);
             }
         }
@@ -156,7 +157,7 @@ impl Samples {
     fn open_from(&self, text: &[u8]) -> usize {
         let begins = |at: &usize| {
             let end = &text[*at..];
-            if end.first_chunk().is_some_and(|gram| self.known[Self::slot(hash(*gram))] == 0) {
+            if end.first_chunk().is_some_and(|gram| !self.knows(hash(*gram))) {
                 return false;
             }
             let first = usize::from(end[0].to_ascii_lowercase());
