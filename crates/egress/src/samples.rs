@@ -5,7 +5,7 @@
 //! from there on belong to it, as it has at least `stride` bytes and three more; and all four bytes that begin among the
 //! first `stride` bytes of a text are known. What is found there is a hint: what is told was compared byte by byte.
 
-use std::{iter, ops::Range};
+use std::ops::Range;
 
 use crate::forms::Form;
 
@@ -26,6 +26,9 @@ const SLOT_BITS: u32 = 15;
 /// The table's slots, of a byte each: a bit takes longer to read.
 const SLOTS: usize = 1 << SLOT_BITS;
 
+/// Lists for each place that is known, at least, so that most are empty.
+const LISTS_OF_A_PLACE: usize = 4;
+
 /// Finds forms. Has no `Debug`.
 pub(crate) struct Samples {
     /// In lower case, in order.
@@ -38,10 +41,10 @@ pub(crate) struct Samples {
     stride: usize,
     /// Whether this is the slot of a hash of what stands at the first `stride` bytes of a form.
     known: Box<[bool; SLOTS]>,
-    /// The first place of the list in which such a hash is, counted from one. Places are numbered form by form.
-    lists: Vec<usize>,
-    /// The place that follows a place in its list, counted from one.
-    following: Vec<usize>,
+    /// Where such hashes belong: each list's first place. Places are numbered form by form, from one; none is zero.
+    lists: Vec<u32>,
+    /// The place that follows a place in its list.
+    following: Vec<u32>,
 }
 
 /// Four bytes; those that differ only in the case of letters have the same hash.
@@ -63,40 +66,33 @@ impl Samples {
         let shortest = forms.iter().map(|form| form.len()).min()?;
         let stride = STRIDES.into_iter().find(|stride| stride + GRAM_BYTES - 1 <= shortest);
         let stride = stride.expect("a form is shorter than any secret that is looked for");
-        let places = forms.len() * stride;
+        let grams = || forms.iter().flat_map(|form| form.array_windows().take(stride));
         let mut samples = Self {
             begins: std::array::from_fn(|byte| forms.partition_point(|form| usize::from(form[0]) < byte)),
             shortest,
             stride,
             known: Box::new([false; SLOTS]),
-            lists: vec![0; places.next_power_of_two()],
-            following: Vec::with_capacity(places),
+            lists: vec![0; (forms.len() * stride * LISTS_OF_A_PLACE).next_power_of_two()],
+            following: vec![0],
             forms: Vec::new(),
         };
-        for form in &forms {
-            for gram in form.array_windows().take(stride) {
-                samples.learn(hash(*gram));
-            }
+        for (place, gram) in (1..).zip(grams()) {
+            let hash = hash(*gram);
+            samples.known[slot(hash)] = true;
+            let list = samples.list(hash);
+            samples.following.push(std::mem::replace(&mut samples.lists[list], place));
         }
         samples.forms = forms;
         Some(samples)
-    }
-
-    /// The next place's hash.
-    fn learn(&mut self, hash: u32) {
-        self.known[slot(hash)] = true;
-        let list = self.list(hash);
-        self.following.push(self.lists[list]);
-        self.lists[list] = self.following.len();
     }
 
     fn knows(&self, hash: u32) -> bool {
         self.known[slot(hash)]
     }
 
-    /// The list of a hash, by other bits than its slot, as far as there are.
+    /// The list of a hash, by other bits than its slot.
     fn list(&self, hash: u32) -> usize {
-        hash.rotate_left(SLOT_BITS) as usize % self.lists.len()
+        (hash >> 5) as usize % self.lists.len()
     }
 
     /// Tells where which forms may occur, or begin: no others do, but for such as begin behind the last place.
@@ -116,11 +112,13 @@ impl Samples {
             for at in (from..to).step_by(STRIDE) {
                 let hash = text[at..].first_chunk().map(|gram| hash(*gram));
                 let Some(hash) = hash.filter(|hash| self.knows(*hash)) else { continue };
-                let first = self.lists[self.list(hash)].checked_sub(1);
-                for place in iter::successors(first, |place| self.following[*place].checked_sub(1)) {
-                    if let Some(start) = at.checked_sub(place % STRIDE) {
-                        each(start, &self.forms[place / STRIDE]);
+                let mut place = self.lists[self.list(hash)] as usize;
+                // A list ends, as each place is in one of them once.
+                while place > 0 {
+                    if let Some(start) = at.checked_sub((place - 1) % STRIDE) {
+                        each(start, &self.forms[(place - 1) / STRIDE]);
                     }
+                    place = self.following[place] as usize;
                 }
             }
         };
