@@ -434,4 +434,22 @@ mod tests {
         assert!(!may_become(b"%7", b"sk") || !may_become(b"%6", b"sk"));
         assert!(may_become(b"&#0009", b"a") && !may_become(b"&#0008", b"a"));
     }
+
+    #[test]
+    fn every_escape_of_a_secrets_bytes_is_read_by_its_second_byte_already() {
+        for character in (0..=0x2ff).chain([0x20ac, 0x1_f600]).filter_map(char::from_u32) {
+            let secret = character.to_ascii_lowercase().to_string().into_bytes();
+            let one = Escapes::new(vec![Form::new(secret.clone())]);
+            for escape in
+                escapes(&secret).into_iter().flat_map(|(escape, _)| [escape.to_ascii_uppercase(), escape])
+            {
+                assert!(one.second[usize::from(escape[1])] & bit(escape[0]) != 0, "{escape:?}");
+            }
+        }
+        assert!(bit(b'%') | bit(b'\\') | bit(b'&') == 7);
+        let key = Escapes::new(vec![Form::new(b"sk-ant-api03".to_vec())]);
+        for passed in [&b"% "[..], b"%0", b"%9", b"\\n", b"\\\"", b"& ", b"&g", b"&q"] {
+            assert!(key.second[usize::from(passed[1])] & bit(passed[0]) == 0, "{passed:?}");
+        }
+    }
 }

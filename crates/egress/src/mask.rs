@@ -339,6 +339,39 @@ mod tests {
         }
 
         #[test]
+        fn secrets_of_any_bytes_come_out_as_the_plain_reading_says_in_any_form_and_case_wherever_it_is_cut(
+            secrets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 8..64), 1..4),
+            parts in proptest::collection::vec(
+                (any::<u16>(), any::<bool>(), proptest::option::of((any::<u16>(), 5..8_u8)), proptest::collection::vec(any::<u8>(), 0..9)),
+                0..5,
+            ),
+            size in 1..40_usize,
+        ) {
+            let secrets: Vec<&[u8]> = secrets.iter().map(Vec::as_slice).collect();
+            let mask = Arc::new(Mask::new(secrets.iter().copied()).unwrap());
+            let escaped = secrets.iter().map(|secret| secret.iter().flat_map(|byte| format!("%{byte:02x}").into_bytes()).collect());
+            let forms: Vec<Vec<u8>> = mask.samples.forms.iter().map(|form| form.to_vec()).chain(escaped).collect();
+            let mut text = Vec::new();
+            for (form, upper, change, between) in parts {
+                let mut form = forms[usize::from(form) % forms.len()].clone();
+                if upper {
+                    form.make_ascii_uppercase();
+                }
+                if let Some((at, bit)) = change {
+                    let at = usize::from(at) % form.len();
+                    form[at] ^= 1 << bit;
+                }
+                text.extend([form, between].concat());
+            }
+            let plain = struck_out(&secrets, &text);
+            let cuts: Vec<usize> = (0..text.len()).step_by(size).collect();
+            prop_assert_eq!(&whole(&mask, &text, &cuts), &plain);
+            for cut in (0..text.len()).step_by(size) {
+                prop_assert_eq!(&whole(&mask, &text, &[cut]), &plain);
+            }
+        }
+
+        #[test]
         fn no_character_passes_that_is_escaped_in_any_way_however_it_is_cut(
             secret in "[ -~äß€😀]{8,16}",
             ways in proptest::collection::vec(any::<u16>(), 16),

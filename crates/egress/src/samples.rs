@@ -165,3 +165,130 @@ impl Samples {
         (text.len().saturating_sub(self.shortest - 1)..text.len()).find(begins).unwrap_or(text.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::{collection::vec, prelude::*, sample::Index};
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::forms::forms;
+
+    fn samples(secrets: &[Vec<u8>]) -> Samples {
+        Samples::new(secrets.iter().flat_map(|secret| forms(secret)).collect()).unwrap()
+    }
+
+    /// What is found in a text, and from where on it is open.
+    fn found(samples: &Samples, text: &[u8]) -> (BTreeSet<(usize, usize)>, usize) {
+        let mut all = BTreeSet::new();
+        let open_from = samples.find(text, false, |found| _ = all.insert((found.start, found.end)));
+        let mut ended = BTreeSet::new();
+        assert_eq!(samples.find(text, true, |found| _ = ended.insert((found.start, found.end))), text.len());
+        assert_eq!(all, ended);
+        (all, open_from)
+    }
+
+    /// The same by looking at every form at every byte.
+    fn plainly(samples: &Samples, text: &[u8]) -> (BTreeSet<(usize, usize)>, usize) {
+        let (lower, mut all, mut open_from) = (text.to_ascii_lowercase(), BTreeSet::new(), text.len());
+        for (at, form) in (0..text.len()).flat_map(|at| samples.forms.iter().map(move |form| (at, form))) {
+            let rest = &lower[at..];
+            if rest.starts_with(form) {
+                all.insert((at, at + form.len()));
+            } else if form.starts_with(rest) {
+                open_from = open_from.min(at);
+            }
+        }
+        (all, open_from)
+    }
+
+    /// Some byte of a text, and what it is joined with: also so that both have the same hash.
+    fn change() -> impl Strategy<Value = (Index, u8)> {
+        (any::<Index>(), prop_oneof![Just(0x20), Just(1), any::<u8>()])
+    }
+
+    /// Bytes of which many have the hash of others.
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        vec(prop_oneof![any::<u8>(), proptest::sample::select(&b"\0@[`{ \x7fAz"[..])], 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn every_form_is_found_wherever_it_stands_and_every_beginning_of_one_is_open(
+            secrets in vec(prop_oneof![
+                vec(any::<u8>(), 8..64),
+                vec(proptest::sample::select(&b"aA@`[{0\x10Z\x00 "[..]), 8..64),
+                vec(proptest::sample::select(&b"ab"[..]), 8..24),
+            ], 1..4),
+            parts in vec(
+                (any::<Index>(), any::<(Index, Index)>(), 0..4_u8, proptest::option::of(change()), bytes()),
+                0..8,
+            ),
+        ) {
+            let samples = samples(&secrets);
+            let mut text = Vec::new();
+            for (form, (from, to), case, change, between) in parts {
+                let form = form.get(&samples.forms);
+                // Mostly whole.
+                let (from, to) = (from.index(form.len() * 4), to.index(form.len() * 4));
+                let from = if from < form.len() { from } else { 0 };
+                let mut part = form[from..to.clamp(from, form.len())].to_vec();
+                match case {
+                    0 => part.make_ascii_uppercase(),
+                    1 => part.iter_mut().step_by(3).for_each(|byte| byte.make_ascii_uppercase()),
+                    _ => {}
+                }
+                if let Some((at, with)) = change && !part.is_empty() {
+                    let at = at.index(part.len());
+                    part[at] ^= with;
+                }
+                text.extend([part, between].concat());
+            }
+            prop_assert_eq!(found(&samples, &text), plainly(&samples, &text));
+            for cut in text.len().saturating_sub(12)..text.len() {
+                prop_assert_eq!(found(&samples, &text[..cut]), plainly(&samples, &text[..cut]));
+            }
+        }
+
+        #[test]
+        fn nothing_is_compared_twice_whatever_the_text(
+            secrets in vec(vec(proptest::sample::select(&b"ab"[..]), 8..40), 1..3),
+            text in vec(proptest::sample::select(&b"abAB"[..]), 0..400),
+        ) {
+            let (samples, mut seen) = (samples(&secrets), BTreeSet::new());
+            samples.candidates(&text, |start, form| assert!(seen.insert((start, form.as_ptr()))));
+        }
+    }
+
+    #[test]
+    fn a_form_is_found_at_every_offset_whatever_the_length_of_the_shortest() {
+        for length in 8..64 {
+            let form: Vec<u8> = (0..length).map(|at| b'a' + at % 26 * 7 % 26).collect();
+            let samples = Samples::new(vec![Zeroizing::new(form.clone())]).unwrap();
+            for before in 0..80 {
+                let text = [&vec![b'-'; before][..], &form.to_ascii_uppercase(), b"-"].concat();
+                assert_eq!(found(&samples, &text).0, BTreeSet::from([(before, before + form.len())]));
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_full_of_near_misses_is_compared_with_less_than_a_form_for_each_two_bytes() {
+        let secrets: [&[u8]; 3] =
+            [b"hUnt3r-2", b"sk-ant-api03-0aB1cD2eF3gH4iJ5", b"AKIAIOSFODNN7EXAMPLE/sk-ant-api03"];
+        for secrets in [&secrets[..1], &secrets[1..2], &secrets[..]] {
+            let samples = samples(&secrets.iter().map(|secret| secret.to_vec()).collect::<Vec<_>>());
+            for form in &samples.forms {
+                for missing in 0..form.len() {
+                    let mut near = form.to_vec();
+                    near[missing] ^= 0x80;
+                    let (text, mut compared) = (near.repeat(50), 0);
+                    samples.candidates(&text, |_, _| compared += 1);
+                    assert!(compared * 2 <= text.len(), "{compared} for {} bytes", text.len());
+                }
+            }
+        }
+    }
+}
