@@ -263,13 +263,16 @@ mod tests {
     }
 
     #[test]
-    fn a_form_is_found_at_every_offset_whatever_the_length_of_the_shortest() {
+    fn a_form_is_found_at_every_offset_and_open_at_every_cut_whatever_its_length() {
         for length in 8..64 {
             let form: Vec<u8> = (0..length).map(|at| b'a' + at % 26 * 7 % 26).collect();
             let samples = Samples::new(vec![Zeroizing::new(form.clone())]).unwrap();
-            for before in 0..80 {
+            for before in 0..40 {
                 let text = [&vec![b'-'; before][..], &form.to_ascii_uppercase(), b"-"].concat();
                 assert_eq!(found(&samples, &text).0, BTreeSet::from([(before, before + form.len())]));
+                for end in before + 1..before + form.len() {
+                    assert_eq!(found(&samples, &text[..end]), (BTreeSet::new(), before));
+                }
             }
         }
     }
