@@ -301,7 +301,8 @@ async fn a_workspace_of_which_it_is_not_known_what_it_was_started_with_is_denied
 }
 
 #[tokio::test]
-async fn where_its_provider_was_before_a_workspace_has_the_credential_it_was_started_with_whoever_s_that_is() {
+async fn where_its_provider_was_before_a_workspace_has_the_credential_it_was_started_with_whoever_s_that_is()
+{
     let world = World::with_issuer(SCENARIO, 3600).await;
     let shared = json!({ "kind": "oauth2_authorization_code", "client_secret": CLIENT_SECRET,
         "provider_config": { "client_id": "web" }, "allow_user_override": true });
