@@ -38,7 +38,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
-use crate::{Limits, deny::Reason, options::ms, passage::Passage, resolve::Resolver};
+use crate::{Limits, deny::Reason, options::ms, passage::Passage, peer::Peer, resolve::Resolver};
 
 /// Bytes read from an upstream at once: a record of TLS, and the next one's beginning.
 const READ_BYTES: usize = 18 * 1024;
@@ -154,7 +154,7 @@ fn reason_of(error: &(dyn Error + 'static)) -> Reason {
     chain.find_map(|error| error.downcast_ref().copied()).unwrap_or(Reason::UpstreamFailed)
 }
 
-type Stream = Either<TcpStream, TlsStream<BufReader<TcpStream>>>;
+type Stream = Either<Peer, TlsStream<BufReader<Peer>>>;
 
 /// What an upstream is offered to speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,6 +264,7 @@ async fn connect(
 ) -> Result<Stream, Broken> {
     let stream = TcpStream::connect(address).await.map_err(|_| Reason::UpstreamUnreachable)?;
     stream.set_nodelay(true).map_err(|_| Reason::UpstreamUnreachable)?;
+    let stream = Peer::new(stream);
     if destination.scheme() == Scheme::Http {
         return Ok(Either::Left(stream));
     }
