@@ -102,6 +102,8 @@ async fn stay_awake(busy_poll: Duration) {
     });
     loop {
         if WATCH.with(|watch| watch.is_awake(Instant::now())) {
+            // Only in time that nobody else wants the core.
+            thread::yield_now();
             // The runtime looks for events before it comes back.
             tokio::task::yield_now().await;
         } else {

@@ -244,7 +244,7 @@ pub struct Egress {
     /// The most seconds a request is held until a person decides.
     pub approval_timeout_seconds: NonZeroU32,
     /// Microseconds that a thread looks for the answer of a quick peer before it sleeps; 0: it sleeps at once.
-    pub busy_poll_microseconds: u32,
+    pub busy_poll_microseconds: u16,
 }
 
 impl Default for Egress {
