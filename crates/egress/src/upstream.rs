@@ -210,10 +210,10 @@ impl Connector {
         let addresses = self.resolver.to_dial(destination, self.named).await?;
         let mut last = Reason::UpstreamUnreachable;
         for &address in addresses.iter() {
-            match tokio::time::timeout(self.timeout, self.connect(address, destination)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(reason)) => last = reason,
-                Err(_) => last = Reason::UpstreamTimeout,
+            let connected = tokio::time::timeout(self.timeout, self.connect(address, destination)).await;
+            match connected.unwrap_or(Err(Reason::UpstreamUnreachable)) {
+                Ok(stream) => return Ok(stream),
+                Err(reason) => last = reason,
             }
         }
         Err(last)
