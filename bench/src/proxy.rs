@@ -210,12 +210,12 @@ async fn idle_contenders<'a>(
 
 fn notes(options: &Options, report: &mut Report) {
     report.note(format!(
-        "GET of {ANSWER_BYTES} bytes over TLS 1.3; client and upstream in the benchmark's process. Each proxy is a process of its own, pinned to core {} with one worker thread; the benchmark is pinned to the other cores. Contenders take turns, {} rounds; medians of the rounds.",
+        "GET of {ANSWER_BYTES} bytes over TLS 1.3; client and upstream in the benchmark's process. Each proxy is a process of its own, pinned to core {}; the benchmark is pinned to the other cores. Contenders take turns, {} rounds; medians of the rounds.",
         options.core, options.rounds
     ));
-    report.note("`egress`: a policy of 100 rules with an expression each, four of which name the upstream and are evaluated for every request; a credential that a transform injects (and that is searched for in every answer, to be masked); a budget counted in leased blocks; an audit row for every request, in the spool before it goes out and then in SQLite (`synchronous=full`, hashed, seven indices), whose threads are on the same core and whose CPU time is counted. In the second line the store's threads may use the other cores; their CPU time is counted all the same.");
+    report.note("`egress`: a policy of 100 rules with an expression each, four of which name the upstream and are evaluated for every request; a credential that a transform injects (and that is searched for in every answer, to be masked); a budget counted in leased blocks; an audit row for every request, in the spool before it goes out and then in SQLite (`synchronous=full`, hashed, seven indices), whose threads are on the same core and whose CPU time is counted. Its one thread for pods stays awake up to 200 us for a quick peer's answer, as it does in the server. In the second line the store's threads may use the other cores; their CPU time is counted all the same.");
     report.note("`hudsucker` 0.25 with its no-op handler, aws-lc-rs and a P-256 authority; `mitmproxy` as mitmdump without add-ons. They decide and record nothing. They are explicit proxies: on a new connection they answer a CONNECT first.");
-    report.note("`copy` copies bytes and nothing else, without TLS and HTTP: what it adds is what this machine takes for any hop, and so the floor of a proxy's added latency.");
+    report.note("`copy` copies bytes and nothing else, without TLS and HTTP: what it adds is what this machine takes for any hop in which a process sleeps until bytes come.");
     report.note("`CPU` is the proxy's process, kernel included, for a request; what a second of the core would carry is one divided by it, whatever else ran on the machine.");
 }
 

@@ -1,4 +1,4 @@
-//! The floor of any proxy: copies bytes both ways, and looks at none.
+//! The floor of any proxy that sleeps until bytes come: copies them both ways, and looks at none.
 
 use std::{fs, net::SocketAddr, path::PathBuf};
 

@@ -1,16 +1,16 @@
 //! Providers: model backends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use freehold_access::{Actor, Right};
 use freehold_model::{
-    ProviderId, Timestamp,
+    ProviderId, RoleId, Timestamp,
     audit::EventType,
     provider::{Kind, Provider},
-    workspace,
+    workspace::{Phase, Workspace, is_active},
 };
 use freehold_policy::Document;
-use freehold_store::{OrgRead, OrgTx, Page, RoleFilter, WorkspaceFilter};
+use freehold_store::{Error as StoreError, OrgRead, OrgTx, Page, RoleFilter, WorkspaceFilter};
 use serde_json::json;
 
 use crate::{
@@ -145,7 +145,7 @@ impl App {
     /// Archives a provider and its roles; answers how many roles.
     ///
     /// # Errors
-    /// When the caller may not, there is none, or workspaces are running under its roles.
+    /// When the caller may not, there is none, or workspaces are running with it or under its roles.
     pub async fn provider_archive(&self, actor: &Actor, id: ProviderId) -> Result<u32, Error> {
         actor.reach(Right::ConfigWrite)?;
         let cause = Cause::caller(actor);
@@ -299,20 +299,21 @@ fn archive(tx: &mut OrgTx<'_>, cause: &Cause, id: ProviderId) -> Result<u32, Err
         return Ok(0);
     }
     let now = now();
-    let (mut cascaded, mut active, mut after) = (0, 0, None);
+    let (mut roles, mut after) = (HashSet::new(), None);
     loop {
         let filter = RoleFilter { include_archived: false, provider: Some(id) };
-        let roles = tx.role_list(&filter, &Page { after, limit: STEP_ROWS })?;
-        let Some(last) = roles.last() else { break };
+        let step = tx.role_list(&filter, &Page { after, limit: STEP_ROWS })?;
+        let Some(last) = step.last() else { break };
         after = Some(last.id);
-        for role in roles {
-            active += workspaces_active(tx, role.id)?;
+        for role in step {
+            roles.insert(role.id);
             crate::role::archive_row(tx, cause, role, now)?;
-            cascaded += 1;
         }
     }
-    if active > 0 {
-        return Err(Error::WorkspacesActive { count: active });
+    let cascaded = u32::try_from(roles.len()).unwrap_or(u32::MAX);
+    let count = workspaces_using(tx, id, &roles)?;
+    if count > 0 {
+        return Err(Error::WorkspacesActive { count });
     }
     (provider.archived_at, provider.updated_at) = (Some(now), now);
     tx.provider_update(&provider)?;
@@ -321,9 +322,32 @@ fn archive(tx: &mut OrgTx<'_>, cause: &Cause, id: ProviderId) -> Result<u32, Err
     Ok(cascaded)
 }
 
+/// How many workspaces run that were started with the provider, whatever their roles have by now, or run under one of these
+/// roles.
+fn workspaces_using(
+    tx: &mut OrgRead<'_>,
+    id: ProviderId,
+    roles: &HashSet<RoleId>,
+) -> Result<usize, StoreError> {
+    let (mut count, mut after) = (0, None);
+    loop {
+        let step = tx.workspace_list(&active(None), &Page { after, limit: STEP_ROWS })?;
+        let Some(last) = step.last() else { return Ok(count) };
+        after = Some(last.id);
+        let uses = |workspace: &&Workspace| {
+            let keeps = workspace.backend.as_ref().is_some_and(|backend| backend.provider_id() == id);
+            keeps || roles.contains(&workspace.role_id)
+        };
+        count += step.iter().filter(uses).count();
+    }
+}
+
 /// How many workspaces run under the role, as far as one step tells: enough to refuse, and to say how many to stop.
-pub(crate) fn workspaces_active(tx: &mut OrgRead<'_>, role: freehold_model::RoleId) -> Result<usize, Error> {
-    let phases = workspace::Phase::ALL.iter().copied().filter(|phase| workspace::is_active(*phase)).collect();
-    let filter = WorkspaceFilter { include_archived: true, role: Some(role), created_by: None, phases };
-    Ok(tx.workspace_list(&filter, &Page::first(STEP_ROWS))?.len())
+pub(crate) fn workspaces_active(tx: &mut OrgRead<'_>, role: RoleId) -> Result<usize, Error> {
+    Ok(tx.workspace_list(&active(Some(role)), &Page::first(STEP_ROWS))?.len())
+}
+
+fn active(role: Option<RoleId>) -> WorkspaceFilter {
+    let phases = Phase::ALL.iter().copied().filter(|phase| is_active(*phase)).collect();
+    WorkspaceFilter { include_archived: true, role, created_by: None, phases }
 }

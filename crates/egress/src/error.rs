@@ -25,6 +25,9 @@ pub enum Error {
     /// A text among the extra roots that is no PEM certificate.
     #[error("an extra upstream root is not a PEM certificate")]
     Roots,
+    /// A thread cannot be started.
+    #[error("failed to start a thread")]
+    Threads(#[source] std::io::Error),
     /// A listener cannot be taken into the runtime.
     #[error("failed to take over the listeners of pod {pod}")]
     Listener {

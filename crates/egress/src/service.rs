@@ -51,7 +51,7 @@ pub struct Handle {
 impl Handle {
     /// Begins to serve a pod. Attaching a pod again (the server was restarted, say) replaces what was there. The token
     /// is in force before the first connection is accepted; without one everything is denied until
-    /// [`Handle::set_token`]. Must be called inside a Tokio runtime.
+    /// [`Handle::set_token`].
     ///
     /// # Errors
     /// The pod is not attached then: its token is refused, its sockets or its table of names cannot be used.

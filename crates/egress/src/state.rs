@@ -32,6 +32,7 @@ use crate::{
     pod::{Pod, Sockets},
     resolve::Resolver,
     spool::{Settlement, Settles, Spool},
+    threads::Threads,
     token::{self, Verified, Verifier},
     upstream::{Connector, Dialer, Upstream},
 };
@@ -51,6 +52,7 @@ pub(crate) struct State {
     spool: Spool,
     dialer: Dialer,
     verifier: Verifier,
+    threads: Threads,
     workspaces: Mutex<HashMap<WorkspaceId, Arc<Workspace>>>,
     pods: Mutex<HashMap<PodId, Arc<Pod>>>,
 }
@@ -100,6 +102,7 @@ impl State {
                 tls: client_config(&options.upstream_roots_pem, provider)?,
             },
             verifier,
+            threads: Threads::start(options.threads, options.busy_poll).map_err(Error::Threads)?,
             workspaces: Mutex::default(),
             pods: Mutex::default(),
             options,
@@ -134,6 +137,7 @@ impl State {
             drained.cancel();
         };
         tokio::join!(end, self.spool.drain(&*sink, &drained));
+        self.threads.stop();
     }
 
     pub(crate) fn attach(
@@ -143,6 +147,7 @@ impl State {
         token: Option<&str>,
     ) -> Result<(), Error> {
         let token = token.map(|token| self.verify(&identity, token)).transpose()?;
+        let _thread = self.threads.of(identity.workspace_id).enter();
         let Listeners { tcp, dns, original_destination } = listeners;
         let failed = |source| Error::Listener { pod: identity.pod_id, source };
         let sockets = Sockets::new(tcp, dns).map_err(failed)?;

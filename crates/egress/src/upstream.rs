@@ -38,7 +38,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
-use crate::{Limits, deny::Reason, options::ms, passage::Passage, resolve::Resolver};
+use crate::{Limits, deny::Reason, options::ms, passage::Passage, peer::Peer, resolve::Resolver};
 
 /// Bytes read from an upstream at once: a record of TLS, and the next one's beginning.
 const READ_BYTES: usize = 18 * 1024;
@@ -154,7 +154,7 @@ fn reason_of(error: &(dyn Error + 'static)) -> Reason {
     chain.find_map(|error| error.downcast_ref().copied()).unwrap_or(Reason::UpstreamFailed)
 }
 
-type Stream = Either<TcpStream, TlsStream<BufReader<TcpStream>>>;
+type Stream = Either<Peer, TlsStream<BufReader<Peer>>>;
 
 /// What an upstream is offered to speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,10 +210,10 @@ impl Connector {
         let addresses = self.resolver.to_dial(destination, self.named).await?;
         let mut last = Reason::UpstreamUnreachable;
         for &address in addresses.iter() {
-            match tokio::time::timeout(self.timeout, self.connect(address, destination)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(reason)) => last = reason,
-                Err(_) => last = Reason::UpstreamTimeout,
+            let connected = tokio::time::timeout(self.timeout, self.connect(address, destination)).await;
+            match connected.unwrap_or(Err(Reason::UpstreamUnreachable)) {
+                Ok(stream) => return Ok(stream),
+                Err(reason) => last = reason,
             }
         }
         Err(last)
@@ -264,6 +264,7 @@ async fn connect(
 ) -> Result<Stream, Broken> {
     let stream = TcpStream::connect(address).await.map_err(|_| Reason::UpstreamUnreachable)?;
     stream.set_nodelay(true).map_err(|_| Reason::UpstreamUnreachable)?;
+    let stream = Peer::new(stream);
     if destination.scheme() == Scheme::Http {
         return Ok(Either::Left(stream));
     }

@@ -243,6 +243,8 @@ pub struct Egress {
     pub name_servers: Vec<SocketAddr>,
     /// The most seconds a request is held until a person decides.
     pub approval_timeout_seconds: NonZeroU32,
+    /// Microseconds that a thread looks for the answer of a quick peer before it sleeps; 0: it sleeps at once.
+    pub busy_poll_microseconds: u16,
 }
 
 impl Default for Egress {
@@ -253,6 +255,7 @@ impl Default for Egress {
             rules_name_addresses: true,
             name_servers: Vec::new(),
             approval_timeout_seconds: const { NonZeroU32::new(600).expect("not zero") },
+            busy_poll_microseconds: 200,
         }
     }
 }

@@ -21,7 +21,7 @@ use freehold_broker::{
 use freehold_egress::{Credentials, Injection, Outbound, Outgoing, SecretValue, Signer, Unavailable};
 use freehold_model::{
     MemberId, OrganizationId, WorkspaceId,
-    credential::{Credential, Kind},
+    credential::{Credential, Kind, unbound},
     secret::Holder,
 };
 use freehold_store::{Store, Topic};
@@ -107,9 +107,10 @@ impl WorkspaceCredentials {
     }
 
     async fn look_up(&self, name: &str) -> Result<Arc<Slot<Injection>>, Unavailable> {
+        let (plain, only) = unbound(name).ok_or(Unavailable("not_found"))?;
         // Read before the rows: a change between the two leads to one more look.
         let changes = *self.directory.changes.borrow();
-        let found = self.directory.fleet.credential(self.organization, self.member, name).await;
+        let found = self.directory.fleet.credential(self.organization, self.member, plain, only).await;
         let found = found.map_err(|error| {
             let error: &dyn std::error::Error = &error;
             tracing::warn!(credential.name = name, error, "a credential could not be looked up");

@@ -437,6 +437,7 @@ fn egress_options(
     limits.stalled_ms = limits.stalled_ms.max(limits.approval_ms + HELD_MARGIN_MS);
     options.hosts = config.egress.hosts.iter().map(|(name, address)| (name.clone(), *address)).collect();
     options.rules_name_addresses = config.egress.rules_name_addresses;
+    options.busy_poll = Duration::from_micros(config.egress.busy_poll_microseconds.into());
     options.name_servers.clone_from(&config.egress.name_servers);
     options.budgets.prices =
         Prices::new(&config.prices).context("the configuration is not valid: `prices`")?;

@@ -93,9 +93,10 @@ fn on_the_way(status: u16, reason: &str, after: Option<Duration>, message: Strin
         "upstream_tls" => misled(
             "correct the provider's `domain`, or name the authority of its certificate in the server's `egress.extra_roots`",
         ),
-        "auth_unavailable" => {
-            denied("check that the credential which the provider names exists and can be used")
-        }
+        "auth_unavailable" => denied(
+            "check that the credential which the provider names exists and can be used; where the provider's `domain` was \
+                 changed while the workspace ran, stop it and create another",
+        ),
         "address_forbidden" => denied(
             "the provider's `domain` leads to an address inside: correct it, or name it in the server's `egress.hosts`",
         ),
@@ -187,7 +188,7 @@ mod tests {
         for (reason, advised) in [
             ("budget_uncountable", "`[prices]`"),
             ("budget_exceeded", "`freehold workspace budgets`"),
-            ("auth_unavailable", "credential"),
+            ("auth_unavailable", "create another"),
             ("approval_expired", "`freehold approvals`"),
             ("condition_not_met", "audit log names"),
             ("domain_not_allowed", "`kind` and `domain`"),

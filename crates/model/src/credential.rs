@@ -99,6 +99,24 @@ pub fn next(status: Status, event: Event) -> Next<Status> {
     }
 }
 
+/// The name under which a policy has one credential alone, whatever gets its name later: `main@cred_…`; none at all where it
+/// is not known which. No credential's own name has an `@`.
+pub fn bound(name: &str, id: Option<CredentialId>) -> String {
+    match id {
+        Some(id) => format!("{name}@{id}"),
+        None => format!("{name}@unknown"),
+    }
+}
+
+/// Which credentials a policy's name stands for: those of this name or, where it is [`bound`], the one of them with this
+/// id. `None` when it is bound to none.
+pub fn unbound(text: &str) -> Option<(&str, Option<CredentialId>)> {
+    match text.split_once('@') {
+        Some((name, id)) => Some((name, Some(id.parse().ok()?))),
+        None => Some((text, None)),
+    }
+}
+
 /// A credential without its secret, which only the vault holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
@@ -137,6 +155,14 @@ mod tests {
     use std::fmt::Write;
 
     use super::*;
+
+    #[test]
+    fn a_bound_name_stands_for_one_credential_or_for_none() {
+        let id = CredentialId::from_uuid(uuid::Uuid::from_u128(7));
+        assert_eq!(unbound("main"), Some(("main", None)));
+        assert_eq!(unbound(&bound("main", Some(id))), Some(("main", Some(id))));
+        assert_eq!(unbound(&bound("main", None)), None);
+    }
 
     #[test]
     fn the_table_of_statuses_and_events_is_the_golden_one() {

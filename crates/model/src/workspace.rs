@@ -20,8 +20,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    MemberId, Next, OrganizationId, PodId, ProviderId, RoleId, SessionId, Timestamp, WorkspaceId,
-    provider::Provider, role::Role, slugs,
+    CredentialId, MemberId, Next, OrganizationId, PodId, ProviderId, RoleId, SessionId, Timestamp,
+    WorkspaceId, credential, provider::Provider, role::Role, slugs,
 };
 
 slugs! {
@@ -142,20 +142,29 @@ pub struct Backend {
     provider_id: ProviderId,
     domain: String,
     credential_name: Option<String>,
+    /// What had that name; rows of earlier versions do not say.
+    #[serde(default)]
+    credential_id: Option<CredentialId>,
     model: Option<String>,
     config: BTreeMap<String, String>,
 }
 
 impl Backend {
-    /// What these say.
-    pub fn of(role: &Role, provider: &Provider) -> Self {
+    /// What these say; `credential` is what the provider's credential name stands for.
+    pub fn of(role: &Role, provider: &Provider, credential: Option<CredentialId>) -> Self {
         Self {
             provider_id: provider.id,
             domain: provider.domain.clone(),
             credential_name: provider.credential_name.clone(),
+            credential_id: credential,
             model: role.model.clone().or_else(|| provider.default_model.clone()),
             config: provider.config.clone(),
         }
+    }
+
+    /// The provider.
+    pub const fn provider_id(&self) -> ProviderId {
+        self.provider_id
     }
 
     /// The role as the workspace has it.
@@ -164,11 +173,11 @@ impl Backend {
     }
 
     /// The provider of that role as the workspace has it. Another credential counts at once, but never goes to a host that it
-    /// was not named for.
+    /// was not named for: when the provider has moved, the name is [bound](credential::bound).
     pub fn provider(&self, provider: Provider) -> Provider {
         let credential_name = match provider.domain == self.domain {
             true => provider.credential_name,
-            false => self.credential_name.clone(),
+            false => self.credential_name.as_ref().map(|name| credential::bound(name, self.credential_id)),
         };
         Provider { domain: self.domain.clone(), config: self.config.clone(), credential_name, ..provider }
     }

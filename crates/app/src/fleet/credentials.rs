@@ -1,10 +1,11 @@
 //! Credentials as requests of pods need them: found by name, opened, renewed, and their attempts noted.
 
 use freehold_model::{
-    MemberId, Next, OrganizationId, Timestamp,
+    CredentialId, MemberId, Next, OrganizationId, Timestamp,
     audit::{Actor, EventType, SYSTEM_USER},
     credential::{self, Credential, Event, Kind, Status},
 };
+use freehold_store::{Error as StoreError, OrgRead};
 
 use super::Fleet;
 use crate::{
@@ -27,9 +28,28 @@ pub struct Attempt {
     pub expires_at: Option<Timestamp>,
 }
 
+/// See [`Fleet::credential`].
+pub(super) fn serving(
+    rows: &mut OrgRead<'_>,
+    member: Option<MemberId>,
+    name: &str,
+    only: Option<CredentialId>,
+) -> Result<Option<Credential>, StoreError> {
+    // Whoever deletes the organization's ends what stands in its place too.
+    let Some(shared) = rows.credential_by_name(name)? else { return Ok(None) };
+    let member = member.filter(|_| shared.allow_user_override);
+    let own = member.map(|member| rows.credential_of_member(name, member)).transpose()?.flatten();
+    let own = own.filter(|own| {
+        own.status == Status::Active
+            && own.kind == Kind::Oauth2AuthorizationCode
+            && own.provider == shared.provider
+    });
+    Ok(own.into_iter().chain([shared]).find(|found| only.is_none_or(|only| found.id == only)))
+}
+
 impl Fleet {
     /// The credential that has this name for the work of this member: the member's own, where it can be used and the
-    /// organization's lets it stand in its place; else the organization's.
+    /// organization's lets it stand in its place; else the organization's. With `only`, the one with this id or none.
     ///
     /// # Errors
     /// When the store fails.
@@ -38,22 +58,10 @@ impl Fleet {
         organization: OrganizationId,
         member: Option<MemberId>,
         name: &str,
+        only: Option<CredentialId>,
     ) -> Result<Option<Credential>, Error> {
         let name = name.to_owned();
-        self.store
-            .read(organization, move |rows| {
-                let Some(shared) = rows.credential_by_name(&name)? else { return Ok(None) };
-                let member = member.filter(|_| shared.allow_user_override);
-                let own =
-                    member.map(|member| rows.credential_of_member(&name, member)).transpose()?.flatten();
-                let own = own.filter(|own| {
-                    own.status == Status::Active
-                        && own.kind == Kind::Oauth2AuthorizationCode
-                        && own.provider == shared.provider
-                });
-                Ok(Some(own.unwrap_or(shared)))
-            })
-            .await
+        self.store.read(organization, move |rows| Ok(serving(rows, member, &name, only)?)).await
     }
 
     /// The sealed secret of a credential, unless it was deleted.

@@ -8,7 +8,7 @@ use freehold_model::{
 };
 use freehold_store::{Error as StoreError, OrgTx};
 
-use super::{FAILED_STARTS_MAX, Fleet, Look, Place, Ready};
+use super::{FAILED_STARTS_MAX, Fleet, Look, Place, Ready, credentials::serving};
 use crate::{
     Error,
     audit::Cause,
@@ -49,7 +49,11 @@ impl Fleet {
                     super::look(rows, workspace, settings)?;
                 if workspace.backend.is_none() {
                     // An agent that is started again, in this pod or another, goes on with the same.
-                    workspace.backend = Some(Backend::of(&role, &provider));
+                    let name = provider.credential_name.as_deref();
+                    let serving = |name| serving(rows, workspace.created_by, name, None);
+                    let credential = name.map(serving).transpose()?.flatten();
+                    let credential = credential.map(|credential| credential.id);
+                    workspace.backend = Some(Backend::of(&role, &provider, credential));
                     rows.workspace_update(&workspace)?;
                 }
                 let last_sequence = rows.session_last_sequence(workspace.session_id)?;

@@ -20,13 +20,23 @@ const SCENARIO: &str = include_str!("scenarios/errand.yaml");
 
 /// A role whose model's service wants the credential `main`, and a workspace under it.
 async fn workspace(world: &World) -> Workspace {
+    world.workspace(&role(world, json!(null)).await).await
+}
+
+/// The role, with these capabilities.
+async fn role(world: &World, capabilities: Value) -> Role {
     let provider: ProviderCreate = from(json!({
         "name": "echo", "kind": "openai", "domain": ECHO_DOMAIN, "credential_name": "main", "default_model": "any",
     }));
     let provider = world.client.provider_create(&provider).await.unwrap();
-    let role: RoleCreate = from(json!({"name": "tester", "provider_id": provider.id}));
-    let role: Role = world.client.role_create(&role).await.unwrap().into_value();
-    world.workspace(&role).await
+    let role = json!({"name": "tester", "provider_id": provider.id, "capabilities": capabilities});
+    let role: RoleCreate = from(role);
+    world.client.role_create(&role).await.unwrap().into_value()
+}
+
+/// Moves the role's provider to another host.
+async fn move_to(world: &World, role: &Role, domain: &str) {
+    world.client.provider_update(role.provider_id, &from(json!({ "domain": domain }))).await.unwrap();
 }
 
 /// A request from inside the pod; answers its status.
@@ -44,12 +54,14 @@ async fn ask_with(world: &World, workspace: WorkspaceId, header: &str) -> u16 {
     out.parse().unwrap()
 }
 
-/// Creates a credential of the issuer.
+/// Creates the credential `main`.
 async fn create(world: &World, mut more: Value) -> Credential {
     let url = |path: &str| format!("https://{ISSUER_HOST}{path}");
     more["name"] = json!("main");
     more["provider"] = json!("openai");
-    more["provider_config"]["token_url"] = json!(url("/token"));
+    if more["kind"] != "api_key" {
+        more["provider_config"]["token_url"] = json!(url("/token"));
+    }
     if more["kind"] == "oauth2_authorization_code" {
         more["provider_config"]["authorization_url"] = json!(url("/auth"));
         more["provider_config"]["revocation_url"] = json!(url("/token/revocation"));
@@ -221,6 +233,105 @@ async fn a_members_own_credential_takes_the_place_of_the_organizations_while_it_
     world
         .until("the token is taken back", async || (!world.issuer().is_active(&mine).unwrap()).then_some(()))
         .await;
+}
+
+/// Where its provider moves to.
+const ELSEWHERE: &str = "elsewhere.freehold.test";
+
+/// A credential that a transform names goes where the rule says, whatever became of the provider.
+const BY_A_TRANSFORM: &str = "
+- name: facts
+  type: http
+  allow:
+    - domains: [facts.freehold.test]
+      methods: [GET]
+  transforms:
+    - name: login
+      auth: { credential: main }
+";
+
+fn key(key: &str) -> Value {
+    json!({ "kind": "api_key", "api_key": key })
+}
+
+#[tokio::test]
+async fn a_credential_made_anew_under_its_name_does_not_go_to_where_its_provider_was_before() {
+    let world = World::start(SCENARIO).await;
+    let first = create(&world, key("key-1")).await;
+    let role = role(&world, json!(BY_A_TRANSFORM)).await;
+    let running = world.workspace(&role).await.id;
+    move_to(&world, &role, ELSEWHERE).await;
+    assert_eq!((ask(&world, running).await, world.last_bearer()), (200, "key-1".into()));
+
+    world.client.credential_delete(first.id).await.unwrap();
+    let second = create(&world, key("key-2")).await;
+    assert_eq!((ask(&world, running).await, world.last_bearer()), (403, "key-1".into()));
+    let named = format!("main@{}", first.id);
+    world
+        .until("the row of the denial", async || {
+            let rows = world.audit(running).await;
+            rows.iter().any(|row| row["auth_failures"][&named] == "auth_unavailable").then_some(())
+        })
+        .await;
+    let facts = "curl -sS -o /dev/null -w '%{http_code}' https://facts.freehold.test/";
+    assert_eq!((world.sh(running, facts).await.1, world.last_bearer()), ("200".into(), "key-2".into()));
+
+    move_to(&world, &role, ECHO_DOMAIN).await;
+    assert_eq!((ask(&world, running).await, world.last_bearer()), (200, "key-2".into()));
+    let started = world.workspace(&role).await.id;
+    move_to(&world, &role, ELSEWHERE).await;
+    assert_eq!((ask(&world, started).await, ask(&world, running).await), (200, 403));
+    let rows = world.audit(started).await;
+    assert_eq!(rows.last().unwrap()["auth_applied"], json!([format!("main@{}", second.id)]));
+}
+
+#[tokio::test]
+async fn a_workspace_of_which_it_is_not_known_what_it_was_started_with_is_denied_once_its_provider_moves() {
+    let mut world = World::start(SCENARIO).await;
+    create(&world, key("key-1")).await;
+    let role = role(&world, json!(null)).await;
+    let running = world.workspace(&role).await.id;
+    // As an earlier version left it.
+    world.change_rows("UPDATE workspaces SET backend = json_remove(backend, '$.credential_id')").await;
+    assert_eq!(ask(&world, running).await, 200);
+    move_to(&world, &role, ELSEWHERE).await;
+    assert_eq!(ask(&world, running).await, 403);
+    move_to(&world, &role, ECHO_DOMAIN).await;
+    assert_eq!(ask(&world, running).await, 200);
+}
+
+#[tokio::test]
+async fn where_its_provider_was_before_a_workspace_has_the_credential_it_was_started_with_whoever_s_that_is()
+{
+    let world = World::with_issuer(SCENARIO, 3600).await;
+    let shared = json!({ "kind": "oauth2_authorization_code", "client_secret": CLIENT_SECRET,
+        "provider_config": { "client_id": "web" }, "allow_user_override": true });
+    let shared = create(&world, shared).await;
+    connect(&world, &shared).await;
+    let role = role(&world, json!(null)).await;
+    let with_shared = world.workspace(&role).await.id;
+    assert_eq!(ask(&world, with_shared).await, 200);
+    let organizations = world.last_bearer();
+    move_to(&world, &role, ELSEWHERE).await;
+    let own = json!({ "kind": "oauth2_authorization_code", "provider_config": { "client_id": "public" },
+        "personal": true });
+    let own = create(&world, own).await;
+    connect(&world, &own).await;
+    assert_eq!((ask(&world, with_shared).await, world.last_bearer()), (200, organizations.clone()));
+
+    move_to(&world, &role, ECHO_DOMAIN).await;
+    let with_own = world.workspace(&role).await.id;
+    assert_eq!(ask(&world, with_own).await, 200);
+    let mine = world.last_bearer();
+    assert_ne!(mine, organizations);
+    move_to(&world, &role, ELSEWHERE).await;
+    assert_eq!((ask(&world, with_own).await, world.last_bearer()), (200, mine.clone()));
+    world.client.credential_delete(own.id).await.unwrap();
+    assert_eq!((ask(&world, with_own).await, world.last_bearer()), (403, mine));
+    assert_eq!((ask(&world, with_shared).await, world.last_bearer()), (200, organizations));
+    // Without the organization's, nobody's own stands for it.
+    world.client.credential_delete(shared.id).await.unwrap();
+    assert_eq!(ask(&world, with_shared).await, 403);
 }
 
 #[tokio::test]

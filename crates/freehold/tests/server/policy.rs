@@ -1,6 +1,6 @@
 //! Policy is pushed: what a change says counts for the very next request of a running workspace.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
 use serde_json::json;
 
@@ -77,12 +77,7 @@ async fn capabilities_that_a_new_version_does_not_take_deny_everything_and_the_l
     let workspace = world.workspace(&role).await.id;
     let status = "curl -s -o /dev/null -w '%{http_code}' https://facts.freehold.test/";
     assert_eq!(world.sh(workspace, status).await.1, "200");
-    world.stop_server().await;
-    let change = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); \
-                  db.execute(\"UPDATE roles SET capabilities = '- {name: facts, type: httq}'\"); db.commit()";
-    let changed = Command::new("python3").args(["-c", change]).arg(world.data().join("freehold.db")).status();
-    assert!(changed.unwrap().success());
-    world.start_server().await;
+    world.change_rows("UPDATE roles SET capabilities = '- {name: facts, type: httq}'").await;
     let denied = "curl -s https://facts.freehold.test/";
     assert!(world.sh(workspace, denied).await.1.contains("\"no_grant\""));
     let log = fs::read_to_string(world.log()).unwrap();

@@ -153,12 +153,7 @@ async fn a_server_that_stops_signs_all_of_its_log_and_a_row_changed_in_the_datab
     let good = audit(&world, &pinned);
     assert!(good.status.success(), "{}", said(&good));
 
-    world.stop_server().await;
-    let change = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); \
-                  db.execute(\"UPDATE audit_events SET detail = '{}' WHERE seq = 3\"); db.commit()";
-    let changed = Command::new("python3").args(["-c", change]).arg(world.data().join("freehold.db")).status();
-    assert!(changed.unwrap().success());
-    world.start_server().await;
+    world.change_rows("UPDATE audit_events SET detail = '{}' WHERE seq = 3").await;
     let found = audit(&world, &pinned);
     assert!(!found.status.success() && said(&found).contains("row 3 does not follow"), "{}", said(&found));
     let file = world.log().with_file_name("audit.jsonl");

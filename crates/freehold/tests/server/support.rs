@@ -270,6 +270,17 @@ impl World {
         }
     }
 
+    /// Changes rows of the database, by SQL; the server is stopped meanwhile.
+    pub async fn change_rows(&mut self, sql: &str) {
+        self.stop_server().await;
+        let change =
+            "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute(sys.argv[2]); db.commit()";
+        let mut python = Command::new("python3");
+        let changed = python.args(["-c", change]).arg(self.data().join("freehold.db")).arg(sql).status();
+        assert!(changed.unwrap().success());
+        self.start_server().await;
+    }
+
     /// The server's process.
     pub fn server_id(&self) -> u32 {
         self.server.as_ref().unwrap().id()

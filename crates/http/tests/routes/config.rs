@@ -171,6 +171,30 @@ async fn archiving_cascades_and_is_refused_while_workspaces_run() {
 }
 
 #[tokio::test]
+async fn a_provider_that_a_running_workspace_keeps_is_not_archived_though_its_role_has_another_now() {
+    let context = Context::new().await;
+    let role = context.role().await;
+    let archive = async |provider: &Value| {
+        let path = format!("/v1/providers/{}/archive", provider.as_str().unwrap());
+        context.post(&path, &context.owner, json!({})).await
+    };
+    let workspace = context.ready(&context.ann).await;
+    let other = json!({ "name": "other", "kind": "anthropic", "domain": "other.test" });
+    let other = context.post("/v1/providers", &context.owner, other).await.ok();
+    let role_path = format!("/v1/agent-roles/{}", role["id"].as_str().unwrap());
+    context.patch(&role_path, &context.owner, json!({ "provider_id": other["id"] })).await.ok();
+    let details = archive(&role["provider_id"]).await.refused(ErrorCode::WorkspacesActive);
+    assert_eq!(details["workspaces"], 1);
+    // Its role would be archived with it.
+    let details = archive(&other["id"]).await.refused(ErrorCode::WorkspacesActive);
+    assert_eq!(details["workspaces"], 1);
+    context.post(&format!("{role_path}/stop-workspaces"), &context.owner, json!({})).await.ok();
+    context.happen(&workspace, freehold_model::workspace::Event::PodGone).await;
+    assert_eq!(archive(&role["provider_id"]).await.ok()["cascaded_roles"], 0);
+    assert_eq!(archive(&other["id"]).await.ok()["cascaded_roles"], 1);
+}
+
+#[tokio::test]
 async fn a_refused_change_leaves_nothing_and_a_change_leaves_one_row() {
     let context = Context::new().await;
     let role = context.role().await;

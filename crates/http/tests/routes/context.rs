@@ -15,6 +15,7 @@ use freehold_api::{Operation, error::ErrorCode, openapi, operations};
 use freehold_app::{
     App, Ports, Settings,
     audit::Cause,
+    fleet::{self, Fleet, Place},
     ports::{
         AgentError, AgentPort, AuditSigner, ExecEvent, ExecRequest, ExecStream, IssuerRefused, Issuers,
         NoWorkspaces, OutputStream, PackedSecret, Revocation, SealError, SecretFields, SecretSealer,
@@ -411,7 +412,11 @@ impl Context {
     /// A workspace of this caller whose agent is ready.
     pub async fn ready(&self, key: &str) -> String {
         let workspace = self.workspace(key).await;
-        self.happen(&workspace, workspace::Event::AgentReady).await;
+        let (organization_id, workspace_id) = (self.organization, workspace.parse().unwrap());
+        let place = Place { organization_id, workspace_id };
+        let fleet = Fleet::new(self.app.store().clone(), self.app.uploads(), fleet::Settings::default());
+        let pod = fleet.look(workspace_id).await.unwrap().unwrap().workspace.pod_id.unwrap();
+        fleet.agent_ready(place, pod).await.unwrap().expect("its pod is the one that is wanted");
         workspace
     }
 

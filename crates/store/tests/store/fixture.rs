@@ -142,7 +142,7 @@ impl World {
         let provider = provider(organization);
         let role = role(organization, provider.id);
         let mut workspace = workspace(organization, role.id);
-        workspace.backend = Some(Backend::of(&role, &provider));
+        workspace.backend = Some(Backend::of(&role, &provider, Some(CredentialId::from_uuid(uuid()))));
         let session = session(&workspace);
         Self { provider, role, workspace, session }
     }
