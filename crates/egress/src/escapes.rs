@@ -74,6 +74,8 @@ const BACKSLASHED: [(u8, u8); 10] = [
     (b't', b'\t'),
 ];
 
+const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// What stands at the beginning of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Read {
@@ -114,19 +116,19 @@ impl Escape {
     }
 }
 
-/// Reads what stands at the beginning of a text in lower case; `ended`: nothing comes after it.
+/// Reads what stands at the beginning of a text, in either case of letters; `ended`: nothing comes after it.
 fn read(text: &[u8], ended: bool) -> Read {
     match text {
         [b'%', rest @ ..] => {
             hex(rest, 2).map_or_else(|not| not, |byte| Escape::byte(byte.to_le_bytes()[0], 3))
         }
         [b'\\'] | [b'&'] => Read::Open,
-        [b'\\', b'x', rest @ ..] => {
+        [b'\\', b'x' | b'X', rest @ ..] => {
             hex(rest, 2).map_or_else(|not| not, |byte| Escape::byte(byte.to_le_bytes()[0], 4))
         }
-        [b'\\', b'u', rest @ ..] => unit(rest),
+        [b'\\', b'u' | b'U', rest @ ..] => unit(rest),
         [b'\\', sign, ..] => {
-            let known = BACKSLASHED.iter().find(|(known, _)| known == sign);
+            let known = BACKSLASHED.iter().find(|(known, _)| known.eq_ignore_ascii_case(sign));
             known.map_or(Read::Plain, |(_, byte)| Escape::byte(*byte, 2))
         }
         [b'&', b'#', ..] => reference(text, ended),
@@ -158,7 +160,7 @@ fn unit(text: &[u8]) -> Read {
     }
     let rest = &text[4..];
     let begun = rest.len().min(2);
-    if rest[..begun] != b"\\u"[..begun] {
+    if !rest[..begun].eq_ignore_ascii_case(&b"\\u"[..begun]) {
         return Read::Plain;
     }
     match hex(&rest[begun..], 4) {
@@ -170,7 +172,7 @@ fn unit(text: &[u8]) -> Read {
 
 /// `&#` and what follows. Browsers do without the `;`.
 fn reference(text: &[u8], ended: bool) -> Read {
-    let (start, radix) = if text.get(2) == Some(&b'x') { (3, 16) } else { (2, 10) };
+    let (start, radix) = if matches!(text.get(2), Some(b'x' | b'X')) { (3, 16) } else { (2, 10) };
     let digits = text[start..].iter().map_while(|digit| char::from(*digit).to_digit(radix));
     let (mut number, mut end) = (0_u32, start);
     for digit in digits.take(DIGITS_MAX + 1) {
@@ -187,12 +189,15 @@ fn reference(text: &[u8], ended: bool) -> Read {
 }
 
 fn named(text: &[u8]) -> Read {
+    let first = text.first().map(u8::to_ascii_lowercase);
     let mut read = Read::Plain;
     for (name, byte) in NAMED {
-        if name.as_bytes().first() != text.first() {
+        if first.is_some_and(|first| name.as_bytes()[0] != first) {
             continue;
         }
-        let same = text.iter().zip(name.bytes()).take_while(|(given, wanted)| **given == *wanted).count();
+        let same =
+            text.iter().zip(name.bytes()).take_while(|(given, wanted)| given.eq_ignore_ascii_case(wanted));
+        let same = same.count();
         match text.get(same) {
             Some(b';') if same == name.len() => return Escape::byte(byte, same + 2),
             None => read = Read::Open,
@@ -228,7 +233,7 @@ pub(crate) fn escapes(secret: &[u8]) -> Vec<(Vec<u8>, usize)> {
 
 /// Whether the end of a text, an escape that is not complete, may become one of what the secret begins with.
 fn may_become(open: &[u8], secret: &[u8]) -> bool {
-    let mut open = open.to_vec();
+    let mut open = open.to_ascii_lowercase();
     // Zeros before a number say nothing.
     let start = open.iter().position(|byte| !b"&#x".contains(byte)).unwrap_or(open.len());
     if open.starts_with(b"&#") {
@@ -238,30 +243,72 @@ fn may_become(open: &[u8], secret: &[u8]) -> bool {
     escapes(secret).iter().any(|(escape, _)| escape.starts_with(&open))
 }
 
-/// A secret, in lower case, that is found when characters of it are escaped. Has no `Debug`.
-pub(crate) struct Escaped(pub(crate) Form);
+/// Finds some secrets where characters of them are escaped. Has no `Debug`.
+pub(crate) struct Escapes {
+    secrets: Vec<Escaped>,
+    /// Whether this byte is in any of them.
+    bytes: [bool; 256],
+    /// Whether this byte, behind `%`, `\` or `&` (a bit each), may go on with an escape of any byte of theirs.
+    second: [u8; 256],
+}
 
-/// Tells every occurrence of the secrets in a text in lower case that has an escape, and answers from where on the text may
-/// be the beginning of one. `ended`: nothing comes after the text.
-pub(crate) fn find(
-    secrets: &[Escaped],
-    text: &[u8],
-    ended: bool,
-    mut each: impl FnMut(Range<usize>),
-) -> usize {
-    let mut open_from = text.len();
-    for at in memchr3_iter(b'%', b'\\', b'&', text) {
-        let read = read(&text[at..], ended);
-        for secret in secrets {
-            let from = match read {
-                Read::Escape(escape) => secret.find_from(text, at, escape, ended, &mut each),
-                Read::Open if !ended => secret.open_from(text, at),
-                Read::Open | Read::Plain => None,
-            };
-            open_from = from.map_or(open_from, |from| open_from.min(from));
+/// A secret, in lower case.
+struct Escaped(Form);
+
+/// The bit of an escape's first byte.
+const fn bit(first: u8) -> u8 {
+    1 << (first & 3)
+}
+
+impl Escapes {
+    /// For secrets in lower case.
+    pub(crate) fn new(secrets: Vec<Form>) -> Self {
+        let (mut bytes, mut second) = ([false; 256], [0; 256]);
+        let mut goes_on = |first: u8, with: u8| {
+            second[usize::from(with.to_ascii_lowercase())] |= bit(first);
+            second[usize::from(with.to_ascii_uppercase())] |= bit(first);
+        };
+        for byte in secrets.iter().flat_map(|secret| secret.iter()) {
+            bytes[usize::from(*byte)] = true;
+            for byte in [*byte, byte.to_ascii_uppercase()] {
+                goes_on(b'%', HEX_DIGITS[usize::from(byte >> 4)]);
+            }
         }
+        b"xu".iter().for_each(|unit| goes_on(b'\\', *unit));
+        goes_on(b'&', b'#');
+        let is_in = |byte: &u8| bytes[usize::from(*byte)];
+        BACKSLASHED.iter().filter(|(_, byte)| is_in(byte)).for_each(|(sign, _)| goes_on(b'\\', *sign));
+        NAMED.iter().filter(|(_, byte)| is_in(byte)).for_each(|(name, _)| goes_on(b'&', name.as_bytes()[0]));
+        Self { secrets: secrets.into_iter().map(Escaped).collect(), bytes, second }
     }
-    open_from
+
+    /// Tells every occurrence in a text that has an escape, and answers from where on the text may be the beginning of one.
+    /// `ended`: nothing comes after the text.
+    pub(crate) fn find(&self, text: &[u8], ended: bool, mut each: impl FnMut(Range<usize>)) -> usize {
+        let mut open_from = text.len();
+        for at in memchr3_iter(b'%', b'\\', b'&', text) {
+            if text.get(at + 1).is_some_and(|second| self.second[usize::from(*second)] & bit(text[at]) == 0) {
+                continue;
+            }
+            let read = read(&text[at..], ended);
+            let may_be_one = match read {
+                Read::Escape(escape) => self.bytes[usize::from(escape.meaning[0])],
+                Read::Open => !ended,
+                Read::Plain => false,
+            };
+            if !may_be_one {
+                continue;
+            }
+            for secret in &self.secrets {
+                let from = match read {
+                    Read::Escape(escape) => secret.find_from(text, at, escape, ended, &mut each),
+                    Read::Open | Read::Plain => secret.open_from(text, at),
+                };
+                open_from = from.map_or(open_from, |from| open_from.min(from));
+            }
+        }
+        open_from
+    }
 }
 
 impl Escaped {
@@ -294,7 +341,12 @@ impl Escaped {
     /// Whether a text ends with the secret up to `index`. Mostly one byte tells.
     fn follows(&self, text: &[u8], index: usize) -> bool {
         let beginning = &self.0[..index];
-        beginning.is_empty() || (beginning.last() == text.last() && text.ends_with(beginning))
+        match (beginning.last(), text.last()) {
+            (Some(wanted), Some(given)) if given.eq_ignore_ascii_case(wanted) => {
+                text.len().checked_sub(index).is_some_and(|from| text[from..].eq_ignore_ascii_case(beginning))
+            }
+            (wanted, _) => wanted.is_none(),
+        }
     }
 
     /// Where the first occurrence begins whose first escape may be this one, with which the text ends.
@@ -319,7 +371,7 @@ impl Escaped {
                 let read = if b"%\\&".contains(given) { read(&text[at..], ended) } else { Read::Plain };
                 match read {
                     Read::Escape(escape) if self.0[known..].starts_with(escape.meaning()) => {
-                        if given == wanted {
+                        if given.eq_ignore_ascii_case(wanted) {
                             others.push((at + 1, known + 1));
                         }
                         (at, known) = (at + escape.len, known + escape.meaning_len);
@@ -328,7 +380,7 @@ impl Escaped {
                     Read::Open => open |= !ended && may_become(&text[at..], &self.0[known..]),
                     Read::Escape(_) | Read::Plain => {}
                 }
-                if given != wanted {
+                if !given.eq_ignore_ascii_case(wanted) {
                     break;
                 }
                 (at, known) = (at + 1, known + 1);
@@ -381,5 +433,23 @@ mod tests {
         }
         assert!(!may_become(b"%7", b"sk") || !may_become(b"%6", b"sk"));
         assert!(may_become(b"&#0009", b"a") && !may_become(b"&#0008", b"a"));
+    }
+
+    #[test]
+    fn every_escape_of_a_secrets_bytes_is_read_by_its_second_byte_already() {
+        for character in (0..=0x2ff).chain([0x20ac, 0x1_f600]).filter_map(char::from_u32) {
+            let secret = character.to_ascii_lowercase().to_string().into_bytes();
+            let one = Escapes::new(vec![Form::new(secret.clone())]);
+            for escape in
+                escapes(&secret).into_iter().flat_map(|(escape, _)| [escape.to_ascii_uppercase(), escape])
+            {
+                assert!(one.second[usize::from(escape[1])] & bit(escape[0]) != 0, "{escape:?}");
+            }
+        }
+        assert!(bit(b'%') | bit(b'\\') | bit(b'&') == 7);
+        let key = Escapes::new(vec![Form::new(b"sk-ant-api03".to_vec())]);
+        for passed in [&b"% "[..], b"%0", b"%9", b"\\n", b"\\\"", b"& ", b"&g", b"&q"] {
+            assert!(key.second[usize::from(passed[1])] & bit(passed[0]) == 0, "{passed:?}");
+        }
     }
 }

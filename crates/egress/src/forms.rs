@@ -112,4 +112,12 @@ mod tests {
     fn a_plain_key_has_few_spellings() {
         assert!(forms(b"sk-ant-api03-0123456789abcdefghij").len() <= 32);
     }
+
+    #[test]
+    fn no_spelling_is_shorter_than_the_secret() {
+        for length in 8..=64 {
+            let secret: Vec<u8> = (0..length).map(|at: u8| at.wrapping_mul(37)).collect();
+            assert!(forms(&secret).iter().all(|form| form.len() >= secret.len()));
+        }
+    }
 }

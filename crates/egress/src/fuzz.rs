@@ -213,12 +213,25 @@ pub fn model_usage(bytes: &[u8]) {
     _ = Wish::read("/", bytes);
 }
 
-/// Passes a response's body in pieces, and answers how many bytes come out. A secret that is too short is not looked for.
-pub fn mask(secret: &[u8], pieces: impl Iterator<Item = Bytes>) -> usize {
-    let Some(mask) = Mask::new([secret]).map(Arc::new) else { return pieces.map(|piece| piece.len()).sum() };
-    let mut stream = Stream::new(mask);
-    let passed: usize = pieces.map(|piece| stream.push(piece).0.len()).sum();
-    passed + stream.finish().0.len()
+/// A response from which secrets are struck out, for what measures. `None` where all secrets are too short.
+pub struct Masked(Arc<Mask>, Stream);
+
+impl Masked {
+    /// A response to a request that carries these secrets.
+    pub fn new(secrets: &[&[u8]]) -> Option<Self> {
+        let mask = Arc::new(Mask::new(secrets.iter().copied())?);
+        Some(Self(Arc::clone(&mask), Stream::new(mask)))
+    }
+
+    /// The next bytes of the body; gives those that may be passed on.
+    pub fn push(&mut self, piece: Bytes) -> Bytes {
+        self.1.push(piece).0
+    }
+
+    /// The headers. True when there was any.
+    pub fn headers(&self, headers: &mut HeaderMap) -> bool {
+        self.0.headers(headers)
+    }
 }
 
 /// The plain reading of masking: every byte of every occurrence is struck out, and no other.

@@ -54,6 +54,7 @@ mod preface;
 mod query;
 mod resolve;
 mod respond;
+mod samples;
 mod service;
 mod spool;
 mod state;

@@ -1,21 +1,17 @@
 //! Injected secrets are struck out of what comes back, so that an upstream which repeats what it was sent does not hand
 //! the pod its key.
 //!
-//! Invariants: of every spelling ([`forms`], [`Escaped`]) no byte passes, however the bytes were cut into pieces; every other byte
+//! Invariants: of every spelling ([`forms`], [`Escapes`]) no byte passes, however the bytes were cut into pieces; every other byte
 //! passes as it is; the length stays. Held back are only bytes at the end that may be the beginning of a spelling; where the
 //! sender pauses behind the first byte of one, that byte passes.
 
 use std::{ops::Range, sync::Arc};
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind, packed};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
-use crate::{
-    escapes::{self, Escaped},
-    forms::{Form, forms},
-};
+use crate::{escapes::Escapes, forms::forms, samples::Samples};
 
 /// What stands in the place of each byte of a secret.
 pub(crate) const STROKE: u8 = b'*';
@@ -27,56 +23,10 @@ pub(crate) const SECRET_BYTES_MIN: usize = 8;
 /// must not wait for the next one, which the other side may send only after an answer.
 const HELD_BYTES_MIN: usize = 2;
 
-/// The most forms that one search by vector instructions takes.
-const FINDER_FORMS_MAX: usize = 64;
-
-/// Finds the leftmost of some forms, there the longest.
-enum Finder {
-    /// By vector instructions. The library would choose them by itself for fewer forms only, and else look for single bytes,
-    /// of which a text is full.
-    Vectors(packed::Searcher),
-    /// On machines without.
-    Automaton(AhoCorasick),
-}
-
-impl Finder {
-    fn new(forms: &[Form]) -> Option<Self> {
-        let forms = || forms.iter().map(|form| form.as_slice());
-        let vectors = packed::Config::new()
-            .match_kind(packed::MatchKind::LeftmostLongest)
-            .builder()
-            .extend(forms())
-            .build();
-        vectors.map(Self::Vectors).or_else(|| {
-            let automaton = AhoCorasick::builder()
-                .match_kind(MatchKind::LeftmostLongest)
-                .kind(Some(AhoCorasickKind::ContiguousNFA))
-                .build(forms());
-            automaton.ok().map(Self::Automaton)
-        })
-    }
-
-    fn find(&self, text: &[u8], from: usize) -> Option<Range<usize>> {
-        match self {
-            Self::Vectors(searcher) => searcher.find_in(text, (from..text.len()).into()),
-            Self::Automaton(automaton) => automaton.find(Input::new(text).span(from..text.len())),
-        }
-        .map(|found| found.range())
-    }
-}
-
 /// Finds the spellings of some secrets. Has no `Debug`.
 pub(crate) struct Mask {
-    /// Each for some of the forms.
-    finders: Vec<Finder>,
-    /// In order.
-    forms: Vec<Form>,
-    /// Which of the forms begin with this byte: from this one to that of the next byte.
-    begins: [usize; 257],
-    /// The length of the longest form.
-    longest: usize,
-    /// For each secret.
-    escaped: Vec<Escaped>,
+    samples: Samples,
+    escapes: Escapes,
 }
 
 /// What a search found.
@@ -100,55 +50,31 @@ impl Mask {
                 // In a query a space is a plus.
                 let mut query = lower.clone();
                 query.iter_mut().filter(|byte| **byte == b' ').for_each(|byte| *byte = b'+');
-                escaped.push(Escaped(query));
+                escaped.push(query);
             }
-            escaped.push(Escaped(lower));
+            escaped.push(lower);
         }
-        forms.sort_unstable_by(|a: &Form, b| a.as_slice().cmp(b));
-        forms.dedup();
-        let finders = forms.chunks(FINDER_FORMS_MAX).map(Finder::new).collect::<Option<_>>()?;
-        let before = |byte: usize| forms.partition_point(|form| usize::from(form[0]) < byte);
-        let begins = std::array::from_fn(before);
-        let longest = forms.iter().map(|form| form.len()).max()?;
-        Some(Self { finders, forms, begins, longest, escaped })
+        Some(Self { samples: Samples::new(forms)?, escapes: Escapes::new(escaped) })
     }
 
-    /// Strikes out every occurrence in `text`, those that overlap included. `lower` is the same in lower case; `out` the
-    /// same as it goes out, made when needed. `ended`: nothing comes after it.
-    fn strike(&self, text: &[u8], lower: &[u8], ended: bool, out: &mut Option<Vec<u8>>) -> Found {
+    /// Strikes out every occurrence in `text`, those that overlap included. `out`: the same as it goes out, made when
+    /// needed. `ended`: nothing comes after it.
+    fn strike(&self, text: &[u8], ended: bool, out: &mut Option<Vec<u8>>) -> Found {
         let mut any = false;
         let mut strike = |found: Range<usize>| {
             any = true;
             out.get_or_insert_with(|| text.to_vec())[found].fill(STROKE);
         };
-        for finder in &self.finders {
-            let mut from = 0;
-            // Every turn begins behind the last one's beginning.
-            while let Some(found) = finder.find(lower, from) {
-                from = found.start + 1;
-                strike(found);
-            }
-        }
-        let open_from = if ended { lower.len() } else { self.open_from(lower) };
-        let open_from = open_from.min(escapes::find(&self.escaped, lower, ended, &mut strike));
+        let open_from = self.samples.find(text, ended, &mut strike);
+        let open_from = open_from.min(self.escapes.find(text, ended, &mut strike));
         Found { any, open_from }
-    }
-
-    /// From where on the text may be the beginning of a form.
-    fn open_from(&self, lower: &[u8]) -> usize {
-        let from = lower.len() - lower.len().min(self.longest.saturating_sub(1));
-        let begins = |at: &usize| {
-            let end = &lower[*at..];
-            let forms = &self.forms[self.begins[usize::from(end[0])]..self.begins[usize::from(end[0]) + 1]];
-            forms.iter().any(|form| form.len() > end.len() && form.starts_with(end))
-        };
-        (from..lower.len()).find(begins).unwrap_or(lower.len())
     }
 
     /// Strikes out every occurrence in a text that is whole; `None` when there is none.
     fn whole(&self, text: &[u8]) -> Option<Vec<u8>> {
         let mut out = None;
-        self.strike(text, &text.to_ascii_lowercase(), true, &mut out).any.then_some(out).flatten()
+        self.strike(text, true, &mut out);
+        out
     }
 
     /// Strikes out what headers or trailers repeat; a field whose name does is removed. True when there was any.
@@ -172,17 +98,17 @@ impl Mask {
 /// A stream of bytes with the secrets struck out.
 pub(crate) struct Stream {
     mask: Arc<Mask>,
-    /// The end of what came, in lower case, held back: it may be the beginning of a spelling.
+    /// The end of what came, held back: it may be the beginning of a spelling.
     held: Vec<u8>,
-    /// The same as it will be passed on: a shorter spelling in it may be struck out already.
-    struck: Vec<u8>,
+    /// The same as it will be passed on, where a shorter spelling in it is struck out already.
+    struck: Option<Vec<u8>>,
     /// How many of these were passed on at a pause.
     passed: usize,
 }
 
 impl Stream {
     pub(crate) const fn new(mask: Arc<Mask>) -> Self {
-        Self { mask, held: Vec::new(), struck: Vec::new(), passed: 0 }
+        Self { mask, held: Vec::new(), struck: None, passed: 0 }
     }
 
     /// The mask.
@@ -192,30 +118,31 @@ impl Stream {
 
     /// How many bytes are held back.
     pub(crate) const fn held(&self) -> usize {
-        self.struck.len() - self.passed
+        self.held.len() - self.passed
     }
 
     /// Gives what is held back and too short to wait with, when nothing comes for now. It still counts as the beginning of
     /// a spelling.
     pub(crate) fn pause(&mut self) -> Bytes {
-        if self.struck.len() >= HELD_BYTES_MIN {
+        if self.held.len() >= HELD_BYTES_MIN {
             return Bytes::new();
         }
-        let passed = std::mem::replace(&mut self.passed, self.struck.len());
-        Bytes::copy_from_slice(&self.struck[passed..])
+        let passed = std::mem::replace(&mut self.passed, self.held.len());
+        Bytes::copy_from_slice(&self.struck.as_ref().unwrap_or(&self.held)[passed..])
     }
 
     /// Takes the next bytes and gives those that may be passed on, and whether a secret was struck out. The bytes that are
     /// given are no copy when there is none and nothing is held back.
     pub(crate) fn push(&mut self, piece: Bytes) -> (Bytes, bool) {
-        let mut lower = std::mem::take(&mut self.held);
-        let mut out = (!lower.is_empty()).then(|| [self.struck.as_slice(), &piece].concat());
-        lower.extend(piece.iter().map(u8::to_ascii_lowercase));
-        let found = self.mask.strike(&piece, &lower, false, &mut out);
-        lower.drain(..found.open_from);
-        self.held = lower;
-        let mut out = out.map_or(piece, Bytes::from);
-        self.struck = out.split_off(found.open_from).to_vec();
+        let mut out = self.struck.take().map(|struck| [&struck, &*piece].concat());
+        let text = if self.held.is_empty() { piece } else { [&self.held, &*piece].concat().into() };
+        let found = self.mask.strike(&text, false, &mut out);
+        self.held.clear();
+        self.held.extend_from_slice(&text[found.open_from..]);
+        let struck = out.as_ref().map(|out| &out[found.open_from..]);
+        self.struck = struck.filter(|struck| *struck != self.held).map(<[u8]>::to_vec);
+        let mut out = out.map_or(text, Bytes::from);
+        out.truncate(found.open_from);
         let passed = self.passed.min(found.open_from);
         self.passed -= passed;
         (out.split_off(passed), found.any)
@@ -224,9 +151,9 @@ impl Stream {
     /// What is held back, when nothing comes after it, and whether a secret was struck out.
     pub(crate) fn finish(&mut self) -> (Bytes, bool) {
         let held = std::mem::take(&mut self.held);
-        let mut out = Some(std::mem::take(&mut self.struck));
-        let found = self.mask.strike(&[], &held, true, &mut out);
-        (out.map(Bytes::from).unwrap_or_default().split_off(std::mem::take(&mut self.passed)), found.any)
+        let mut out = self.struck.take();
+        let found = self.mask.strike(&held, true, &mut out);
+        (Bytes::from(out.unwrap_or(held)).split_off(std::mem::take(&mut self.passed)), found.any)
     }
 }
 
@@ -401,13 +328,46 @@ mod tests {
             let mask = Arc::new(Mask::new(secrets.iter().copied()).unwrap());
             let mut text = Vec::new();
             for (form, between) in &parts {
-                text.extend_from_slice(&mask.forms[usize::from(*form) % mask.forms.len()]);
+                text.extend_from_slice(&mask.samples.forms[usize::from(*form) % mask.samples.forms.len()]);
                 text.extend_from_slice(between.as_bytes());
             }
             let out = whole(&mask, &text, &cuts);
             prop_assert_eq!(&out, &struck_out(&secrets, &text));
-            for form in &mask.forms {
+            for form in &mask.samples.forms {
                 prop_assert!(form.iter().all(|byte| *byte == STROKE) || !out.windows(form.len()).any(|at| at == form.as_slice()));
+            }
+        }
+
+        #[test]
+        fn secrets_of_any_bytes_come_out_as_the_plain_reading_says_in_any_form_and_case_wherever_it_is_cut(
+            secrets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 8..64), 1..4),
+            parts in proptest::collection::vec(
+                (any::<u16>(), any::<bool>(), proptest::option::of((any::<u16>(), 5..8_u8)), proptest::collection::vec(any::<u8>(), 0..9)),
+                0..5,
+            ),
+            size in 1..40_usize,
+        ) {
+            let secrets: Vec<&[u8]> = secrets.iter().map(Vec::as_slice).collect();
+            let mask = Arc::new(Mask::new(secrets.iter().copied()).unwrap());
+            let escaped = secrets.iter().map(|secret| secret.iter().flat_map(|byte| format!("%{byte:02x}").into_bytes()).collect());
+            let forms: Vec<Vec<u8>> = mask.samples.forms.iter().map(|form| form.to_vec()).chain(escaped).collect();
+            let mut text = Vec::new();
+            for (form, upper, change, between) in parts {
+                let mut form = forms[usize::from(form) % forms.len()].clone();
+                if upper {
+                    form.make_ascii_uppercase();
+                }
+                if let Some((at, bit)) = change {
+                    let at = usize::from(at) % form.len();
+                    form[at] ^= 1 << bit;
+                }
+                text.extend([form, between].concat());
+            }
+            let plain = struck_out(&secrets, &text);
+            let cuts: Vec<usize> = (0..text.len()).step_by(size).collect();
+            prop_assert_eq!(&whole(&mask, &text, &cuts), &plain);
+            for cut in (0..text.len()).step_by(size) {
+                prop_assert_eq!(&whole(&mask, &text, &[cut]), &plain);
             }
         }
 
@@ -482,7 +442,7 @@ mod tests {
             let mask = Arc::new(Mask::new(secrets.iter().copied()).unwrap());
             let out = pieces(&mask, &text, &cuts);
             prop_assert_eq!(out.concat(), struck_out(&secrets, &text));
-            prop_assert!(out.last().unwrap().len() < mask.longest);
+            prop_assert!(mask.samples.forms.iter().any(|form| out.last().unwrap().len() < form.len()));
         }
 
         #[test]
