@@ -13,7 +13,7 @@ use crate::forms::Form;
 const GRAM_BYTES: usize = 4;
 
 /// Steps from one place to the next, in bytes. Each is a search of its own, as a step that the compiler does not know takes
-/// twice the time. With longer ones little would be saved, and for each form as many places are known.
+/// half as long again. With longer ones little would be saved, and for each form as many places are known.
 const STRIDES: [usize; 6] = [32, 24, 16, 12, 8, 5];
 
 /// Places that are looked at before it is asked whether there was anything.
