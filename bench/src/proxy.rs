@@ -121,7 +121,7 @@ pub async fn run(
     raise_files()?;
     let scratch = Scratch::new(parent)?;
     let certificates = Certificates::make(scratch.path(), &NAMES)?;
-    let server = Server::start(&certificates).await?;
+    let server = Server::start(&certificates)?;
     let ground = |name: &str| Ground {
         folder: scratch.path().join(name),
         server: &server,
@@ -210,7 +210,7 @@ async fn idle_contenders<'a>(
 
 fn notes(options: &Options, report: &mut Report) {
     report.note(format!(
-        "GET of {ANSWER_BYTES} bytes over TLS 1.3; client and upstream in the benchmark's process. Each proxy is a process of its own, pinned to core {}; the benchmark is pinned to the other cores. Contenders take turns, {} rounds; medians of the rounds.",
+        "GET of {ANSWER_BYTES} bytes over TLS 1.3; client and upstream in the benchmark's process, each on threads of its own. Each proxy is a process of its own, pinned to core {}; the benchmark is pinned to the other cores. Contenders take turns, {} rounds; medians of the rounds.",
         options.core, options.rounds
     ));
     report.note("`egress`: a policy of 100 rules with an expression each, four of which name the upstream and are evaluated for every request; a credential that a transform injects (and that is searched for in every answer, to be masked); a budget counted in leased blocks; an audit row for every request, in the spool before it goes out and then in SQLite (`synchronous=full`, hashed, seven indices), whose threads are on the same core and whose CPU time is counted. Its one thread for pods stays awake up to 200 us for a quick peer's answer, as it does in the server. In the second line the store's threads may use the other cores; their CPU time is counted all the same.");

@@ -1,4 +1,5 @@
-//! The upstream of every contender: HTTPS with HTTP/1.1 and HTTP/2, small answers and one large one.
+//! The upstream of every contender: HTTPS with HTTP/1.1 and HTTP/2, small answers and one large one. On threads of its own, as it
+//! would be in a process of its own: in one runtime with the client, a request without a proxy would have no thread to wake.
 
 use std::{convert::Infallible, net::SocketAddr};
 
@@ -14,7 +15,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, runtime::Runtime};
 
 use crate::scratch::Certificates;
 
@@ -33,12 +34,13 @@ const PIECE_BYTES: usize = 64 * 1024;
 pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
-    task: JoinHandle<()>,
+    runtime: Option<Runtime>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.task.abort();
+        // Not from within another runtime does one wait for its threads.
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
     }
 }
 
@@ -47,11 +49,17 @@ impl Server {
     ///
     /// # Errors
     /// When it cannot listen.
-    pub async fn start(certificates: &Certificates) -> anyhow::Result<Self> {
+    pub fn start(certificates: &Certificates) -> anyhow::Result<Self> {
         let acceptor = certificates.acceptor_of(&[b"h2", b"http/1.1"])?;
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let task = tokio::spawn(async move {
+        let listener = {
+            let _in = runtime.enter();
+            TcpListener::from_std(listener)?
+        };
+        runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let acceptor = acceptor.clone();
                 tokio::spawn(async move {
@@ -62,7 +70,7 @@ impl Server {
                 });
             }
         });
-        Ok(Self { address, task })
+        Ok(Self { address, runtime: Some(runtime) })
     }
 }
 
