@@ -315,11 +315,10 @@ async fn latency(options: &Options, contenders: &[Contender], report: &mut Repor
 async fn large(options: &Options, contenders: &[Contender], report: &mut Report) -> anyhow::Result<()> {
     let mut table = Table::new(
         format!("{} MiB on one connection of HTTP/1.1", options.large_mib),
-        &["through", "s, best", "s, median", "MiB/s, best", "CPU s"],
+        &["through", "s, best", "s, median", "MiB/s, best", "CPU s, median"],
     );
-    let rounds = options.rounds.min(3);
     let mut took = vec![Vec::new(); contenders.len()];
-    for _ in 0..rounds {
+    for _ in 0..options.rounds {
         for (contender, took) in contenders.iter().zip(&mut took) {
             let cpu = || contender.pid().and_then(processes::cpu_time).unwrap_or_default();
             let before = cpu();
@@ -331,8 +330,10 @@ async fn large(options: &Options, contenders: &[Contender], report: &mut Report)
     }
     for (contender, mut took) in contenders.iter().zip(took) {
         took.sort_unstable();
-        let (best, cpu) = *took.first().context("nothing was measured")?;
+        let (best, _) = *took.first().context("nothing was measured")?;
         let (median, _) = took[took.len() / 2];
+        took.sort_unstable_by_key(|(_, cpu)| *cpu);
+        let (_, cpu) = took[took.len() / 2];
         table.row(vec![
             Cell::text(contender.name),
             Cell::Number(best.as_secs_f64()),
