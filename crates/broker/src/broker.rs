@@ -12,7 +12,7 @@ use freehold_model::{
     CredentialId, Timestamp,
     credential::{Credential, Event, Status},
 };
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch};
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
@@ -133,6 +133,8 @@ struct Inner<T> {
     slots: Mutex<HashMap<CredentialId, Weak<Slot<T>>>>,
     /// Attempts under way. They are never cut: a refresh token that an issuer has replaced would be lost.
     tasks: TaskTracker,
+    /// Where they run, since whoever asks may be on a thread that ends before they do.
+    runtime: Handle,
 }
 
 /// One credential, as it was when it was last changed, and what is kept of it.
@@ -187,15 +189,19 @@ fn lock<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
 }
 
 impl<T: Send + Sync + 'static> Broker<T> {
-    /// A broker that asks issuers this way, over this keeper.
+    /// A broker that asks issuers this way, over this keeper. Its attempts run on the Tokio runtime that it is made in.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub fn new(
         http: Arc<dyn Http>,
         keeper: Arc<dyn Keeper>,
         options: Options,
         convert: impl Fn(Injection) -> Result<T, Unavailable> + Send + Sync + 'static,
     ) -> Self {
-        let (slots, tasks) = (Mutex::default(), TaskTracker::new());
-        Self { inner: Arc::new(Inner { http, keeper, options, convert: Box::new(convert), slots, tasks }) }
+        let (convert, slots) = (Box::new(convert), Mutex::default());
+        let (tasks, runtime) = (TaskTracker::new(), Handle::current());
+        Self { inner: Arc::new(Inner { http, keeper, options, convert, slots, tasks, runtime }) }
     }
 
     pub(crate) fn http(&self) -> &dyn Http {
@@ -286,10 +292,11 @@ impl<T: Send + Sync + 'static> Broker<T> {
         state.flight = Some(flight.clone());
         drop(state);
         let (broker, slot) = (self.clone(), Arc::clone(slot));
-        self.inner.tasks.spawn(async move {
+        let attempt = async move {
             let mut landing = Landing { slot: Arc::clone(&slot), ended, outcome: None };
             landing.outcome = Some(broker.obtain(&slot).await);
-        });
+        };
+        self.inner.tasks.spawn_on(attempt, &self.inner.runtime);
         Ok(flight)
     }
 

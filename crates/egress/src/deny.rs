@@ -68,7 +68,7 @@ pub enum Reason {
     AuditUnavailable,
     /// The upstream's name does not resolve.
     UpstreamUnresolved,
-    /// The upstream takes no connection.
+    /// The upstream takes no connection, or not in time.
     UpstreamUnreachable,
     /// The upstream's certificate does not verify, or it speaks no TLS.
     UpstreamTls,

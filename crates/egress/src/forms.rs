@@ -29,9 +29,9 @@ const HEX: Base = Base { bits: 4, group: 1, alphabet: b"0123456789abcdef" };
 /// character there may hold bits of its neighbours, and are not part of a spelling that something follows: up to four bits
 /// of the first and the last byte are not covered, and in Base64 of Base64 up to ten.
 pub(crate) fn forms(secret: &[u8]) -> Vec<Form> {
-    let mut forms = vec![secret.to_vec(), HEX.encode(secret)];
     // In a query a space is a plus.
-    forms.push(secret.iter().map(|byte| if *byte == b' ' { b'+' } else { *byte }).collect());
+    let query: Vec<u8> = secret.iter().map(|byte| if *byte == b' ' { b'+' } else { *byte }).collect();
+    let mut forms = vec![Form::new(secret.to_vec()), HEX.encode(secret), Form::new(query)];
     forms.extend((0..BASE32.group).flat_map(|skew| BASE32.within(secret, skew)));
     for base in &BASE64 {
         for skew in 0..base.group {
@@ -43,16 +43,16 @@ pub(crate) fn forms(secret: &[u8]) -> Vec<Form> {
         }
     }
     forms.iter_mut().for_each(|form| form.make_ascii_lowercase());
-    forms.sort_unstable();
+    forms.sort_unstable_by(|a, b| a.as_slice().cmp(b));
     forms.dedup();
-    forms.into_iter().map(Zeroizing::new).collect()
+    forms
 }
 
 impl Base {
     /// The bytes in this base, without padding.
-    fn encode(&self, bytes: &[u8]) -> Vec<u8> {
+    fn encode(&self, bytes: &[u8]) -> Form {
         let digit = |bits: usize| self.alphabet[bits & (self.alphabet.len() - 1)];
-        let mut text = Vec::with_capacity((bytes.len() * 8).div_ceil(self.bits));
+        let mut text = Form::new(Vec::with_capacity((bytes.len() * 8).div_ceil(self.bits)));
         let (mut waiting, mut count) = (0_usize, 0);
         for byte in bytes {
             (waiting, count) = ((waiting & 0xff) << 8 | usize::from(*byte), count + 8);
@@ -68,12 +68,12 @@ impl Base {
     }
 
     /// The characters that a secret has after `skew` other bytes: those it has alone, and all when it ends there.
-    fn within(&self, secret: &[u8], skew: usize) -> [Vec<u8>; 2] {
-        let mut bytes = Zeroizing::new(vec![0; skew]);
+    fn within(&self, secret: &[u8], skew: usize) -> [Form; 2] {
+        let mut bytes = Form::new(vec![0; skew]);
         bytes.extend_from_slice(secret);
         let text = self.encode(&bytes);
         let (from, to) = ((skew * 8).div_ceil(self.bits), bytes.len() * 8 / self.bits);
-        [text[from..to].to_vec(), text[from..].to_vec()]
+        [&text[from..to], &text[from..]].map(|form| Form::new(form.to_vec()))
     }
 }
 
@@ -91,11 +91,11 @@ mod tests {
         let bytes: Vec<u8> = (0..=255).collect();
         for end in 0..=255 {
             assert_eq!(
-                BASE64[0].encode(&bytes[end..]),
+                *BASE64[0].encode(&bytes[end..]),
                 BASE64_STANDARD_NO_PAD.encode(&bytes[end..]).as_bytes()
             );
             assert_eq!(
-                BASE64[1].encode(&bytes[end..]),
+                *BASE64[1].encode(&bytes[end..]),
                 BASE64_URL_SAFE_NO_PAD.encode(&bytes[end..]).as_bytes()
             );
         }
@@ -103,9 +103,9 @@ mod tests {
         for (text, encoded) in
             [("f", "MY"), ("foob", "MZXW6YQ"), ("fooba", "MZXW6YTB"), ("foobar", "MZXW6YTBOI")]
         {
-            assert_eq!(BASE32.encode(text.as_bytes()), encoded.as_bytes());
+            assert_eq!(*BASE32.encode(text.as_bytes()), encoded.as_bytes());
         }
-        assert_eq!(HEX.encode(b"\x00\xa5f"), b"00a566");
+        assert_eq!(*HEX.encode(b"\x00\xa5f"), b"00a566");
     }
 
     #[test]

@@ -120,7 +120,7 @@ pub struct InvalidInjection;
 /// A secret value and its place on a request. Has no `Debug`; wiped when the last user is done with it.
 ///
 /// What was put on a request is struck out of its response, in every usual encoding, when it has 8 bytes or more. That
-/// needs a search automaton, which is kept for the workspace's next requests and freed, not wiped, in the end.
+/// needs a table of hashes of its parts, which is kept for the workspace's next requests and freed, not wiped, in the end.
 #[derive(Clone)]
 pub struct Injection {
     pub(crate) place: Place,

@@ -140,12 +140,11 @@ impl Samples {
         let mut open_from = text.len();
         self.candidates(text, |start, form| {
             let found = start..text.len().min(start + form.len());
-            if text[found.clone()].eq_ignore_ascii_case(&form[..found.len()]) {
-                if found.len() == form.len() {
-                    each(found);
-                } else {
-                    open_from = open_from.min(start);
-                }
+            let is_whole = found.len() == form.len();
+            // Of those that the text ends in, the first counts.
+            let counts = is_whole || start < open_from;
+            if counts && text[found.clone()].eq_ignore_ascii_case(&form[..found.len()]) {
+                if is_whole { each(found) } else { open_from = start }
             }
         });
         if ended { text.len() } else { open_from.min(self.open_from(text)) }

@@ -1,8 +1,11 @@
 //! Tokens without a person: client credentials, assertions of clients and of service accounts.
 
+use std::time::Duration;
+
 use freehold_broker::Given;
 use freehold_model::credential::{Kind, Status};
 use freehold_testkit::issuer::ISSUER_HOST;
+use futures::FutureExt;
 use serde_json::json;
 
 use crate::support::{World, injected};
@@ -62,6 +65,20 @@ async fn many_who_wait_are_one_request_and_the_next_ones_are_none() {
     let first = broker.injection(&slot).await.unwrap();
     assert_eq!(broker.injection(&slot).await.unwrap(), first);
     assert!(world.issuer.count("/token").unwrap() <= 2);
+}
+
+#[tokio::test]
+async fn an_attempt_goes_on_when_the_thread_of_whoever_asked_for_it_has_ended() {
+    let world = World::new(3600);
+    let memory = world.client(&[("client_id", "post")]);
+    let broker = world.broker(&memory);
+    let asks = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async { injected(&broker, &memory).now_or_never() })
+    };
+    assert_eq!(std::thread::scope(|scope| scope.spawn(asks).join().unwrap()), None);
+    broker.drain(Duration::from_secs(60)).await;
+    assert_eq!(memory.log(), ["ok"]);
 }
 
 #[tokio::test]
@@ -136,7 +153,7 @@ async fn a_token_that_comes_to_its_end_is_replaced() {
             break now;
         }
         assert!(begin.elapsed().as_secs() < 60, "it was used beyond its end");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     };
     assert!(world.is_good(&second));
     assert_eq!(world.issuer.count("/token").unwrap(), 2);

@@ -121,15 +121,16 @@ async fn a_request_whose_upstream_is_not_there_or_takes_no_connection_in_time_do
     let proxy = Proxy::start_with(&upstream, |options| {
         options.hosts.insert("ws.test".to_owned(), gone);
         options.hosts.insert("h2.test".to_owned(), silent.local_addr().unwrap());
-        options.limits.connect_ms = 200;
+        // Long enough for those that answer, whatever else the machine does.
+        options.limits.connect_ms = 2_000;
     })
     .await;
     let caps = "- name: api\n  type: http\n  allow: [{domains: [api.test, ws.test, h2.test], methods: [GET]}]\n  budgets: {calls: {unit: requests, per: session, limit: 1}}\n";
     proxy.publish(caps, Ok(("x-api-key", "s3cret")));
     for _ in 0..3 {
         assert_eq!(proxy.get("ws.test", "/").await.reason(), "upstream_unreachable");
-        assert_eq!(proxy.get("h2.test", "/").await.reason(), "upstream_unreachable");
     }
+    assert_eq!(proxy.get("h2.test", "/").await.reason(), "upstream_unreachable");
     assert_eq!(proxy.get("api.test", "/").await.status, StatusCode::OK);
     assert_eq!(proxy.get("api.test", "/").await.reason(), "budget_exceeded");
 }
