@@ -36,9 +36,7 @@ pub struct Options {
     pub fake_ipv6_base: Ipv6Addr,
     /// Where the control plane is reached, which no pod's request reaches.
     pub control_plane: ControlPlane,
-    /// Threads that pods are served on, a workspace's traffic always on the same one; 0: as many as there are cores.
-    pub threads: usize,
-    /// How long a thread looks for a peer's answer before it sleeps, where the one before came within that time. Saves the time
+    /// How long a thread looks for a peer's answer before it sleeps, where that peer's last one came within that time. Saves the time
     /// of waking it, and takes the core's as long; zero: it sleeps at once.
     pub busy_poll: Duration,
     /// The limits.
@@ -59,7 +57,6 @@ impl Options {
             fake_ipv4_base: Ipv4Addr::new(198, 18, 0, 0),
             fake_ipv6_base: Ipv6Addr::new(0xfd66, 0x7265, 0x6568, 0, 0, 0, 0, 0),
             control_plane: ControlPlane::default(),
-            threads: 0,
             busy_poll: BUSY_POLL,
             limits: Limits::default(),
             budgets: crate::budget::Options::default(),

@@ -17,16 +17,18 @@ use crate::threads::Awaited;
 pub(crate) struct Peer {
     stream: TcpStream,
     awaited: Option<Awaited>,
+    /// Whether its last answer was.
+    is_quick: bool,
 }
 
 impl Peer {
     pub(crate) const fn new(stream: TcpStream) -> Self {
-        Self { stream, awaited: None }
+        Self { stream, awaited: None, is_quick: false }
     }
 
     fn wrote<T>(&mut self, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if self.awaited.is_none() && matches!(poll, Poll::Ready(Ok(_))) {
-            self.awaited = Awaited::begin();
+            self.awaited = Awaited::begin(self.is_quick);
         }
         poll
     }
@@ -42,7 +44,7 @@ impl AsyncRead for Peer {
         if poll.is_ready()
             && let Some(awaited) = self.awaited.take()
         {
-            awaited.came();
+            self.is_quick = awaited.came();
         }
         poll
     }

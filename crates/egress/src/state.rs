@@ -4,9 +4,11 @@ use std::{
     collections::HashMap,
     fs::{self, DirBuilder},
     io,
+    num::NonZero,
     os::unix::fs::DirBuilderExt,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -90,6 +92,7 @@ impl State {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let limits = &options.limits;
         let spool_dir = dir.join("spool");
+        let cores = thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
         Ok(Self {
             authority: Authority::open(&dir, limits.leaf_certificates_max, Arc::clone(&provider))?,
             ranges: Ranges { v4: options.fake_ipv4_base, v6: options.fake_ipv6_base },
@@ -102,7 +105,7 @@ impl State {
                 tls: client_config(&options.upstream_roots_pem, provider)?,
             },
             verifier,
-            threads: Threads::start(options.threads, options.busy_poll).map_err(Error::Threads)?,
+            threads: Threads::start(cores, options.busy_poll).map_err(Error::Threads)?,
             workspaces: Mutex::default(),
             pods: Mutex::default(),
             options,
@@ -137,7 +140,6 @@ impl State {
             drained.cancel();
         };
         tokio::join!(end, self.spool.drain(&*sink, &drained));
-        self.threads.stop();
     }
 
     pub(crate) fn attach(

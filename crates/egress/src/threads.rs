@@ -1,8 +1,8 @@
 //! The threads that pods are served on, beside those of the rest of the server. All traffic of a workspace is on one of
 //! them, so that a request does not wander between threads, and none waits for what the control plane does.
 //!
-//! To wake a thread that sleeps takes longer than most of what is done for a request. So one whose peer has just answered
-//! quickly looks a while for the next answer before it sleeps, as the kernel does on behalf of virtual machines (its
+//! To wake a thread that sleeps takes longer than most of what is done for a request. So where a peer's last answer came quickly,
+//! its thread looks a while for the next one before it sleeps, as the kernel does on behalf of virtual machines (its
 //! documentation calls it halt polling). Where answers take longer than that, or many are awaited, it sleeps at once.
 
 use std::{
@@ -32,10 +32,8 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
-    /// Starts so many, or when 0 as many as there are cores.
-    pub(crate) fn start(count: usize, busy_poll: Duration) -> io::Result<Self> {
-        let cores = || thread::available_parallelism().map_or(1, NonZero::get);
-        let count = if count == 0 { cores() } else { count };
+    pub(crate) fn start(count: NonZero<usize>, busy_poll: Duration) -> io::Result<Self> {
+        let count = count.get();
         let mut threads = Self { runtimes: Vec::with_capacity(count), stop: CancellationToken::new() };
         for number in 0..count {
             let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -61,16 +59,11 @@ impl Threads {
         let number = random % self.runtimes.len() as u64;
         &self.runtimes[usize::try_from(number).unwrap_or_default()]
     }
-
-    /// Ends all that runs on them.
-    pub(crate) fn stop(&self) {
-        self.stop.cancel();
-    }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.stop();
+        self.stop.cancel();
     }
 }
 
@@ -81,11 +74,12 @@ struct Watch {
     busy_poll: Cell<Duration>,
     /// Until when it looks.
     until: Cell<Option<Instant>>,
-    /// Whether the last one came within that time.
-    was_quick: Cell<bool>,
-    /// Those awaited since that time ran out last, and how often it did: what was awaited before counts no more.
-    awaited: Cell<usize>,
-    round: Cell<u64>,
+    /// A period as long as it looks: which one, and when it began.
+    period: Cell<u64>,
+    began: Cell<Option<Instant>>,
+    /// Answers awaited since this period and since the one before, by the last bit of their numbers. Older ones are not likely any
+    /// more.
+    awaited: [Cell<usize>; 2],
     /// Told when there is something to look for.
     begun: Rc<Notify>,
 }
@@ -114,30 +108,44 @@ async fn stay_awake(busy_poll: Duration) {
 
 impl Watch {
     fn is_awake(&self, now: Instant) -> bool {
-        (1..=AWAITED_MAX).contains(&self.awaited.get()) && !self.is_over(now)
+        let awaited: usize = self.awaited.iter().map(Cell::get).sum();
+        (1..=AWAITED_MAX).contains(&awaited) && self.until.get().is_some_and(|until| now < until)
     }
 
-    fn is_over(&self, now: Instant) -> bool {
-        self.until.get().is_none_or(|until| until <= now)
+    fn of(&self, period: u64) -> &Cell<usize> {
+        &self.awaited[usize::from(period % 2 == 1)]
     }
 
-    fn begin(&self, since: Instant) -> Option<Awaited> {
-        let busy_poll = Some(self.busy_poll.get()).filter(|time| !time.is_zero())?;
-        if self.is_over(since) {
-            self.awaited.set(0);
-            self.round.set(self.round.get() + 1);
+    /// Begins a period when the last one is over.
+    fn turn(&self, now: Instant) {
+        let passed = self.began.get().map(|began| now.saturating_duration_since(began));
+        if passed.is_some_and(|passed| passed < self.busy_poll.get()) {
+            return;
         }
-        self.awaited.set(self.awaited.get() + 1);
-        if self.was_quick.get() {
+        if passed.is_none_or(|passed| passed >= self.busy_poll.get() * 2) {
+            self.of(self.period.get()).set(0);
+        }
+        self.period.set(self.period.get() + 1);
+        self.began.set(Some(now));
+        self.of(self.period.get()).set(0);
+    }
+
+    fn begin(&self, since: Instant, is_quick: bool) -> Option<Awaited> {
+        let busy_poll = Some(self.busy_poll.get()).filter(|time| !time.is_zero())?;
+        let period = is_quick.then(|| {
+            self.turn(since);
+            let period = self.period.get();
+            self.of(period).set(self.of(period).get() + 1);
             self.until.set(Some(since + busy_poll));
             self.begun.notify_one();
-        }
-        Some(Awaited { since, round: self.round.get() })
+            period
+        });
+        Some(Awaited { since, period })
     }
 
     fn end(&self, awaited: &Awaited) {
-        if awaited.round == self.round.get() {
-            self.awaited.set(self.awaited.get().saturating_sub(1));
+        if let Some(period) = awaited.period.filter(|period| *period + 1 >= self.period.get()) {
+            self.of(period).set(self.of(period).get().saturating_sub(1));
         }
     }
 }
@@ -145,18 +153,19 @@ impl Watch {
 /// An answer that is awaited, until this is dropped.
 pub(crate) struct Awaited {
     since: Instant,
-    round: u64,
+    /// In which period it was looked for. None: it is not.
+    period: Option<u64>,
 }
 
 impl Awaited {
-    /// Bytes went to a peer. None: nobody looks for its answer on this thread.
-    pub(crate) fn begin() -> Option<Self> {
-        WATCH.with(|watch| watch.begin(Instant::now()))
+    /// Bytes went to a peer, whose last answer was quick or not. None: nobody looks for answers on this thread.
+    pub(crate) fn begin(is_quick: bool) -> Option<Self> {
+        WATCH.with(|watch| watch.begin(Instant::now(), is_quick))
     }
 
-    /// The peer answered.
-    pub(crate) fn came(self) {
-        WATCH.with(|watch| watch.was_quick.set(self.since.elapsed() <= watch.busy_poll.get()));
+    /// The peer answered. True: quickly.
+    pub(crate) fn came(self) -> bool {
+        WATCH.with(|watch| self.since.elapsed() <= watch.busy_poll.get())
     }
 }
 
@@ -185,43 +194,44 @@ mod tests {
     #[test]
     fn a_thread_stays_awake_for_the_answer_of_a_quick_peer_and_no_longer_than_it_may() {
         let (watch, now) = watch();
-        let first = watch.begin(now);
-        assert!(!watch.is_awake(now), "nothing is known of the peer");
-        watch.end(&first.unwrap());
-        watch.was_quick.set(true);
-        let _second = watch.begin(now);
+        let slow = watch.begin(now, false).unwrap();
+        assert!(!watch.is_awake(now));
+        let quick = watch.begin(now, true).unwrap();
+        watch.end(&slow);
         assert!(watch.is_awake(now + BUSY_POLL / 2));
         assert!(!watch.is_awake(now + BUSY_POLL));
-        watch.was_quick.set(false);
-        let _third = watch.begin(now + BUSY_POLL);
-        assert!(!watch.is_awake(now + BUSY_POLL));
+        watch.end(&quick);
+        assert!(!watch.is_awake(now));
     }
 
     #[test]
-    fn a_thread_sleeps_where_many_answers_are_awaited_or_none_and_forgets_those_that_do_not_come() {
+    fn a_thread_sleeps_where_many_answers_are_awaited_and_forgets_those_that_do_not_come() {
         let (watch, now) = watch();
-        watch.was_quick.set(true);
-        let mut awaited: Vec<_> = (0..=AWAITED_MAX).map(|_| watch.begin(now).unwrap()).collect();
+        let idle: Vec<_> = (0..=AWAITED_MAX).map(|_| watch.begin(now, true).unwrap()).collect();
         assert!(!watch.is_awake(now));
-        watch.end(&awaited.pop().unwrap());
-        assert!(watch.is_awake(now));
-        let later = now + BUSY_POLL;
-        let last = watch.begin(later).unwrap();
-        assert!(watch.is_awake(later));
-        awaited.iter().for_each(|awaited| watch.end(awaited));
+        // One peer asks on and on, so that there is never a pause.
+        let mut later = now;
+        for _ in 0..8 {
+            later += BUSY_POLL / 4;
+            let answered = watch.begin(later, true).unwrap();
+            watch.end(&answered);
+        }
+        let last = watch.begin(later, true).unwrap();
         assert!(watch.is_awake(later), "they were forgotten");
+        idle.iter().for_each(|idle| watch.end(idle));
+        assert!(watch.is_awake(later));
         watch.end(&last);
         assert!(!watch.is_awake(later));
     }
 
     #[test]
     fn a_thread_that_is_to_sleep_at_once_awaits_nothing() {
-        assert!(Watch::default().begin(Instant::now()).is_none());
+        assert!(Watch::default().begin(Instant::now(), true).is_none());
     }
 
     #[test]
     fn a_workspace_has_one_thread_and_workspaces_have_different_ones() {
-        let threads = Threads::start(3, BUSY_POLL).unwrap();
+        let threads = Threads::start(NonZero::new(3).unwrap(), BUSY_POLL).unwrap();
         let on = |workspace| {
             let (tell, told) = mpsc::channel();
             threads.of(workspace).spawn(async move { tell.send(thread::current().id()) });
@@ -235,7 +245,7 @@ mod tests {
 
     #[test]
     fn threads_end_with_what_they_belong_to() {
-        let threads = Threads::start(1, BUSY_POLL).unwrap();
+        let threads = Threads::start(NonZero::<usize>::MIN, BUSY_POLL).unwrap();
         let (tell, told) = mpsc::channel::<()>();
         threads.of(WorkspaceId::from_uuid(Uuid::now_v7())).spawn(async move {
             let _kept = tell;
