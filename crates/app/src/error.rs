@@ -95,7 +95,7 @@ pub enum Error {
     #[error("the role is archived")]
     RoleArchived,
     /// Workspaces are running under it.
-    #[error("{count} workspaces are running under it: stop them first")]
+    #[error("it has running workspaces ({count}): stop them first")]
     WorkspacesActive {
         /// How many.
         count: usize,

@@ -17,6 +17,7 @@ use figment::{
 };
 use freehold_app::fleet;
 use freehold_egress::budget::Usd;
+use freehold_policy::normal_host;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
@@ -71,6 +72,17 @@ impl Config {
         {
             freehold_egress::ControlPlane::new(*listen, urls.iter().map(String::as_str))
                 .map_err(|error| at(key, error.to_string()))?;
+        }
+        for name in self.egress.hosts.keys() {
+            let host = name.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok());
+            if [Some(name.as_str()), host.map(|(host, _)| host)]
+                .into_iter()
+                .flatten()
+                .all(|host| normal_host(host).is_err())
+            {
+                let wrong = format!("`{name}` is neither a host name nor an address, with or without a port");
+                return Err(at("egress.hosts", wrong));
+            }
         }
         freehold_egress::budget::Prices::new(&self.prices)
             .map_err(|error| (vec![PRICES.to_owned(), error.pattern.clone()], error.to_string()))?;
@@ -505,7 +517,8 @@ fn explain(error: &figment::Error) -> String {
                 None => format!("there is no setting `{name}` here, only {}", known.join(", ")),
             }
         }
-        figment::error::Kind::InvalidType(found, wanted) => match is_hidden(&path) {
+        figment::error::Kind::InvalidType(found, wanted)
+        | figment::error::Kind::InvalidValue(found, wanted) => match is_hidden(&path) {
             true => format!("expected {}", wanted_in_words(wanted)),
             false => format!("found {found}, expected {}", wanted_in_words(wanted)),
         },
@@ -555,7 +568,9 @@ fn wanted_in_words(wanted: &str) -> &str {
         "a map" => "a table",
         "a string" | "path string" => "a text in quotes",
         "a boolean" => "`true` or `false`",
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "u16" => "a whole number up to 65535",
+        "u32" => "a whole number up to 4294967295",
+        "u8" | "u64" | "usize" => "a whole number",
         wanted if wanted.contains("nonzero") => "a whole number from 1",
         "f32" | "f64" => "a number",
         wanted => wanted,

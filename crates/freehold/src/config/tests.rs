@@ -81,6 +81,12 @@ fn what_is_wrong_in_a_file_is_told_with_line_column_key_and_the_setting_that_was
         ("[server]\npublic_url = \"a.test\"\n", ":2:1: ", "`server.public_url`: `a.test` is no address"),
         ("[vault]\nmaster_key = \"c2hvcnQ=\"\n", ":2:1: ", "`vault.master_key`: "),
         ("[vault]\nformer_master_keys = [\"?\"]\n", ":2:1: ", "`vault.former_master_keys`: "),
+        ("[egress]\nbusy_poll_microseconds = 70000\n", ":2:1: ", "expected a whole number up to 65535"),
+        (
+            "[egress.hosts]\n\"https://a.test\" = \"127.0.0.1:1\"\n",
+            ":1:9: ",
+            "`https://a.test` is neither a host name nor an address",
+        ),
         ("[pod\n", "", "line 1, column 5"),
     ] {
         let file = dir.path().join("server.toml");

@@ -261,7 +261,9 @@ async fn the_review_counts_like_decisions_together() {
     let mut other = decision(&context, 30, Decision::Allow);
     other.agent_role = Some("other".to_owned());
     let (n6, n0) = (rows[6].timestamp, rows[0].timestamp);
-    rows.extend([name, other]);
+    let mut masked = decision(&context, 31, Decision::Allow);
+    masked.reason = Some("secret_masked".to_owned());
+    rows.extend([name, other, masked]);
     add(&context, rows).await;
     let path = format!("/v1/agent-roles/{}/access-review", role["id"].as_str().unwrap());
     let all = context.get(&path, &context.ann).await.ok();

@@ -12,6 +12,9 @@ use crate::{Error, OrgRead, page::Conditions, record::Record};
 /// The most decisions that a review looks at, the newest first, in rows.
 pub const REVIEW_ROWS_MAX: u32 = 50_000;
 
+/// The reason of a row that follows an allowed request's own, and says more of it: no decision of its own.
+const FOLLOW_UP: &str = "secret_masked";
+
 /// Which decisions a review counts.
 #[derive(Debug, Clone, Default)]
 pub struct ReviewFilter {
@@ -80,7 +83,10 @@ impl OrgRead<'_> {
                 (row.get(table)?, row.get(table)?, row.get(table)?);
             let decision: Option<Decision> = row.get(table)?;
             let policy_type: Option<String> = row.get(table)?;
-            let (reason, capability_name) = (row.get(table)?, row.get(table)?);
+            let (reason, capability_name): (Option<String>, _) = (row.get(table)?, row.get(table)?);
+            if reason.as_deref() == Some(FOLLOW_UP) {
+                return Ok(());
+            }
             let Some(decision) = decision.filter(|it| filter.decision.is_none_or(|wanted| *it == wanted))
             else {
                 return Ok(());
