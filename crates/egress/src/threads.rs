@@ -25,6 +25,13 @@ use tokio_util::sync::CancellationToken;
 /// comes soon anyway, and what else runs on the core needs it.
 const AWAITED_MAX: usize = 2;
 
+/// When to yield takes longer, somebody else had the core. The kernel gives way for a moment to threads of the same group;
+/// with those of other groups, as every pod is, it shares the core equally however often this one yields.
+const TAKEN: Duration = Duration::from_micros(500);
+
+/// How long a thread whose core is wanted sleeps at once.
+const REST: Duration = Duration::from_millis(50);
+
 /// Threads, each with a runtime of its own. They end when this is dropped.
 pub(crate) struct Threads {
     runtimes: Vec<Handle>,
@@ -81,6 +88,8 @@ struct Watch {
     busy_poll: Cell<Duration>,
     /// Until when it looks.
     until: Cell<Option<Instant>>,
+    /// Until when it does not, as somebody else wants the core.
+    rest: Cell<Option<Instant>>,
     /// Whether the last one came within that time.
     was_quick: Cell<bool>,
     /// Those awaited since that time ran out last, and how often it did: what was awaited before counts no more.
@@ -101,9 +110,11 @@ async fn stay_awake(busy_poll: Duration) {
         Rc::clone(&watch.begun)
     });
     loop {
-        if WATCH.with(|watch| watch.is_awake(Instant::now())) {
+        let now = Instant::now();
+        if WATCH.with(|watch| watch.is_awake(now)) {
             // Only in time that nobody else wants the core.
             thread::yield_now();
+            WATCH.with(|watch| watch.yielded(now, Instant::now()));
             // The runtime looks for events before it comes back.
             tokio::task::yield_now().await;
         } else {
@@ -114,7 +125,14 @@ async fn stay_awake(busy_poll: Duration) {
 
 impl Watch {
     fn is_awake(&self, now: Instant) -> bool {
-        (1..=AWAITED_MAX).contains(&self.awaited.get()) && !self.is_over(now)
+        let rests = self.rest.get().is_some_and(|rest| now < rest);
+        (1..=AWAITED_MAX).contains(&self.awaited.get()) && !self.is_over(now) && !rests
+    }
+
+    fn yielded(&self, before: Instant, now: Instant) {
+        if now - before > TAKEN {
+            self.rest.set(Some(now + REST));
+        }
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -212,6 +230,22 @@ mod tests {
         assert!(watch.is_awake(later), "they were forgotten");
         watch.end(&last);
         assert!(!watch.is_awake(later));
+    }
+
+    #[test]
+    fn a_thread_whose_core_somebody_else_wants_sleeps_for_a_while() {
+        let (watch, now) = watch();
+        watch.was_quick.set(true);
+        let _awaited = watch.begin(now).unwrap();
+        watch.yielded(now, now + TAKEN);
+        assert!(watch.is_awake(now + TAKEN / 4));
+        watch.yielded(now, now + TAKEN * 2);
+        let later = now + TAKEN * 2;
+        let _another = watch.begin(later).unwrap();
+        assert!(!watch.is_awake(later));
+        let rested = later + REST;
+        let _last = watch.begin(rested).unwrap();
+        assert!(watch.is_awake(rested));
     }
 
     #[test]
