@@ -16,6 +16,8 @@ use hickory_resolver::{
     net::runtime::TokioRuntimeProvider,
 };
 use lru::LruCache;
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     ControlPlane, Options,
@@ -42,11 +44,15 @@ pub(crate) struct Resolver {
     rules_name_addresses: bool,
     /// Absent where the machine has no usable configuration.
     system: Option<TokioResolver>,
+    /// Where it is asked. What it keeps of a name server runs where that was asked first, and all who ask wait for it: that
+    /// must be no thread of pods, which one of them may keep busy.
+    runtime: Handle,
     timeout: Duration,
     answers: Mutex<LruCache<Destination, Found>>,
 }
 
 impl Resolver {
+    /// Names are asked for on the runtime that this is called in.
     pub(crate) fn new(options: &Options) -> Self {
         let Options { hosts, name_servers, .. } = options;
         let builder = if name_servers.is_empty() {
@@ -67,6 +73,7 @@ impl Resolver {
             control_plane: options.control_plane.clone(),
             rules_name_addresses: options.rules_name_addresses,
             system,
+            runtime: Handle::current(),
             timeout: ms(options.limits.resolve_ms),
             answers: Mutex::new(LruCache::new(ANSWERS_MAX)),
         }
@@ -155,16 +162,17 @@ impl Resolver {
     }
 
     async fn ask(&self, host: &str) -> Result<Vec<IpAddr>, Reason> {
-        let system = self.system.as_ref().ok_or(Reason::UpstreamUnresolved)?;
+        let system = self.system.clone().ok_or(Reason::UpstreamUnresolved)?;
         // The final dot keeps the machine's search list out.
-        let answer = tokio::time::timeout(self.timeout, system.lookup_ip(format!("{host}."))).await;
-        match answer {
-            Ok(Ok(found)) => Ok(found.iter().collect()),
-            Ok(Err(error)) => {
+        let name = format!("{host}.");
+        let asking = self.runtime.spawn(async move { system.lookup_ip(name).await });
+        match tokio::time::timeout(self.timeout, AbortOnDropHandle::new(asking)).await {
+            Ok(Ok(Ok(found))) => Ok(found.iter().collect()),
+            Ok(Ok(Err(error))) => {
                 tracing::debug!(egress.host = host, error = %error, "upstream name not resolved");
                 Err(Reason::UpstreamUnresolved)
             }
-            Err(_) => Err(Reason::UpstreamUnresolved),
+            Ok(Err(_)) | Err(_) => Err(Reason::UpstreamUnresolved),
         }
     }
 }
@@ -190,9 +198,19 @@ fn normal_key(key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{net::Ipv4Addr, sync::mpsc};
+
+    use freehold_model::WorkspaceId;
     use freehold_policy::Scheme;
+    use hickory_proto::{
+        op::{Message, OpCode},
+        rr::{RData, Record},
+    };
+    use tokio::net::UdpSocket;
+    use uuid::Uuid;
 
     use super::*;
+    use crate::threads::Threads;
 
     async fn resolve(hosts: &[(&str, &str)], host: &str, port: u16) -> Result<Vec<SocketAddr>, Reason> {
         let mut options = Options::new("unused");
@@ -243,5 +261,40 @@ mod tests {
         }
         let expected: SocketAddr = "1.1.1.1:8443".parse().unwrap();
         assert_eq!(resolve(&[], "1.1.1.1", 8443).await, Ok(vec![expected]));
+    }
+
+    /// Answers every question with one address.
+    async fn name_server() -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; 1500];
+            while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
+                let asked = Message::from_vec(&buffer[..length]).unwrap();
+                let mut reply = Message::response(asked.metadata.id, OpCode::Query);
+                reply.add_query(asked.queries[0].clone());
+                let found = RData::A(Ipv4Addr::new(192, 0, 2, 1).into());
+                reply.add_answer(Record::from_rdata(asked.queries[0].name().clone(), 60, found));
+                socket.send_to(&reply.to_vec().unwrap(), peer).await.unwrap();
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_is_busy_holds_up_no_other_threads_names() {
+        let options = Options { name_servers: vec![name_server().await], ..Options::new("unused") };
+        let resolver = Arc::new(Resolver::new(&options));
+        let start = || Threads::start(NonZeroUsize::MIN, Duration::ZERO).unwrap();
+        let (busy, other, workspace) = (start(), start(), WorkspaceId::from_uuid(Uuid::now_v7()));
+        let ask = |threads: &Threads, host: &'static str| {
+            let resolver = Arc::clone(&resolver);
+            threads.of(workspace).spawn(async move { resolver.ask(host).await })
+        };
+        assert!(ask(&busy, "first.test").await.unwrap().is_ok());
+        let (go_on, wait) = mpsc::channel::<()>();
+        busy.of(workspace).spawn(async move { wait.recv() });
+        assert!(ask(&other, "second.test").await.unwrap().is_ok());
+        drop(go_on);
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 impl Options {
     /// Opens the state directory, makes the platform CA at the first start and takes up what an earlier process left
     /// in the spool. Nothing is accepted before a pod is attached. People are asked by `approvals`, budgets are counted in
-    /// `ledger`.
+    /// `ledger`, names are asked for on the runtime that this is called in.
     pub fn build(
         self,
         verifier: Verifier,

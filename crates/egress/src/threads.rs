@@ -25,6 +25,13 @@ use tokio_util::sync::CancellationToken;
 /// comes soon anyway, and what else runs on the core needs it.
 const AWAITED_MAX: usize = 2;
 
+/// When to yield takes longer, somebody else had the core. The kernel gives way for a moment to threads of the same group;
+/// with those of other groups, as every pod is, it shares the core equally however often this one yields.
+const TAKEN: Duration = Duration::from_micros(500);
+
+/// For how many times as long as that a thread then sleeps at once: its part of a core that is wanted is a sixth at most.
+const RESTS: u32 = 4;
+
 /// Threads, each with a runtime of its own. They end when this is dropped.
 pub(crate) struct Threads {
     runtimes: Vec<Handle>,
@@ -74,6 +81,8 @@ struct Watch {
     busy_poll: Cell<Duration>,
     /// Until when it looks.
     until: Cell<Option<Instant>>,
+    /// Until when it does not, as somebody else wants the core.
+    rest: Cell<Option<Instant>>,
     /// A period as long as it looks: which one, and when it began.
     period: Cell<u64>,
     began: Cell<Option<Instant>>,
@@ -95,9 +104,10 @@ async fn stay_awake(busy_poll: Duration) {
         Rc::clone(&watch.begun)
     });
     loop {
-        if WATCH.with(|watch| watch.is_awake(Instant::now())) {
-            // Only in time that nobody else wants the core.
+        let now = Instant::now();
+        if WATCH.with(|watch| watch.is_awake(now)) {
             thread::yield_now();
+            WATCH.with(|watch| watch.yielded(now, Instant::now()));
             // The runtime looks for events before it comes back.
             tokio::task::yield_now().await;
         } else {
@@ -109,7 +119,15 @@ async fn stay_awake(busy_poll: Duration) {
 impl Watch {
     fn is_awake(&self, now: Instant) -> bool {
         let awaited: usize = self.awaited.iter().map(Cell::get).sum();
-        (1..=AWAITED_MAX).contains(&awaited) && self.until.get().is_some_and(|until| now < until)
+        let is_before = |time: &Cell<Option<Instant>>| time.get().is_some_and(|time| now < time);
+        (1..=AWAITED_MAX).contains(&awaited) && is_before(&self.until) && !is_before(&self.rest)
+    }
+
+    fn yielded(&self, before: Instant, now: Instant) {
+        let taken = now.saturating_duration_since(before);
+        if taken > TAKEN {
+            self.rest.set(Some(now + taken * RESTS));
+        }
     }
 
     fn of(&self, period: u64) -> &Cell<usize> {
@@ -222,6 +240,21 @@ mod tests {
         assert!(watch.is_awake(later));
         watch.end(&last);
         assert!(!watch.is_awake(later));
+    }
+
+    #[test]
+    fn a_thread_whose_core_somebody_else_wants_sleeps_for_a_while() {
+        let (watch, now) = watch();
+        let _awaited = watch.begin(now, true);
+        watch.yielded(now, now + TAKEN);
+        assert!(watch.is_awake(now));
+        let later = now + TAKEN * 2;
+        watch.yielded(now, later);
+        let _another = watch.begin(later, true);
+        assert!(!watch.is_awake(later));
+        let rested = later + TAKEN * 2 * RESTS;
+        let _last = watch.begin(rested, true);
+        assert!(watch.is_awake(rested));
     }
 
     #[test]
