@@ -27,7 +27,7 @@ const AWAITED_MAX: usize = 2;
 
 /// When to yield takes longer, somebody else had the core. The kernel gives way for a moment to threads of the same group;
 /// with those of other groups, as every pod is, it shares the core equally however often this one yields.
-const TAKEN: Duration = Duration::from_micros(500);
+const TAKEN: Duration = Duration::from_millis(1);
 
 /// For how many times as long as that a thread then sleeps at once: its part of a core that is wanted is a sixth at most.
 const RESTS: u32 = 4;
