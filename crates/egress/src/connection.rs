@@ -27,7 +27,7 @@ use crate::{
     peer::Peer,
     pod::{Attributed, Pod},
     spool::Settles,
-    watch::{Activity, Patience, Watched},
+    watch::{Activity, Patience},
 };
 
 /// The content type of a TLS handshake record.
@@ -74,7 +74,7 @@ async fn begin(pod: Arc<Pod>, mut stream: TcpStream, room: OwnedSemaphorePermit)
         Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => begin_tls(pod, whose, stream, destination, room).await,
         Ok(Ok(1)) if first[0].is_ascii_uppercase() => {
             let activity = Activity::new();
-            let stream = Watched::new(Peer::new(stream), Arc::clone(&activity));
+            let stream = Peer::client(stream, Arc::clone(&activity));
             // A host in normal form is its own: this does not fail.
             let destination = Destination::new(Scheme::Http, destination.host(), destination.port()).ok()?;
             let connection = connection(pod, whose, destination, None, activity, room);
@@ -133,7 +133,7 @@ async fn begin_tls(
     room: OwnedSemaphorePermit,
 ) -> Option<Serving> {
     let activity = Activity::new();
-    let stream = Watched::new(Peer::new(stream), Arc::clone(&activity));
+    let stream = Peer::client(stream, Arc::clone(&activity));
     let limit = ms(pod.state.options.limits.client_handshake_ms);
     let handshake = async {
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;

@@ -1,8 +1,9 @@
-//! A connection to a peer, of which is known when its answer is awaited.
+//! A connection to a peer, whose bytes are noticed: when its answer is awaited, and when a client was last heard of.
 
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -11,22 +12,31 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::threads::Awaited;
+use crate::{threads::Awaited, watch::Activity};
 
 /// A connection, to a client or to an upstream.
 pub(crate) struct Peer {
     stream: TcpStream,
     awaited: Option<Awaited>,
-    /// Whether its last answer was.
+    /// Whether its last answer came quickly.
     is_quick: bool,
+    /// Of a client.
+    activity: Option<Arc<Activity>>,
 }
 
 impl Peer {
-    pub(crate) const fn new(stream: TcpStream) -> Self {
-        Self { stream, awaited: None, is_quick: false }
+    pub(crate) const fn upstream(stream: TcpStream) -> Self {
+        Self { stream, awaited: None, is_quick: false, activity: None }
+    }
+
+    pub(crate) const fn client(stream: TcpStream, activity: Arc<Activity>) -> Self {
+        Self { stream, awaited: None, is_quick: false, activity: Some(activity) }
     }
 
     fn wrote<T>(&mut self, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            self.activity.iter().for_each(|activity| activity.wrote());
+        }
         if self.awaited.is_none() && matches!(poll, Poll::Ready(Ok(_))) {
             self.awaited = Awaited::begin(self.is_quick);
         }
@@ -41,10 +51,9 @@ impl AsyncRead for Peer {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if poll.is_ready()
-            && let Some(awaited) = self.awaited.take()
-        {
-            self.is_quick = awaited.came();
+        if poll.is_ready() {
+            self.activity.iter().for_each(|activity| activity.touch());
+            self.is_quick = self.awaited.take().map_or(self.is_quick, Awaited::came);
         }
         poll
     }

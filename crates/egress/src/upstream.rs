@@ -264,7 +264,7 @@ async fn connect(
 ) -> Result<Stream, Broken> {
     let stream = TcpStream::connect(address).await.map_err(|_| Reason::UpstreamUnreachable)?;
     stream.set_nodelay(true).map_err(|_| Reason::UpstreamUnreachable)?;
-    let stream = Peer::new(stream);
+    let stream = Peer::upstream(stream);
     if destination.scheme() == Scheme::Http {
         return Ok(Either::Left(stream));
     }

@@ -1,8 +1,6 @@
 //! Watching a connection: when it was last heard of, and how many requests are open on it.
 
 use std::{
-    io,
-    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -11,11 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::Notify,
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{Limits, options::ms, state::lock};
 
@@ -93,8 +87,15 @@ impl Activity {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn touch(&self) {
+    /// Says that bytes came from the client.
+    pub(crate) fn touch(&self) {
         self.last_ms.store(self.passed_ms(), Ordering::Relaxed);
+    }
+
+    /// Says that bytes went to the client.
+    pub(crate) fn wrote(&self) {
+        self.touch();
+        self.wrote_ms.store(self.last_ms.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// Counts a request as open until the guard is dropped.
@@ -141,72 +142,6 @@ impl Drop for OpenRequest {
         if let Some(waiting) = lock(&self.0.waiting).take() {
             waiting.wake();
         }
-    }
-}
-
-/// A stream whose bytes are noticed.
-pub(crate) struct Watched<S> {
-    stream: S,
-    activity: Arc<Activity>,
-}
-
-impl<S> Watched<S> {
-    pub(crate) const fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity }
-    }
-
-    fn noticed<T>(&self, poll: Poll<T>) -> Poll<T> {
-        if poll.is_ready() {
-            self.activity.touch();
-        }
-        poll
-    }
-
-    fn wrote<T>(&self, poll: Poll<T>) -> Poll<T> {
-        if poll.is_ready() {
-            self.activity.touch();
-            self.activity.wrote_ms.store(self.activity.last_ms.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
-        poll
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let poll = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.noticed(poll)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write(cx, buffer);
-        self.wrote(poll)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
-        self.wrote(poll)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
