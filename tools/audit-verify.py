@@ -58,7 +58,7 @@ FIELDS = {"format", "hash", "key_id", "number", "org_id", "previous", "seq", "ti
 
 class Log:
     def __init__(self, signed_by, pins):
-        self.signed_by, self.pins, self.keys = signed_by, pins, {}
+        self.signed_by, self.pins, self.keys, self.used = signed_by, pins, {}, {}
         self.org, self.after, self.seq, self.hash, self.last, self.signed = None, 0, 0, "0" * 64, None, 0
 
     def header(self, line):
@@ -98,7 +98,7 @@ class Log:
         repeats = self.carried and self.last[1] == own
         need(repeats or (number, said["previous"]) == follows, f"checkpoint {number} does not follow the one before")
         need(self.pins.pop(number, own) == own, f"checkpoint {number} is not the one that was known before")
-        self.last, self.signed, self.carried = (number, own), self.seq, False
+        self.last, self.signed, self.carried, self.used[key] = (number, own), self.seq, False, True
 
     def file(self, name, file):
         whole, number, ended = hashlib.sha256(), 0, False
@@ -107,12 +107,9 @@ class Log:
                 need(not ended, "comes after the end")
                 need(line.endswith(b"\n"), "has no end: the file was cut off, or changed")
                 text, row, signed = line[:-1], ROW.fullmatch(line[:-1]), CHECKPOINT.fullmatch(line[:-1])
-                if number == 1:
-                    self.header(text)
-                elif row:
-                    self.row(row[1].decode(), row[2])
-                elif signed:
-                    self.checkpoint(signed[1], bytes.fromhex(signed[2].decode()))
+                if number == 1: self.header(text)
+                elif row: self.row(row[1].decode(), row[2])
+                elif signed: self.checkpoint(signed[1], bytes.fromhex(signed[2].decode()))
                 else:
                     end = '{"end":{"seq":%d,"sha256":"%s"}}' % (self.seq, whole.hexdigest())
                     need(text == end.encode(), "is not the digest of the lines before: one of them was changed")
@@ -144,7 +141,8 @@ def main():
     if log.pins:
         sys.exit(f"{name} does not verify: checkpoint {min(log.pins)}, which was known before, is not there")
     print(f"rows {log.after + 1} to {log.seq} of {log.org} are as they were written")
-    print("last checkpoint: %d:%s" % log.last if log.last else "no checkpoint")
+    last = "last checkpoint: %d:%s" % log.last if log.last else "no checkpoint"
+    print(last, *(f"signed by: {key}" for key in log.used), sep="\n")
 
 if __name__ == "__main__":
     main()

@@ -101,10 +101,38 @@ impl Options {
         self.only.is_empty() || self.only.contains(&what)
     }
 
+    /// Whether anything is wanted that many ask for, or much.
+    fn wants_load(&self) -> bool {
+        [What::Http1, What::Http2, What::New, What::Large, What::Memory]
+            .into_iter()
+            .any(|what| self.wants(what))
+    }
+
     fn has(&self, through: Through) -> bool {
         self.through.is_empty() || self.through.contains(&through)
     }
 }
+
+/// What client and upstream do while they wait, where one request is asked after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// They sleep, and their core with them: what a proxy adds has in it what it takes the machine to wake a core that slept longer.
+    Asleep,
+    /// They look for bytes all the time: what a proxy adds is its own.
+    Awake,
+}
+
+impl Ends {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Asleep => "asleep while they wait",
+            Self::Awake => "awake",
+        }
+    }
+}
+
+/// Turns in a round where one request is asked after the other: the machine's own speed changes within seconds.
+const TURNS: usize = 5;
 
 /// Measures.
 ///
@@ -121,27 +149,41 @@ pub async fn run(
     raise_files()?;
     let scratch = Scratch::new(parent)?;
     let certificates = Certificates::make(scratch.path(), &NAMES)?;
-    let server = Server::start(&certificates)?;
+    notes(&options, report);
+    if options.wants(What::Latency) {
+        // Client and upstream on a core each: on one, a request without a proxy would have no other core to wake.
+        let (client_core, upstream_core) = (others[0], others[1 % others.len()]);
+        for ends in [Ends::Asleep, Ends::Awake] {
+            let server = Server::start(&certificates, Some((upstream_core, ends)))?;
+            let ground = |name: &str| Ground {
+                folder: scratch.path().join(format!("{name}-{ends:?}")),
+                server: &server,
+                certificates: &certificates,
+                core: options.core,
+            };
+            let mut contenders = contenders(&options, &ground, &others, report).await?;
+            contenders.insert(1, Contender::later(&server, &certificates)?);
+            latency(&options, client_core, ends, &contenders, report).await?;
+        }
+    }
+    let server = Server::start(&certificates, None)?;
     let ground = |name: &str| Ground {
         folder: scratch.path().join(name),
         server: &server,
         certificates: &certificates,
         core: options.core,
     };
-    let contenders = contenders(&options, &ground, &others, report).await?;
-    say("all proxies are up");
-    notes(&options, report);
-    throughput(&options, &contenders, report).await?;
-    if options.wants(What::Latency) {
-        latency(&options, &contenders, report).await?;
+    if options.wants_load() {
+        let contenders = contenders(&options, &ground, &others, report).await?;
+        say("all proxies are up");
+        throughput(&options, &contenders, report).await?;
+        if options.wants(What::Large) {
+            large(&options, &contenders, report).await?;
+        }
+        if options.memory_requests > 0 && options.wants(What::Memory) {
+            many(&options, &contenders, report).await?;
+        }
     }
-    if options.wants(What::Large) {
-        large(&options, &contenders, report).await?;
-    }
-    if options.memory_requests > 0 && options.wants(What::Memory) {
-        many(&options, &contenders, report).await?;
-    }
-    drop(contenders);
     if options.idle > 0 && options.wants(What::Idle) {
         let fresh = idle_contenders(&options, &ground).await?;
         idle(options.idle, &fresh, report).await?;
@@ -210,7 +252,7 @@ async fn idle_contenders<'a>(
 
 fn notes(options: &Options, report: &mut Report) {
     report.note(format!(
-        "GET of {ANSWER_BYTES} bytes over TLS 1.3; client and upstream in the benchmark's process, each on threads of its own. Each proxy is a process of its own, pinned to core {}; the benchmark is pinned to the other cores. Contenders take turns, {} rounds; medians of the rounds.",
+        "GET of {ANSWER_BYTES} bytes over TLS 1.3; client and upstream in the benchmark's process, each on threads of its own. Each proxy is a process of its own, pinned to core {}; the benchmark is pinned to the other cores, and where one request is asked after the other, client and upstream have one thread each, on a core each. Contenders take turns, {} rounds; medians of the rounds.",
         options.core, options.rounds
     ));
     report.note("`egress`: a policy of 100 rules with an expression each, four of which name the upstream and are evaluated for every request; a credential that a transform injects (and that is searched for in every answer, to be masked); a budget counted in leased blocks; an audit row for every request, in the spool before it goes out and then in SQLite (`synchronous=full`, hashed, seven indices), whose threads are on the same core and whose CPU time is counted. Its one thread for pods stays awake up to 200 us for a quick peer's answer, as it does in the server. In the second line the store's threads may use the other cores; their CPU time is counted all the same.");
@@ -284,17 +326,29 @@ fn median(mut loads: Vec<Load>) -> Load {
     loads.swap_remove(loads.len() / 2)
 }
 
-async fn latency(options: &Options, contenders: &[Contender], report: &mut Report) -> anyhow::Result<()> {
+async fn latency(
+    options: &Options,
+    client_core: usize,
+    ends: Ends,
+    contenders: &[Contender],
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let mut times = vec![Samples::default(); contenders.len()];
-    for _ in 0..options.rounds {
+    for _ in 0..options.rounds * TURNS {
         for (contender, times) in contenders.iter().zip(&mut times) {
-            times.extend(contender.route.one_by_one(options.requests).await?);
+            let of_turn = contender.route.one_by_one(options.requests / TURNS, client_core, ends).await?;
+            let p50 = of_turn.summary().p50;
+            say(&format!("one after the other, {}: {:.1} us", contender.name, p50.as_secs_f64() * 1e6));
+            times.extend(of_turn);
         }
     }
     let summaries: Vec<Summary> = times.iter().map(Samples::summary).collect();
     let direct = summaries.first().context("nothing was measured")?;
     let mut table = Table::new(
-        "One kept-alive connection of HTTP/1.1, one request after the other",
+        format!(
+            "One kept-alive connection of HTTP/1.1, one request after the other, client and upstream {}",
+            ends.words()
+        ),
         &["through", "n", "p50 us", "p99 us", "added p50 us", "added p99 us"],
     );
     let micros = |time: Duration| Cell::Number(time.as_secs_f64() * 1e6);

@@ -28,7 +28,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::server::{LARGE, SMALL};
+use super::{
+    Ends, cores,
+    server::{LARGE, LATER, SMALL},
+};
 use crate::{
     processes,
     scratch::connector_of,
@@ -80,6 +83,7 @@ pub struct Route {
     /// What `CONNECT` asks for; none where the way is transparent.
     tunnel: Option<String>,
     authority: String,
+    path: &'static str,
     name: ServerName<'static>,
     http1: TlsConnector,
     http2: TlsConnector,
@@ -107,10 +111,16 @@ impl Route {
             address,
             tunnel: tunnel.then(|| authority.clone()),
             authority,
+            path: SMALL,
             name: ServerName::try_from(host.to_owned())?,
             http1: connector_of(authority_pem, &[b"http/1.1"])?,
             http2: connector_of(authority_pem, &[b"h2"])?,
         })
+    }
+
+    /// The same, answered later.
+    pub fn later(self) -> Self {
+        Self { path: LATER, ..self }
     }
 
     /// The same that begins elsewhere.
@@ -168,15 +178,29 @@ impl Route {
 
     async fn get(&self, sender: &mut Sender) -> anyhow::Result<Duration> {
         let begin = Instant::now();
-        self.send(sender, SMALL).await?.into_body().collect().await?;
+        self.send(sender, self.path).await?.into_body().collect().await?;
         Ok(begin.elapsed())
     }
 
-    /// One request after the other on one connection of HTTP/1.1.
+    /// One request after the other on one connection of HTTP/1.1, from a thread on `core`, which sleeps while it waits or not.
     ///
     /// # Errors
     /// When one fails.
-    pub async fn one_by_one(&self, requests: usize) -> anyhow::Result<Samples> {
+    pub async fn one_by_one(&self, requests: usize, core: usize, ends: Ends) -> anyhow::Result<Samples> {
+        let route = self.clone();
+        let thread = std::thread::spawn(move || {
+            cores::pin_thread(&[core])?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            if ends == Ends::Awake {
+                runtime.spawn(cores::stay_awake());
+            }
+            runtime.block_on(route.ask(requests))
+        });
+        let joined = tokio::task::spawn_blocking(|| thread.join()).await?;
+        joined.ok().context("the client panicked")?
+    }
+
+    async fn ask(&self, requests: usize) -> anyhow::Result<Samples> {
         let mut sender = self.http1().await?;
         for _ in 0..requests / 10 {
             self.get(&mut sender).await?;

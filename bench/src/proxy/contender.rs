@@ -73,6 +73,15 @@ impl Contender {
         Ok(Self { name: "direct", route, entries: vec![server.address], process: None })
     }
 
+    /// No proxy, and an answer that comes later: what a wait that is so much longer costs by itself.
+    ///
+    /// # Errors
+    /// When the certificates cannot be read.
+    pub fn later(server: &Server, certificates: &Certificates) -> anyhow::Result<Self> {
+        let direct = Self::direct(server, certificates)?;
+        Ok(Self { name: "direct, answered 50 us later", route: direct.route.later(), ..direct })
+    }
+
     /// What only copies bytes.
     ///
     /// # Errors

@@ -22,6 +22,13 @@ pub fn pin_thread(cores: &[usize]) -> anyhow::Result<()> {
     Ok(sched_setaffinity(None, &set(cores)?)?)
 }
 
+/// What keeps the only thread of a runtime from sleeping while it waits for bytes.
+pub async fn stay_awake() {
+    loop {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Pins all threads of this process, and those that they start from now on.
 ///
 /// # Errors

@@ -1,7 +1,11 @@
 //! The upstream of every contender: HTTPS with HTTP/1.1 and HTTP/2, small answers and one large one. On threads of its own, as it
 //! would be in a process of its own: in one runtime with the client, a request without a proxy would have no thread to wake.
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures::stream;
@@ -17,12 +21,16 @@ use hyper_util::{
 };
 use tokio::{net::TcpListener, runtime::Runtime};
 
+use super::{Ends, cores};
 use crate::scratch::Certificates;
 
 /// The name in its certificate.
 pub const NAME: &str = "upstream.bench.test";
 /// The path of a small answer.
 pub const SMALL: &str = "/items/7";
+/// The path of the same, answered so much later.
+pub const LATER: &str = "/items/later";
+pub const LATER_BY: Duration = Duration::from_micros(50);
 /// The path below which a number says how many bytes are wanted.
 pub const LARGE: &str = "/large/";
 /// Bytes of a small answer.
@@ -45,13 +53,22 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Starts it.
+    /// Starts it; with one thread on a core, which sleeps while it waits or not, or with as many threads as there are cores.
     ///
     /// # Errors
     /// When it cannot listen.
-    pub fn start(certificates: &Certificates) -> anyhow::Result<Self> {
+    pub fn start(certificates: &Certificates, one: Option<(usize, Ends)>) -> anyhow::Result<Self> {
         let acceptor = certificates.acceptor_of(&[b"h2", b"http/1.1"])?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        if let Some((core, _)) = one {
+            builder.worker_threads(1).on_thread_start(move || {
+                let _best_effort = cores::pin_thread(&[core]);
+            });
+        }
+        let runtime = builder.enable_all().build()?;
+        if let Some((_, Ends::Awake)) = one {
+            runtime.spawn(cores::stay_awake());
+        }
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -80,6 +97,13 @@ static PIECE: [u8; PIECE_BYTES] = [b'x'; PIECE_BYTES];
 async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
+    if request.uri().path() == LATER {
+        // As long as it takes and not as long as a timer takes; nobody else waits for this thread.
+        let begin = Instant::now();
+        while begin.elapsed() < LATER_BY {
+            std::hint::spin_loop();
+        }
+    }
     let wanted = request.uri().path().strip_prefix(LARGE).and_then(|length| length.parse::<u64>().ok());
     let mut response = match wanted {
         None => Response::new(Full::new(Bytes::from_static(&SMALL_ANSWER)).boxed_unsync()),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use freehold_access::Right;
 use freehold_model::{
     OrganizationId, TaskId, Timestamp, WorkspaceId,
-    audit::{Actor, Category, Decision, EventType},
+    audit::{Actor, Category, Decision, EventType, PolicyType},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -193,7 +193,7 @@ pub struct AccessReviewQuery {
     pub decision: Option<Decision>,
     /// Only requests, or only names.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
+    #[schema(schema_with = crate::schemas::audit_policy_type)]
     pub policy_type: Option<PolicyType>,
     /// Only decisions at or after this.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -203,26 +203,6 @@ pub struct AccessReviewQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub to: Option<Timestamp>,
-}
-
-/// What was decided about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PolicyType {
-    /// A request.
-    Http,
-    /// A name.
-    Dns,
-}
-
-impl PolicyType {
-    /// Its spelling in rows.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Dns => "dns",
-        }
-    }
 }
 
 /// Decisions that are alike.

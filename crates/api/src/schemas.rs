@@ -60,6 +60,7 @@ slug_schemas! {
     audit_actor => model::audit::Actor,
     audit_event_type => model::audit::EventType,
     audit_decision => model::audit::Decision,
+    audit_policy_type => model::audit::PolicyType,
 }
 
 /// A slug that may be `null`, in a `PATCH` or where `null` means absence.

@@ -1,7 +1,9 @@
 //! Workspaces: the unit of continuity.
 
 use freehold_access::Right;
-use freehold_model::{OrganizationId, RoleId, Timestamp, WorkspaceId, workspace::Phase};
+use freehold_model::{
+    CredentialId, OrganizationId, ProviderId, RoleId, Timestamp, WorkspaceId, workspace::Phase,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -51,6 +53,10 @@ pub struct Workspace {
     pub fork_point_task_count: Option<u32>,
     /// Whether the workspace's running pod reflects the role's current pack set. Computed at fetch time, not persisted.
     pub pack_status: PackStatus,
+    /// Which model it was started with; absent until its agent is ready, and when it is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub started_with: Option<StartedWith>,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it last changed.
@@ -58,6 +64,28 @@ pub struct Workspace {
     /// Set when the workspace has been archived; null otherwise.
     #[schema(schema_with = crate::schemas::time_or_null)]
     pub archived_at: Option<Timestamp>,
+}
+
+/// The model that a workspace was started with. Its agent calls this one, there, until the workspace is stopped, whatever its role
+/// and provider say meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StartedWith {
+    /// The provider.
+    #[schema(schema_with = crate::schemas::provider_id)]
+    pub provider_id: ProviderId,
+    /// Where the provider was.
+    pub domain: String,
+    /// The name of the provider's credential then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_name: Option<String>,
+    /// What had that name for this workspace. While the provider's `domain` is the one above, the provider's credential of today
+    /// is put on, whichever that is; once the provider has another domain, this credential alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, schema_with = crate::schemas::credential_id)]
+    pub credential_id: Option<CredentialId>,
+    /// The model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
 }
 
 /// Whether a running pod has its role's current packs.
@@ -84,6 +112,7 @@ pub const READ_ONLY: &[&str] = &[
     "fork_source_snapshot_ref",
     "fork_point_task_count",
     "pack_status",
+    "started_with",
     "created_at",
     "updated_at",
     "archived_at",

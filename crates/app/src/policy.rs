@@ -4,6 +4,7 @@
 use freehold_policy::Document;
 use freehold_store::OrgRead;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::{Error, error::Fields};
 
@@ -43,6 +44,14 @@ pub(crate) async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}
+
+/// Adds to the detail of a row which document is in force: `capabilities_digest`, of the text as the API shows it, where there is
+/// one.
+pub(crate) fn note_digest(capabilities: Option<&str>, detail: &mut Value) {
+    if let Some(text) = capabilities {
+        detail["capabilities_digest"] = format!("sha256:{}", hex::encode(Sha256::digest(text))).into();
     }
 }
 

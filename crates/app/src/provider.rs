@@ -133,6 +133,7 @@ impl App {
                 provider.updated_at = now();
                 tx.provider_update(&provider)?;
                 let mut detail = json!({ "provider_id": id, "name": provider.name, "fields": fields });
+                policy::note_digest(provider.capabilities.as_deref(), &mut detail);
                 policy::note_missing(tx, document.as_ref(), &mut detail)?;
                 audit::append(tx, &cause, EventType::ProviderUpdated, detail, provider.updated_at)?;
                 Ok::<_, Error>(provider)
@@ -217,6 +218,7 @@ fn create(
     tx.provider_insert(&provider)?;
     let mut detail =
         json!({ "provider_id": provider.id, "name": provider.name, "kind": kind, "domain": provider.domain });
+    policy::note_digest(provider.capabilities.as_deref(), &mut detail);
     policy::note_missing(tx, document.as_ref(), &mut detail)?;
     audit::append(tx, &Cause::caller(actor), EventType::ProviderCreated, detail, now)?;
     Ok(provider)

@@ -144,6 +144,7 @@ impl App {
                 role.updated_at = now();
                 tx.role_update(&role)?;
                 let mut detail = json!({ "role_id": id, "name": role.name, "fields": fields });
+                policy::note_digest(role.capabilities.as_deref(), &mut detail);
                 policy::note_missing(tx, document.as_ref(), &mut detail)?;
                 audit::append(tx, &cause, EventType::RoleUpdated, detail, role.updated_at)?;
                 Ok::<_, Error>(role)
@@ -282,6 +283,7 @@ fn create(
     apply(&mut role, rest);
     tx.role_insert(&role)?;
     let mut detail = json!({ "role_id": role.id, "name": role.name, "provider_id": provider_id });
+    policy::note_digest(role.capabilities.as_deref(), &mut detail);
     policy::note_missing(tx, document.as_ref(), &mut detail)?;
     audit::append(tx, &Cause::caller(actor), EventType::RoleCreated, detail, now)?;
     Ok(role)

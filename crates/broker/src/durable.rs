@@ -151,7 +151,10 @@ pub fn pack(kind: Kind, mut given: Given) -> Result<Packed, BTreeMap<String, Str
                 let is_file = matches!(field, "private_key" | "service_account_json");
                 let trimmed = text.trim();
                 let control = |c: char| c.is_control() && !(is_file && matches!(c, '\n' | '\r' | '\t'));
-                if trimmed.is_empty() || trimmed.contains(control) {
+                let lines = trimmed.lines().count();
+                if lines > 1 && !is_file {
+                    bad.insert(field.to_owned(), format!("must be a single line, and this has {lines}"));
+                } else if trimmed.is_empty() || trimmed.contains(control) {
                     bad.insert(field.to_owned(), "cannot be empty or hold control characters".to_owned());
                 }
                 found.insert(field, Zeroizing::new(trimmed.to_owned()));
@@ -220,4 +223,24 @@ fn usable(key: &str, field: &str) -> Result<(), BTreeMap<String, String>> {
 
 fn one(field: &str, reason: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(field.to_owned(), reason.to_owned())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_several_lines_is_refused_in_words_and_the_line_end_after_one_is_not_part_of_it() {
+        let secret = |text: &str| Some(Zeroizing::new(text.to_owned()));
+        let key = |text: &str| pack(Kind::ApiKey, Given { api_key: secret(text), ..Given::default() });
+        for (text, says) in [
+            ("key-1\nkey-2\n", "must be a single line, and this has 2"),
+            ("key-1\r\n\r\nkey-2", "must be a single line, and this has 3"),
+            ("\n", "cannot be empty or hold control characters"),
+            ("a\u{7}b", "cannot be empty or hold control characters"),
+        ] {
+            assert_eq!(key(text).err().unwrap()["api_key"], says);
+        }
+        assert_eq!(key("key-1\r\n").unwrap().secret.as_slice(), b"key-1");
+    }
 }

@@ -1,8 +1,9 @@
 //! What verbs read: confirmations, secrets, files.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{fs::File, io::Read, path::Path, time::Duration};
 
 use freehold_client::Key;
+use freehold_model::Timestamp;
 
 use crate::{
     failure::Failure,
@@ -92,6 +93,38 @@ pub(crate) fn line(console: &mut Console) -> Result<String, Failure> {
         }
     }
     String::from_utf8(line).map_err(|_| Failure::usage("what came is no text"))
+}
+
+/// So long: a whole number with its unit, `s`, `m`, `h` or `d`.
+pub(crate) fn span(text: &str) -> Option<Duration> {
+    let (end, unit) = text.char_indices().next_back()?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return None,
+    };
+    let count: u32 = text[..end].parse().ok()?;
+    Some(Duration::from_secs(u64::from(count) * seconds))
+}
+
+/// Seconds, as a number of them or with a unit.
+pub(crate) fn seconds(text: &str) -> Result<u32, String> {
+    let with_unit = || u32::try_from(span(text)?.as_secs()).ok();
+    text.parse()
+        .ok()
+        .or_else(with_unit)
+        .ok_or_else(|| "say so many seconds, or so long as 90s, 30m, 2h or 7d".to_owned())
+}
+
+/// A time, or so long ago.
+pub(crate) fn since(text: &str) -> Result<Timestamp, String> {
+    let ago = || Timestamp::now().checked_sub(span(text)?).ok();
+    text.parse()
+        .ok()
+        .or_else(ago)
+        .ok_or_else(|| "say a time such as 2026-01-31T12:00:00Z, or so long ago as 30m, 2h or 7d".to_owned())
 }
 
 /// A text from a file, or from stdin for `-`.

@@ -39,7 +39,8 @@ pub async fn run(verb: Verb, environment: Environment) -> ExitCode {
     let mut console = environment.console();
     match verbs::run(verb, &environment, &mut console).await {
         Ok(code) => ExitCode::from(code),
-        Err(failure) => {
+        Err(mut failure) => {
+            failure.details.extend(console.from_variables.told(failure.code).map(str::to_owned));
             console.failure(&failure);
             ExitCode::from(failure.code)
         }

@@ -8,7 +8,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use freehold_client::Answer;
 use serde_json::Value;
 
-use crate::{environment::Streams, failure::Failure, resolve::Names, text};
+use crate::{context::FromVariables, environment::Streams, failure::Failure, resolve::Names, text};
 
 /// The most characters shown of what a server says went wrong.
 const MESSAGE_CHARS_MAX: usize = 2000;
@@ -43,6 +43,7 @@ pub(crate) struct Console {
     out_colour: bool,
     err_colour: bool,
     pub format: Format,
+    pub from_variables: FromVariables,
 }
 
 impl Console {
@@ -56,6 +57,7 @@ impl Console {
             out_colour: stdout_colour,
             err_colour: stderr_colour,
             format: Format::Table,
+            from_variables: FromVariables::default(),
         }
     }
 

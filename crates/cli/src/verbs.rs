@@ -3,6 +3,7 @@
 mod activity;
 mod approvals;
 mod audit;
+mod behind;
 mod caps;
 mod credential;
 mod key;
@@ -18,6 +19,7 @@ pub(crate) mod workspace;
 use std::io::Write;
 
 use clap::Subcommand;
+use freehold_client::{Error, api::error::ErrorCode};
 
 use crate::{
     context::Connection,
@@ -156,6 +158,13 @@ fn completions(shell: clap_complete::Shell, environment: &Environment, console: 
     clap_complete::generate(shell, &mut command, name, &mut script);
     console.out.write_all(&script).map_err(|error| Failure::stdout(&error))?;
     Ok(exit::OK)
+}
+
+/// Why something was not created; where its name is taken, how what has it is replaced.
+fn taken(error: Error, how: String) -> Failure {
+    let is_taken = error.api().is_some_and(|api| api.known_code() == Some(ErrorCode::NameTaken));
+    let failure = Failure::from(error);
+    if is_taken { failure.hint(how) } else { failure }
 }
 
 /// A name of a role or a provider, which is a slug.

@@ -115,7 +115,29 @@ fn headers() -> HeaderMap {
     headers.into_iter().map(parsed).collect()
 }
 
+/// Secrets that repeat themselves, in texts that do: what is near at every byte. Says what a response of 64 KiB takes.
+fn hostile() {
+    let (one, ambiguous) = ([b'a'; 16 * 1024], b"%25".repeat(5 * 1024));
+    let cases: [(&str, &[u8], &[u8]); 4] = [
+        ("a secret of one letter in that letter", &one, b"a"),
+        ("in its escapes", &one, b"%61"),
+        ("in both", &one, b"aaaaaaaaaaaaaaaa%61"),
+        ("a secret of escapes in itself", &ambiguous, b"%25"),
+    ];
+    for (what, secret, text) in cases {
+        for size in [PIECES[0], 1] {
+            let text = Bytes::from(text.repeat(64 * 1024 / text.len()));
+            let (mut masked, started) = (Masked::new(&[secret]).unwrap(), Instant::now());
+            for at in (0..text.len()).step_by(size) {
+                black_box(masked.push(text.slice(at..text.len().min(at + size))));
+            }
+            println!("{what}, 64 KiB in pieces of {size} bytes: {} us", started.elapsed().as_micros());
+        }
+    }
+}
+
 fn main() {
+    hostile();
     for (whose, secrets) in SECRETS {
         let secrets: Vec<&[u8]> = secrets.iter().map(|secret| secret.as_bytes()).collect();
         let masked = || Masked::new(&secrets).unwrap();

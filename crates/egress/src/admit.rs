@@ -41,7 +41,7 @@ pub(crate) struct Admitted {
     /// What it holds of budgets.
     pub(crate) reservation: Option<Reservation>,
     /// For the rules of its response.
-    pub(crate) asked: Option<Asked>,
+    pub(crate) asked: Option<Box<Asked>>,
     /// How many rules of its bodies it is under.
     pub(crate) validations: u32,
     pub(crate) upgrade: bool,
@@ -209,14 +209,8 @@ impl Connection {
             resolved => resolved,
         };
         let validations = u32::from(permit.validates_body()) + u32::from(permit.response().is_some());
-        let asked = asked.map(|(parts, grant)| Asked {
-            grant,
-            parts,
-            path,
-            upgrade,
-            length,
-            read,
-            _room: body.room(),
+        let asked = asked.map(|(parts, grant)| {
+            Box::new(Asked { grant, parts, path, upgrade, length, read, _room: body.room() })
         });
         Ok(Admitted { permit, body, changes, reservation, asked, validations, upgrade, approval, resolved })
     }
@@ -241,9 +235,8 @@ impl Connection {
             let heard = Heard { grant: &grant, path, upgrade, length, read: read.as_ref() };
             let decided = self.decide(&heard, parts, body);
             let permit = decided.map_err(|refusal| Refusal { approval: lifted.last(), ..refusal })?;
-            let rule = approval::rule_ref(permit.rule());
             let standing = self.pod.workspace.standing.load_full();
-            let covers = |why| lifted.covers(&standing, why, &rule, &grant.policy_digest);
+            let covers = |why| lifted.covers(&standing, why, permit.rule(), &grant.policy_digest);
             let needs_approval = permit.approval() != Approval::NotNeeded;
             let approval = if needs_approval { covers(Why::ApprovalRequired) } else { lifted.last() };
             let why = if needs_approval && approval.is_none() {
@@ -269,7 +262,8 @@ impl Connection {
             }
             let (policy_digest, path_text) = (&*grant.policy_digest, path.as_str());
             let asking = Asking { why, permit: &permit, policy_digest, parts, path: path_text, row };
-            lifted.add(why, rule, self.ask(asking, body).await?);
+            let by = Box::pin(self.ask(asking, body)).await?;
+            lifted.add(why, permit.rule().clone(), by);
             let late = |reason: Reason| Refusal { approval: lifted.last(), ..reason.into() };
             self.check_token().map_err(late)?;
             let now = self.pod.workspace.grant.load_full().ok_or(Reason::NoGrant).map_err(late)?;
@@ -345,7 +339,7 @@ impl Connection {
         if known.length.is_some_and(|length| length > bytes_max) {
             return Ok(Some(ReadBody::failed(Unreadable::TooLong)));
         }
-        let read = self.read(&self.pod.request_bodies, body, bytes_max).await?;
+        let read = Box::pin(self.read(&self.pod.request_bodies, body, bytes_max)).await?;
         match read.map_err(|_| Reason::RequestMalformed)? {
             Some(bytes) => Ok(Some(ReadBody::new(known.content_type, bytes))),
             None => Ok(Some(ReadBody::failed(Unreadable::TooLong))),
@@ -442,8 +436,10 @@ impl Connection {
         {
             masking::prepare(&mut parts.headers);
         }
+        let room = self.pod.workspace.masks.room(&changes.secrets);
+        changes.room = room.map_err(|_| Refusal::of_permitted(Reason::BodiesFull, permit))?;
         if let Some(signer) = changes.signer.take() {
-            self.sign(&*signer, permit, parts, &path, &mut query, body).await?;
+            Box::pin(self.sign(&*signer, permit, parts, &path, &mut query, body)).await?;
         }
         parts.uri = target(path, query)?;
         Ok(changes)
@@ -470,6 +466,10 @@ impl Connection {
         changes.applied = 1;
         changes.signer = injection.as_signer().cloned();
         changes.secrets = injection.secrets();
+        if !changes.can_be_masked() {
+            tracing::warn!(credential.name = name, "a credential is too long to be looked for in answers");
+            return Err(Refusal::unchanged(Failure::Credential(name.to_owned()), permit));
+        }
         changes.credentials.push(name.to_owned());
         Ok(changes)
     }

@@ -101,7 +101,7 @@ pub(crate) fn rule_ref(rule: &RuleName) -> RuleRef {
 /// What one request may do because a person said so: never more than one rule, for one reason.
 #[derive(Debug, Default)]
 pub(crate) struct Lifted {
-    by: Vec<(Why, RuleRef, ApprovalId)>,
+    by: Vec<(Why, RuleName, ApprovalId)>,
 }
 
 impl Lifted {
@@ -110,16 +110,18 @@ impl Lifted {
         &self,
         standing: &[Standing],
         why: Why,
-        rule: &RuleRef,
+        rule: &RuleName,
         policy_digest: &str,
     ) -> Option<ApprovalId> {
         let own = self.by.iter().find(|(lifted, of, _)| *lifted == why && of == rule).map(|(.., id)| *id);
-        let now = Timestamp::now();
-        let stands = || standing.iter().find(|one| one.answers(why, rule, policy_digest, now));
-        own.or_else(|| stands().map(|one| one.id))
+        if own.is_some() || standing.is_empty() {
+            return own;
+        }
+        let (rule, now) = (rule_ref(rule), Timestamp::now());
+        standing.iter().find(|one| one.answers(why, &rule, policy_digest, now)).map(|one| one.id)
     }
 
-    pub(crate) fn add(&mut self, why: Why, rule: RuleRef, by: ApprovalId) {
+    pub(crate) fn add(&mut self, why: Why, rule: RuleName, by: ApprovalId) {
         self.by.push((why, rule, by));
     }
 
@@ -350,7 +352,8 @@ mod tests {
 
     #[test]
     fn an_approval_lifts_one_rule_for_one_reason() {
-        let rule = |name: &str| RuleRef { origin: Origin::Role, capability: "c".into(), rule: name.into() };
+        let rule =
+            |name: &str| RuleName { origin: policy::Origin::Role, capability: "c".into(), rule: name.into() };
         let by = id(ApprovalId::from_uuid);
         let mut lifted = Lifted::default();
         lifted.add(Why::ApprovalRequired, rule("a"), by);
@@ -359,8 +362,13 @@ mod tests {
         assert_eq!(lifted.covers(&[], Why::BudgetExceeded, &rule("a"), "p"), None);
         let until = Timestamp::now() + Duration::from_secs(3_600);
         let policy_digest = "p".to_owned();
-        let stands =
-            Standing { id: by, reason: Why::ApprovalRequired, rule: rule("b"), policy_digest, until };
+        let stands = Standing {
+            id: by,
+            reason: Why::ApprovalRequired,
+            rule: rule_ref(&rule("b")),
+            policy_digest,
+            until,
+        };
         let covers = |one: &Standing, digest: &str| {
             Lifted::default().covers(std::slice::from_ref(one), Why::ApprovalRequired, &rule("b"), digest)
         };

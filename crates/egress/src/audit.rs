@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use freehold_model::{
     EventId, OrganizationId, SessionId, TaskId, Timestamp, WorkspaceId,
-    audit::{Actor, AuditEvent, Category, Decision, EventType, SYSTEM_USER},
+    audit::{Actor, AuditEvent, Category, Decision, EventType, PolicyType, SYSTEM_USER},
     budget::Whose,
 };
 
@@ -76,15 +76,21 @@ impl Attribution {
 
     /// A row about HTTP, or about a connection that did not get as far.
     pub(crate) fn http(&self, grant: Option<&Grant>, destination: String) -> AuditEvent {
-        self.row(grant, "http", "request_headers", destination)
+        self.row(grant, PolicyType::Http, "request_headers", destination)
     }
 
     /// A row about a question for a name.
     pub(crate) fn dns(&self, grant: Option<&Grant>, name: String) -> AuditEvent {
-        self.row(grant, "dns", "dns", name)
+        self.row(grant, PolicyType::Dns, "dns", name)
     }
 
-    fn row(&self, grant: Option<&Grant>, policy_type: &str, phase: &str, destination: String) -> AuditEvent {
+    fn row(
+        &self,
+        grant: Option<&Grant>,
+        policy_type: PolicyType,
+        phase: &str,
+        destination: String,
+    ) -> AuditEvent {
         let mut row = AuditEvent::new(
             EventId::from_uuid(uuid::Uuid::now_v7()),
             self.organization_id,
@@ -99,7 +105,7 @@ impl Attribution {
         row.agent_role = grant.map(|grant| grant.role.clone());
         row.agent_provider = grant.map(|grant| grant.provider.clone());
         row.destination = Some(destination);
-        row.policy_type = Some(policy_type.to_owned());
+        row.policy_type = Some(policy_type.as_str().to_owned());
         row.phase = Some(phase.to_owned());
         row
     }

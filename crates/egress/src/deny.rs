@@ -66,6 +66,8 @@ pub enum Reason {
     BudgetUnavailable,
     /// The audit log cannot take the row.
     AuditUnavailable,
+    /// The workspace has as many connections to upstreams as it may, and none became free in time.
+    ConnectionsFull,
     /// The upstream's name does not resolve.
     UpstreamUnresolved,
     /// The upstream takes no connection, or not in time.
@@ -114,6 +116,7 @@ impl Reason {
             Self::BudgetUncountable => "budget_uncountable",
             Self::BudgetUnavailable => "budget_unavailable",
             Self::AuditUnavailable => "audit_unavailable",
+            Self::ConnectionsFull => "connections_full",
             Self::UpstreamUnresolved => "upstream_unresolved",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamTls => "upstream_tls",
@@ -135,6 +138,7 @@ impl Reason {
             Self::AuditUnavailable
             | Self::ApprovalUnavailable
             | Self::BodiesFull
+            | Self::ConnectionsFull
             | Self::BudgetUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamUnresolved
             | Self::UpstreamUnreachable
@@ -150,7 +154,8 @@ impl Reason {
     pub(crate) const fn is_before_upstream(self) -> bool {
         matches!(
             self,
-            Self::UpstreamUnresolved
+            Self::ConnectionsFull
+                | Self::UpstreamUnresolved
                 | Self::UpstreamUnreachable
                 | Self::UpstreamTls
                 | Self::AddressForbidden

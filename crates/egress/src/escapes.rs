@@ -4,18 +4,14 @@
 //! Invariant: work and memory are bounded by the text. A spelling is looked for from its first escape: before that it is the
 //! secret as it is, so that a text without escapes costs no more than looking for their first bytes.
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use memchr::{memchr_iter, memchr3_iter};
 
-use crate::forms::Form;
+use crate::{forms::Form, work::Work};
 
 /// The most digits of a reference of HTML that are read; more is none.
 const DIGITS_MAX: usize = 8;
-
-/// The most ways to read a text that are followed from one beginning. More than one is only there where a secret itself
-/// holds what reads as an escape.
-const WAYS_MAX: usize = 64;
 
 /// The references of HTML by name that a key or a password may be written with.
 const NAMED: [(&str, u8); 39] = [
@@ -255,6 +251,15 @@ pub(crate) struct Escapes {
 /// A secret, in lower case.
 struct Escaped(Form);
 
+/// The first escape of a spelling that is looked for.
+struct First {
+    /// Where it stands.
+    at: usize,
+    escape: Escape,
+    /// Bytes of the secret before it, at least.
+    least: usize,
+}
+
 /// The bit of an escape's first byte.
 const fn bit(first: u8) -> u8 {
     1 << (first & 3)
@@ -283,12 +288,21 @@ impl Escapes {
     }
 
     /// Tells every occurrence in a text that has an escape, and answers from where on the text may be the beginning of one.
-    /// `ended`: nothing comes after the text.
-    pub(crate) fn find(&self, text: &[u8], ended: bool, mut each: impl FnMut(Range<usize>)) -> usize {
+    /// `ended`: nothing comes after the text. When no work is left, neither is true.
+    pub(crate) fn find(
+        &self,
+        text: &[u8],
+        ended: bool,
+        work: &mut Work,
+        mut each: impl FnMut(Range<usize>),
+    ) -> usize {
         let mut open_from = text.len();
         for at in memchr3_iter(b'%', b'\\', b'&', text) {
             if text.get(at + 1).is_some_and(|second| self.second[usize::from(*second)] & bit(text[at]) == 0) {
                 continue;
+            }
+            if !work.candidate() {
+                break;
             }
             let read = read(&text[at..], ended);
             let may_be_one = match read {
@@ -302,9 +316,15 @@ impl Escapes {
             for secret in &self.secrets {
                 // What begins behind there is held back with it, and looked at again.
                 let least = if ended { 0 } else { (at + 1).saturating_sub(open_from) };
+                if !work.candidate() {
+                    break;
+                }
                 let from = match read {
-                    Read::Escape(escape) => secret.find_from(text, at, escape, least, ended, &mut each),
-                    Read::Open | Read::Plain => secret.open_from(text, at),
+                    Read::Escape(escape) => {
+                        let first = First { at, escape, least };
+                        secret.find_from(text, &first, ended, work, &mut each)
+                    }
+                    Read::Open | Read::Plain => secret.open_from(text, at, work),
                 };
                 open_from = from.map_or(open_from, |from| open_from.min(from));
             }
@@ -319,20 +339,23 @@ impl Escaped {
     fn find_from(
         &self,
         text: &[u8],
-        at: usize,
-        escape: Escape,
-        least: usize,
+        &First { at, escape, least }: &First,
         ended: bool,
+        work: &mut Work,
         each: &mut impl FnMut(Range<usize>),
     ) -> Option<usize> {
         let mut open_from = None;
         let most = at.saturating_add(1).min(self.0.len());
         let least = least.min(most);
+        work.looked(most - least);
         for index in memchr_iter(escape.meaning[0], &self.0[least..most]).map(|index| least + index) {
             // Before its first escape a spelling is the secret as it is.
+            if !work.candidate() {
+                break;
+            }
             let fits = escape.meaning_len == 1 || self.0[index..].starts_with(escape.meaning());
-            if fits && self.follows(&text[..at], index) {
-                let (end, open) = self.follow(text, at + escape.len, index + escape.meaning_len, ended);
+            if fits && self.follows(&text[..at], index, work) {
+                let (end, open) = self.follow(text, at + escape.len, index + escape.meaning_len, ended, work);
                 if let Some(end) = end {
                     each(at - index..end);
                 }
@@ -344,39 +367,60 @@ impl Escaped {
     }
 
     /// Whether a text ends with the secret up to `index`. Mostly one byte tells.
-    fn follows(&self, text: &[u8], index: usize) -> bool {
+    fn follows(&self, text: &[u8], index: usize, work: &mut Work) -> bool {
         let beginning = &self.0[..index];
         match (beginning.last(), text.last()) {
             (Some(wanted), Some(given)) if given.eq_ignore_ascii_case(wanted) => {
-                text.len().checked_sub(index).is_some_and(|from| text[from..].eq_ignore_ascii_case(beginning))
+                text.len().checked_sub(index).is_some_and(|from| work.is_same(&text[from..], beginning))
             }
             (wanted, _) => wanted.is_none(),
         }
     }
 
     /// Where the first occurrence begins whose first escape may be this one, with which the text ends.
-    fn open_from(&self, text: &[u8], at: usize) -> Option<usize> {
-        let begins =
-            |index: &usize| self.follows(&text[..at], *index) && may_become(&text[at..], &self.0[*index..]);
+    fn open_from(&self, text: &[u8], at: usize, work: &mut Work) -> Option<usize> {
+        let begins = |index: &usize| {
+            work.candidate()
+                && self.follows(&text[..at], *index, work)
+                && work.open_escape()
+                && may_become(&text[at..], &self.0[*index..])
+        };
         (0..self.0.len()).rev().find(begins).map(|index| at - index)
     }
 
     /// Follows a spelling whose first `known` bytes were read up to `at`: where it ends, if it does, and whether it may go
     /// on behind the end of the text.
-    fn follow(&self, text: &[u8], at: usize, known: usize, ended: bool) -> (Option<usize>, bool) {
+    fn follow(
+        &self,
+        text: &[u8],
+        at: usize,
+        known: usize,
+        ended: bool,
+        work: &mut Work,
+    ) -> (Option<usize>, bool) {
         let (mut end, mut open) = (None, false);
-        let (mut way, mut others) = (Some((at, known)), Vec::new());
-        for _ in 0..WAYS_MAX {
-            let Some((mut at, mut known)) = way.take().or_else(|| others.pop()) else { break };
+        // Where a secret itself holds what reads as an escape, a text has more ways to be read than one: as many as there are
+        // subsets of such places, so that each place is left only once in each way.
+        let (mut way, mut others, mut forks) = (Some((at, known)), Vec::new(), BTreeSet::new());
+        'ways: while let Some((mut at, mut known)) = way.take().or_else(|| others.pop()) {
             while let Some(wanted) = self.0.get(known) {
                 let Some(given) = text.get(at) else {
                     open = !ended;
                     break;
                 };
+                if !work.character(*given) {
+                    return (None, false);
+                }
                 let read = if b"%\\&".contains(given) { read(&text[at..], ended) } else { Read::Plain };
                 match read {
                     Read::Escape(escape) if self.0[known..].starts_with(escape.meaning()) => {
                         if given.eq_ignore_ascii_case(wanted) {
+                            if !work.fork() {
+                                return (None, false);
+                            }
+                            if !forks.insert((at, known)) {
+                                continue 'ways;
+                            }
                             others.push((at + 1, known + 1));
                         }
                         (at, known) = (at + escape.len, known + escape.meaning_len);
@@ -447,7 +491,8 @@ mod tests {
         let one = Escapes::new(vec![Form::new(secret)]);
         let started = std::time::Instant::now();
         for end in spelled.len() - 300..spelled.len() {
-            assert_eq!(one.find(&spelled.as_bytes()[..end], false, |_| ()), 0);
+            let mut work = Work::of(u64::MAX);
+            assert_eq!(one.find(&spelled.as_bytes()[..end], false, &mut work, |_| ()), 0);
         }
         // Generous, for slow machines without optimisation: with every escape looked at as the first it is twice as long.
         assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());

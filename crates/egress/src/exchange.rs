@@ -16,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    Grant,
     admit::{Admitted, Refusal},
     approval,
     audit::{self, Attribution},
@@ -62,15 +63,13 @@ impl Connection {
         let started = Instant::now();
         let (mut parts, body) = request.into_parts();
         let grant = self.pod.workspace.grant.load_full();
-        let mut row = self.attribution.http(grant.as_deref(), self.destination.to_string());
-        row.method = Some(beginning(parts.method.as_str(), METHOD_CHARS_MAX));
-        row.path = Some(beginning(parts.uri.path(), REFUSED_PATH_CHARS_MAX));
+        let row = self.row(grant.as_deref(), &parts);
         let id = row.id;
         let is_head = parts.method == Method::HEAD;
         let body = Passage::upstream(body, parts.version);
         let outcome = match self.admit(grant, &mut parts, body, &row).await {
             Ok(admitted) => self.pass(admitted, row, parts, started).await,
-            Err(refusal) => Err(self.refuse(refusal, row).await),
+            Err(refusal) => Err(Box::pin(self.refuse(refusal, row)).await),
         };
         Ok(match outcome {
             Ok((response, masking)) => response.map(|body| {
@@ -83,9 +82,17 @@ impl Connection {
         })
     }
 
-    async fn refuse(&self, refusal: Refusal, mut row: AuditEvent) -> Reason {
+    /// The row about a request, of which nothing is decided yet.
+    fn row(&self, grant: Option<&Grant>, parts: &Parts) -> Arc<AuditEvent> {
+        let mut row = self.attribution.http(grant, self.destination.to_string());
+        row.method = Some(beginning(parts.method.as_str(), METHOD_CHARS_MAX));
+        row.path = Some(beginning(parts.uri.path(), REFUSED_PATH_CHARS_MAX));
+        Arc::new(row)
+    }
+
+    async fn refuse(&self, refusal: Refusal, mut row: Arc<AuditEvent>) -> Reason {
         let reason = refusal.reason;
-        refusal.put(&mut row);
+        refusal.put(Arc::make_mut(&mut row));
         tracing::debug!(
             workspace.id = %self.pod.identity.workspace_id,
             egress.destination = %self.destination,
@@ -98,7 +105,7 @@ impl Connection {
     async fn pass(
         self: &Arc<Self>,
         admitted: Admitted,
-        mut row: AuditEvent,
+        mut decided: Arc<AuditEvent>,
         parts: Parts,
         started: Instant,
     ) -> Result<(Response<Passage>, Option<Masking>), Reason> {
@@ -113,12 +120,13 @@ impl Connection {
             approval,
             resolved,
         } = admitted;
+        let row = Arc::make_mut(&mut decided);
         let id = row.id;
-        audit::allowed(&mut row, &permit.rule().capability);
+        audit::allowed(row, &permit.rule().capability);
         row.path = Some(parts.uri.path().to_owned());
-        audit::by_rule(&mut row, permit.rule());
+        audit::by_rule(row, permit.rule());
         if let Some(id) = approval {
-            approval::noted(&mut row, id);
+            approval::noted(row, id);
         }
         row.transforms_applied = Some(changes.applied);
         row.validations_applied = Some(validations);
@@ -126,9 +134,8 @@ impl Connection {
         if let Some(reservation) = &reservation {
             row.budget_snapshot = reservation.snapshots();
         }
-        let row = Arc::new(row);
-        let follow_up = FollowUp::new(Arc::clone(&self.pod), Arc::clone(&row));
-        if !self.pod.record(row, Settles::Later).await {
+        let follow_up = FollowUp::new(Arc::clone(&self.pod), Arc::clone(&decided));
+        if !self.pod.record(decided, Settles::Later).await {
             return Err(Reason::AuditUnavailable);
         }
         if let Some(bytes_max) = permit.body_max().filter(|_| body.length().is_none()) {
@@ -137,7 +144,7 @@ impl Connection {
             body.watch(Box::new(bound));
         }
         let mask = self.pod.workspace.masks.of(changes.secrets);
-        let mut masking = mask.map(|mask| Masking::new(mask, follow_up.clone()));
+        let mut masking = mask.map(|mask| Masking::new(mask, changes.room, follow_up.clone()));
         if let (Some(reservation), Ok(())) = (&reservation, &resolved) {
             reservation.reached();
             body.meter(reservation.request_meter(), Phase::RequestBody, &follow_up);
@@ -146,7 +153,7 @@ impl Connection {
         let judge = Judge { connection: self, permit: &permit, asked, reservation, follow_up };
         let outcome = match resolved {
             Err(reason) => Err(reason),
-            Ok(()) if upgrade => self.pass_upgrade(&judge, parts, &mut masking).await,
+            Ok(()) if upgrade => Box::pin(self.pass_upgrade(&judge, parts, &mut masking)).await,
             Ok(()) => self.pass_request(&judge, parts, body, masking.as_mut()).await,
         };
         if let (Some(reservation), Err(reason)) = (reservation, &outcome)
@@ -174,7 +181,12 @@ impl Connection {
             return Err(Reason::UpstreamFailed);
         }
         strip_hop_by_hop(response.headers_mut());
-        judge.count(judge.judge(response.map(Passage::downstream)).await?).await
+        let mut response = response.map(Passage::downstream);
+        if judge.asked.is_some() {
+            response = Box::pin(judge.judge(response)).await?;
+        }
+        judge.count(&mut response).await?;
+        Ok(response)
     }
 
     /// Tells whoever keeps credentials that those of this request were refused, when the upstream says so.
@@ -226,6 +238,8 @@ impl Connection {
 
 /// The first characters of a text.
 fn beginning(text: &str, chars_max: usize) -> String {
-    let end = text.char_indices().nth(chars_max).map_or(text.len(), |(end, _)| end);
-    text[..end].to_owned()
+    // As many bytes are as many characters at most.
+    let is_short = text.len() <= chars_max;
+    let end = if is_short { None } else { text.char_indices().nth(chars_max).map(|(end, _)| end) };
+    text[..end.unwrap_or(text.len())].to_owned()
 }

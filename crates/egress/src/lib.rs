@@ -12,7 +12,6 @@
 //! an unknown pod, token, grant, name or credential is a denial; nothing here knows the control plane: grants and tokens
 //! are pushed, audit rows are handed to an [`AuditSink`].
 
-mod address;
 mod admit;
 mod agree;
 mod approval;
@@ -64,6 +63,7 @@ mod transform;
 mod upgrade;
 mod upstream;
 mod watch;
+mod work;
 
 pub use approval::{Answer, Approvals, Ended, NoApprovals};
 pub use audit::{AuditSink, SinkError};

@@ -3,7 +3,8 @@
 //!
 //! Invariants: of every spelling ([`forms`], [`Escapes`]) no byte passes, however the bytes were cut into pieces; every other byte
 //! passes as it is; the length stays. Held back are only bytes at the end that may be the beginning of a spelling; where the
-//! sender pauses behind the first byte of one, that byte passes.
+//! sender pauses behind the first byte of one, that byte passes. Where to tell one from the other would be more [`Work`] than
+//! a response may be, all that follows is struck out.
 
 use std::{ops::Range, sync::Arc};
 
@@ -11,13 +12,17 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
-use crate::{escapes::Escapes, forms::forms, samples::Samples};
+use crate::{escapes::Escapes, forms::forms, samples::Samples, work::Work};
 
 /// What stands in the place of each byte of a secret.
 pub(crate) const STROKE: u8 = b'*';
 
 /// The shortest secret that is struck out, in bytes. A shorter one is found by chance in what has nothing to do with it.
 pub(crate) const SECRET_BYTES_MIN: usize = 8;
+
+/// The most bytes of secrets that are struck out of one response, all together: what is put on one request. A mask of a
+/// long one takes some seventy times as much, and three milliseconds to be made for as many.
+pub(crate) const SECRETS_BYTES_MAX: usize = 32 * 1024;
 
 /// The fewest bytes that are held back while nothing more comes. A message that ends with the byte that begins a spelling
 /// must not wait for the next one, which the other side may send only after an answer.
@@ -58,35 +63,41 @@ impl Mask {
     }
 
     /// Strikes out every occurrence in `text`, those that overlap included. `out`: the same as it goes out, made when
-    /// needed. `ended`: nothing comes after it.
-    fn strike(&self, text: &[u8], ended: bool, out: &mut Option<Vec<u8>>) -> Found {
+    /// needed. `ended`: nothing comes after it. All of it is struck out when no work is left.
+    fn strike(&self, text: &[u8], ended: bool, work: &mut Work, out: &mut Option<Vec<u8>>) -> Found {
         let mut any = false;
         let mut strike = |found: Range<usize>| {
             any = true;
             out.get_or_insert_with(|| text.to_vec())[found].fill(STROKE);
         };
-        let open_from = self.samples.find(text, ended, &mut strike);
-        let open_from = open_from.min(self.escapes.find(text, ended, &mut strike));
+        let open_from = self.samples.find(text, ended, work, &mut strike);
+        let open_from = open_from.min(self.escapes.find(text, ended, work, &mut strike));
+        if work.is_spent() {
+            *out = Some(vec![STROKE; text.len()]);
+            return Found { any: true, open_from: text.len() };
+        }
         Found { any, open_from }
     }
 
     /// Strikes out every occurrence in a text that is whole; `None` when there is none.
-    fn whole(&self, text: &[u8]) -> Option<Vec<u8>> {
+    fn whole(&self, text: &[u8], work: &mut Work) -> Option<Vec<u8>> {
+        work.came(text.len());
         let mut out = None;
-        self.strike(text, true, &mut out);
+        self.strike(text, true, work, &mut out);
         out
     }
 
     /// Strikes out what headers or trailers repeat; a field whose name does is removed. True when there was any.
     pub(crate) fn headers(&self, headers: &mut HeaderMap) -> bool {
-        let named: Vec<HeaderName> =
-            headers.keys().filter(|name| self.whole(name.as_str().as_bytes()).is_some()).cloned().collect();
+        let mut work = Work::new();
+        let mut is_named = |name: &&HeaderName| self.whole(name.as_str().as_bytes(), &mut work).is_some();
+        let named: Vec<HeaderName> = headers.keys().filter(|name| is_named(name)).cloned().collect();
         let mut found = !named.is_empty();
         for name in named {
             headers.remove(name);
         }
         for value in headers.values_mut() {
-            if let Some(out) = self.whole(value.as_bytes()) {
+            if let Some(out) = self.whole(value.as_bytes(), &mut work) {
                 found = true;
                 *value = HeaderValue::from_bytes(&out).unwrap_or(const { HeaderValue::from_static("") });
             }
@@ -104,16 +115,23 @@ pub(crate) struct Stream {
     struck: Option<Vec<u8>>,
     /// How many of these were passed on at a pause.
     passed: usize,
+    /// What looking for secrets may still be.
+    work: Work,
 }
 
 impl Stream {
     pub(crate) const fn new(mask: Arc<Mask>) -> Self {
-        Self { mask, held: Vec::new(), struck: None, passed: 0 }
+        Self { mask, held: Vec::new(), struck: None, passed: 0, work: Work::new() }
     }
 
     /// The mask.
     pub(crate) fn mask(&self) -> &Mask {
         &self.mask
+    }
+
+    /// Whether all that follows is struck out unseen.
+    pub(crate) const fn is_unseen(&self) -> bool {
+        self.work.is_spent()
     }
 
     /// How many bytes are held back.
@@ -134,9 +152,14 @@ impl Stream {
     /// Takes the next bytes and gives those that may be passed on, and whether a secret was struck out. The bytes that are
     /// given are no copy when there is none and nothing is held back.
     pub(crate) fn push(&mut self, piece: Bytes) -> (Bytes, bool) {
+        // Once there was none left, there is never any: nothing says where a secret begins that is not seen.
+        if !self.is_unseen() {
+            self.work.came(piece.len());
+            self.work.again(self.held.len());
+        }
         let mut out = self.struck.take().map(|struck| [&struck, &*piece].concat());
         let text = if self.held.is_empty() { piece } else { [&self.held, &*piece].concat().into() };
-        let found = self.mask.strike(&text, false, &mut out);
+        let found = self.mask.strike(&text, false, &mut self.work, &mut out);
         self.held.clear();
         self.held.extend_from_slice(&text[found.open_from..]);
         let struck = out.as_ref().map(|out| &out[found.open_from..]);
@@ -152,7 +175,7 @@ impl Stream {
     pub(crate) fn finish(&mut self) -> (Bytes, bool) {
         let held = std::mem::take(&mut self.held);
         let mut out = self.struck.take();
-        let found = self.mask.strike(&held, true, &mut out);
+        let found = self.mask.strike(&held, true, &mut self.work, &mut out);
         (Bytes::from(out.unwrap_or(held)).split_off(std::mem::take(&mut self.passed)), found.any)
     }
 }
@@ -227,6 +250,85 @@ mod tests {
         assert_eq!(push(&mut stream, "o s"), "o ");
         assert_eq!(stream.pause(), "s");
         assert_eq!(stream.finish().0, "");
+    }
+
+    /// Secrets, and texts that are near them at every byte.
+    fn hostile() -> Vec<(Vec<u8>, Vec<u8>)> {
+        let escaped =
+            |text: &[u8]| text.iter().flat_map(|byte| format!("%{byte:02x}").into_bytes()).collect();
+        let (one, eight) = (vec![b'a'; 16 * 1024], b"abcdefgh".repeat(2 * 1024));
+        let ambiguous = b"%25".repeat(5 * 1024);
+        vec![
+            (one.clone(), vec![b'a'; 64 * 1024]),
+            (one.clone(), escaped(&one)),
+            (one.clone(), [&[b'a'; 100][..], b"%61"].concat().repeat(600)),
+            (eight.clone(), eight.repeat(4)),
+            (eight.clone(), escaped(&eight)),
+            (ambiguous.clone(), ambiguous.repeat(4)),
+            (ambiguous, b"%2525".repeat(12 * 1024)),
+            (vec![b'<'; 16 * 1024], b"&lt;".repeat(16 * 1024)),
+            ([&[b'a'; 2_000][..], b"p"].concat(), [&[b'a'; 98][..], b"%7"].concat().repeat(600)),
+        ]
+    }
+
+    #[test]
+    fn no_secret_and_no_text_make_more_work_than_a_response_may_be() {
+        for (secret, text) in hostile() {
+            let mask = Arc::new(Mask::new([secret.as_slice()]).unwrap());
+            for size in [16 * 1024, 100] {
+                let (mut stream, text) = (Stream::new(Arc::clone(&mask)), Bytes::from(text.clone()));
+                let (started, mut out) = (std::time::Instant::now(), Vec::new());
+                for at in (0..text.len()).step_by(size) {
+                    out.extend(stream.push(text.slice(at..text.len().min(at + size))).0);
+                }
+                out.extend(stream.finish().0);
+                assert_eq!(out.len(), text.len());
+                // Generous, for slow machines without optimisation, where without a bound it is up to minutes.
+                assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}", started.elapsed());
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_full_of_escapes_is_a_part_of_the_work_that_it_may_be() {
+        let page = br#"<a href="/q?a=%20b&amp;c=%2Fd%41%73k">it&#39;s &lt;ok&gt; &#115;k-an</a> \u0073k\n"#
+            .repeat(200);
+        let mask = mask(&[
+            "sk-ant-api03-0aB1cD2eF3gH4iJ5",
+            "ghp_aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789",
+            "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+            "correct horse battery staple",
+            "0f1e2d3c4b5a69788796a5b4c3d2e1f0",
+            "sk-proj-9zY8xW7vU6tS5rQ4pO3nM2lK1jI0",
+            "AKIAIOSFODNN7EXAMPLE",
+            "xoxb-123456789012-1234567890123-AbCdEfGhIjKlMnOp",
+            "YW5hOmNvcnJlY3QgaG9yc2UgYmF0dGVyeQ==",
+            "glpat-Zy_Xw-Vu5Ts4Rq3Po2",
+        ]);
+        let mut stream = Stream::new(mask);
+        stream.push(page.clone().into());
+        let taken = stream.work.taken(page.len());
+        assert!(taken < 160 * page.len() as u64, "{} steps a byte", taken / page.len() as u64);
+    }
+
+    #[test]
+    fn a_secret_that_is_full_of_escapes_itself_is_found_where_one_of_its_characters_is_escaped() {
+        let lines = "MIIJQgIBADANBgkqhkiG9w0BAQEFAASC\\\\n".repeat(70);
+        let key_file = format!("{{\"private_key\":\"-----BEGIN-----\\\\n{lines}\"}}");
+        let percent = "%25".repeat(70);
+        for (secret, spelled) in [
+            (key_file.clone(), key_file.replace('"', "&quot;")),
+            (percent.clone(), format!("%25{}", &percent[1..])),
+            ("&amp;".repeat(200), format!("&amp;{}", &"&amp;".repeat(200)[1..])),
+            (format!("{}n", "\\".repeat(200)), format!("%5c{}n", "\\".repeat(199))),
+        ] {
+            let mask = mask(&[&secret]);
+            let text = format!("-{spelled}-");
+            for cut in [0, text.len() / 2, text.len() - 3] {
+                let out = whole(&mask, text.as_bytes(), &[cut]);
+                assert!(out[1..out.len() - 1].iter().all(|byte| *byte == STROKE), "{secret}");
+            }
+        }
     }
 
     #[test]
@@ -443,6 +545,42 @@ mod tests {
             let out = pieces(&mask, &text, &cuts);
             prop_assert_eq!(out.concat(), struck_out(&secrets, &text));
             prop_assert!(mask.samples.forms.iter().any(|form| out.last().unwrap().len() < form.len()));
+        }
+
+        #[test]
+        fn where_no_work_is_left_all_that_follows_is_struck_out_and_what_passed_holds_no_secret(
+            secrets in proptest::collection::vec("[ab%6]{8,12}", 1..3),
+            text in proptest::collection::vec(proptest::sample::select(vec!["a", "b", "%61", "%62", "%", "6"]), 0..120),
+            inside in any::<proptest::sample::Index>(),
+            (steps, size, pauses) in (0..20_000_u64, 1..40_usize, any::<bool>()),
+        ) {
+            let secrets: Vec<&[u8]> = secrets.iter().map(String::as_bytes).collect();
+            let mask = Arc::new(Mask::new(secrets.iter().copied()).unwrap());
+            let mut text = text.concat().into_bytes();
+            let at = inside.index(text.len() + 1);
+            text.splice(at..at, secrets[0].iter().copied());
+            let mut stream = Stream { work: Work::of(steps), ..Stream::new(mask) };
+            let (mut out, mut found, mut at_pauses) = (Vec::new(), false, 0);
+            for piece in text.chunks(size) {
+                let (passed, any) = stream.push(Bytes::copy_from_slice(piece));
+                out.extend(passed);
+                if pauses {
+                    let passed = stream.pause();
+                    at_pauses += passed.len();
+                    out.extend(passed);
+                }
+                found |= any;
+            }
+            let (rest, any) = stream.finish();
+            out.extend(rest);
+            let plain = struck_out(&secrets, &text);
+            prop_assert_eq!(out.len(), plain.len());
+            prop_assert!(found || any);
+            let last = out.iter().rposition(|byte| *byte != STROKE).map_or(0, |at| at + 1);
+            // Only what passed at a pause may be seen of a secret.
+            let seen = (0..last).filter(|at| out[*at] != STROKE && plain[*at] == STROKE).count();
+            prop_assert!(seen <= at_pauses);
+            prop_assert!((0..last).all(|at| out[at] == plain[at] || out[at] == STROKE || plain[at] == STROKE));
         }
 
         #[test]

@@ -12,7 +12,10 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::OwnedSemaphorePermit,
+};
 
 use crate::{
     deny::Reason,
@@ -72,11 +75,13 @@ pub(crate) struct Masking {
     stream: Stream,
     /// Until it was written.
     notice: Option<FollowUp>,
+    /// For the mask, for as long as it is here.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Masking {
-    pub(crate) const fn new(mask: Arc<Mask>, notice: FollowUp) -> Self {
-        Self { stream: Stream::new(mask), notice: Some(notice) }
+    pub(crate) const fn new(mask: Arc<Mask>, room: Option<OwnedSemaphorePermit>, notice: FollowUp) -> Self {
+        Self { stream: Stream::new(mask), notice: Some(notice), _room: room }
     }
 
     /// A response's head.
@@ -125,13 +130,18 @@ impl Masking {
         let Some(notice) = self.notice.take() else { return };
         let (pod, row) = (notice.pod(), notice.row());
         if let Some(more) = pod.masked.tell(row.capability_name.as_deref(), Instant::now()) {
+            let what = if self.stream.is_unseen() {
+                "to look for secrets in an answer was more work than it may be: the rest of it is struck out"
+            } else {
+                "an upstream repeated a credential"
+            };
             tracing::warn!(
                 workspace.id = %pod.identity.workspace_id,
                 egress.destination = row.destination.as_deref(),
                 egress.rule = row.capability_name.as_deref(),
                 egress.reason = Reason::SecretMasked.as_str(),
                 egress.untold = more,
-                "an upstream repeated a credential"
+                "{what}"
             );
         }
         notice.found(phase, Reason::SecretMasked);

@@ -54,11 +54,14 @@ pub(crate) enum NameError {
     Exhausted,
     #[error("failed to write the table of names")]
     File(#[source] io::Error),
+    #[error("the workspace is stopped")]
+    Closed,
 }
 
 /// One workspace's names.
 pub(crate) struct Names {
-    table: Mutex<Table>,
+    /// None: it is closed.
+    table: Mutex<Option<Table>>,
     max: u32,
 }
 
@@ -92,12 +95,14 @@ impl Names {
         file.set_len(end)?;
         let by_index: Vec<Arc<str>> = text[..whole].lines().map(Into::into).collect();
         let by_name = by_index.iter().cloned().zip(0..).collect();
-        Ok(Self { table: Mutex::new(Table { by_name, by_index, file, end }), max: max.min(RANGE - 1) })
+        let table = Table { by_name, by_index, file, end };
+        Ok(Self { table: Mutex::new(Some(table)), max: max.min(RANGE - 1) })
     }
 
     /// The index of a name (in normal form), a new one when it was never asked for.
     pub(crate) fn index(&self, name: &str) -> Result<u32, NameError> {
         let mut table = lock(&self.table);
+        let table = table.as_mut().ok_or(NameError::Closed)?;
         if let Some(index) = table.by_name.get(name) {
             return Ok(*index);
         }
@@ -116,7 +121,13 @@ impl Names {
 
     /// The name behind an index.
     pub(crate) fn name(&self, index: u32) -> Option<Arc<str>> {
-        lock(&self.table).by_index.get(usize::try_from(index).ok()?).cloned()
+        lock(&self.table).as_ref()?.by_index.get(usize::try_from(index).ok()?).cloned()
+    }
+
+    /// Lets go of the file and of what was read from it. Nothing is written after this, whoever still has the table: it may
+    /// be opened again.
+    pub(crate) fn close(&self) {
+        lock(&self.table).take();
     }
 }
 
@@ -172,6 +183,19 @@ mod tests {
             found.each_ref().map(Option::as_deref),
             [Some("a.test"), Some("b.test"), Some("c.test"), None]
         );
+    }
+
+    #[test]
+    fn a_table_that_is_closed_writes_no_more_into_the_file_of_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w");
+        let names = Names::open(&path, 10).unwrap();
+        names.index("a.test").unwrap();
+        names.close();
+        let again = Names::open(&path, 10).unwrap();
+        assert!(matches!(names.index("b.test"), Err(NameError::Closed)));
+        assert_eq!((names.name(0), again.name(0).as_deref()), (None, Some("a.test")));
+        assert_eq!(again.index("c.test").unwrap(), 1);
     }
 
     #[test]

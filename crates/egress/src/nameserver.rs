@@ -186,6 +186,7 @@ fn address(pod: &Pod, name: &str) -> Result<Answer, Reason> {
             Ok(Answer::Addresses(v4, v6))
         }
         Err(NameError::Exhausted) => Err(Reason::NamesExhausted),
+        Err(NameError::Closed) => Err(Reason::NoGrant),
         Err(error @ NameError::File(_)) => {
             tracing::error!(error = &error as &dyn std::error::Error, "names");
             Err(Reason::NamesExhausted)

@@ -113,6 +113,8 @@ pub struct Limits {
     pub upstream_idle_max: usize,
     /// Upstream connections per workspace, to whatever destinations, but for tunnels; requests wait for one.
     pub upstream_connections_max: usize,
+    /// Milliseconds a request waits for one; it is refused then.
+    pub upstream_wait_ms: u64,
     /// Upstream connections per workspace, to whatever destinations, that serve more than one request; further ones end with theirs.
     pub upstream_kept_max: usize,
     /// Names one workspace may ask for in its life; further ones get SERVFAIL.
@@ -168,6 +170,7 @@ impl Default for Limits {
             upstream_idle_ms: 60_000,
             upstream_idle_max: 16,
             upstream_connections_max: 2_048,
+            upstream_wait_ms: 30_000,
             upstream_kept_max: 512,
             names_per_workspace_max: 8_192,
             leaf_certificates_max: 1_024,

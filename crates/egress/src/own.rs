@@ -7,6 +7,7 @@ use std::{
     os::fd::AsRawFd,
 };
 
+use freehold_policy::address::embedded_v4;
 use nix::{
     libc::{
         EACCES, EAFNOSUPPORT, EHOSTUNREACH, EINVAL, ENETUNREACH, EOPNOTSUPP, NLM_F_REQUEST, NLMSG_ERROR,
@@ -16,8 +17,6 @@ use nix::{
         AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send, socket,
     },
 };
-
-use crate::address::embedded_v4;
 
 /// Bytes of a message's head, and of a route's in it: the kernel's `nlmsghdr` and `rtmsg`.
 const MESSAGE_HEAD: usize = 16;

@@ -9,7 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use freehold_policy::{Destination, normal_host};
+use freehold_policy::{
+    Destination,
+    address::{is_private, is_public},
+    normal_host,
+};
 use hickory_resolver::{
     TokioResolver,
     config::{NameServerConfig, ResolverConfig},
@@ -19,14 +23,7 @@ use lru::LruCache;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{
-    ControlPlane, Options,
-    address::{is_private, is_public},
-    deny::Reason,
-    options::ms,
-    own::without_own,
-    state::lock,
-};
+use crate::{ControlPlane, Options, deny::Reason, options::ms, own::without_own, state::lock};
 
 /// Answers kept, and for how long: shorter than DNS would allow, long enough to spare kept-alive requests the way.
 const ANSWERS_MAX: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();

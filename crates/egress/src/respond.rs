@@ -53,7 +53,7 @@ pub(crate) struct Judge<'c> {
     pub(crate) connection: &'c Connection,
     pub(crate) permit: &'c freehold_policy::Permit,
     /// The request, when the rule says anything of the response.
-    pub(crate) asked: Option<Asked>,
+    pub(crate) asked: Option<Box<Asked>>,
     /// What counts the response.
     pub(crate) reservation: Option<&'c Reservation>,
     /// The row that says that a response was not passed on.
@@ -76,7 +76,7 @@ impl Judge<'_> {
         }
         let read = match rule.body_wanted(&reply) {
             None => None,
-            Some(bytes_max) => Some(self.read(&parts, &known, &mut body, bytes_max).await?),
+            Some(bytes_max) => Some(Box::pin(self.read(&parts, &known, &mut body, bytes_max)).await?),
         };
         reply.body.read = read.as_ref();
         self.check(&parts, &reply).await?;
@@ -88,19 +88,19 @@ impl Judge<'_> {
         Ok(Response::from_parts(parts, body))
     }
 
-    /// The response, counted by budgets as it passes on, when they have room for it.
-    pub(crate) async fn count(&self, mut response: Response<Passage>) -> Result<Response<Passage>, Reason> {
-        let Some(reservation) = self.reservation else { return Ok(response) };
+    /// Has budgets count the response as it passes on, when they have room for it.
+    pub(crate) async fn count(&self, response: &mut Response<Passage>) -> Result<(), Reason> {
+        let Some(reservation) = self.reservation else { return Ok(()) };
         let length = response.body().length();
         match reservation.response_meter(response.headers(), length).await {
             Ok(meter) => {
                 response.body_mut().meter(meter, Phase::ResponseBody, &self.follow_up);
-                Ok(response)
+                Ok(())
             }
             Err(refused) => {
                 let reason = counted::reason(&refused);
                 let follow_up = self.follow_up.clone().with_ceilings(counted::ceilings(&refused));
-                let is_written = follow_up.denied(Phase::ResponseHeaders, reason).await;
+                let is_written = Box::pin(follow_up.denied(Phase::ResponseHeaders, reason)).await;
                 Err(if is_written { reason } else { Reason::AuditUnavailable })
             }
         }
@@ -144,7 +144,7 @@ impl Judge<'_> {
             None => Phase::ResponseHeaders,
         };
         let reason = Reason::Policy(reason);
-        if self.follow_up.clone().denied(phase, reason).await {
+        if Box::pin(self.follow_up.clone().denied(phase, reason)).await {
             Err(reason)
         } else {
             Err(Reason::AuditUnavailable)

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use crate::forms::Form;
+use crate::{forms::Form, work::Work};
 
 /// Bytes that are looked at in one place.
 const GRAM_BYTES: usize = 4;
@@ -26,8 +26,10 @@ const SLOT_BITS: u32 = 15;
 /// The table's slots, of a byte each: a bit takes longer to read.
 const SLOTS: usize = 1 << SLOT_BITS;
 
-/// Lists for each place that is known, at least, so that most are empty.
+/// Lists for each place that is known, so that most are empty; and the most there are, since which one it is the bits of a hash say
+/// that do not say its slot.
 const LISTS_OF_A_PLACE: usize = 4;
+const LISTS_MAX: usize = 1 << (u32::BITS - SLOT_BITS);
 
 /// Finds forms. Has no `Debug`.
 pub(crate) struct Samples {
@@ -72,7 +74,7 @@ impl Samples {
             shortest,
             stride,
             known: Box::new([false; SLOTS]),
-            lists: vec![0; (forms.len() * stride * LISTS_OF_A_PLACE).next_power_of_two()],
+            lists: vec![0; (forms.len() * stride * LISTS_OF_A_PLACE).next_power_of_two().min(LISTS_MAX)],
             following: vec![0],
             forms: Vec::new(),
         };
@@ -90,24 +92,30 @@ impl Samples {
         self.known[slot(hash)]
     }
 
-    /// The list of a hash, by other bits than its slot.
+    /// The list of a hash, by the bits that follow those of its slot.
     fn list(&self, hash: u32) -> usize {
-        (hash >> 5) as usize % self.lists.len()
+        ((hash << SLOT_BITS) >> (u32::BITS - self.lists.len().ilog2())) as usize
     }
 
-    /// Tells where which forms may occur, or begin: no others do, but for such as begin behind the last place.
-    fn candidates<'a>(&'a self, text: &[u8], each: impl FnMut(usize, &'a Form)) {
+    /// Tells where which forms may occur, or begin, as long as there is work left: no others do, but for such as begin behind the
+    /// last place.
+    fn candidates<'a>(&'a self, text: &[u8], work: &mut Work, each: impl FnMut(usize, &'a Form, &mut Work)) {
         match self.stride {
-            32 => self.candidates_by::<32>(text, each),
-            24 => self.candidates_by::<24>(text, each),
-            16 => self.candidates_by::<16>(text, each),
-            12 => self.candidates_by::<12>(text, each),
-            8 => self.candidates_by::<8>(text, each),
-            _ => self.candidates_by::<5>(text, each),
+            32 => self.candidates_by::<32>(text, work, each),
+            24 => self.candidates_by::<24>(text, work, each),
+            16 => self.candidates_by::<16>(text, work, each),
+            12 => self.candidates_by::<12>(text, work, each),
+            8 => self.candidates_by::<8>(text, work, each),
+            _ => self.candidates_by::<5>(text, work, each),
         }
     }
 
-    fn candidates_by<'a, const STRIDE: usize>(&'a self, text: &[u8], mut each: impl FnMut(usize, &'a Form)) {
+    fn candidates_by<'a, const STRIDE: usize>(
+        &'a self,
+        text: &[u8],
+        work: &mut Work,
+        mut each: impl FnMut(usize, &'a Form, &mut Work),
+    ) {
         let mut look = |from: usize, to: usize| {
             for at in (from..to).step_by(STRIDE) {
                 let hash = text[at..].first_chunk().map(|gram| hash(*gram));
@@ -115,8 +123,11 @@ impl Samples {
                 let mut place = self.lists[self.list(hash)] as usize;
                 // A list ends, as each place is in one of them once.
                 while place > 0 {
+                    if !work.candidate() {
+                        return;
+                    }
                     if let Some(start) = at.checked_sub((place - 1) % STRIDE) {
-                        each(start, &self.forms[(place - 1) / STRIDE]);
+                        each(start, &self.forms[(place - 1) / STRIDE], work);
                     }
                     place = self.following[place] as usize;
                 }
@@ -135,33 +146,39 @@ impl Samples {
     }
 
     /// Tells every occurrence in a text, and answers from where on it may be the beginning of one. `ended`: nothing comes
-    /// after the text.
-    pub(crate) fn find(&self, text: &[u8], ended: bool, mut each: impl FnMut(Range<usize>)) -> usize {
+    /// after the text. When no work is left, neither is true.
+    pub(crate) fn find(
+        &self,
+        text: &[u8],
+        ended: bool,
+        work: &mut Work,
+        mut each: impl FnMut(Range<usize>),
+    ) -> usize {
         let mut open_from = text.len();
-        self.candidates(text, |start, form| {
+        self.candidates(text, work, |start, form, work| {
             let found = start..text.len().min(start + form.len());
             let is_whole = found.len() == form.len();
             // All behind the first beginning is open anyway. Of a secret that repeats itself there are as many as bytes.
             let counts = is_whole || (!ended && start < open_from);
-            if counts && text[found.clone()].eq_ignore_ascii_case(&form[..found.len()]) {
+            if counts && work.is_same(&text[found.clone()], &form[..found.len()]) {
                 if is_whole { each(found) } else { open_from = start }
             }
         });
-        if ended { text.len() } else { open_from.min(self.open_from(text)) }
+        if ended { text.len() } else { open_from.min(self.open_from(text, work)) }
     }
 
     /// From where on the end of a text, shorter than every form, may be the beginning of one.
-    fn open_from(&self, text: &[u8]) -> usize {
-        let begins = |at: &usize| {
+    fn open_from(&self, text: &[u8], work: &mut Work) -> usize {
+        let mut begins = |at: &usize| {
             let end = &text[*at..];
             if end.first_chunk().is_some_and(|gram| !self.knows(hash(*gram))) {
                 return false;
             }
             let first = usize::from(end[0].to_ascii_lowercase());
             let forms = &self.forms[self.begins[first]..self.begins[first + 1]];
-            forms.iter().any(|form| form[..end.len()].eq_ignore_ascii_case(end))
+            forms.iter().any(|form| work.is_same(&form[..end.len()], end))
         };
-        (text.len().saturating_sub(self.shortest - 1)..text.len()).find(begins).unwrap_or(text.len())
+        (text.len().saturating_sub(self.shortest - 1)..text.len()).find(|at| begins(at)).unwrap_or(text.len())
     }
 }
 
@@ -182,9 +199,12 @@ mod tests {
     /// What is found in a text, and from where on it is open.
     fn found(samples: &Samples, text: &[u8]) -> (BTreeSet<(usize, usize)>, usize) {
         let mut all = BTreeSet::new();
-        let open_from = samples.find(text, false, |found| _ = all.insert((found.start, found.end)));
+        let mut work = Work::of(u64::MAX);
+        let open_from =
+            samples.find(text, false, &mut work, |found| _ = all.insert((found.start, found.end)));
         let mut ended = BTreeSet::new();
-        assert_eq!(samples.find(text, true, |found| _ = ended.insert((found.start, found.end))), text.len());
+        let end = samples.find(text, true, &mut work, |found| _ = ended.insert((found.start, found.end)));
+        assert_eq!(end, text.len());
         assert_eq!(all, ended);
         (all, open_from)
     }
@@ -257,7 +277,7 @@ mod tests {
             text in vec(proptest::sample::select(&b"abAB"[..]), 0..400),
         ) {
             let (samples, mut seen) = (samples(&secrets), BTreeSet::new());
-            samples.candidates(&text, |start, form| assert!(seen.insert((start, form.as_ptr()))));
+            samples.candidates(&text, &mut Work::of(u64::MAX), |start, form, _| assert!(seen.insert((start, form.as_ptr()))));
         }
     }
 
@@ -282,7 +302,7 @@ mod tests {
         let text = vec![b'a'; 15_999];
         let started = std::time::Instant::now();
         for _ in 0..1_500 {
-            assert_eq!(samples.find(&text, false, |_| ()), 0);
+            assert_eq!(samples.find(&text, false, &mut Work::of(u64::MAX), |_| ()), 0);
         }
         // Generous, for slow machines without optimisation: with every byte compared it is twice that on a quick one.
         assert!(started.elapsed() < std::time::Duration::from_secs(6), "{:?}", started.elapsed());
@@ -299,7 +319,7 @@ mod tests {
                     let mut near = form.to_vec();
                     near[missing] ^= 0x80;
                     let (text, mut compared) = (near.repeat(50), 0);
-                    samples.candidates(&text, |_, _| compared += 1);
+                    samples.candidates(&text, &mut Work::of(u64::MAX), |_, _, _| compared += 1);
                     assert!(compared * 2 <= text.len(), "{compared} for {} bytes", text.len());
                 }
             }

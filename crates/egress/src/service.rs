@@ -84,6 +84,12 @@ impl Handle {
         self.state.publish(workspace, None);
     }
 
+    /// Takes the grant of a workspace that is stopped away and, when no pod of it is attached, all else that is kept of it but
+    /// the file of its names: connections, masks, what people approved. [`Handle::publish`] and [`Handle::attach`] begin anew.
+    pub fn release(&self, workspace: WorkspaceId) {
+        self.state.release(workspace);
+    }
+
     /// Forgets a workspace that will never run again: its grant and the addresses its names were answered with.
     pub fn forget(&self, workspace: WorkspaceId) {
         self.state.forget(workspace);

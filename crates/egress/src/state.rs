@@ -56,6 +56,7 @@ pub(crate) struct State {
     verifier: Verifier,
     threads: Threads,
     workspaces: Mutex<HashMap<WorkspaceId, Arc<Workspace>>>,
+    /// Locked before the other table where both are.
     pods: Mutex<HashMap<PodId, Arc<Pod>>>,
 }
 
@@ -153,13 +154,16 @@ impl State {
         let Listeners { tcp, dns, original_destination } = listeners;
         let failed = |source| Error::Listener { pod: identity.pod_id, source };
         let sockets = Sockets::new(tcp, dns).map_err(failed)?;
+        // The table of pods is held, so that what the workspace has is neither released nor forgotten meanwhile.
+        let mut pods = lock(&self.pods);
         let workspace = self.workspace(identity.workspace_id);
         self.open_names(identity.workspace_id, &workspace)?;
         let pod = Arc::new(Pod::new(identity, Arc::clone(self), workspace, original_destination));
         pod.set_token(token);
-        if let Some(before) = lock(&self.pods).insert(identity.pod_id, Arc::clone(&pod)) {
+        if let Some(before) = pods.insert(identity.pod_id, Arc::clone(&pod)) {
             before.stop.cancel();
         }
+        drop(pods);
         sockets.serve(&pod);
         Ok(())
     }
@@ -209,11 +213,30 @@ impl State {
         self.workspace(workspace).standing.store(Arc::new(standing));
     }
 
-    pub(crate) fn forget(&self, id: WorkspaceId) {
+    pub(crate) fn release(&self, id: WorkspaceId) {
+        let pods = lock(&self.pods);
         let mut workspaces = lock(&self.workspaces);
-        if let Some(workspace) = workspaces.remove(&id) {
+        if let Some(workspace) = workspaces.get(&id) {
             workspace.grant.store(None);
         }
+        if pods.values().all(|pod| pod.identity.workspace_id != id) {
+            Self::drop_workspace(&mut workspaces, id);
+        }
+    }
+
+    /// What still serves one of its connections, which were cut, has neither grant nor names any more.
+    fn drop_workspace(workspaces: &mut HashMap<WorkspaceId, Arc<Workspace>>, id: WorkspaceId) {
+        let Some(workspace) = workspaces.remove(&id) else { return };
+        workspace.grant.store(None);
+        if let Some(names) = workspace.names() {
+            names.close();
+        }
+    }
+
+    pub(crate) fn forget(&self, id: WorkspaceId) {
+        let _pods = lock(&self.pods);
+        let mut workspaces = lock(&self.workspaces);
+        Self::drop_workspace(&mut workspaces, id);
         let path = Names::path(&self.options.state_dir, id);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

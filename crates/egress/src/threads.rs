@@ -6,19 +6,17 @@
 //! documentation calls it halt polling). Where answers take longer than that, or many are awaited, it sleeps at once.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
+    future::poll_fn,
     io,
     num::NonZero,
-    rc::Rc,
+    task::{Context, Poll, Waker},
     thread,
     time::{Duration, Instant},
 };
 
 use freehold_model::WorkspaceId;
-use tokio::{
-    runtime::{Builder, Handle},
-    sync::Notify,
-};
+use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
 /// Answers awaited at once for which a thread still stays awake: an upstream's, and the client's next request. Of many one
@@ -27,9 +25,14 @@ const AWAITED_MAX: usize = 2;
 
 /// When to yield takes longer, somebody else had the core. The kernel gives way for a moment to threads of the same group;
 /// with those of other groups, as every pod is, it shares the core equally however often this one yields.
-const TAKEN: Duration = Duration::from_millis(1);
+const TAKEN: Duration = Duration::from_micros(100);
 
-/// For how many times as long as that a thread then sleeps at once: its part of a core that is wanted is a sixth at most.
+/// For how long somebody else may have the core before a thread sleeps at once. The bursts of the audit store, which shares
+/// its core with egress on a small machine, are shorter.
+const TAKEN_MAX: Duration = Duration::from_millis(5);
+
+/// For how many times as long as that it then sleeps at once, and how many times as long as it was taken a core must have been
+/// left to it for that to be forgotten: its part of a core that is wanted is a sixth at most.
 const RESTS: u32 = 4;
 
 /// Threads, each with a runtime of its own. They end when this is dropped.
@@ -43,16 +46,13 @@ impl Threads {
         let count = count.get();
         let mut threads = Self { runtimes: Vec::with_capacity(count), stop: CancellationToken::new() };
         for number in 0..count {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let runtime = Builder::new_current_thread().enable_all().on_thread_park(stay_awake).build()?;
             threads.runtimes.push(runtime.handle().clone());
             let stop = threads.stop.clone();
             thread::Builder::new().name(format!("egress-{number}")).spawn(move || {
-                runtime.block_on(async {
-                    tokio::select! {
-                        () = stop.cancelled() => {}
-                        () = stay_awake(busy_poll) => {}
-                    }
-                });
+                WATCH.with(|watch| watch.busy_poll.set(busy_poll));
+                runtime.spawn(poll_fn(|cx| WATCH.with(|watch| watch.wait(cx))));
+                runtime.block_on(stop.cancelled());
                 // What it may still ask the kernel about an address is not waited for.
                 runtime.shutdown_background();
             })?;
@@ -81,7 +81,9 @@ struct Watch {
     busy_poll: Cell<Duration>,
     /// Until when it looks.
     until: Cell<Option<Instant>>,
-    /// Until when it does not, as somebody else wants the core.
+    /// For how long somebody else had the core, less what is forgotten, and when that was reckoned.
+    taken: Cell<Option<(Duration, Instant)>>,
+    /// Until when it does not look, as somebody else wants the core.
     rest: Cell<Option<Instant>>,
     /// A period as long as it looks: which one, and when it began.
     period: Cell<u64>,
@@ -89,31 +91,26 @@ struct Watch {
     /// Answers awaited since this period and since the one before, by the last bit of their numbers. Older ones are not likely any
     /// more.
     awaited: [Cell<usize>; 2],
-    /// Told when there is something to look for.
-    begun: Rc<Notify>,
+    /// Of the task that is woken to have something to do.
+    waiting: RefCell<Option<Waker>>,
 }
 
 thread_local! {
     static WATCH: Watch = Watch::default();
 }
 
-/// Keeps this thread awake while an answer is likely.
-async fn stay_awake(busy_poll: Duration) {
-    let begun = WATCH.with(|watch| {
-        watch.busy_poll.set(busy_poll);
-        Rc::clone(&watch.begun)
-    });
-    loop {
+/// Called when a thread has nothing to do. While an answer is likely it gives way, and then has something to do: so the runtime
+/// looks for events, and comes back here when there are none. (tokio looks for them after this hook, without waiting, where the
+/// hook woke something; see its issue 8212.)
+fn stay_awake() {
+    WATCH.with(|watch| {
         let now = Instant::now();
-        if WATCH.with(|watch| watch.is_awake(now)) {
+        if watch.is_awake(now) {
             thread::yield_now();
-            WATCH.with(|watch| watch.yielded(now, Instant::now()));
-            // The runtime looks for events before it comes back.
-            tokio::task::yield_now().await;
-        } else {
-            begun.notified().await;
+            watch.yielded(now, Instant::now());
+            watch.waiting.borrow().iter().for_each(Waker::wake_by_ref);
         }
-    }
+    });
 }
 
 impl Watch {
@@ -123,10 +120,23 @@ impl Watch {
         (1..=AWAITED_MAX).contains(&awaited) && is_before(&self.until) && !is_before(&self.rest)
     }
 
+    /// What is always there to do, and does nothing.
+    fn wait(&self, cx: &Context<'_>) -> Poll<()> {
+        self.waiting.borrow_mut().get_or_insert_with(|| cx.waker().clone());
+        Poll::Pending
+    }
+
     fn yielded(&self, before: Instant, now: Instant) {
-        let taken = now.saturating_duration_since(before);
-        if taken > TAKEN {
+        let this_time = now.saturating_duration_since(before);
+        if this_time <= TAKEN {
+            return;
+        }
+        let (taken, at) = self.taken.get().unwrap_or((Duration::ZERO, before));
+        let taken = taken.saturating_sub(before.saturating_duration_since(at) / RESTS) + this_time;
+        self.taken.set(Some((taken, now)));
+        if taken > TAKEN_MAX {
             self.rest.set(Some(now + taken * RESTS));
+            self.taken.set(None);
         }
     }
 
@@ -155,7 +165,6 @@ impl Watch {
             let period = self.period.get();
             self.of(period).set(self.of(period).get() + 1);
             self.until.set(Some(since + busy_poll));
-            self.begun.notify_one();
             period
         });
         Some(Awaited { since, period })
@@ -244,15 +253,22 @@ mod tests {
 
     #[test]
     fn a_thread_whose_core_somebody_else_wants_sleeps_for_a_while() {
-        let (watch, now) = watch();
-        let _awaited = watch.begin(now, true);
-        watch.yielded(now, now + TAKEN);
-        assert!(watch.is_awake(now));
-        let later = now + TAKEN * 2;
-        watch.yielded(now, later);
-        let _another = watch.begin(later, true);
-        assert!(!watch.is_awake(later));
-        let rested = later + TAKEN * 2 * RESTS;
+        let (watch, mut now) = watch();
+        let is_awake_after = |now: &mut Instant, taken: Duration, left: Duration| {
+            watch.yielded(*now, *now + taken);
+            *now += taken;
+            let awaited = watch.begin(*now, true).unwrap();
+            let is_awake = watch.is_awake(*now);
+            watch.end(&awaited);
+            *now += left;
+            is_awake
+        };
+        let burst = TAKEN_MAX / 2 + TAKEN;
+        // One that wants little of it may have that in bursts, for as long as it likes.
+        assert!((0..100).all(|_| is_awake_after(&mut now, burst, burst * RESTS)));
+        assert!(is_awake_after(&mut now, burst, Duration::ZERO));
+        assert!(!is_awake_after(&mut now, burst, Duration::ZERO), "another wants all of it");
+        let rested = now + burst * 2 * RESTS;
         let _last = watch.begin(rested, true);
         assert!(watch.is_awake(rested));
     }

@@ -14,6 +14,7 @@ use freehold_policy::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde_json::Value as Json;
+use tokio::sync::OwnedSemaphorePermit;
 use url::form_urlencoded;
 use zeroize::Zeroizing;
 
@@ -22,7 +23,7 @@ use crate::{
     grant::{Place, header_secrets},
     headers::remove_named,
     inject,
-    mask::SECRET_BYTES_MIN,
+    mask::{SECRET_BYTES_MIN, SECRETS_BYTES_MAX},
     masks::Secret,
     query,
 };
@@ -98,6 +99,8 @@ pub(crate) struct Changes {
     pub(crate) signer: Option<Arc<dyn Signer>>,
     /// What must not come back.
     pub(crate) secrets: Vec<Secret>,
+    /// For their mask, where they are long.
+    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
 /// Asks for the credentials and secrets of a permit's transforms.
@@ -318,6 +321,9 @@ impl Changes {
                 target.path.clone_from(path);
             }
             self.put_body(&one, target)?;
+            if !self.can_be_masked() {
+                return Err(Failure::of(transform, "secrets_too_long"));
+            }
         }
         Ok(())
     }
@@ -420,6 +426,18 @@ impl Changes {
         if is_secret && one.transform.mask {
             self.secrets.push(Zeroizing::new(value.as_bytes().to_vec()));
         }
+    }
+
+    /// Whether it is no more than is looked for in a response.
+    pub(crate) fn can_be_masked(&mut self) -> bool {
+        let is_too_long =
+            |secrets: &[Secret]| secrets.iter().map(|secret| secret.len()).sum::<usize>() > SECRETS_BYTES_MAX;
+        if is_too_long(&self.secrets) {
+            // What is made of a secret is often the secret.
+            self.secrets.sort_unstable_by(|a, b| a.as_slice().cmp(b));
+            self.secrets.dedup();
+        }
+        !is_too_long(&self.secrets)
     }
 
     /// Whether a response may hold something that is to be struck out.

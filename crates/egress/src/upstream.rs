@@ -182,6 +182,8 @@ pub(crate) struct Connector {
     kept: Arc<Semaphore>,
     /// Room for connections, of which those that are kept take a part at most.
     room: Arc<Semaphore>,
+    /// How long room is waited for.
+    wait: Duration,
 }
 
 impl Connector {
@@ -203,6 +205,7 @@ impl Connector {
             named: false,
             kept: places(limits.upstream_kept_max),
             room: places(limits.upstream_connections_max),
+            wait: ms(limits.upstream_wait_ms),
         }
     }
 
@@ -298,9 +301,11 @@ impl tower_service::Service<Uri> for Connector {
             let port = uri.port_u16().unwrap_or_else(|| scheme.default_port());
             let destination = Destination::new(scheme, uri.host().unwrap_or_default(), port)
                 .map_err(|_| Reason::UpstreamUnresolved)?;
-            // Who waits longer than for an answer has waited in vain; the semaphore is never closed.
-            let room = Arc::clone(&connector.room).acquire_owned().await;
-            let room = room.map_err(|_| Reason::UpstreamUnreachable)?;
+            let room = Arc::clone(&connector.room).acquire_owned();
+            // The semaphore is never closed.
+            let Ok(Ok(room)) = tokio::time::timeout(connector.wait, room).await else {
+                return Err(Reason::ConnectionsFull);
+            };
             let stream = TokioIo::new(connector.dial(&destination).await?);
             Ok(Leg { stream, kept: connector.kept.try_acquire_owned().ok(), _room: room })
         })

@@ -212,7 +212,7 @@ impl Gate for EgressGate {
 
     async fn close(&self, workspace: WorkspaceId, pod: PodId) {
         self.egress.detach(pod);
-        self.egress.revoke(workspace);
+        self.egress.release(workspace);
         self.directory.forget(workspace);
         let mut state = self.state();
         state.tokens.remove(&pod);
@@ -221,5 +221,7 @@ impl Gate for EgressGate {
 
     fn forget(&self, workspace: WorkspaceId) {
         self.egress.forget(workspace);
+        self.directory.forget(workspace);
+        self.state().published.remove(&workspace);
     }
 }

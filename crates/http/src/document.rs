@@ -68,6 +68,9 @@ impl Document {
                     let name = if path.is_empty() { "body".to_owned() } else { path };
                     let words = match kind {
                         ValidationErrorKind::Pattern { pattern } => pattern_in_words(pattern),
+                        ValidationErrorKind::Format { format } if format == "date-time" => {
+                            Some("a time, e.g. `2026-01-31T12:00:00Z`".to_owned())
+                        }
                         _ => None,
                     };
                     let said =

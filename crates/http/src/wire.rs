@@ -64,6 +64,13 @@ pub(crate) fn workspace(workspace: model::workspace::Workspace) -> api::workspac
         parent_workspace_id: workspace.parent_id.map(|parent| parent.to_string()),
         fork_source_snapshot_ref: workspace.fork_source_snapshot_ref,
         fork_point_task_count: workspace.fork_point_task_count,
+        started_with: workspace.backend.map(|backend| api::workspace::StartedWith {
+            provider_id: backend.provider_id(),
+            domain: backend.domain().to_owned(),
+            credential_name: backend.credential_name().map(str::to_owned),
+            credential_id: backend.credential_id(),
+            model: backend.model().map(str::to_owned),
+        }),
         created_at: workspace.created_at,
         updated_at: workspace.updated_at,
         archived_at: workspace.archived_at,

@@ -43,6 +43,16 @@ slugs! {
 }
 
 slugs! {
+    /// What was decided about.
+    PolicyType {
+        /// A request.
+        Http => "http",
+        /// A question for a name.
+        Dns => "dns",
+    }
+}
+
+slugs! {
     /// The closed set of row types.
     EventType {
         /// Egress decided a request or a name look-up.
@@ -185,15 +195,24 @@ slugs! {
 }
 
 impl Column {
-    /// Whether a row can have this value there: closed sets and ids know what is none of theirs.
-    pub fn admits(self, value: &str) -> bool {
+    /// Refuses a value that no row can have there, and says what one must be: closed sets and ids know what is none of theirs.
+    fn check(self, value: &str) -> Result<(), String> {
+        let set = |values: Vec<&str>| match values.contains(&value) {
+            true => Ok(()),
+            false => Err(format!("one of {}", values.join(", "))),
+        };
+        let id = |is_one: bool, prefix| match is_one {
+            true => Ok(()),
+            false => Err(format!("`{prefix}_` and 32 lowercase hexadecimal digits")),
+        };
         match self {
-            Self::EventType => value.parse::<EventType>().is_ok(),
-            Self::Category => value.parse::<Category>().is_ok(),
-            Self::Actor => value.parse::<Actor>().is_ok(),
-            Self::Decision => value.parse::<Decision>().is_ok(),
-            Self::WorkspaceId => value.parse::<WorkspaceId>().is_ok(),
-            Self::TaskId => value.parse::<TaskId>().is_ok(),
+            Self::EventType => set(EventType::ALL.iter().map(|one| one.as_str()).collect()),
+            Self::Category => set(Category::ALL.iter().map(|one| one.as_str()).collect()),
+            Self::Actor => set(Actor::ALL.iter().map(|one| one.as_str()).collect()),
+            Self::Decision => set(Decision::ALL.iter().map(|one| one.as_str()).collect()),
+            Self::PolicyType => set(PolicyType::ALL.iter().map(|one| one.as_str()).collect()),
+            Self::WorkspaceId => id(value.parse::<WorkspaceId>().is_ok(), WorkspaceId::PREFIX),
+            Self::TaskId => id(value.parse::<TaskId>().is_ok(), TaskId::PREFIX),
             Self::UserId
             | Self::AgentRole
             | Self::AgentProvider
@@ -202,8 +221,10 @@ impl Column {
             | Self::Path
             | Self::Reason
             | Self::CapabilityName
-            | Self::Phase
-            | Self::PolicyType => !value.is_empty(),
+            | Self::Phase => match value {
+                "" => Err("a text; `column!=` asks for any".to_owned()),
+                _ => Ok(()),
+            },
         }
     }
 }
@@ -268,9 +289,11 @@ impl std::str::FromStr for Condition {
         if values.len() > CONDITION_VALUES_MAX {
             return Err(BadCondition(format!("has more than {CONDITION_VALUES_MAX} values")));
         }
-        if let Some(value) = values.iter().find(|value| !column.admits(value)) {
-            let value: String = value.chars().take(64).collect();
-            return Err(BadCondition(format!("`{value}` is no value of the column `{column}`")));
+        for value in &values {
+            column.check(value).map_err(|wanted| {
+                let value: String = value.chars().take(64).collect();
+                BadCondition(format!("`{value}` is no value of the column `{column}`: that is {wanted}"))
+            })?;
         }
         let test = if is_negative { Test::NotIn(values) } else { Test::In(values) };
         Ok(Self { column, test })

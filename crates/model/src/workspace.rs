@@ -167,6 +167,26 @@ impl Backend {
         self.provider_id
     }
 
+    /// Where the provider was.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The name of the credential that it wanted.
+    pub fn credential_name(&self) -> Option<&str> {
+        self.credential_name.as_deref()
+    }
+
+    /// What had that name, where it is known.
+    pub const fn credential_id(&self) -> Option<CredentialId> {
+        self.credential_id
+    }
+
+    /// The model.
+    pub fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
     /// The role as the workspace has it.
     pub fn role(&self, role: Role) -> Role {
         Role { provider_id: self.provider_id, model: self.model.clone(), ..role }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
 use crate::{
+    Problem,
     body::BodyRule,
     budget::Counter,
     cel::{CelProblem, Expression, Fault, Place, Scope, Type, Value, Work},
@@ -17,6 +18,8 @@ use crate::{
 pub struct Document {
     /// Its capabilities.
     pub capabilities: Vec<Capability>,
+    /// What is no error, and probably not what its author means.
+    pub warnings: Vec<Problem>,
 }
 
 impl Document {

@@ -9,6 +9,7 @@
 //! Invariants: no rule, no [`Permit`]; only [`Policy::decide`] makes one; this crate performs no I/O and reads no clock; what
 //! it does not know in a document is a [`Problem`] and never silently dropped; all work for one decision is bounded.
 
+pub mod address;
 mod body;
 mod budget;
 pub mod cel;

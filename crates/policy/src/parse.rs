@@ -42,7 +42,7 @@ pub const EDITS_MAX: usize = 100;
 pub const NAME_CHARS_MAX: usize = 256;
 /// Names that authors give.
 pub(crate) const NAME_PATTERN: &str = "^[A-Za-z][A-Za-z0-9_-]{0,63}$";
-/// Problems reported before giving up.
+/// Problems reported before giving up; and warnings.
 const PROBLEMS_MAX: usize = 100;
 
 /// What is wrong, where.
@@ -87,6 +87,7 @@ pub fn parse(text: &str) -> Result<Document, Vec<Problem>> {
     let mut checker = Checker {
         text,
         problems: Vec::new(),
+        warnings: Vec::new(),
         rules: 0,
         formulas: HashMap::new(),
         regexes: 0,
@@ -104,6 +105,7 @@ fn is_blank(text: &str) -> bool {
 struct Checker<'t> {
     text: &'t str,
     problems: Vec<Problem>,
+    warnings: Vec<Problem>,
     rules: usize,
     /// By what they say: many rules may say the same.
     formulas: HashMap<(String, Place, String), Formula>,
@@ -149,7 +151,7 @@ impl Checker<'_> {
             }
             capabilities.push(capability);
         }
-        Document { capabilities }
+        Document { capabilities, warnings: std::mem::take(&mut self.warnings) }
     }
 
     fn capability(&mut self, node: &Node, path: &str) -> Option<Capability> {

@@ -429,7 +429,13 @@ impl Inner {
                 Ok(())
             }
             (Action::StopIdle(pod), Some(look)) => Ok(self.fleet.stop_idle(look.place(), pod).await?),
-            (Action::ReportGone, Some(look)) => Ok(self.fleet.pod_gone(look.place()).await?),
+            (Action::ReportGone, Some(look)) => {
+                // A pod that was never linked has what was published for it all the same.
+                if let Some(pod) = look.workspace.pod_id {
+                    self.publisher.close(workspace, pod).await;
+                }
+                Ok(self.fleet.pod_gone(look.place()).await?)
+            }
             (Action::LookAgain(after_ms), _) => {
                 let inner = Arc::clone(self);
                 let after = Duration::from_millis(after_ms.unsigned_abs());

@@ -1,7 +1,5 @@
 //! Approvals: requests that wait for a person.
 
-use std::time::Duration;
-
 use freehold_client::{
     ActivityScope, Client,
     api::{
@@ -21,6 +19,7 @@ use futures::StreamExt;
 use super::{Outcome, slug};
 use crate::{
     failure::exit,
+    input,
     output::{BAD, BOLD, Console, DIM, Format, GOOD, NOTE, or_dash, table, time},
     progress, terminal, text,
 };
@@ -293,20 +292,10 @@ fn shown_body(body: &HeldBody) -> String {
 
 /// A time from now, or a time.
 fn until(text: &str) -> Result<Timestamp, String> {
-    if let Ok(at) = text.parse() {
-        return Ok(at);
-    }
-    let wrong = || "say so long, such as 30m, 2h or 7d, or a time such as 2030-01-01T12:00:00Z".to_owned();
-    let (end, unit) = text.char_indices().next_back().ok_or_else(wrong)?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3_600,
-        'd' => 86_400,
-        _ => return Err(wrong()),
-    };
-    let count: u32 = text[..end].parse().map_err(|_| wrong())?;
-    Timestamp::now().checked_add(Duration::from_secs(u64::from(count) * seconds)).map_err(|_| wrong())
+    let from_now = || Timestamp::now().checked_add(input::span(text)?).ok();
+    text.parse().ok().or_else(from_now).ok_or_else(|| {
+        "say so long, such as 30m, 2h or 7d, or a time such as 2030-01-01T12:00:00Z".to_owned()
+    })
 }
 
 #[cfg(test)]

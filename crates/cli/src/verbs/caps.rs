@@ -141,6 +141,9 @@ fn check(files: &[PathBuf], console: &mut Console) -> Outcome {
                 let rules = counted(rules, "rule");
                 let capabilities = counted(document.capabilities.len(), "capability");
                 console.note(&format!("{}: no problem in {rules} of {capabilities}\n", file.display()));
+                if document.capabilities.iter().all(|one| one.allow.is_empty()) {
+                    console.note("  it has no allow rule: it allows nothing beside the calls of the model\n");
+                }
             }
             Err(problems) => {
                 console.note(&format!("{problems}\n\n"));
@@ -151,26 +154,37 @@ fn check(files: &[PathBuf], console: &mut Console) -> Outcome {
     Ok(outcome)
 }
 
-/// A document, or its problems as text.
+/// A document, or its problems as text. Warnings are told at once.
 fn document(file: &Path, console: &mut Console) -> Result<Result<Document, String>, Failure> {
     let text = input::text(console, file)?;
-    Ok(parse(&text).map_err(|problems| shown(file, &text, &problems)))
+    let parsed = parse(&text);
+    if let Ok(document) = &parsed
+        && !document.warnings.is_empty()
+    {
+        let warnings = shown(&format!("{NOTE}warning{NOTE:#}"), file, &text, &document.warnings);
+        console.note(&format!("{warnings}\n\n"));
+    }
+    Ok(parsed.map_err(|problems| errors(file, &text, &problems)))
 }
 
-fn shown(file: &Path, text: &str, problems: &[Problem]) -> String {
+fn errors(file: &Path, text: &str, problems: &[Problem]) -> String {
+    shown(&format!("{BAD}error{BAD:#}"), file, text, problems)
+}
+
+fn shown(kind: &str, file: &Path, text: &str, problems: &[Problem]) -> String {
     let mut shown = String::new();
     for problem in problems {
-        show_problem(&mut shown, &file.display().to_string(), text, problem);
+        show_problem(&mut shown, kind, &file.display().to_string(), text, problem);
     }
     shown.trim_end().to_owned()
 }
 
 /// As a compiler shows it: the place, the line, and a mark under what is meant.
-fn show_problem(shown: &mut String, file: &str, text: &str, problem: &Problem) {
+fn show_problem(shown: &mut String, kind: &str, file: &str, text: &str, problem: &Problem) {
     let Problem { line, column, path, message } = problem;
     let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
     let what = harmless(&format!("{place}{message}"));
-    let _written = writeln!(shown, "{BAD}error{BAD:#}: {BOLD}{what}{BOLD:#}");
+    let _written = writeln!(shown, "{kind}: {BOLD}{what}{BOLD:#}");
     let at = if *line == 0 { String::new() } else { format!(":{line}:{column}") };
     let _written = writeln!(shown, "  {NOTE}-->{NOTE:#} {file}{at}");
     let row = usize::try_from(*line).unwrap_or(0).checked_sub(1);
@@ -200,7 +214,7 @@ fn test(documents: &Documents, cases: &Path, console: &mut Console) -> Outcome {
     let policy = policy(documents, console)?;
     let text = input::text(console, cases)?;
     let cases = cases::read(&text, &policy).map_err(|problems| {
-        console.note(&format!("{}\n\n", shown(cases, &text, &problems)));
+        console.note(&format!("{}\n\n", errors(cases, &text, &problems)));
         Failure::usage("the cases have problems")
     })?;
     let (mut wrong, count) = (0, cases.len());
@@ -263,6 +277,9 @@ fn explain(what: Explain, console: &mut Console) -> Outcome {
     let message = Message::new(&headers, content_type.as_deref(), body.into_bytes());
     let request = message.and_then(|message| Request::parse(&method, &url, message));
     let mut request = request.map_err(Failure::usage)?;
+    if let Some(doubt) = request.doubt() {
+        console.note(&format!("{NOTE}note:{NOTE:#} {doubt}\n"));
+    }
     let policy = policy(&documents, console)?;
     request.read_for(&policy, &subject);
     let known = Known::new(&request, None, &subject);

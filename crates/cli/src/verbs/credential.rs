@@ -13,7 +13,7 @@ use freehold_model::{CredentialId, issuer::Issuer};
 use freehold_policy::Transform;
 use url::form_urlencoded;
 
-use super::{Outcome, provider::pair, used};
+use super::{Outcome, behind, provider::pair, taken, used};
 use crate::{
     failure::{Failure, exit},
     input::{self, Confirm},
@@ -151,7 +151,14 @@ pub(crate) async fn run(client: &Client, verb: Credential, console: &mut Console
             });
             let puts_on = |transform: &Transform| transform.credential.as_deref() == Some(name.as_str());
             let by_transforms = used::by_transforms(client, puts_on).await;
-            let means = format!("{} {by_transforms}", means.unwrap_or_default()).trim().to_owned();
+            let kept = kept(client, id).await;
+            let means = [means.unwrap_or_default(), by_transforms, kept];
+            let means = means
+                .iter()
+                .filter(|text| !text.is_empty())
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join(" ");
             confirm.ask_telling(console, &format!("delete the credential {name} and its secret"), &means)?;
             if confirm.is_given() && !means.is_empty() {
                 console.note(&format!("warning: {}\n", text::harmless(&means)));
@@ -181,6 +188,20 @@ async fn used_by(client: &Client, name: &str) -> Option<String> {
     let providers = names("provider", users.iter().map(|provider| provider.name.as_str()).collect());
     let roles = names("role", roles.map(|role| role.name.as_str()).collect());
     Some(format!("{providers} and {roles}"))
+}
+
+/// Which running workspaces have this very credential where their provider was before, as a sentence; empty where there are none.
+async fn kept(client: &Client, id: CredentialId) -> String {
+    match behind::named(client, |with| with.credential_id == Some(id)).await {
+        Err(_) => {
+            "Which running workspaces keep it where their provider was before could not be listed.".to_owned()
+        }
+        Ok(named) if named.is_empty() => String::new(),
+        Ok(named) => format!(
+            "Running workspaces keep it where their provider was when they were started, and take no other there: {named}. \
+             Their requests to models are denied: stop them and create others."
+        ),
+    }
 }
 
 async fn create(client: &Client, new: Create, console: &mut Console) -> Result<(), Failure> {
@@ -213,7 +234,13 @@ async fn create(client: &Client, new: Create, console: &mut Console) -> Result<(
         Kind::AwsSigv4 => &mut body.secret_access_key,
     };
     *field = secret;
-    let made = client.credential_create(&body).await?;
+    let made = client.credential_create(&body).await.map_err(|error| {
+        let name = &body.name;
+        taken(
+            error,
+            format!("a credential is not changed: `freehold credential delete {name}`, then create it anew"),
+        )
+    })?;
     console.fields(&made)?;
     if let Some(name) = meant(&body.provider) {
         let given = text::harmless(&body.provider);

@@ -4,7 +4,7 @@ use freehold_client::{Client, Key};
 
 use super::{Nothing, Outcome};
 use crate::{
-    context::KEY_SEEN,
+    context::{FromVariables, KEY_SEEN},
     credentials::{self, DEFAULT_URL},
     environment::Environment,
     failure::{Failure, exit},
@@ -37,6 +37,8 @@ pub struct Login {
 }
 
 pub(crate) async fn run(login: Login, environment: &Environment, console: &mut Console) -> Outcome {
+    let from = FromVariables { url: login.url.is_none() && environment.url.is_some(), key: false };
+    console.from_variables = from;
     let url = login.url.or_else(|| environment.url.clone()).unwrap_or_else(|| DEFAULT_URL.to_owned());
     let key = match login.key {
         Some(key) => {
@@ -45,7 +47,11 @@ pub(crate) async fn run(login: Login, environment: &Environment, console: &mut C
         }
         None => Key::new(input::secret(console, None, "key").await?.expose().trim()),
     };
-    let client = Client::new(&url, key.clone())?;
+    let lines = key.expose().lines().count();
+    if lines > 1 {
+        return Err(Failure::usage(format!("a key is a single line, and this has {lines}")));
+    }
+    let client = from.client(&url, key.clone())?;
     let me = client.me_session_view().await.map_err(|error| match error.api() {
         Some(api) if api.status == 401 => Failure::from(error)
             .hint("the server does not know this key, or it was revoked; is it whole, and of this server?"),

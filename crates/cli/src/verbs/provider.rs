@@ -9,15 +9,15 @@ use freehold_client::{
         service::ArchivableListQuery,
     },
 };
-use freehold_model::provider::Kind;
+use freehold_model::{ProviderId, provider::Kind};
 
-use super::{Outcome, slug};
+use super::{Outcome, behind, slug};
 use crate::{
     failure::{Failure, exit},
     input::{self, Confirm},
     missing,
-    output::{Console, or_dash, table, time},
-    resolve,
+    output::{Console, NOTE, or_dash, table, time},
+    resolve, text,
 };
 
 /// Verbs on providers.
@@ -64,6 +64,9 @@ pub enum Provider {
         /// The upstream host
         #[arg(long, value_name = "HOST")]
         domain: Option<String>,
+        /// Said by who does not know that it cannot be
+        #[arg(long, hide = true, value_parser = kind_stays)]
+        kind: Option<String>,
         #[command(flatten)]
         settings: Settings,
         /// A field to clear; repeatable
@@ -122,6 +125,13 @@ pub enum Clearable {
     Capabilities,
 }
 
+/// Refuses to change a kind.
+fn kind_stays(_: &str) -> Result<String, String> {
+    Err("the kind of a provider cannot be changed; create another provider, and give it to roles with `freehold role update \
+         ROLE --provider NAME`"
+        .to_owned())
+}
+
 /// Reads `key=value`.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
@@ -151,7 +161,7 @@ pub(crate) async fn run(client: &Client, verb: Provider, console: &mut Console) 
             console.fields(&client.provider_create(&body).await?)?;
             missing::warn(client, body.capabilities.as_deref(), console).await;
         }
-        Provider::Update { provider, domain, settings, clear, clear_config } => {
+        Provider::Update { provider, domain, kind: _, settings, clear, clear_config } => {
             let id = resolve::provider(client, &provider).await?;
             let mut change = change(settings, &clear, console)?;
             change.domain = domain;
@@ -161,6 +171,9 @@ pub(crate) async fn run(client: &Client, verb: Provider, console: &mut Console) 
                     .hint("`freehold provider update --help` lists what can be"));
             }
             console.fields(&client.provider_update(id, &change).await?)?;
+            if change.domain.is_some() || change.credential_name.is_some() {
+                tell_behind(client, id, console).await;
+            }
             missing::warn(client, change.capabilities.flatten().as_deref(), console).await;
         }
         Provider::Archive { provider, confirm } => {
@@ -174,6 +187,21 @@ pub(crate) async fn run(client: &Client, verb: Provider, console: &mut Console) 
         }
     }
     Ok(exit::OK)
+}
+
+/// Says which running workspaces the provider has left behind.
+async fn tell_behind(client: &Client, id: ProviderId, console: &mut Console) {
+    let said = match behind::named(client, |with| with.provider_id == id).await {
+        Err(_) => {
+            "which running workspaces still call the provider where it was could not be listed".to_owned()
+        }
+        Ok(named) if named.is_empty() => return,
+        Ok(named) => format!(
+            "running workspaces call the provider where it was when they were started, with the credential of that time and \
+             none that came later, until they are stopped: {named}"
+        ),
+    };
+    console.note(&format!("{NOTE}note:{NOTE:#} {}\n", text::harmless(&said)));
 }
 
 async fn list(

@@ -112,11 +112,12 @@ pub struct Settings {
     /// Told to the agent, so that it knows where it runs
     #[arg(long, value_name = "TEXT")]
     environment_description: Option<String>,
-    /// The most seconds a task may run
-    #[arg(long, value_name = "SECONDS")]
+    /// How long a task may run, in seconds or as `1h`
+    #[arg(long, value_name = "SECONDS", value_parser = input::seconds)]
     task_timeout: Option<u32>,
-    /// Seconds a workspace may sit idle before it is stopped; this version cannot start a stopped workspace again
-    #[arg(long, value_name = "SECONDS")]
+    /// How long a workspace may sit idle before it is stopped, in seconds or as `2h`; this version cannot start a stopped
+    /// workspace again
+    #[arg(long, value_name = "SECONDS", value_parser = input::seconds)]
     idle_timeout: Option<u32>,
     /// How hard the model should think
     #[arg(long, value_parser = slug!(ThinkingEffort))]

@@ -12,7 +12,7 @@ use freehold_client::{
 use freehold_model::secret::SecretName;
 use freehold_policy::Transform;
 
-use super::{Outcome, used};
+use super::{Outcome, taken, used};
 use crate::{
     failure::{Failure, exit},
     input::{self, Confirm},
@@ -95,7 +95,10 @@ pub(crate) async fn run(client: &Client, verb: Secret, console: &mut Console) ->
         Secret::Create { name, value } => {
             let value = value.read(console).await?;
             let body = SecretCreate { name: name.to_string(), value };
-            console.fields(&client.secret_create(&body).await?)?;
+            let made = client.secret_create(&body).await;
+            console.fields(&made.map_err(|error| {
+                taken(error, format!("`freehold secret update {name}` gives it another value"))
+            })?)?;
         }
         Secret::Update { name, value } => {
             let value = value.read(console).await?;

@@ -5,7 +5,7 @@ use std::io::Write;
 use freehold_client::{
     ActivityScope, Client, ExecEvent,
     api::{
-        audit::{ActivityListQuery, AuditListQuery, Order},
+        audit::{ActivityListQuery, Order},
         budget::Budget,
         workspace::{Workspace as Row, WorkspaceCreate, WorkspaceExec, WorkspaceListQuery},
     },
@@ -15,8 +15,8 @@ use freehold_model::{TaskId, WorkspaceId};
 use super::{Outcome, activity, audit};
 use crate::{
     failure::{Failure, exit},
-    input::Confirm,
-    output::{Console, Format, or_dash, table, time},
+    input::{self, Confirm},
+    output::{Console, or_dash, table, time},
     resolve::{self, Names},
 };
 
@@ -153,14 +153,13 @@ pub enum Workspace {
     },
     /// Show a workspace's decisions and changes, newest first
     #[command(
-        after_help = "Examples:\n  freehold workspace audit ws_0199... --limit 20\n  freehold workspace audit ws_0199... --output json | jq -r '.events[].id'\n\nThe column `rule` names the capability that decided, `by` the member, or who else wrote the row. JSON has every field."
+        after_help = "Examples:\n  freehold workspace audit ws_0199... --limit 20\n  freehold workspace audit ws_0199... --filter decision=deny --from 2h\n  freehold workspace audit ws_0199... --output json | jq -r '.events[].id'\n\nThe column `rule` names the capability that decided, `by` the member, or who else wrote the row. JSON has every field."
     )]
     Audit {
         /// The workspace
         id: WorkspaceId,
-        /// How many rows
-        #[arg(long, value_name = "N")]
-        limit: Option<u32>,
+        #[command(flatten)]
+        list: audit::log::List,
     },
     /// Run a command in a workspace's pod; its exit code becomes this command's
     #[command(after_help = "Examples:
@@ -172,8 +171,8 @@ one that a signal ended gives 128 and the signal's number. What the command leav
     Exec {
         /// The workspace
         id: WorkspaceId,
-        /// Seconds it may run; 60 when absent
-        #[arg(long, value_name = "SECONDS")]
+        /// How long it may run, in seconds or as `5m`; 60 seconds when absent
+        #[arg(long, value_name = "SECONDS", value_parser = input::seconds)]
         timeout: Option<u32>,
         /// Where it runs; /workspace when absent
         #[arg(long, value_name = "DIR")]
@@ -232,15 +231,7 @@ pub(crate) async fn run(client: &Client, verb: Workspace, console: &mut Console)
         Workspace::Activity { id, follow, task, limit } => {
             return show_activity(client, id, follow, task, limit, console).await;
         }
-        Workspace::Audit { id, limit } => {
-            let query = AuditListQuery { limit, ..Default::default() };
-            let list = client.workspace_audit_list(id, &query).await?;
-            let is_whole = !console.stdout_is_terminal;
-            console.answer(&list, |list| audit::table(&list.events, is_whole))?;
-            if console.format == Format::Table {
-                console.note(&audit::hint(&list.events));
-            }
-        }
+        Workspace::Audit { id, list } => return audit::log::list(client, Some(id), list, console).await,
         Workspace::Exec { id, timeout, cwd, command } => {
             let body = WorkspaceExec { command, timeout_seconds: timeout, working_directory: cwd };
             return exec(client, id, &body, console).await;

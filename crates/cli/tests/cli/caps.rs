@@ -53,6 +53,22 @@ async fn problems_are_shown_as_a_compiler_shows_them() {
 }
 
 #[tokio::test]
+async fn a_host_that_no_rule_opens_by_naming_it_is_warned_of() {
+    let named = CAPS.replace("[team.test]", "[team.test, 169.254.169.254]");
+    let (person, path) = person(&[("caps.yaml", &named)]);
+    let ran = person.runs(&["caps", "check", &path("caps.yaml")]).await;
+    assert_eq!(ran.code, exit::OK, "{}", ran.err);
+    for shown in [
+        "warning: [0].allow[1].domains[1]: `169.254.169.254`: no rule opens this address",
+        "caps.yaml:8:28",
+        "`egress.hosts`",
+        "no problem in 3 rules",
+    ] {
+        assert!(ran.err.contains(shown), "{shown}\n{}", ran.err);
+    }
+}
+
+#[tokio::test]
 async fn a_request_is_explained_rule_by_rule() {
     let (person, path) = person(&[("caps.yaml", CAPS)]);
     let caps = path("caps.yaml");
@@ -343,4 +359,48 @@ async fn the_cases_of_the_documentation_hold() {
     let ran = person.runs(&["caps", "test", &path("caps.yaml"), "--cases", &path("cases.yaml")]).await;
     assert_eq!((ran.code, ran.out.as_str()), (exit::OK, ""), "{}", ran.err);
     assert!(ran.err.contains("3 cases, 0 wrong"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_document_without_an_allow_rule_is_said_to_allow_nothing() {
+    let deny = "- {name: a, type: http, deny: [{domains: [a.test]}]}\n";
+    let (person, path) =
+        person(&[("empty.yaml", ""), ("list.yaml", "[]\n"), ("deny.yaml", deny), ("some.yaml", CAPS)]);
+    for (file, says) in [("empty.yaml", true), ("list.yaml", true), ("deny.yaml", true), ("some.yaml", false)]
+    {
+        let ran = person.runs(&["caps", "check", &path(file)]).await;
+        assert_eq!(ran.code, exit::OK, "{}", ran.err);
+        assert_eq!(
+            ran.err.contains("it allows nothing beside the calls of the model"),
+            says,
+            "{file} {}",
+            ran.err
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_rules_cannot_see_into_is_said_to_be_so_and_where() {
+    let caps =
+        "- {name: a, type: http, allow: [{domains: [a.test], methods: [POST], when: request.body.a == 1}]}\n";
+    let (person, path) = person(&[("caps.yaml", caps)]);
+    let caps = path("caps.yaml");
+    let explain = ["caps", "explain", &caps, "POST", "https://a.test/", "--data"];
+    let typed = ["--content-type", "application/json"];
+    let ran = person.runs(&[&explain[..], &["{\"a\": 1,\n}"], &typed].concat()).await;
+    assert!(
+        ran.err.contains("note: the body is no JSON: ") && ran.err.contains("at line 2 column 1"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.out.starts_with("deny body_unreadable"), "{}", ran.out);
+    let ran = person.runs(&[&explain[..], &["{\"a\": 1}"]].concat()).await;
+    assert!(
+        ran.err.contains("the body has no type") && ran.out.starts_with("deny "),
+        "{}{}",
+        ran.err,
+        ran.out
+    );
+    let ran = person.runs(&[&explain[..], &["{\"a\": 1}"], &typed].concat()).await;
+    assert!(ran.err.is_empty() && ran.out.starts_with("allow "), "{}{}", ran.err, ran.out);
 }

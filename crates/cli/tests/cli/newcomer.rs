@@ -201,6 +201,36 @@ async fn an_address_without_its_beginning_is_answered_with_the_whole_of_it() {
 }
 
 #[tokio::test]
+async fn who_is_sent_elsewhere_by_a_variable_is_told_so() {
+    let nobody = "http://127.0.0.1:1";
+    let mut person = Person::new(nobody);
+    person.stdin = b"pt_x".to_vec();
+    let variable = "the variable FREEHOLD_URL: set another, unset it, or pass --url";
+    for verb in [&["login"][..], &["whoami"], &["audit", "list"]] {
+        let ran = person.runs(verb).await;
+        assert_eq!(ran.code, exit::UNREACHABLE, "{}", ran.err);
+        assert!(ran.err.contains(nobody) && ran.err.contains(variable), "{}", ran.err);
+        let ran = person.runs(&[verb, &["--url", nobody]].concat()).await;
+        assert!(ran.code == exit::UNREACHABLE && !ran.err.contains("FREEHOLD_URL"), "{}", ran.err);
+    }
+    person.url = Some("localhost:7070".to_owned());
+    let ran = person.runs(&["whoami"]).await;
+    assert!(ran.code == exit::USAGE && ran.err.contains(variable), "{}", ran.err);
+
+    let person = serve(Router::new().fallback(async || error(401, "unauthorized"))).await;
+    let ran = person.runs(&["whoami"]).await;
+    assert!(
+        ran.code == exit::NOT_SIGNED_IN && ran.err.contains("the variable FREEHOLD_API_KEY"),
+        "{}",
+        ran.err
+    );
+    let ran = person.runs(&["whoami", "--key", "sk_other"]).await;
+    assert!(
+        ran.err.contains("the variable FREEHOLD_URL") && !ran.err.contains("from the variable FREEHOLD_API")
+    );
+}
+
+#[tokio::test]
 async fn deleting_a_credential_names_who_uses_it() {
     let credential = json!({"id": format!("cred_{ID}"), "org_id": format!("org_{ID}"), "name": "model-key",
         "provider": "anthropic", "kind": "api_key", "scopes": [], "provider_config": {}, "status": "active", "durable_ref": "x", "allow_user_override": false,
@@ -328,6 +358,76 @@ async fn audit_rows_show_their_rule_who_caused_them_and_their_id() {
     person.at_terminal = true;
     let ran = person.runs(&["workspace", "audit", &format!("ws_{ID}")]).await;
     assert!(ran.out.contains("allow GET a.test/xx") && !ran.out.contains(&what), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn a_workspace_s_audit_takes_the_options_of_the_organizations() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let queries = Arc::clone(&asked);
+    let answer = async move |RawQuery(query): RawQuery| {
+        queries.lock().unwrap().push(query.unwrap_or_default());
+        Json(json!({"events": [], "cursor": "next"}))
+    };
+    let router =
+        Router::new().route("/v1/audit", get(answer.clone())).route("/v1/workspaces/{id}/audit", get(answer));
+    let person = serve(router).await;
+    let options = [
+        "--filter",
+        "decision=deny",
+        "--filter",
+        "reason!=",
+        "--from",
+        "2026-01-01T00:00:00Z",
+        "--to",
+        "2026-01-02T00:00:00Z",
+        "--oldest-first",
+        "--limit",
+        "7",
+        "--cursor",
+        "c",
+    ];
+    for verb in [&["audit", "list"][..], &["workspace", "audit", &format!("ws_{ID}")]] {
+        let ran = person.runs(&[verb, &options].concat()).await;
+        assert_eq!(ran.code, exit::OK, "{}", ran.err);
+        let on = "go on with --from 2026-01-01T00:00:00Z --to 2026-01-02T00:00:00Z --cursor next";
+        assert!(ran.err.contains(on), "{}", ran.err);
+    }
+    let asked = asked.lock().unwrap();
+    assert_eq!(asked[0], asked[1]);
+    assert!(asked[0].contains("reason%21%3D") && asked[0].contains("limit=7"), "{}", asked[0]);
+}
+
+#[test]
+fn a_wrong_time_filter_or_duration_is_answered_with_right_ones() {
+    let workspace = format!("ws_{ID}");
+    for (arguments, says) in [
+        (
+            vec!["audit", "list", "--from", "yesterday"],
+            "a time such as 2026-01-31T12:00:00Z, or so long ago as 30m",
+        ),
+        (vec!["workspace", "audit", &workspace, "--to", "2026-01-31"], "a time such as 2026-01-31T12:00:00Z"),
+        (vec!["audit", "list", "--filter", "decision=maybe"], "that is one of allow, deny"),
+        (vec!["audit", "list", "--filter", "event_type=role_craeted"], "role_created, role_updated"),
+        (vec!["audit", "list", "--filter", "policy_type=udp"], "one of http, dns"),
+        (vec!["audit", "list", "--filter", "workspace_id=mine"], "`ws_` and 32 lowercase hexadecimal digits"),
+        (vec!["audit", "list", "--filter", "reason="], "`column!=` asks for any"),
+        (
+            vec!["role", "update", "coder", "--task-timeout", "soon"],
+            "so many seconds, or so long as 90s, 30m",
+        ),
+        (vec!["role", "update", "coder", "--task-timeout", "99999999d"], "so many seconds"),
+        (vec!["workspace", "exec", &workspace, "--timeout", "1.5", "--", "true"], "so many seconds"),
+    ] {
+        let error = Freehold::try_parse_from(["freehold"].iter().chain(&arguments)).unwrap_err();
+        assert!(error.to_string().contains(says), "{arguments:?}\n{error}");
+    }
+    for right in [
+        vec!["audit", "list", "--from", "36h", "--to", "1d"],
+        vec!["role", "update", "coder", "--task-timeout", "1h", "--idle-timeout", "7200"],
+        vec!["workspace", "exec", &workspace, "--timeout", "5m", "--", "true"],
+    ] {
+        Freehold::try_parse_from(["freehold"].iter().chain(&right)).unwrap();
+    }
 }
 
 #[tokio::test]

@@ -1,13 +1,17 @@
 //! What the command line says where something is not as it was meant.
 
+use std::sync::{Arc, Mutex};
+
 use axum::{
     Json, Router,
+    http::Uri,
     routing::{get, patch, post},
 };
+use clap::Parser;
 use freehold_cli::exit;
 use serde_json::json;
 
-use crate::support::{ID, role, serve};
+use crate::support::{Freehold, ID, error, role, serve};
 
 #[tokio::test]
 async fn capabilities_that_name_what_is_not_there_are_taken_with_a_warning() {
@@ -78,4 +82,61 @@ async fn the_review_of_access_has_reason_and_capability_in_columns_of_their_own(
     let rows: Vec<Vec<&str>> = ran.out.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[1][3..6], ["allow", "rule_matched", "api"], "{}", ran.out);
     assert_eq!(rows[2][3..6], ["deny", "domain_not_allowed", "-"], "{}", ran.out);
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_is_answered_with_how_its_thing_is_replaced() {
+    let mut person = serve(Router::new().fallback(async || error(409, "name_taken"))).await;
+    person.stdin = b"value".to_vec();
+    for (verb, says) in [
+        (&["secret", "create", "stripe"][..], "`freehold secret update stripe` gives it another value"),
+        (
+            &["credential", "create", "main", "--provider", "openai"],
+            "a credential is not changed: `freehold credential delete main`, then create it anew",
+        ),
+        (&["provider", "create", "p", "--kind", "openai", "--domain", "d.test"], "choose another name"),
+    ] {
+        let ran = person.runs(verb).await;
+        assert!(ran.code == exit::CONFLICT && ran.err.contains(&format!("hint: {says}")), "{}", ran.err);
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_two_lines_is_not_sent_and_an_export_leaves_a_file_as_it_is() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let paths = Arc::clone(&asked);
+    let router = Router::new().fallback(async move |uri: Uri| {
+        paths.lock().unwrap().push(uri.path().to_owned());
+        error(500, "internal_error")
+    });
+    let mut person = serve(router).await;
+    person.stdin = b"pt_one\npt_two\n".to_vec();
+    let ran = person.runs(&["login"]).await;
+    assert!(
+        ran.code == exit::USAGE && ran.err.contains("a key is a single line, and this has 2"),
+        "{}",
+        ran.err
+    );
+    let file = person.home.path().join("audit.jsonl");
+    std::fs::write(&file, "kept").unwrap();
+    let ran = person.runs(&["audit", "export", "--to", file.to_str().unwrap()]).await;
+    assert!(
+        ran.code == exit::USAGE && ran.err.contains("was left as it is\nhint: name another file"),
+        "{}",
+        ran.err
+    );
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+    assert_eq!(*asked.lock().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn a_provider_s_kind_is_said_to_stay() {
+    let said = Freehold::try_parse_from(["freehold", "provider", "update", "claude", "--kind", "openai"])
+        .unwrap_err();
+    assert_eq!(said.exit_code(), i32::from(exit::USAGE));
+    let said = said.to_string();
+    assert!(said.contains("the kind of a provider cannot be changed; create another provider"), "{said}");
+    let help =
+        Freehold::try_parse_from(["freehold", "provider", "update", "--help"]).unwrap_err().to_string();
+    assert!(!help.contains("--kind"), "{help}");
 }

@@ -18,6 +18,10 @@ use crate::state::lock;
 
 /// A block that was used up within this time is followed by one of twice its size, up to the share that the ledger grants.
 const BLOCK_LASTS: Duration = Duration::from_secs(1);
+/// Where one use follows another within this time, which is shorter than the one after which a block that nobody uses is given
+/// back, a block is for so many like the last one at least. With longer pauses it would be leased only to be given back.
+const SOON: Duration = Duration::from_secs(4);
+const FEW: u64 = 4;
 /// How long "there is not as much left" is believed without asking again.
 const FULL_LASTS: Duration = Duration::from_millis(200);
 
@@ -272,7 +276,61 @@ impl State {
     fn want(&mut self, amount: u64) -> u64 {
         self.want =
             if self.leased_at.elapsed() < BLOCK_LASTS { self.want.saturating_mul(2) } else { self.want / 2 };
-        self.want = self.want.clamp(amount.max(1), u64::MAX / 4);
+        // Of the first use nobody knows whether there is another.
+        let is_soon = self.taken > 0 && self.used_at.elapsed() < SOON;
+        let least = if is_soon { amount.saturating_mul(FEW).min(u64::MAX / 4) } else { amount };
+        self.want = self.want.clamp(least.max(1), u64::MAX / 4);
         self.want
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use freehold_model::{OrganizationId, budget::Subject};
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// An account whose requests come so long after each other; how often it asks the ledger for 12 of them, and how much is
+    /// left unused in the end.
+    fn leases(pause: Duration, limit: u64) -> (usize, u64) {
+        let id = OrganizationId::from_uuid(Uuid::from_u128(1));
+        let key = CounterKey {
+            organization_id: id,
+            origin: "role",
+            capability: "api".into(),
+            counter: "calls".into(),
+            unit: "requests",
+            subject: Subject::Organization(id),
+            workspace_id: None,
+            window_seconds: 0,
+            window_start: 0,
+        };
+        let (account, claim) = (Account::new(key), Claim { least: 1, most: 1, limit, warn_at: None });
+        let (mut asked, mut taken) = (0, 0);
+        for _ in 0..12 {
+            let Some(before) = Instant::now().checked_sub(pause) else {
+                panic!("the machine has just begun")
+            };
+            (lock(&account.state).used_at, lock(&account.state).leased_at) = (before, before);
+            taken -= account.take_free(Duration::from_secs(5));
+            if let Step::Lease(ask) = account.step(&claim) {
+                let granted = ask.grant(taken);
+                (asked, taken) = (asked + 1, taken + granted);
+                account.leased(&claim, Leased { granted, taken, warned: false });
+                assert!(matches!(account.step(&claim), Step::Taken { amount: 1, .. }));
+            }
+            account.settle(1, 1, 0);
+            assert!(taken <= limit);
+        }
+        (asked, account.unused())
+    }
+
+    #[test]
+    fn requests_that_come_some_seconds_apart_share_a_block_where_there_is_plenty_left() {
+        assert_eq!(leases(Duration::from_secs(2), 1_000), (4, 1));
+        // Each has what it needs and no more.
+        assert_eq!(leases(Duration::from_secs(6), 1_000), (12, 0));
+        assert_eq!(leases(Duration::from_secs(2), 20), (12, 0));
     }
 }

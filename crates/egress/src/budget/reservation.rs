@@ -201,7 +201,7 @@ impl Reservation {
         let mut sized = Vec::with_capacity(holds.len());
         for hold in holds {
             sized.push(match length {
-                Some(length) => hold.next(length, length).await?,
+                Some(length) => Box::pin(hold.next(length, length)).await?,
                 None => hold,
             });
         }

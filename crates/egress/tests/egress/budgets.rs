@@ -3,12 +3,16 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
-use freehold_model::{TaskId, audit::Decision};
+use freehold_model::{
+    TaskId,
+    audit::{AuditEvent, Decision},
+};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{body::Frame, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
 
 use crate::{
     harness::{PATIENCE, Proxy, read},
@@ -133,6 +137,36 @@ async fn a_request_whose_upstream_is_not_there_or_takes_no_connection_in_time_do
     assert_eq!(proxy.get("h2.test", "/").await.reason(), "upstream_unreachable");
     assert_eq!(proxy.get("api.test", "/").await.status, StatusCode::OK);
     assert_eq!(proxy.get("api.test", "/").await.reason(), "budget_exceeded");
+}
+
+#[tokio::test]
+async fn a_request_that_waits_in_vain_for_an_upstream_connection_is_told_so_and_does_not_count() {
+    let upstream = Upstream::start(Speaks::Http1).await;
+    let busy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = busy.local_addr().unwrap();
+    let proxy = Proxy::start_with(&upstream, |options| {
+        options.hosts.insert("plain.test".to_owned(), address);
+        (options.limits.upstream_connections_max, options.limits.upstream_wait_ms) = (1, 1_000);
+    })
+    .await;
+    let caps = "- name: api\n  type: http\n  allow: [{domains: [api.test, plain.test], methods: [GET], allow_insecure: true}]\n  budgets: {calls: {unit: requests, per: session, limit: 2}}\n";
+    proxy.publish(caps, Ok(("x-api-key", "s3cret")));
+    let mut first = proxy.connect_name("plain.test", 80).await;
+    first.write_all(b"GET / HTTP/1.1\r\nhost: plain.test\r\n\r\n").await.unwrap();
+    // The only connection there may be; it ends when the test lets it.
+    let (held, _) = tokio::time::timeout(PATIENCE, busy.accept()).await.unwrap().unwrap();
+    for _ in 0..2 {
+        let answer = proxy.get("api.test", "/").await;
+        let expected = (StatusCode::SERVICE_UNAVAILABLE, "connections_full".to_owned());
+        assert_eq!((answer.status, answer.reason()), expected);
+    }
+    let refused = |row: &AuditEvent| {
+        row.detail.as_ref().is_some_and(|detail| detail["upstream_error"] == "connections_full")
+    };
+    proxy.rows.find(refused).await;
+    drop((held, first));
+    let answer = proxy.get("api.test", "/").await;
+    assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
 }
 
 /// Sends a body of unknown length.

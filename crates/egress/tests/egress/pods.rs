@@ -15,9 +15,16 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    harness::{CAPS, PATIENCE, Proxy, http1_on, read},
+    harness::{CAPS, Kept, PATIENCE, Proxy, http1_on, plain_by_hand, read},
     upstream::{Speaks, Upstream},
 };
+
+const PLAIN: &str = "
+- name: plain
+  type: http
+  allow:
+    - {domains: [plain.test], methods: [GET], allow_insecure: true}
+";
 
 #[tokio::test]
 async fn without_a_grant_everything_is_denied() {
@@ -155,6 +162,43 @@ async fn a_detached_pod_is_cut_off_and_can_be_attached_again() {
     proxy.attach();
     proxy.set_token(None, PATIENCE);
     assert_eq!(proxy.get("api.test", "/open/a").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn of_a_workspace_that_is_stopped_nothing_is_kept_but_its_names_and_it_can_be_started_again() {
+    let (proxy, listener, _) = plain_by_hand().await;
+    let proxy = Arc::new(proxy);
+    let ask = || {
+        let proxy = Arc::clone(&proxy);
+        async move {
+            let mut client = http1_on(proxy.connect_name("plain.test", 80).await).await;
+            let request = Request::get("/").header("host", "plain.test").body(Full::default()).unwrap();
+            read(client.send_request(request).await.unwrap()).await
+        }
+    };
+    let passes = async || {
+        proxy.publish_with(PLAIN, Kept::default());
+        let asking = tokio::spawn(ask());
+        let (mut upstream, _) = tokio::time::timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(tokio::time::timeout(PATIENCE, upstream.read_u8()).await.unwrap().unwrap());
+        }
+        upstream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        assert_eq!(asking.await.unwrap().status, StatusCode::ACCEPTED);
+        upstream
+    };
+    let (mut upstream, address) = (passes().await, proxy.resolve("plain.test").await);
+    proxy.handle.detach(proxy.pod.pod_id);
+    proxy.handle.release(proxy.pod.workspace_id);
+    // A connection that was kept for the next request.
+    let mut rest = Vec::new();
+    tokio::time::timeout(PATIENCE, upstream.read_to_end(&mut rest)).await.expect("it is kept").unwrap();
+    proxy.attach();
+    proxy.set_token(None, PATIENCE);
+    assert_eq!(ask().await.reason(), "no_grant");
+    passes().await;
+    assert_eq!(proxy.resolve("plain.test").await, address);
 }
 
 #[tokio::test]

@@ -245,6 +245,35 @@ async fn a_body_that_a_rule_and_a_signature_look_into_takes_its_room_once() {
 }
 
 #[tokio::test]
+async fn secrets_that_are_too_long_to_be_looked_for_in_the_response_do_not_go_out_unless_they_need_not_be() {
+    let (upstream, proxy) = proxy().await;
+    let caps = r#"
+- name: api
+  type: http
+  allow:
+    - {name: long, domains: [api.test], methods: [POST], paths: [/long]}
+    - {name: longer, domains: [api.test], methods: [POST], paths: [/longer]}
+    - {name: open, domains: [api.test], methods: [POST], paths: [/open]}
+  transforms:
+    - {name: a, applies_to: [long], body: {set: {/key: 'secrets["long"]'}}}
+    - {name: b, applies_to: [longer], body: {set: {/key: 'secrets["longer"]'}}}
+    - {name: c, applies_to: [open], mask: false, body: {set: {/key: 'secrets["longer"]'}}}
+"#;
+    let of = |kibibytes: usize| &*"0123456789abcdef".repeat(64 * kibibytes).leak();
+    let secrets = HashMap::from([("long", of(32)), ("longer", of(33))]);
+    proxy.publish_with(caps, Kept { secrets, ..Kept::default() });
+    let send = async |path| {
+        let request = Request::post(path).header("content-type", "application/json");
+        proxy.send_body("api.test", request, "{}").await
+    };
+    assert_eq!((send("/long").await.status, send("/open").await.status), (StatusCode::OK, StatusCode::OK));
+    assert_eq!(send("/longer").await.reason(), "transform_failed");
+    let row = proxy.rows.with_reason("transform_failed").await;
+    assert_eq!(row.transforms_failed["b"], "secrets_too_long");
+    assert_eq!(upstream.count(), 2);
+}
+
+#[tokio::test]
 async fn a_request_that_cannot_be_changed_whole_does_not_go_out() {
     let (upstream, proxy) = proxy().await;
     for (path, reason) in

@@ -8,7 +8,7 @@ use freehold_client::api::{
     role::{Role, RoleCreate},
     workspace::Workspace,
 };
-use freehold_model::{WorkspaceId, credential::Status};
+use freehold_model::{WorkspaceId, credential::Status, workspace::Phase};
 use freehold_testkit::issuer::{CLIENT_SECRET, ISSUER_HOST};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -281,8 +281,53 @@ async fn a_credential_made_anew_under_its_name_does_not_go_to_where_its_provider
     let started = world.workspace(&role).await.id;
     move_to(&world, &role, ELSEWHERE).await;
     assert_eq!((ask(&world, started).await, ask(&world, running).await), (200, 403));
-    let rows = world.audit(started).await;
-    assert_eq!(rows.last().unwrap()["auth_applied"], json!([format!("main@{}", second.id)]));
+    let applied = json!([format!("main@{}", second.id)]);
+    world
+        .until("the row of the request with the second key", async || {
+            let rows = world.audit(started).await;
+            rows.iter().any(|row| row["auth_applied"] == applied).then_some(())
+        })
+        .await;
+}
+
+/// What the command line says beside its data.
+fn said(world: &World, arguments: &[&str]) -> String {
+    let key = std::fs::read_to_string(world.data().join("owner.key")).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_freehold"));
+    command.args(arguments).env("FREEHOLD_URL", &world.url).env("FREEHOLD_API_KEY", key.trim());
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_moves_a_provider_or_deletes_its_credential_is_told_which_workspaces_stay_behind_with_it() {
+    let world = World::start(SCENARIO).await;
+    let first = create(&world, key("key-1")).await;
+    let role = role(&world, json!(null)).await;
+    let running = world.workspace(&role).await;
+    let with = running.started_with.unwrap();
+    assert_eq!((with.provider_id, &*with.domain), (role.provider_id, ECHO_DOMAIN));
+    assert_eq!((with.credential_name.as_deref(), with.credential_id), (Some("main"), Some(first.id)));
+    assert_eq!(with.model.as_deref(), Some("any"));
+
+    let behind = format!("{} (echo at {ECHO_DOMAIN} with main)", running.id);
+    let moved = said(&world, &["provider", "update", "echo", "--domain", ELSEWHERE]);
+    assert!(moved.contains("until they are stopped") && moved.contains(&behind), "{moved}");
+    let started = world.workspace(&role).await;
+    let delete = ["credential", "delete", "main", "--yes"];
+    let deleted = said(&world, &delete);
+    assert!(deleted.contains(&behind) && !deleted.contains(&started.id.to_string()), "{deleted}");
+    create(&world, key("key-2")).await;
+    let deleted = said(&world, &delete);
+    assert!(!deleted.contains(&running.id.to_string()), "{deleted}");
+
+    create(&world, key("key-3")).await;
+    world.client.workspace_stop(running.id).await.unwrap();
+    assert_eq!(world.phase(running.id, Phase::Stopped).await.started_with, None);
+    let moved = said(&world, &["provider", "update", "echo", "--domain", ECHO_DOMAIN]);
+    assert!(!moved.contains(&running.id.to_string()) && moved.contains(&started.id.to_string()), "{moved}");
 }
 
 #[tokio::test]
@@ -347,7 +392,7 @@ async fn a_refresh_token_that_was_replaced_outlives_a_server_that_is_killed() {
         assert_eq!(ask(&world, workspace).await, 200);
         world.kill_server();
         world.start_server().await;
-        world.phase(workspace, freehold_model::workspace::Phase::Idle).await;
+        world.phase(workspace, Phase::Idle).await;
     }
     assert_eq!(ask(&world, workspace).await, 200);
     assert!(world.issuer().is_active(&world.last_bearer()).unwrap());

@@ -167,6 +167,17 @@ async fn a_condition_that_is_none_is_refused_with_the_columns() {
     let details = reply.refused(ErrorCode::ValidationError);
     let told = details["fields"]["filter[]"].as_str().unwrap();
     assert!(Column::ALL.iter().all(|column| told.contains(column.as_str())), "{told}");
+    for (query, field, says) in [
+        ("filter%5B%5D=decision%3Dmaybe", "filter[]", "that is one of allow, deny"),
+        ("filter%5B%5D=policy_type%3Dudp", "filter[]", "that is one of http, dns"),
+        ("from=yesterday", "from", "must be a time, e.g. `2026-01-31T12:00:00Z`"),
+        ("order=up", "order", "\"asc\" or \"desc\""),
+    ] {
+        let reply = context.get(&format!("/v1/audit?{query}"), &context.owner).await;
+        let details = reply.refused(ErrorCode::ValidationError);
+        let told = details["fields"][field].as_str().unwrap();
+        assert!(told.contains(says), "{told}");
+    }
     for (query, field) in [
         ("limit=0", "limit"),
         ("limit=10001", "limit"),

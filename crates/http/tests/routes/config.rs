@@ -143,6 +143,33 @@ async fn a_policy_may_name_what_is_not_there_yet_and_the_row_says_what_is_missin
 }
 
 #[tokio::test]
+async fn a_row_of_a_role_or_provider_says_which_capabilities_are_in_force_from_it_on() {
+    let context = Context::new().await;
+    let role = context.role().await;
+    let digest = async || {
+        let rows = context.get("/v1/audit?limit=1", &context.owner).await.ok();
+        rows["events"][0]["detail"]["capabilities_digest"].clone()
+    };
+    // As `sha256sum` has them.
+    let documents = [
+        ("[]\n", "37517e5f3dc66819f61f5a7bb8ace1921282415f10551d2defa5c3eb0985b570"),
+        ("# nothing\n[]\n", "54b082d56e4134c73d0c532bea2bf42be8de078d9f07aed0b522a921c4f19585"),
+    ];
+    let paths = [("agent-roles", &role["id"]), ("providers", &role["provider_id"])];
+    for (kind, id) in paths {
+        let path = format!("/v1/{kind}/{}", id.as_str().unwrap());
+        for (text, sha256) in documents {
+            context.patch(&path, &context.owner, json!({ "capabilities": text })).await.ok();
+            assert_eq!(digest().await, format!("sha256:{sha256}"));
+            context.patch(&path, &context.owner, json!({ "display_name": "x" })).await.ok();
+            assert_eq!(digest().await, format!("sha256:{sha256}"));
+        }
+        context.patch(&path, &context.owner, json!({ "capabilities": null })).await.ok();
+        assert_eq!(digest().await, Value::Null);
+    }
+}
+
+#[tokio::test]
 async fn archiving_cascades_and_is_refused_while_workspaces_run() {
     let context = Context::new().await;
     let role = context.role().await;

@@ -94,9 +94,24 @@ impl Checker<'_> {
     }
 
     fn credential(&mut self, node: &Node, path: &str) -> Option<String> {
+        if let Value::Text(name) = &node.value {
+            let name = plain(name).unwrap_or_else(|_| "NAME".to_owned());
+            self.problem(
+                node,
+                path,
+                format!("expected a mapping, found text; write `auth: {{credential: {name}}}`"),
+            );
+            return None;
+        }
         let fields = self.fields(node, path, &AUTH)?;
         let Some(value) = find(fields, "credential") else { return self.missing(node, path, "credential") };
-        self.text(value, &format!("{path}.credential"), plain)
+        self.text(value, &format!("{path}.credential"), |text| {
+            // With one it stands for a single credential by its id, which the control plane alone says.
+            if text.contains('@') {
+                return Err("no credential's name has an `@`".to_owned());
+            }
+            plain(text)
+        })
     }
 
     fn path(&mut self, node: &Node, path: &str) -> Option<Formula> {

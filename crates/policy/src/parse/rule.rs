@@ -1,7 +1,8 @@
 //! Rules: what they name, and what they ask of bodies and responses.
 
-use super::{CONDITIONS_MAX, Checker, Effect, PATTERNS_MAX, find};
+use super::{CONDITIONS_MAX, Checker, Effect, PATTERNS_MAX, PROBLEMS_MAX, Problem, find};
 use crate::{
+    address,
     body::{BODY_READ_BYTES_MAX, BodyRule},
     cel::{Place, Type},
     document::{Approval, Condition, DomainPattern, Method, PathPattern, Rule},
@@ -17,6 +18,9 @@ impl Checker<'_> {
             self.fields(node, path, if effect == Effect::Allow { &ALLOW_RULE } else { &DENY_RULE })?;
         let name = find(fields, "name").and_then(|value| self.name(value, &format!("{path}.name")));
         let domains = self.patterns(node, fields, path, "domains", DomainPattern::parse);
+        if effect == Effect::Allow {
+            self.warn_of_closed(fields, path, &domains);
+        }
         // What denies without naming methods denies all of them, also those that no rule can name.
         let methods = if effect == Effect::Deny && find(fields, "methods").is_none() {
             Vec::new()
@@ -46,6 +50,21 @@ impl Checker<'_> {
             }
         };
         Some(Rule { name, domains, methods, paths, allow_insecure, when, body, response, approval })
+    }
+
+    /// Warns of hosts that no rule opens by naming them.
+    fn warn_of_closed(&mut self, fields: &[(Node, Node)], path: &str, domains: &[DomainPattern]) {
+        let Some(Node { value: Value::List(items), .. }) = find(fields, "domains") else { return };
+        // Where one is no host there are fewer domains than items, and the document is refused anyhow.
+        for (index, (item, domain)) in items.iter().zip(domains).enumerate() {
+            let Some(why) = address::closed(domain.host()) else { continue };
+            if self.warnings.len() < PROBLEMS_MAX {
+                let (line, column) = (item.line, item.column);
+                let (path, message) =
+                    (format!("{path}.domains[{index}]"), format!("`{}`: {why}", domain.host()));
+                self.warnings.push(Problem { line, column, path, message });
+            }
+        }
     }
 
     fn body(&mut self, node: &Node, path: &str, effect: Effect) -> Option<BodyRule> {

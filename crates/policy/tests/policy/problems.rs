@@ -72,6 +72,23 @@ fn a_tab_that_indents_is_named_in_its_own_line() {
 }
 
 #[test]
+fn a_credential_that_is_named_as_text_is_answered_with_what_to_write() {
+    let text = |auth: &str| {
+        format!(
+            "- name: a\n  type: http\n  allow: [{{domains: [a.test], methods: [GET]}}]\n  transforms:\n    - name: t\n      auth: {auth}\n"
+        )
+    };
+    let expected = |name| {
+        [format!(
+            "6:13: [0].transforms[0].auth: expected a mapping, found text; write `auth: {{credential: {name}}}`"
+        )]
+    };
+    assert_eq!(problems(&text("my-key")), expected("my-key"));
+    assert_eq!(problems(&text("\"a\\nb\"")), expected("NAME"));
+    parse(&text("{credential: my-key}")).unwrap();
+}
+
+#[test]
 fn a_problem_of_an_expression_is_reported_where_it_stands() {
     let text = r#"
 - name: a
@@ -169,6 +186,7 @@ fn what_transforms_must_not_say_is_reported_with_its_place() {
         set: { a: "1", /a: "1", /a/b: "1", /c: now, /d~: "1" }
         form: { f: "1" }
     - { name: t, mask: true }
+    - { name: u, auth: { credential: "main@cred_0198c0de000070008000000000000001" } }
 "#;
     assert_eq!(
         problems(text),
@@ -194,6 +212,7 @@ fn what_transforms_must_not_say_is_reported_with_its_place() {
             "10:17: [0].transforms[0].override: expected `true` or `false`",
             "19:7: [0].transforms[1]: it says nothing: give it `auth` or `headers` or `query` or `path` or `body`",
             "19:7: [0].transforms[1]: a second transform of this name in the capability",
+            "20:38: [0].transforms[2].auth.credential: `main@cred_0198c0de000070008000000000000001`: no credential's name has an `@`",
         ]
     );
 }

@@ -45,8 +45,8 @@ pub const AUDIT_ID_KEY: &str = "audit_events_organization_id_id_key";
 /// The most rows that one statement inserts, in rows.
 const INSERT_ROWS_MAX: usize = 32;
 
-/// The most rows that are added with a pause for others after each statement, in rows. They keep a core busy for longer than a
-/// request through egress may wait for it. Where more come at once, the core is at its limit, and pauses would lower that.
+/// The most rows that are added with a pause for others before and after each statement, in rows. They keep a core busy for
+/// longer than a request through egress may wait for it. Where more come at once, the core is at its limit, and pauses would lower that.
 const YIELDING_ROWS_MAX: usize = 256;
 
 /// The most rows that a page looks at for those that fit its filters, in rows. A page that found fewer than it may have
@@ -331,6 +331,11 @@ impl OrgTx<'_> {
     pub fn audit_add_all(&mut self, events: &[impl Borrow<AuditEvent>]) -> Result<u64, Error> {
         let mut head = self.chain_end()?;
         let mut rest = events;
+        let pause = || {
+            if events.len() <= YIELDING_ROWS_MAX {
+                std::thread::yield_now();
+            }
+        };
         while !rest.is_empty() {
             // Few different numbers of rows, so that few statements are prepared.
             let rows = if rest.len() < INSERT_ROWS_MAX { 1 << rest.len().ilog2() } else { INSERT_ROWS_MAX };
@@ -344,11 +349,10 @@ impl OrgTx<'_> {
             let more: Vec<_> = sealed.iter().map(|(_, (seq, hash))| [seq.write(), hash.write()]).collect();
             let rows: Vec<_> =
                 sealed.iter().zip(&more).map(|((event, _), more)| (event.as_ref(), &more[..])).collect();
+            pause();
             self.insert_all(&["seq", "hash"], &rows)?;
             rest = after;
-            if events.len() <= YIELDING_ROWS_MAX {
-                std::thread::yield_now();
-            }
+            pause();
         }
         self.touch(Topic::Audit);
         self.set_head(head);

@@ -11,12 +11,12 @@ use freehold_client::{
     Client, Error,
     api::audit::{
         AccessReviewEntry, AccessReviewQuery, AuditCheckpoint, AuditExportLine, AuditExportQuery, AuditKey,
-        AuditListQuery, CheckpointListQuery, Order, PolicyType,
+        AuditListQuery, CheckpointListQuery, Order,
     },
 };
 use freehold_model::{
-    Timestamp,
-    audit::{Condition, Decision},
+    Timestamp, WorkspaceId,
+    audit::{Condition, Decision, PolicyType},
 };
 use futures::{StreamExt, stream::BoxStream};
 use sha2::{Digest, Sha256};
@@ -25,7 +25,8 @@ use super::super::{Calling, Nothing, Outcome, slug};
 use crate::{
     environment::Environment,
     failure::{Failure, exit},
-    output::{Console, or_dash, table, time},
+    input,
+    output::{Console, Format, or_dash, table, time},
     proof::{self, Bad, Pins, Report, Verifier},
     resolve, terminal,
 };
@@ -90,11 +91,11 @@ pub struct List {
     /// `column=value[,value]`, `column!=value[,value]` or `column!=`; may be repeated, and all hold
     #[arg(long, value_name = "CONDITION")]
     filter: Vec<Condition>,
-    /// Only rows at or after this time
-    #[arg(long, value_name = "TIME")]
+    /// Only rows at or after this time, or since so long as `2h`
+    #[arg(long, value_name = "TIME", value_parser = input::since)]
     from: Option<Timestamp>,
-    /// Only rows before this time
-    #[arg(long, value_name = "TIME")]
+    /// Only rows before this time, or up to so long ago as `2h`
+    #[arg(long, value_name = "TIME", value_parser = input::since)]
     to: Option<Timestamp>,
     /// Oldest first
     #[arg(long)]
@@ -121,11 +122,11 @@ pub struct Review {
     /// Only requests
     #[arg(long)]
     http: bool,
-    /// Only decisions at or after this time
-    #[arg(long, value_name = "TIME")]
+    /// Only decisions at or after this time, or since so long as `2h`
+    #[arg(long, value_name = "TIME", value_parser = input::since)]
     from: Option<Timestamp>,
-    /// Only decisions before this time
-    #[arg(long, value_name = "TIME")]
+    /// Only decisions before this time, or up to so long ago as `2h`
+    #[arg(long, value_name = "TIME", value_parser = input::since)]
     to: Option<Timestamp>,
 }
 
@@ -189,7 +190,7 @@ pub(crate) async fn run(verb: Audit, environment: &Environment, console: &mut Co
         }};
     }
     match verb {
-        Audit::List(it) => list(&client!(it), it.args, console).await,
+        Audit::List(it) => list(&client!(it), None, it.args, console).await,
         Audit::Review(it) => review(&client!(it), it.args, console).await,
         Audit::Export(it) => export(&client!(it), it.args, console).await,
         Audit::Verify(it) => {
@@ -227,7 +228,7 @@ pub(crate) async fn run(verb: Audit, environment: &Environment, console: &mut Co
             console.answer(&list, |list| {
                 whole_table(&["checkpoint", "rows"], list.checkpoints.iter().map(row))
             })?;
-            more(console, list.cursor.as_deref());
+            more(console, list.cursor.as_deref(), "");
             Ok(exit::OK)
         }
     }
@@ -238,25 +239,48 @@ fn whole_table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -
     crate::output::table_of(headings, rows, super::WHOLE_CHARS_MAX)
 }
 
-fn more(console: &mut Console, cursor: Option<&str>) {
+fn more(console: &mut Console, cursor: Option<&str>, times: &str) {
     if let Some(cursor) = cursor {
-        console.note(&format!("there is more: go on with --cursor {}\n", crate::text::harmless(cursor)));
+        let cursor = crate::text::harmless(cursor);
+        console.note(&format!("there is more: go on with{times} --cursor {cursor}\n"));
     }
 }
 
-async fn list(client: &Client, args: List, console: &mut Console) -> Outcome {
-    let query = AuditListQuery {
-        filter: args.filter.iter().map(ToString::to_string).collect(),
-        from: args.from,
-        to: args.to,
-        cursor: args.cursor,
-        order: args.oldest_first.then_some(Order::Asc),
-        limit: args.limit,
+impl List {
+    /// The same, to the API.
+    fn query(&self) -> AuditListQuery {
+        AuditListQuery {
+            filter: self.filter.iter().map(ToString::to_string).collect(),
+            from: self.from,
+            to: self.to,
+            cursor: self.cursor.clone(),
+            order: self.oldest_first.then_some(Order::Asc),
+            limit: self.limit,
+        }
+    }
+}
+
+/// Rows of the organization, or of one workspace.
+pub(crate) async fn list(
+    client: &Client,
+    workspace: Option<WorkspaceId>,
+    args: List,
+    console: &mut Console,
+) -> Outcome {
+    let query = args.query();
+    let list = match workspace {
+        Some(id) => client.workspace_audit_list(id, &query).await?,
+        None => client.audit_list(&query).await?,
     };
-    let list = client.audit_list(&query).await?;
     let is_whole = !console.stdout_is_terminal;
     console.answer(&list, |list| super::table(&list.events, is_whole))?;
-    more(console, list.cursor.as_deref());
+    if workspace.is_some() && console.format == Format::Table {
+        console.note(&super::hint(&list.events));
+    }
+    // What was said as an age is another time when the next page is asked for.
+    let times = [("from", args.from), ("to", args.to)];
+    let times = times.iter().filter_map(|(flag, time)| time.map(|time| format!(" --{flag} {time}")));
+    more(console, list.cursor.as_deref(), &times.collect::<String>());
     Ok(exit::OK)
 }
 
@@ -296,7 +320,8 @@ async fn export(client: &Client, args: Export, console: &mut Console) -> Outcome
         return written(&mut lines, None, console).await.map(|_| exit::OK);
     };
     if path.exists() {
-        return Err(Failure::usage(format!("{} is there already", path.display())));
+        return Err(Failure::usage(format!("{} is there already, and was left as it is", path.display()))
+            .hint("name another file; `--after SEQ` begins there where an earlier export ends"));
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = |error: &io::Error| Failure::io(format!("cannot write {}", path.display()), error);

@@ -9,6 +9,7 @@ use freehold_policy::{
     cel::{Attribute, Map, MapSource, Scope, Value},
     grpc_call, plain_header_name,
 };
+use serde::de::IgnoredAny;
 
 use super::cases::Subject;
 
@@ -110,6 +111,25 @@ impl Request {
             query: query.to_owned(),
             message,
         })
+    }
+
+    /// Why rules may not see in its body what whoever wrote it sees.
+    pub(super) fn doubt(&self) -> Option<String> {
+        let Message { headers, body, .. } = &self.message;
+        if body.is_empty() {
+            return None;
+        }
+        let json = serde_json::from_slice::<IgnoredAny>(body);
+        match (headers.0.get(CONTENT_TYPE), json) {
+            (Some(content_type), Err(error)) if content_type.contains("json") => {
+                Some(format!("the body is no JSON: {error}"))
+            }
+            (None, Ok(_)) if body.starts_with(b"{") || body.starts_with(b"[") => Some(
+                "the body has no type, so that rules see none of its fields; add `--content-type application/json`"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
     }
 
     /// Reads its body where the policy wants it.

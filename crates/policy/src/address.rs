@@ -16,7 +16,7 @@ const METADATA_V6: &[(u16, u16)] =
     &[(0xfd00, 0x0ec2), (0xfd20, 0x00ce), (0xfd00, 0x00c1), (0xfd00, 0x0042), (0xfd00, 0xa9fe)];
 
 /// Whether a rule may open an address by naming it: one of a private network, which is nobody's cloud's.
-pub(crate) fn is_private(address: IpAddr) -> bool {
+pub fn is_private(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => (v4.is_private() || is_shared(v4)) && !METADATA_V4.contains(&v4),
         IpAddr::V6(v6) => {
@@ -24,6 +24,27 @@ pub(crate) fn is_private(address: IpAddr) -> bool {
             v6.is_unique_local() && !METADATA_V6.contains(&(a, b))
         }
     }
+}
+
+/// Why no rule opens a host by naming it, for the author; `None` when one may, or when it is a name that leads anywhere.
+pub(crate) fn closed(host: &str) -> Option<&'static str> {
+    let address = host.parse::<IpAddr>().ok();
+    let is_local = |address: IpAddr| {
+        let address = address.to_canonical();
+        address.is_loopback() || address.is_unspecified()
+    };
+    let is_local = address.map_or(host == "localhost" || host.ends_with(".localhost"), is_local);
+    if is_local {
+        return Some(
+            "in a pod this is the pod itself; the server's machine is reached by a name that the server's `egress.hosts` \
+             leads there",
+        );
+    }
+    let is_closed = address.is_some_and(|address| !is_public(address) && !is_private(address));
+    is_closed.then_some(
+        "no rule opens this address: requests to it are denied (`address_forbidden`) unless the server's `egress.hosts` \
+         names it",
+    )
 }
 
 /// Carrier-grade NAT.
@@ -34,7 +55,7 @@ const fn is_shared(address: Ipv4Addr) -> bool {
 
 /// Whether an address belongs to the public internet: not private, loopback, link-local (metadata services are there),
 /// shared, reserved, multicast, nor an IPv6 form of such an IPv4 address.
-pub(crate) fn is_public(address: IpAddr) -> bool {
+pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_public_v4(v4),
         IpAddr::V6(v6) => is_public_v6(v6),
@@ -72,7 +93,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 }
 
 /// The IPv4 address inside a mapped, NAT64 or 6to4 address.
-pub(crate) fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
+pub fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let [a, b, c, d, e, f, g, h] = address.segments();
     let from = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match (a, b, c, d, e, f) {
@@ -139,6 +160,23 @@ mod tests {
             "ff02::1",
         ] {
             assert!(!is_public(inside.parse().unwrap()), "{inside}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_closed_where_no_rule_opens_it_by_naming_it() {
+        for local in
+            ["localhost", "a.localhost", "127.0.0.1", "127.9.0.1", "::1", "0.0.0.0", "::ffff:127.0.0.1"]
+        {
+            assert!(closed(local).is_some_and(|why| why.contains("the pod itself")), "{local}");
+        }
+        for refused in ["169.254.169.254", "168.63.129.16", "fd00:ec2::254", "fe80::1", "224.0.0.1"] {
+            assert!(closed(refused).is_some_and(|why| why.contains("address_forbidden")), "{refused}");
+        }
+        for open in
+            ["10.0.0.5", "1.1.1.1", "fd12::5", "example.com", "localhost.example.com", "*.example.com"]
+        {
+            assert_eq!(closed(open), None, "{open}");
         }
     }
 
