@@ -8,7 +8,7 @@ use freehold_policy::{Destination, Scheme};
 use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 
-use crate::{deny::Reason, upstream::Connector};
+use crate::{deny::Reason, dial::Connector};
 
 /// The longest that a request of the server's own takes, to the last byte of its answer.
 const EXCHANGE_MAX: Duration = Duration::from_secs(15);

@@ -28,6 +28,7 @@ use crate::{
     audit,
     budget::{Budgets, Ledger, Warning, WarningSink},
     ca::Authority,
+    dial::{Connector, Dialer},
     masks::Masks,
     names::{Names, Ranges},
     outbound::Outbound,
@@ -36,7 +37,7 @@ use crate::{
     spool::{Settlement, Settles, Spool},
     threads::Threads,
     token::{self, Verified, Verifier},
-    upstream::{Connector, Dialer, Upstream},
+    upstream::Upstream,
 };
 
 /// Rows that say that a limit is near, and that the sink has not acknowledged; more wait.

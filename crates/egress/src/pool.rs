@@ -1,0 +1,287 @@
+//! Connections to upstreams that are kept for further requests, by destination.
+//!
+//! A connection of HTTP/1.1 is put back as soon as the head of its answer has come, and is taken again when the rest has: to ask
+//! it costs an atomic read, to wait for it would cost each request a task.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use freehold_policy::{Destination, Scheme};
+use http::{
+    HeaderValue, Request, Response, Uri, Version, header,
+    uri::{self, Authority, PathAndQuery},
+};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+
+use crate::{Limits, dial::Connector, options::ms, passage::Passage};
+
+/// How often it is looked for connections that were kept long enough, where they are to be kept for less.
+const SWEEP_MIN: Duration = Duration::from_millis(100);
+
+/// What a request failed with; somewhere in it may be a [`Reason`](crate::Reason).
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Connections that one connector dialled.
+pub(crate) struct Pool {
+    connector: Connector,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    kept: Arc<Kept>,
+}
+
+/// Those that may be asked again.
+struct Kept {
+    hosts: Mutex<Hosts>,
+    /// How long one is kept without being asked.
+    idle: Duration,
+    /// How many of HTTP/1.1 that nobody uses are kept for a destination.
+    idle_max: usize,
+}
+
+#[derive(Default)]
+struct Hosts {
+    by_destination: BTreeMap<Destination, Host>,
+    /// Whether a task looks for what was kept long enough.
+    is_swept: bool,
+}
+
+/// The connections to a destination.
+#[derive(Default)]
+struct Host {
+    /// What was used last is last. They may still be busy with an answer's body.
+    http1: Vec<(http1::SendRequest<Passage>, Instant)>,
+    /// All requests share one.
+    http2: Option<(http2::SendRequest<Passage>, Instant)>,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Passage>),
+    Http2(http2::SendRequest<Passage>),
+}
+
+/// A connection that has been dialled.
+struct Dialled {
+    sender: Sender,
+    is_kept: bool,
+}
+
+impl Pool {
+    pub(crate) fn new(connector: Connector, limits: &Limits) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1.max_buf_size(limits.head_bytes_max.max(8 * 1024));
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(limits.upstream_stream_window_bytes)
+            .initial_connection_window_size(limits.upstream_connection_window_bytes);
+        let (idle, idle_max) = (ms(limits.upstream_idle_ms), limits.upstream_idle_max);
+        Self { connector, http1, http2, kept: Arc::new(Kept { hosts: Mutex::default(), idle, idle_max }) }
+    }
+
+    /// Sends a request whose target is a path, and returns the head of the answer. A connection that was kept may have been closed
+    /// by the upstream meanwhile: a request of which nothing was written yet goes on another one.
+    pub(crate) async fn send(
+        &self,
+        destination: &Destination,
+        mut request: Request<Passage>,
+    ) -> Result<Response<Incoming>, Failure> {
+        while let Some(mut sender) = self.kept.take(destination) {
+            match sender.send(destination, request).await {
+                Ok(response) => {
+                    self.keep(destination, sender);
+                    return Ok(response);
+                }
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(error.into_error().into()),
+                },
+            }
+        }
+        let mut dialled = Box::pin(self.dial(destination)).await?;
+        let sent = dialled.sender.send(destination, request).await;
+        let response = sent.map_err(TrySendError::into_error)?;
+        if dialled.is_kept {
+            self.keep(destination, dialled.sender);
+        }
+        Ok(response)
+    }
+
+    async fn dial(&self, destination: &Destination) -> Result<Dialled, Failure> {
+        let leg = self.connector.leg(destination).await?;
+        let (is_http2, is_kept) = (leg.is_http2(), leg.kept.is_some());
+        let places = (leg.kept, leg.room);
+        let stream = TokioIo::new(leg.stream);
+        let sender = if is_http2 {
+            let (sender, connection) = self.http2.handshake(stream).await?;
+            tokio::spawn(until_over(connection, places));
+            Sender::Http2(sender)
+        } else {
+            let (sender, connection) = self.http1.handshake(stream).await?;
+            tokio::spawn(until_over(connection, places));
+            Sender::Http1(sender)
+        };
+        Ok(Dialled { sender, is_kept })
+    }
+
+    fn keep(&self, destination: &Destination, sender: Sender) {
+        let mut hosts = self.kept.hosts();
+        if !hosts.by_destination.contains_key(destination) {
+            hosts.by_destination.insert(destination.clone(), Host::default());
+        }
+        if let Some(host) = hosts.by_destination.get_mut(destination) {
+            host.keep(sender, self.kept.idle_max);
+        }
+        if !hosts.is_swept {
+            hosts.is_swept = true;
+            tokio::spawn(sweep(Arc::downgrade(&self.kept), self.kept.idle.max(SWEEP_MIN)));
+        }
+    }
+}
+
+/// Drives a connection, which has its places as long as it lives.
+async fn until_over<T>(connection: impl Future<Output = hyper::Result<()>>, _places: T) {
+    if let Err(error) = connection.await {
+        tracing::debug!(error = &error as &dyn Error, "a connection to an upstream broke off");
+    }
+}
+
+/// Ends connections that were kept long enough, for as long as there are any.
+async fn sweep(kept: Weak<Kept>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(kept) = kept.upgrade() else { return };
+        let mut hosts = kept.hosts();
+        let now = Instant::now();
+        hosts.by_destination.retain(|_, host| host.sweep(now, &kept));
+        hosts.is_swept = !hosts.by_destination.is_empty();
+        if !hosts.is_swept {
+            return;
+        }
+    }
+}
+
+impl Kept {
+    fn hosts(&self) -> MutexGuard<'_, Hosts> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, destination: &Destination) -> Option<Sender> {
+        self.hosts().by_destination.get_mut(destination)?.take(self.idle)
+    }
+}
+
+impl Host {
+    /// The connection that was used last, of those that are free.
+    fn take(&mut self, idle: Duration) -> Option<Sender> {
+        if let Some((sender, used)) = self.http2.as_mut().filter(|(sender, _)| sender.is_ready()) {
+            *used = Instant::now();
+            return Some(Sender::Http2(sender.clone()));
+        }
+        let free = self.http1.iter().rposition(|(sender, _)| sender.is_ready())?;
+        let (sender, used) = self.http1.remove(free);
+        // What it says may have come already, and not have been read.
+        (used.elapsed() < idle).then_some(Sender::Http1(sender))
+    }
+
+    fn keep(&mut self, sender: Sender, idle_max: usize) {
+        let now = Instant::now();
+        match sender {
+            // Of two that were dialled at the same time the first is kept.
+            Sender::Http2(sender) => {
+                let first = self.http2.take().filter(|(first, _)| first.is_ready());
+                self.http2 = first.or(Some((sender, now)));
+            }
+            Sender::Http1(sender) if idle_max > 0 => {
+                self.http1.push((sender, now));
+                self.trim(idle_max);
+            }
+            Sender::Http1(_) => {}
+        }
+    }
+
+    /// Drops what was closed, and of what is free what was used first beyond so many.
+    fn trim(&mut self, idle_max: usize) {
+        if self.http1.len() <= idle_max {
+            return;
+        }
+        self.http1.retain(|(sender, _)| !sender.is_closed());
+        let free = self.http1.iter().filter(|(sender, _)| sender.is_ready()).count();
+        let mut beyond = free.saturating_sub(idle_max);
+        self.http1.retain(|(sender, _)| {
+            let is_dropped = beyond > 0 && sender.is_ready();
+            beyond -= usize::from(is_dropped);
+            !is_dropped
+        });
+    }
+
+    /// Drops what was kept long enough. False: nothing is left.
+    fn sweep(&mut self, now: Instant, kept: &Kept) -> bool {
+        self.trim(kept.idle_max);
+        let is_old = |used: Instant| now.saturating_duration_since(used) >= kept.idle;
+        self.http1.retain_mut(|(sender, used)| {
+            if !sender.is_ready() {
+                *used = now;
+            }
+            !sender.is_closed() && !is_old(*used)
+        });
+        self.http2 = self.http2.take().filter(|(sender, used)| sender.is_ready() && !is_old(*used));
+        self.http2.is_some() || !self.http1.is_empty()
+    }
+}
+
+impl Sender {
+    async fn send(
+        &mut self,
+        destination: &Destination,
+        mut request: Request<Passage>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Passage>>> {
+        // What is spoken is the connection's.
+        *request.version_mut() = Version::HTTP_11;
+        match self {
+            Self::Http1(sender) => {
+                to_origin(destination, &mut request);
+                sender.try_send_request(request).await
+            }
+            Self::Http2(sender) => {
+                *request.uri_mut() = absolute(destination, request.uri());
+                sender.try_send_request(request).await
+            }
+        }
+    }
+}
+
+/// Gives a request the form that it has on a connection of HTTP/1.1: a path as its target, and the host in a header.
+fn to_origin(destination: &Destination, request: &mut Request<Passage>) {
+    if request.uri().authority().is_some() {
+        *request.uri_mut() = Uri::from(path_of(request.uri()));
+    }
+    if !request.headers().contains_key(header::HOST)
+        && let Ok(host) = HeaderValue::try_from(destination.to_string())
+    {
+        request.headers_mut().insert(header::HOST, host);
+    }
+}
+
+/// The target of a request over HTTP/2, with the destination in it.
+fn absolute(destination: &Destination, target: &Uri) -> Uri {
+    let mut parts = uri::Parts::default();
+    parts.scheme = Some(match destination.scheme() {
+        Scheme::Http => uri::Scheme::HTTP,
+        Scheme::Https => uri::Scheme::HTTPS,
+    });
+    parts.authority = Authority::try_from(destination.to_string()).ok();
+    parts.path_and_query = Some(path_of(target));
+    Uri::from_parts(parts).unwrap_or_default()
+}
+
+fn path_of(target: &Uri) -> PathAndQuery {
+    target.path_and_query().cloned().unwrap_or(const { PathAndQuery::from_static("/") })
+}
