@@ -7,6 +7,7 @@ mod fuzz;
 mod generate;
 mod needs;
 mod npm;
+mod release;
 mod repository;
 mod suite;
 mod tidy;
@@ -24,6 +25,7 @@ usage: cargo xtask COMMAND
   clients                 fetch the packages that tests of unmodified clients use, as `test` does
   tidy                    check the rules of the repository that no lint can check
   gen [--check]           write the generated files, or fail when one is out of date
+  release                 build the program as it is published, laid out by what it does under load (25 minutes; needs llvm-profdata)
   fuzz TARGET [SECONDS]   search for bytes that break a reader (needs a C++ compiler); the folders of fuzz/seeds are the targets";
 
 #[expect(clippy::print_stderr, reason = "a command for people: what went wrong goes to the terminal")]
@@ -50,6 +52,7 @@ fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
         ["tidy"] => tidy::run(root),
         ["gen"] => generate::write(root),
         ["gen", "--check"] => generate::check(root),
+        ["release"] => release::run(root),
         ["fuzz", target] => fuzz::run(root, target, None),
         ["fuzz", target, seconds] => fuzz::run(root, target, Some(*seconds)),
         _ => bail!("unknown command\n\n{USAGE}"),
