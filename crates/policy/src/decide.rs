@@ -420,7 +420,7 @@ impl Policy {
         let Ok(host) = normal_host(name) else { return DnsDecision::Deny(Reason::HostInvalid.into()) };
         let first = |index: &Index, counts: fn(&Rule) -> bool| {
             let names = |rule: &&Arc<CompiledRule>| {
-                counts(&rule.rule) && rule.rule.domains.iter().any(|domain| domain.glob.matches(&host, '.'))
+                counts(&rule.rule) && rule.rule.domains.iter().any(|domain| domain.glob.matches(&host, b'.'))
             };
             index.candidates(&host).filter(names).min_by_key(|rule| rule.order).map(|rule| rule.name.clone())
         };
@@ -570,7 +570,7 @@ impl CompiledRule {
         let (rule, destination) = (&self.rule, request.destination);
         let names_host = |domain: &DomainPattern| {
             domain.port.is_none_or(|port| port == destination.port())
-                && domain.glob.matches(destination.host(), '.')
+                && domain.glob.matches(destination.host(), b'.')
         };
         if !rule.domains.iter().any(names_host) {
             return Err(Reason::DomainNotAllowed);
@@ -595,5 +595,5 @@ fn may_hold(condition: &Condition, request: &RequestHead<'_>, work: &Work) -> bo
 /// Whether a domain of a rule that allows is of this host and port.
 pub(crate) fn covers(domain: &DomainPattern, destination: &Destination) -> bool {
     domain.port.unwrap_or(destination.scheme().default_port()) == destination.port()
-        && domain.glob.matches(destination.host(), '.')
+        && domain.glob.matches(destination.host(), b'.')
 }

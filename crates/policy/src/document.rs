@@ -211,7 +211,7 @@ impl DomainPattern {
         }
         let (host, port) = split_port(text)?;
         let host = if host.contains('*') { wild_host(host)? } else { plain_host(host)? };
-        let glob = Glob::parse(&host, '.').map_err(|_| "`**` must be a whole label".to_owned())?;
+        let glob = Glob::parse(&host, b'.').map_err(|_| "`**` must be a whole label".to_owned())?;
         Ok(Self { text: host.into(), glob, port: port.filter(|&port| port != 443) })
     }
 
@@ -265,7 +265,8 @@ impl PathPattern {
             return Err(format!("`{bad}` has no place in a path; only `*` and `**` are wildcards"));
         }
         let normal = NormalPath::parse(text).map_err(|problem| format!("the path {problem}"))?;
-        let glob = |text: &str| Glob::parse(text, '/').map_err(|_| "`**` must be a whole segment".to_owned());
+        let glob =
+            |text: &str| Glob::parse(text, b'/').map_err(|_| "`**` must be a whole segment".to_owned());
         let exact = glob(normal.as_str())?;
         let loose = glob(&normal.loosened()).unwrap_or_else(|_| exact.clone());
         Ok(Self { exact, loose })
@@ -273,13 +274,13 @@ impl PathPattern {
 
     /// Whether the path, in normal form, is one of these.
     pub fn matches(&self, path: &NormalPath<'_>) -> bool {
-        self.exact.matches(path.as_str(), '/')
+        self.exact.matches(path.as_str(), b'/')
     }
 
     /// Whether a server may take the path for one of these: with escaped characters read as themselves, and without what
     /// stands behind a `;` in each segment.
     pub fn may_match(&self, path: &NormalPath<'_>) -> bool {
-        self.matches(path) || self.loose.matches(&path.loosened(), '/')
+        self.matches(path) || self.loose.matches(&path.loosened(), b'/')
     }
 }
 

@@ -21,9 +21,9 @@ enum Part {
 pub(crate) struct DoubleStarInPart;
 
 impl Glob {
-    pub(crate) fn parse(pattern: &str, separator: char) -> Result<Self, DoubleStarInPart> {
+    pub(crate) fn parse(pattern: &str, separator: u8) -> Result<Self, DoubleStarInPart> {
         pattern
-            .split(separator)
+            .split(char::from(separator))
             .map(|part| match part {
                 "**" => Ok(Part::Any),
                 _ if part.contains("**") => Err(DoubleStarInPart),
@@ -44,7 +44,7 @@ impl Glob {
         self.0.iter().rev().take_while(|part| matches!(part, Part::Literal(_))).count()
     }
 
-    pub(crate) fn matches(&self, text: &str, separator: char) -> bool {
+    pub(crate) fn matches(&self, text: &str, separator: u8) -> bool {
         let mut rest = Parts { rest: Some(text), separator };
         let mut at = 0;
         // Where to go on after the last `**`: the pattern's next part, and the text one part further each time.
@@ -84,7 +84,8 @@ impl Glob {
 #[derive(Clone)]
 struct Parts<'a> {
     rest: Option<&'a str>,
-    separator: char,
+    /// One byte, so that to look for it is no search for a character.
+    separator: u8,
 }
 
 impl<'a> Iterator for Parts<'a> {
@@ -92,16 +93,12 @@ impl<'a> Iterator for Parts<'a> {
 
     fn next(&mut self) -> Option<&'a str> {
         let rest = self.rest?;
-        match rest.split_once(self.separator) {
-            Some((part, after)) => {
-                self.rest = Some(after);
-                Some(part)
-            }
-            None => {
-                self.rest = None;
-                Some(rest)
-            }
-        }
+        let Some(end) = rest.bytes().position(|byte| byte == self.separator) else {
+            self.rest = None;
+            return Some(rest);
+        };
+        self.rest = Some(&rest[end + 1..]);
+        Some(&rest[..end])
     }
 }
 
@@ -121,7 +118,7 @@ mod tests {
     use super::*;
 
     fn path(pattern: &str, text: &str) -> bool {
-        Glob::parse(pattern, '/').unwrap().matches(text, '/')
+        Glob::parse(pattern, b'/').unwrap().matches(text, b'/')
     }
 
     #[test]
@@ -182,6 +179,6 @@ mod tests {
 
     #[test]
     fn two_stars_beside_other_characters_are_no_pattern() {
-        assert_eq!(Glob::parse("/a**", '/'), Err(DoubleStarInPart));
+        assert_eq!(Glob::parse("/a**", b'/'), Err(DoubleStarInPart));
     }
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::atomic::Ordering, time::Duration};
 
 use freehold_model::{
     TaskId,
-    audit::{Actor, Category, Decision, EventType},
+    audit::{Actor, AuditEvent, Category, Decision, EventType},
 };
 use http::{Request, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -62,12 +62,19 @@ async fn the_row_is_in_the_spool_before_the_request_goes_upstream() {
     let (mut upstream, _) = tokio::time::timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
     upstream.read_exact(&mut [0]).await.unwrap();
     let spool = proxy.state_dir.path().join("egress/spool");
-    let text: String = std::fs::read_dir(spool)
-        .unwrap()
-        .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap())
-        .collect();
-    let line = text.lines().find(|line| line.contains("/held")).unwrap();
-    assert!(line.contains("\"decision\":\"allow\""), "{line}");
+    let files = std::fs::read_dir(spool).unwrap().map(|file| std::fs::read(file.unwrap().path()).unwrap());
+    // Each row with its length before it, the request's last.
+    let row = files.filter_map(|bytes| {
+        let mut rest = &bytes[..];
+        let mut last = None;
+        while let Some((length, after)) = rest.split_first_chunk() {
+            let (record, after) = after.split_at(u32::from_le_bytes(*length).try_into().unwrap());
+            (last, rest) = (Some(rmp_serde::from_slice::<AuditEvent>(record).unwrap()), after);
+        }
+        last
+    });
+    let row = row.last().unwrap();
+    assert_eq!((row.path.as_deref(), row.decision), (Some("/held"), Some(Decision::Allow)));
 }
 
 #[tokio::test]

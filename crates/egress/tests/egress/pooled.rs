@@ -5,10 +5,12 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use freehold_egress::Limits;
 use http::StatusCode;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 
 use crate::{
@@ -141,6 +143,101 @@ async fn an_answer_with_more_than_one_length_has_one_for_its_client() {
     }
 }
 
+/// A server that answers each request, and closes after the first unless it keeps its connections. Counts those that there were,
+/// and those that are open.
+fn counted(listener: TcpListener, keeps: bool) -> (Arc<AtomicUsize>, watch::Receiver<usize>) {
+    let (dialled, (open, opened)) = (Arc::<AtomicUsize>::default(), watch::channel(0));
+    let counter = Arc::clone(&dialled);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counter.fetch_add(1, Ordering::SeqCst);
+            open.send_modify(|open| *open += 1);
+            let open = open.clone();
+            tokio::spawn(async move {
+                let mut read = [0; 4096];
+                while stream.read(&mut read).await.is_ok_and(|length| length > 0) {
+                    stream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                    if !keeps {
+                        break;
+                    }
+                }
+                drop(stream);
+                open.send_modify(|open| *open -= 1);
+            });
+        }
+    });
+    (dialled, opened)
+}
+
+async fn until(open: &mut watch::Receiver<usize>, count: usize) {
+    tokio::time::timeout(PATIENCE, open.wait_for(|open| *open == count)).await.unwrap().unwrap();
+}
+
+/// A proxy with these limits, and a listener where `plain.test` is.
+async fn plain(limits: impl FnOnce(&mut Limits)) -> (Proxy, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let proxy = Proxy::start_with(&Upstream::start(Speaks::Plain).await, |options| {
+        limits(&mut options.limits);
+        options.hosts.insert("plain.test".to_owned(), address);
+    })
+    .await;
+    proxy.publish_with(OPEN, Kept::default());
+    (proxy, listener)
+}
+
+async fn ask(client: &mut TcpStream) {
+    client.write_all(b"GET / HTTP/1.1\r\nhost: plain.test\r\n\r\n").await.unwrap();
+    assert!(head(client).await.contains("202"));
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_asked_for_long_is_closed_and_the_next_request_has_another() {
+    let (proxy, listener) = plain(|limits| limits.upstream_idle_ms = 100).await;
+    let (dialled, mut open) = counted(listener, true);
+    let mut client = proxy.connect_name("plain.test", 80).await;
+    for round in 1..=2 {
+        ask(&mut client).await;
+        until(&mut open, 0).await;
+        assert_eq!(dialled.load(Ordering::SeqCst), round);
+    }
+}
+
+#[tokio::test]
+async fn a_request_for_which_a_closed_connection_was_kept_goes_out_on_another() {
+    let (proxy, listener) = plain(|_| {}).await;
+    let (dialled, mut open) = counted(listener, false);
+    let mut client = proxy.connect_name("plain.test", 80).await;
+    for round in 1..=20 {
+        ask(&mut client).await;
+        until(&mut open, 0).await;
+        assert_eq!(dialled.load(Ordering::SeqCst), round);
+    }
+}
+
+#[tokio::test]
+async fn of_many_connections_that_are_free_so_many_are_kept_as_configured() {
+    let (proxy, listener) = plain(|limits| limits.upstream_idle_max = 1).await;
+    let mut pairs = Vec::new();
+    for _ in 0..4 {
+        let mut client = proxy.connect_name("plain.test", 80).await;
+        client.write_all(b"GET / HTTP/1.1\r\nhost: plain.test\r\n\r\n").await.unwrap();
+        pairs.push((client, accepted(&listener).await));
+    }
+    for (client, upstream) in &mut pairs {
+        head(upstream).await;
+        upstream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        assert!(head(client).await.contains("202"));
+    }
+    // With each that is put back, of those that are free then all but one go: in the end the last stays, and one beside it.
+    for (_, upstream) in &mut pairs[..2] {
+        assert!(tokio::time::timeout(PATIENCE, upstream.read_u8()).await.unwrap().is_err());
+    }
+    let (client, upstream) = &mut pairs[3];
+    client.write_all(b"GET / HTTP/1.1\r\nhost: plain.test\r\n\r\n").await.unwrap();
+    head(upstream).await;
+}
+
 #[tokio::test]
 async fn connections_that_wait_for_requests_are_so_many_however_many_hosts_there_are() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -154,22 +251,7 @@ async fn connections_that_wait_for_requests_are_so_many_however_many_hosts_there
     .await;
     let caps = OPEN.replace("plain.test", "'*.many.test'");
     proxy.publish_with(&caps, Kept::default());
-    let (dialled, open) = (Arc::<AtomicUsize>::default(), tokio::sync::watch::Sender::new(0));
-    let (counter, counted) = (Arc::clone(&dialled), open.clone());
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            counter.fetch_add(1, Ordering::SeqCst);
-            counted.send_modify(|open| *open += 1);
-            let counted = counted.clone();
-            tokio::spawn(async move {
-                let mut read = [0; 4096];
-                while stream.read(&mut read).await.is_ok_and(|length| length > 0) {
-                    stream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await.unwrap();
-                }
-                counted.send_modify(|open| *open -= 1);
-            });
-        }
-    });
+    let (dialled, mut open) = counted(listener, true);
     // The first come again, on connections that were kept.
     for host in hosts.iter().chain(&hosts[..4]) {
         let mut client = proxy.connect_name(host, 80).await;
@@ -177,8 +259,7 @@ async fn connections_that_wait_for_requests_are_so_many_however_many_hosts_there
         assert!(head(&mut client).await.contains("202"), "{host}");
     }
     assert_eq!(dialled.load(Ordering::SeqCst), hosts.len());
-    let mut open = open.subscribe();
-    tokio::time::timeout(PATIENCE, open.wait_for(|open| *open == 4)).await.unwrap().unwrap();
+    until(&mut open, 4).await;
 }
 
 #[tokio::test]

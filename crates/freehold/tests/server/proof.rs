@@ -34,10 +34,20 @@ perl /workspace/ask.pl > /dev/null 2>&1 & echo started"#;
 /// The ids of rows that are in files on their way to the store.
 fn spooled(world: &World) -> BTreeSet<String> {
     let files = fs::read_dir(world.data().join("egress/spool")).unwrap();
-    let text: String = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect();
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let id = |line: &str| Some(serde_json::from_str::<Value>(line).ok()?["id"].as_str()?.to_owned());
-    whole.lines().filter_map(id).collect()
+    let files = files.map(|file| fs::read(file.unwrap().path()).unwrap());
+    files.flat_map(|bytes| whole_rows(&bytes)).collect()
+}
+
+/// The ids of the rows in a file: each has its length before it, and the last may be torn.
+fn whole_rows(mut rest: &[u8]) -> Vec<String> {
+    let mut ids = Vec::new();
+    while let Some((length, after)) = rest.split_first_chunk() {
+        let length = u32::from_le_bytes(*length).try_into().unwrap();
+        let Some((row, after)) = after.split_at_checked(length) else { break };
+        rest = after;
+        ids.push(rmp_serde::from_slice::<Value>(row).unwrap()["id"].as_str().unwrap().to_owned());
+    }
+    ids
 }
 
 /// Every decision of the organization.
