@@ -57,7 +57,7 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
     }
     say("1 of 3: a program that counts (some ten minutes, as long as any first release build)");
     let counting = build(root, &folder.join("counting"), &compiler, "generate", &counts)?;
-    say("2 of 3: it works, and counts (five minutes)");
+    say("2 of 3: it works, and counts (two minutes)");
     for load in LOADS {
         let mut command = Command::new(counting.join("freehold-bench"));
         command.args(load).arg("--freehold").arg(counting.join("freehold"));
