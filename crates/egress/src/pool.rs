@@ -96,7 +96,10 @@ impl Pool {
         while let Some(mut sender) = self.kept.take(destination) {
             match sender.send(destination, request).await {
                 Ok(response) => {
-                    self.keep(destination, sender);
+                    // One of HTTP/2 never left.
+                    if let Sender::Http1(_) = sender {
+                        self.keep(destination, sender);
+                    }
                     return Ok(response);
                 }
                 Err(mut error) => match error.take_message() {
@@ -105,11 +108,18 @@ impl Pool {
                 },
             }
         }
-        let mut dialled = Box::pin(self.dial(destination)).await?;
-        let sent = dialled.sender.send(destination, request).await;
-        let response = sent.map_err(TrySendError::into_error)?;
-        if dialled.is_kept {
-            self.keep(destination, dialled.sender);
+        let Dialled { mut sender, is_kept } = Box::pin(self.dial(destination)).await?;
+        if let Sender::Http2(sender) = &sender
+            && is_kept
+        {
+            // Others need not wait for the first answer.
+            self.keep(destination, Sender::Http2(sender.clone()));
+        }
+        let response = sender.send(destination, request).await.map_err(TrySendError::into_error)?;
+        if let Sender::Http1(_) = sender
+            && is_kept
+        {
+            self.keep(destination, sender);
         }
         Ok(response)
     }

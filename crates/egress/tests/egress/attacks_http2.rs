@@ -235,6 +235,27 @@ async fn a_request_of_http2_that_disagrees_with_itself_is_refused() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_not_answered_yet_shares_its_upstream_connection_with_the_next() {
+    let upstream = Upstream::start(Speaks::Http2).await;
+    let proxy = Proxy::start(&upstream).await;
+    let mut waiting = Raw::open(&proxy, &[]).await;
+    // A POST without an end: the upstream reads a request whole before it answers.
+    let post = [b"\x83", &GET[1..]].concat();
+    waiting.send(&frame(HEADERS, END_HEADERS, 1, &post)).await.unwrap();
+    for _ in 0..3 {
+        waiting.send(&frame(DATA, 0, 1, &[b'a'; 16 * 1024])).await.unwrap();
+    }
+    let is_passed_on =
+        async { while !matches!(waiting.next().await.expect("it was closed"), (WINDOW_UPDATE, 1, _)) {} };
+    tokio::time::timeout(PATIENCE, is_passed_on).await.expect("nothing of it was passed on");
+    let mut other = proxy.http2("api.test").await;
+    let request = Request::get("https://api.test/open/a").body(Full::default()).unwrap();
+    let answer = tokio::time::timeout(PATIENCE, other.send_request(request)).await.expect("held up");
+    assert_eq!(answer.unwrap().status(), StatusCode::OK);
+    assert_eq!(upstream.connections.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
 async fn a_stream_whose_client_does_not_read_does_not_hold_up_another() {
     let upstream = Upstream::start(Speaks::Http2).await;
     let proxy = Proxy::start(&upstream).await;
