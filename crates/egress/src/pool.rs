@@ -44,6 +44,8 @@ struct Kept {
     idle: Duration,
     /// How many of HTTP/1.1 that nobody uses are kept for a destination.
     idle_max: usize,
+    /// For how many destinations it is remembered that there were any.
+    hosts_max: usize,
 }
 
 #[derive(Default)]
@@ -82,8 +84,13 @@ impl Pool {
             .timer(TokioTimer::new())
             .initial_stream_window_size(limits.upstream_stream_window_bytes)
             .initial_connection_window_size(limits.upstream_connection_window_bytes);
-        let (idle, idle_max) = (ms(limits.upstream_idle_ms), limits.upstream_idle_max);
-        Self { connector, http1, http2, kept: Arc::new(Kept { hosts: Mutex::default(), idle, idle_max }) }
+        let kept = Kept {
+            hosts: Mutex::default(),
+            idle: ms(limits.upstream_idle_ms),
+            idle_max: limits.upstream_idle_max,
+            hosts_max: limits.upstream_kept_max.saturating_mul(2).max(2),
+        };
+        Self { connector, http1, http2, kept: Arc::new(kept) }
     }
 
     /// Sends a request whose target is a path, and returns the head of the answer. A connection that was kept may have been closed
@@ -144,6 +151,10 @@ impl Pool {
     fn keep(&self, destination: &Destination, sender: Sender) {
         let mut hosts = self.kept.hosts();
         if !hosts.by_destination.contains_key(destination) {
+            if hosts.by_destination.len() >= self.kept.hosts_max {
+                // There is no end of destinations; those with an open connection are half as many at most.
+                hosts.by_destination.retain(|_, host| host.is_open());
+            }
             hosts.by_destination.insert(destination.clone(), Host::default());
         }
         if let Some(host) = hosts.by_destination.get_mut(destination) {
@@ -230,6 +241,11 @@ impl Host {
             beyond -= usize::from(is_dropped);
             !is_dropped
         });
+    }
+
+    fn is_open(&self) -> bool {
+        self.http2.as_ref().is_some_and(|(sender, _)| sender.is_ready())
+            || self.http1.iter().any(|(sender, _)| !sender.is_closed())
     }
 
     /// Drops what was kept long enough. False: nothing is left.
