@@ -26,6 +26,10 @@ pub struct Machine {
     pub load_before: f64,
     /// The same at the end, the benchmark itself included.
     pub load_after: f64,
+    /// Of the time in which this machine's processors had something to do, how much its host gave to others meanwhile, in per cent.
+    pub stolen_percent: f64,
+    #[serde(skip)]
+    time_before: [f64; 2],
 }
 
 impl Machine {
@@ -50,18 +54,22 @@ impl Machine {
             date: date(),
             load_before: load(),
             load_after: 0.0,
+            stolen_percent: 0.0,
+            time_before: time(),
         })
     }
 
     /// Notes how the machine was at the end.
     pub fn end(&mut self) {
         self.load_after = load();
+        let ([busy, stolen], [busy_before, stolen_before]) = (time(), self.time_before);
+        self.stolen_percent = 100.0 * (stolen - stolen_before) / (busy - busy_before).max(1.0);
     }
 
     /// One paragraph.
     pub fn markdown(&self) -> String {
         format!(
-            "{} cores ({}), {} GiB, Linux {}, {}; commit {}, {}; load {:.1} before, {:.1} after.",
+            "{} cores ({}), {} GiB, Linux {}, {}; commit {}, {}; load {:.1} before, {:.1} after, {:.1} % of the processors' time taken by the host.",
             self.cores,
             self.processor,
             self.memory_bytes >> 30,
@@ -71,6 +79,7 @@ impl Machine {
             self.date,
             self.load_before,
             self.load_after,
+            self.stolen_percent,
         )
     }
 }
@@ -78,6 +87,17 @@ impl Machine {
 fn load() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0.0)
+}
+
+/// For how long the processors had something to do since the start, and how much of it the host gave to others; in the kernel's ticks
+/// (`/proc/stat`, proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal).
+fn time() -> [f64; 2] {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let ticks = text.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8);
+    let ticks: Vec<f64> = ticks.map(|ticks| ticks.parse().unwrap_or(0.0)).collect();
+    let is_idle = |at: usize| matches!(at, 3 | 4);
+    let busy = ticks.iter().enumerate().filter(|&(at, _)| !is_idle(at)).map(|(_, ticks)| ticks).sum();
+    [busy, ticks.get(7).copied().unwrap_or(0.0)]
 }
 
 fn date() -> String {

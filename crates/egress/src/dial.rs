@@ -1,6 +1,14 @@
 //! Dials upstreams. The only code that does, and it dials a permit's destination alone, but for requests of the server's own.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use freehold_policy::{Destination, Scheme};
@@ -28,7 +36,7 @@ pub(crate) struct Dialer {
     pub(crate) tls: ClientConfig,
 }
 
-pub(crate) type Stream = Either<Peer, TlsStream<BufReader<Peer>>>;
+type Stream = Either<Peer, TlsStream<BufReader<Peer>>>;
 
 /// What an upstream is offered to speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,13 +109,21 @@ impl Connector {
         Err(last)
     }
 
-    /// A connection for a pool, once there is room for it.
-    pub(crate) async fn leg(&self, destination: &Destination) -> Result<Leg, Reason> {
+    /// Room for a connection, once there is some.
+    pub(crate) async fn room(&self) -> Result<OwnedSemaphorePermit, Reason> {
         let room = tokio::time::timeout(self.wait, Arc::clone(&self.room).acquire_owned()).await;
         // The semaphore is never closed.
-        let Ok(Ok(room)) = room else { return Err(Reason::ConnectionsFull) };
-        let stream = self.dial(destination).await?;
-        Ok(Leg { stream, kept: Arc::clone(&self.kept).try_acquire_owned().ok(), room })
+        room.ok().and_then(Result::ok).ok_or(Reason::ConnectionsFull)
+    }
+
+    /// A connection for a pool.
+    pub(crate) async fn leg(
+        &self,
+        destination: &Destination,
+        room: OwnedSemaphorePermit,
+    ) -> Result<Leg, Reason> {
+        let stream = TokioIo::new(self.dial(destination).await?);
+        Ok(Leg { stream, kept: Arc::clone(&self.kept).try_acquire_owned().ok(), _room: room })
     }
 
     /// Sends a request on a connection of its own, by a connector that offers HTTP/1.1 alone.
@@ -173,18 +189,59 @@ fn is_no_protocol(error: &io::Error) -> bool {
     matches!(error, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)))
 }
 
-/// A connection of a pool.
+/// A connection of a pool. It has its places for as long as it is open: whoever drives it may be done before.
 pub(crate) struct Leg {
-    pub(crate) stream: Stream,
+    stream: TokioIo<Stream>,
     /// None: it serves one request.
-    pub(crate) kept: Option<OwnedSemaphorePermit>,
-    pub(crate) room: OwnedSemaphorePermit,
+    kept: Option<OwnedSemaphorePermit>,
+    _room: OwnedSemaphorePermit,
 }
 
 impl Leg {
     /// Whether HTTP/2 was agreed on.
     pub(crate) fn is_http2(&self) -> bool {
-        let Either::Right(stream) = &self.stream else { return false };
+        let Either::Right(stream) = self.stream.inner() else { return false };
         stream.get_ref().1.alpn_protocol() == Some(b"h2")
+    }
+
+    /// Whether it may serve further requests.
+    pub(crate) const fn is_kept(&self) -> bool {
+        self.kept.is_some()
+    }
+}
+
+impl hyper::rt::Read for Leg {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl hyper::rt::Write for Leg {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
     }
 }

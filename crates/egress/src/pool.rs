@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     error::Error,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
@@ -19,12 +20,15 @@ use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::{Limits, dial::Connector, options::ms, passage::Passage};
 
 /// How often it is looked for connections that were kept long enough, where they are to be kept for less.
 const SWEEP_MIN: Duration = Duration::from_millis(100);
+
+/// How often a request that waits for room for a connection looks whether one that was kept is free.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What a request failed with; somewhere in it may be a [`Reason`](crate::Reason).
 type Failure = Box<dyn Error + Send + Sync>;
@@ -44,13 +48,15 @@ struct Kept {
     idle: Duration,
     /// How many of HTTP/1.1 that nobody uses are kept for a destination.
     idle_max: usize,
-    /// For how many destinations it is remembered that there were any.
-    hosts_max: usize,
+    /// After how many that were put back it is looked for those that were closed.
+    closed_max: usize,
 }
 
 #[derive(Default)]
 struct Hosts {
     by_destination: BTreeMap<Destination, Host>,
+    /// Connections that were put back since it was looked for closed ones.
+    put_back: usize,
     /// Whether a task looks for what was kept long enough.
     is_swept: bool,
 }
@@ -69,10 +75,13 @@ enum Sender {
     Http2(http2::SendRequest<Passage>),
 }
 
-/// A connection that has been dialled.
-struct Dialled {
+/// A connection for a request.
+struct Taken {
     sender: Sender,
+    /// Whether it may serve others after it.
     is_kept: bool,
+    /// Whether it served none before it.
+    is_new: bool,
 }
 
 impl Pool {
@@ -88,7 +97,7 @@ impl Pool {
             hosts: Mutex::default(),
             idle: ms(limits.upstream_idle_ms),
             idle_max: limits.upstream_idle_max,
-            hosts_max: limits.upstream_kept_max.saturating_mul(2).max(2),
+            closed_max: limits.upstream_kept_max / 4,
         };
         Self { connector, http1, http2, kept: Arc::new(kept) }
     }
@@ -100,61 +109,65 @@ impl Pool {
         destination: &Destination,
         mut request: Request<Passage>,
     ) -> Result<Response<Incoming>, Failure> {
-        while let Some(mut sender) = self.kept.take(destination) {
+        loop {
+            let Taken { mut sender, is_kept, is_new } = match self.kept.take(destination) {
+                Some(taken) => taken,
+                None => Box::pin(self.dial(destination)).await?,
+            };
             match sender.send(destination, request).await {
                 Ok(response) => {
-                    // One of HTTP/2 never left.
-                    if let Sender::Http1(_) = sender {
+                    // One of HTTP/2 is there already.
+                    if is_kept && matches!(sender, Sender::Http1(_)) {
                         self.keep(destination, sender);
                     }
                     return Ok(response);
                 }
-                Err(mut error) => match error.take_message() {
+                Err(mut error) => match error.take_message().filter(|_| !is_new) {
                     Some(unsent) => request = unsent,
                     None => return Err(error.into_error().into()),
                 },
             }
         }
-        let Dialled { mut sender, is_kept } = Box::pin(self.dial(destination)).await?;
-        if let Sender::Http2(sender) = &sender
-            && is_kept
-        {
-            // Others need not wait for the first answer.
-            self.keep(destination, Sender::Http2(sender.clone()));
-        }
-        let response = sender.send(destination, request).await.map_err(TrySendError::into_error)?;
-        if let Sender::Http1(_) = sender
-            && is_kept
-        {
-            self.keep(destination, sender);
-        }
-        Ok(response)
     }
 
-    async fn dial(&self, destination: &Destination) -> Result<Dialled, Failure> {
-        let leg = self.connector.leg(destination).await?;
-        let (is_http2, is_kept) = (leg.is_http2(), leg.kept.is_some());
-        let places = (leg.kept, leg.room);
-        let stream = TokioIo::new(leg.stream);
-        let sender = if is_http2 {
-            let (sender, connection) = self.http2.handshake(stream).await?;
-            tokio::spawn(until_over(connection, places));
-            Sender::Http2(sender)
-        } else {
-            let (sender, connection) = self.http1.handshake(stream).await?;
-            tokio::spawn(until_over(connection, places));
-            Sender::Http1(sender)
+    /// A new connection; or, while there is no room for one, one that was kept and becomes free.
+    async fn dial(&self, destination: &Destination) -> Result<Taken, Failure> {
+        let mut room = pin!(self.connector.room());
+        let room = loop {
+            match tokio::time::timeout(LOOK_AGAIN, &mut room).await {
+                Ok(room) => break room?,
+                Err(_) => {
+                    if let Some(taken) = self.kept.take(destination) {
+                        return Ok(taken);
+                    }
+                }
+            }
         };
-        Ok(Dialled { sender, is_kept })
+        let leg = self.connector.leg(destination, room).await?;
+        let is_kept = leg.is_kept();
+        if leg.is_http2() {
+            let (sender, connection) = self.http2.handshake(leg).await?;
+            tokio::spawn(connection);
+            if is_kept {
+                // Others need not wait for the first answer.
+                self.keep(destination, Sender::Http2(sender.clone()));
+            }
+            return Ok(Taken { sender: Sender::Http2(sender), is_kept, is_new: true });
+        }
+        let (sender, connection) = self.http1.handshake(leg).await?;
+        tokio::spawn(connection);
+        Ok(Taken { sender: Sender::Http1(sender), is_kept, is_new: true })
     }
 
     fn keep(&self, destination: &Destination, sender: Sender) {
         let mut hosts = self.kept.hosts();
+        hosts.put_back += 1;
+        if hosts.put_back >= self.kept.closed_max {
+            // What was closed meanwhile has no place any more among those that are counted, but takes some KiB.
+            hosts.put_back = 0;
+            hosts.by_destination.retain(|_, host| host.is_open());
+        }
         if !hosts.by_destination.contains_key(destination) {
-            if hosts.by_destination.len() >= self.kept.hosts_max {
-                // There is no end of destinations; those with an open connection are half as many at most.
-                hosts.by_destination.retain(|_, host| host.is_open());
-            }
             hosts.by_destination.insert(destination.clone(), Host::default());
         }
         if let Some(host) = hosts.by_destination.get_mut(destination) {
@@ -164,13 +177,6 @@ impl Pool {
             hosts.is_swept = true;
             tokio::spawn(sweep(Arc::downgrade(&self.kept), self.kept.idle.max(SWEEP_MIN)));
         }
-    }
-}
-
-/// Drives a connection, which has its places as long as it lives.
-async fn until_over<T>(connection: impl Future<Output = hyper::Result<()>>, _places: T) {
-    if let Err(error) = connection.await {
-        tracing::debug!(error = &error as &dyn Error, "a connection to an upstream broke off");
     }
 }
 
@@ -194,8 +200,9 @@ impl Kept {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, destination: &Destination) -> Option<Sender> {
-        self.hosts().by_destination.get_mut(destination)?.take(self.idle)
+    fn take(&self, destination: &Destination) -> Option<Taken> {
+        let sender = self.hosts().by_destination.get_mut(destination)?.take(self.idle)?;
+        Some(Taken { sender, is_kept: true, is_new: false })
     }
 }
 
@@ -206,10 +213,14 @@ impl Host {
             *used = Instant::now();
             return Some(Sender::Http2(sender.clone()));
         }
-        let free = self.http1.iter().rposition(|(sender, _)| sender.is_ready())?;
-        let (sender, used) = self.http1.remove(free);
-        // What it says may have come already, and not have been read.
-        (used.elapsed() < idle).then_some(Sender::Http1(sender))
+        loop {
+            let free = self.http1.iter().rposition(|(sender, _)| sender.is_ready())?;
+            let (sender, used) = self.http1.remove(free);
+            // The upstream of one that was kept for longer may be about to close it.
+            if used.elapsed() < idle {
+                return Some(Sender::Http1(sender));
+            }
+        }
     }
 
     fn keep(&mut self, sender: Sender, idle_max: usize) {
@@ -243,9 +254,11 @@ impl Host {
         });
     }
 
-    fn is_open(&self) -> bool {
-        self.http2.as_ref().is_some_and(|(sender, _)| sender.is_ready())
-            || self.http1.iter().any(|(sender, _)| !sender.is_closed())
+    /// Drops what was closed. False: nothing is left.
+    fn is_open(&mut self) -> bool {
+        self.http1.retain(|(sender, _)| !sender.is_closed());
+        self.http2 = self.http2.take().filter(|(sender, _)| sender.is_ready());
+        self.http2.is_some() || !self.http1.is_empty()
     }
 
     /// Drops what was kept long enough. False: nothing is left.
@@ -256,10 +269,10 @@ impl Host {
             if !sender.is_ready() {
                 *used = now;
             }
-            !sender.is_closed() && !is_old(*used)
+            !is_old(*used)
         });
-        self.http2 = self.http2.take().filter(|(sender, used)| sender.is_ready() && !is_old(*used));
-        self.http2.is_some() || !self.http1.is_empty()
+        self.http2 = self.http2.take().filter(|(_, used)| !is_old(*used));
+        self.is_open()
     }
 }
 

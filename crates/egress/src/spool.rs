@@ -338,7 +338,10 @@ impl Inner {
         }
         if let Err(error) = self.file.write_all(record) {
             // A full disk may have taken half of it; the next row must not continue this one.
-            self.file.set_len(self.segment_bytes)?;
+            if self.file.set_len(self.segment_bytes).is_err() {
+                self.file = open_segment(dir, self.segment + 1)?;
+                (self.segment, self.segment_bytes) = (self.segment + 1, 0);
+            }
             return Err(error);
         }
         self.segment_bytes += record.len() as u64;
@@ -367,23 +370,38 @@ fn record_of(row: &AuditEvent) -> Result<Vec<u8>, rmp_serde::encode::Error> {
     Ok(record)
 }
 
-/// The rows of a file. A last one without its end belongs to a request that never went out. What is damaged otherwise is
-/// nothing that this program wrote: the file is kept beside the spool, under a name that is not read again.
+/// The first record and what follows it. None: it is not whole, or has no bytes, as after a loss of power.
+fn first_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, after) = bytes.split_first_chunk::<LENGTH_BYTES>()?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).ok().filter(|length| *length > 0)?;
+    after.split_at_checked(length)
+}
+
+fn row_of(mut record: &[u8]) -> Result<AuditEvent, rmp_serde::decode::Error> {
+    let row = rmp_serde::from_read(&mut record)?;
+    let is_all = record.is_empty();
+    is_all.then_some(row).ok_or_else(|| rmp_serde::decode::Error::Syntax("bytes behind it".to_owned()))
+}
+
+/// The rows of a file. What else is in it is nothing that this program wrote, or a last row without its end, which belongs to a request
+/// that never went out: the file is kept beside the spool, under a name that is not read again.
 fn read_segment(path: &Path) -> io::Result<Vec<AuditEvent>> {
     let bytes = fs::read(path)?;
     let (mut rows, mut is_damaged) = (Vec::new(), false);
     let mut rest = &bytes[..];
-    while let Some((length, after)) = rest.split_first_chunk::<LENGTH_BYTES>() {
-        let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
-        let Some((record, after)) = after.split_at_checked(length) else { break };
+    while let Some((record, after)) = first_record(rest) {
         rest = after;
-        match rmp_serde::from_slice(record) {
+        match row_of(record) {
             Ok(row) => rows.push(row),
             Err(error) => {
                 is_damaged = true;
                 tracing::error!(file = %path.display(), error = %error, "an audit row in the spool is damaged");
             }
         }
+    }
+    if !rest.is_empty() {
+        is_damaged = true;
+        tracing::error!(file = %path.display(), bytes = rest.len(), "the end of a file of the spool is no audit row");
     }
     if is_damaged {
         match fs::hard_link(path, path.with_extension("damaged")) {
@@ -471,7 +489,8 @@ mod tests {
         let second = spool(dir.path(), Limits::default());
         drained(&second, &sink).await;
         assert_eq!(*lock(&sink.rows), [row(1), row(2)]);
-        assert_eq!(bytes_in(dir.path()), 0);
+        // What is torn is kept beside it, and not read again.
+        assert!(segment_path(dir.path(), 1).with_extension("damaged").exists());
         let third = spool(dir.path(), Limits::default());
         drained(&third, &sink).await;
         assert_eq!(lock(&sink.rows).len(), 2);
@@ -620,5 +639,63 @@ mod tests {
         assert_eq!(lock(&sink.rows).len(), 10);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert_eq!(bytes_in(dir.path()), 0);
+    }
+
+    fn rows_of(bytes: &[u8]) -> (Vec<AuditEvent>, bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = segment_path(dir.path(), 1);
+        fs::write(&path, bytes).unwrap();
+        let rows = read_segment(&path).unwrap();
+        (rows, path.with_extension("damaged").exists())
+    }
+
+    #[test]
+    fn rows_behind_a_length_that_lies_are_offered_or_kept_for_somebody_to_look_at() {
+        let records = [1, 2, 3].map(|n| record_of(&row(n)).unwrap());
+        for lie in [[0xff; 4], [0, 0, 1, 0], [0xff, 0xff, 0xff, 0x7f]] {
+            let mut second = records[1].clone();
+            second[..4].copy_from_slice(&lie);
+            let (rows, kept) = rows_of(&[&records[0][..], &second, &records[2]].concat());
+            assert!(kept || rows.len() == 3, "{lie:?}: {} rows, and the rest is gone", rows.len());
+        }
+        // As long as this row and the next: the next is gone without a word.
+        let mut first = records[0].clone();
+        let both = u32::try_from(records[0].len() - 4 + records[1].len()).unwrap();
+        first[..4].copy_from_slice(&both.to_le_bytes());
+        let (rows, kept) = rows_of(&[&first[..], &records[1], &records[2]].concat());
+        assert!(kept || rows.len() == 3, "{} rows, and the rest is gone", rows.len());
+    }
+
+    #[test]
+    fn every_row_is_the_same_after_it_was_written_and_read() {
+        use serde_json::json;
+        let mut deep = json!([]);
+        for _ in 0..120 {
+            deep = json!({ "a": [deep] });
+        }
+        for detail in [
+            json!({}),
+            json!([]),
+            json!(""),
+            json!({ "a": null, "b": {}, "c": [[], {}] }),
+            json!([u64::MAX, i64::MIN, -1, 0, 1u64 << 53, 127, 128, -33, 65_536]),
+            json!([0.1, -0.0, 1.0, 1e308, 5e-324, f64::from(0.1f32)]),
+            json!("\u{0}\u{10ffff}\n"),
+            json!({ "": { "$serde_json::private::Number": "1" } }),
+            json!("x".repeat(70_000)),
+            json!((0..70_000).collect::<Vec<_>>()),
+            deep,
+        ] {
+            let mut event = row(1);
+            event.detail = Some(detail.clone());
+            event.latency_ms = Some(u64::MAX);
+            event.path = Some("/\u{e9}".to_owned());
+            event.auth_applied = vec![String::new()];
+            event.auth_failures.insert(String::new(), "a".to_owned());
+            event.budget_snapshot.insert("a".to_owned(), detail);
+            let (rows, kept) = rows_of(&record_of(&event).unwrap());
+            assert!(!kept);
+            assert_eq!(rows, [event]);
+        }
     }
 }

@@ -18,6 +18,7 @@ mod harness;
 mod masking;
 mod namespace;
 mod pods;
+mod pool_attacks;
 mod pooled;
 mod prefaces;
 mod resolver;
