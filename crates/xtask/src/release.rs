@@ -61,11 +61,14 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
     for load in LOADS {
         let mut command = Command::new(counting.join("freehold-bench"));
         command.args(load).arg("--freehold").arg(counting.join("freehold"));
+        // A file for each process: one that is killed as it writes spoils its own alone.
+        command.env("LLVM_PROFILE_FILE", counts.join("%m-%p.profraw"));
         execute(command.arg("--out").arg(folder.join("out")))?;
     }
     let profile = folder.join("profile");
     let mut merge = Command::new(merger);
-    execute(merge.arg("merge").arg("--output").arg(&profile).args(files(&counts)?))?;
+    merge.args(["merge", "--failure-mode=all"]);
+    execute(merge.arg("--output").arg(&profile).args(files(&counts)?))?;
     say("3 of 3: the program (as long as the first)");
     let built = build(root, &folder.join("final"), &compiler, "use", &profile)?;
     say(&format!("{}\n{}", built.join("freehold").display(), built.join("freehold-bench").display()));
@@ -87,7 +90,7 @@ fn build(
     Ok(folder.join(&compiler.host).join("release"))
 }
 
-/// What was counted, a file for each program.
+/// What was counted, a file for each process.
 fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let files =
         fs::read_dir(folder).with_context(|| format!("nothing was counted in {}", folder.display()))?;
