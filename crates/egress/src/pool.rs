@@ -309,7 +309,7 @@ fn to_origin(destination: &Destination, request: &mut Request<Passage>) {
     }
 }
 
-/// The target of a request over HTTP/2, with the destination in it.
+/// The target of a request over HTTP/2, with the destination in it. One that cannot be put together has none, and is refused by h2.
 fn absolute(destination: &Destination, target: &Uri) -> Uri {
     let mut parts = uri::Parts::default();
     parts.scheme = Some(match destination.scheme() {
