@@ -117,13 +117,14 @@ pub async fn run(args: &Args) -> Result<Handle, RunError> {
         scenario.require_key.clone_from(&args.require_key);
     }
     scenario.strict |= args.strict;
+    // First of all: one that fails here has not touched the certificate of one that runs.
+    let failed = |source| RunError::Listen { address: args.listen, source };
+    let listener = TcpListener::bind(args.listen).await.map_err(failed)?;
     let tls = match (&args.tls_cert, &args.tls_key, &args.ca_out) {
         (Some(cert), Some(key), _) => Some(tls(cert, key)?),
         (_, _, Some(ca_out)) => Some(self_signed(&args.self_signed, ca_out)?),
         _ => None,
     };
-    let failed = |source| RunError::Listen { address: args.listen, source };
-    let listener = TcpListener::bind(args.listen).await.map_err(failed)?;
     serve(listener, scenario, tls).map_err(failed)
 }
 

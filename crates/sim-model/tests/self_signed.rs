@@ -54,3 +54,17 @@ async fn the_demo_serves_its_names_and_service_over_tls_and_asks_for_the_key() {
     assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
     assert!(ask(server.address(), &ca, "other.freehold.test", "GET / HTTP/1.1").await.is_err());
 }
+
+#[tokio::test]
+async fn a_server_that_cannot_listen_leaves_the_certificate_of_one_that_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, "another's").unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let line =
+        ["sim-model", "--listen", &address, "--demo", "--self-signed", "model.freehold.test", "--ca-out"];
+    let args = SimModel::parse_from(line.into_iter().chain([ca.to_str().unwrap()])).args;
+    assert!(run(&args).await.is_err());
+    assert_eq!(std::fs::read_to_string(&ca).unwrap(), "another's");
+}
