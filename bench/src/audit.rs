@@ -62,7 +62,7 @@ pub async fn run(options: Options, parent: Option<&Path>, report: &mut Report) -
     while rows < options.rows {
         let (begun, cpu, mut times) = (Instant::now(), cpu(), Samples::default());
         for _ in 0..options.block.div_ceil(BATCH_ROWS) {
-            let batch = (rows..rows + BATCH_ROWS).map(|n| Arc::new(decision(organization, n))).collect();
+            let batch = (rows..rows + BATCH_ROWS).map(|n| decision(organization, n)).collect();
             let start = Instant::now();
             fleet.audit(batch).await?;
             times.push(start.elapsed());

@@ -189,8 +189,8 @@ impl Fleet {
     }
 
     /// Makes rows of egress durable; each organization's rows in one transaction, each row once.
-    pub async fn audit(&self, rows: Vec<Arc<AuditEvent>>) -> Result<(), Error> {
-        let mut by_organization: HashMap<OrganizationId, Vec<Arc<AuditEvent>>> = HashMap::new();
+    pub async fn audit(&self, rows: Vec<AuditEvent>) -> Result<(), Error> {
+        let mut by_organization: HashMap<OrganizationId, Vec<AuditEvent>> = HashMap::new();
         for row in rows {
             by_organization.entry(row.org_id).or_default().push(row);
         }

@@ -36,7 +36,7 @@ const SIGNED_BODY_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// A request that may go out.
 pub(crate) struct Admitted {
     pub(crate) permit: Permit,
-    pub(crate) body: Passage,
+    pub(crate) body: Box<Passage>,
     pub(crate) changes: Changes,
     /// What it holds of budgets.
     pub(crate) reservation: Option<Reservation>,
@@ -180,7 +180,7 @@ impl Connection {
         &self,
         grant: Option<Arc<Grant>>,
         parts: &mut Parts,
-        mut body: Passage,
+        mut body: Box<Passage>,
         row: &AuditEvent,
     ) -> Result<Admitted, Refusal> {
         self.check_token()?;

@@ -27,7 +27,7 @@ use freehold_model::{
 use freehold_policy::{self as policy, RuleName};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
-use crate::{Limits, audit, deny::Reason, options::ms, pod::Pod, spool::Settles, state::lock};
+use crate::{Limits, audit, deny::Reason, options::ms, pod::Pod, state::lock};
 
 pub(crate) use shown::{BODY_BYTES_MAX, Seen, shown};
 
@@ -309,7 +309,7 @@ impl Drop for Hold {
             audit::noted(&mut row, "abandonment", why.as_str().into());
             // In the order of a request that is answered: whoever asks people first, then the row.
             pod.state.desk.approvals.end(organization, id, Ended::Abandoned(why)).await;
-            pod.record(*row, Settles::Now).await;
+            pod.record(&row).await;
         };
         self.pod.state.desk.tracker.spawn_on(ended, &runtime);
     }

@@ -1,7 +1,5 @@
 //! Audit rows: one for each decision, made here and handed on through the spool.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use freehold_model::{
     EventId, OrganizationId, SessionId, TaskId, Timestamp, WorkspaceId,
@@ -23,7 +21,7 @@ pub trait AuditSink: Send + Sync + 'static {
     ///
     /// # Errors
     /// The same rows are offered again, later; while the backlog is full, requests wait.
-    async fn append(&self, rows: Vec<Arc<AuditEvent>>) -> Result<(), SinkError>;
+    async fn append(&self, rows: Vec<AuditEvent>) -> Result<(), SinkError>;
 }
 
 /// Whose traffic a connection is. Fixed when it is accepted.

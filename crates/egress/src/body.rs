@@ -38,13 +38,13 @@ pub(crate) struct ReplyBody {
 
 enum Source {
     Own(Full<Bytes>),
-    Upstream(Passage),
+    Upstream(Box<Passage>),
     Masked(Box<Masked>),
 }
 
 /// An upstream's body with the secret struck out.
 struct Masked {
-    body: Passage,
+    body: Box<Passage>,
     masking: Masking,
     /// Trailers or an error that came while bytes were held back; they come after these.
     last: Option<Result<Frame<Bytes>, BodyError>>,
@@ -58,7 +58,7 @@ impl ReplyBody {
 
     /// The upstream's body, which breaks off when it brings nothing for as long as `stalled`.
     pub(crate) fn upstream(
-        body: Passage,
+        body: Box<Passage>,
         masking: Option<Masking>,
         stalled: Duration,
         open: OpenRequest,

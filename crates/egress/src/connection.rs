@@ -26,7 +26,6 @@ use crate::{
     options::ms,
     peer::Peer,
     pod::{Attributed, Pod},
-    spool::Settles,
     watch::{Activity, Patience},
 };
 
@@ -111,7 +110,7 @@ async fn refuse(pod: &Pod, attribution: &Attribution, destination: String, reaso
     let grant = pod.workspace.grant.load_full();
     let mut row = attribution.http(grant.as_deref(), destination);
     audit::denied(&mut row, reason);
-    pod.record(row, Settles::Now).await;
+    pod.record(&row).await;
 }
 
 fn connection(

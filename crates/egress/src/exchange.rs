@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use freehold_model::{EventId, audit::AuditEvent};
+use freehold_model::audit::AuditEvent;
 use freehold_policy::Destination;
 use http::{Method, Request, Response, StatusCode, request::Parts};
 use http_body_util::{Empty, Full};
@@ -28,8 +28,8 @@ use crate::{
     options::ms,
     passage::{Bound, Passage},
     pod::Pod,
-    respond::{self, Judge},
-    spool::{Settlement, Settles},
+    respond::{self, Judge, Passing},
+    spool::{Settlement, Unsettled},
     token::Verified,
     upgrade,
     watch::{Activity, OpenRequest},
@@ -55,18 +55,28 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Answers a request. Never fails: what cannot be passed on is answered here.
-    pub(crate) async fn handle(
+    pub(crate) fn handle(
         self: Arc<Self>,
         request: Request<Incoming>,
         open: OpenRequest,
+    ) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> + Send {
+        // Boxed, as its body is: each hand that it goes through would copy it.
+        let (parts, body) = request.into_parts();
+        let (body, parts) = (Passage::upstream(body, parts.version), Box::new(parts));
+        self.answer(parts, body, open)
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        mut parts: Box<Parts>,
+        body: Box<Passage>,
+        open: OpenRequest,
     ) -> Result<Response<ReplyBody>, Infallible> {
         let started = Instant::now();
-        let (mut parts, body) = request.into_parts();
         let grant = self.pod.workspace.grant.load_full();
         let row = self.row(grant.as_deref(), &parts);
         let id = row.id;
         let is_head = parts.method == Method::HEAD;
-        let body = Passage::upstream(body, parts.version);
         let outcome = match self.admit(grant, &mut parts, body, &row).await {
             Ok(admitted) => self.pass(admitted, row, parts, started).await,
             Err(refusal) => Err(Box::pin(self.refuse(refusal, row)).await),
@@ -99,16 +109,16 @@ impl Connection {
             egress.reason = reason.as_str(),
             "denied"
         );
-        if self.pod.record(row, Settles::Now).await { reason } else { Reason::AuditUnavailable }
+        if self.pod.record(&row).await { reason } else { Reason::AuditUnavailable }
     }
 
     async fn pass(
         self: &Arc<Self>,
         admitted: Admitted,
         mut decided: Arc<AuditEvent>,
-        parts: Parts,
+        parts: Box<Parts>,
         started: Instant,
-    ) -> Result<(Response<Passage>, Option<Masking>), Reason> {
+    ) -> Result<(Passing, Option<Masking>), Reason> {
         let Admitted {
             permit,
             mut body,
@@ -121,7 +131,6 @@ impl Connection {
             resolved,
         } = admitted;
         let row = Arc::make_mut(&mut decided);
-        let id = row.id;
         audit::allowed(row, &permit.rule().capability);
         row.path = Some(parts.uri.path().to_owned());
         audit::by_rule(row, permit.rule());
@@ -135,9 +144,7 @@ impl Connection {
             row.budget_snapshot = reservation.snapshots();
         }
         let follow_up = FollowUp::new(Arc::clone(&self.pod), Arc::clone(&decided));
-        if !self.pod.record(decided, Settles::Later).await {
-            return Err(Reason::AuditUnavailable);
-        }
+        let unsettled = self.pod.record_unsettled(&decided).await.ok_or(Reason::AuditUnavailable)?;
         if let Some(bytes_max) = permit.body_max().filter(|_| body.length().is_none()) {
             let reason = Reason::Policy(freehold_policy::Reason::BodyTooLarge);
             let bound = Bound::new(bytes_max, Phase::RequestBody, reason, follow_up.clone());
@@ -161,19 +168,18 @@ impl Connection {
         {
             reservation.not_reached();
         }
-        self.settle(id, &outcome, started.elapsed());
+        self.settle(unsettled, &outcome, started.elapsed());
         outcome.map(|response| (response, masking))
     }
 
     async fn pass_request(
         &self,
         judge: &Judge<'_>,
-        parts: Parts,
-        body: Passage,
+        parts: Box<Parts>,
+        body: Box<Passage>,
         masking: Option<&mut Masking>,
-    ) -> Result<Response<Passage>, Reason> {
-        let upstream = &self.pod.workspace.upstream;
-        let response = upstream.send(judge.permit, Request::from_parts(parts, body)).await?;
+    ) -> Result<Passing, Reason> {
+        let response = self.pod.workspace.upstream.send(judge.permit, parts, body).await?;
         self.heed(response.status(), judge);
         let mut response = respond::checked(response, masking)?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -203,10 +209,10 @@ impl Connection {
     async fn pass_upgrade(
         self: &Arc<Self>,
         judge: &Judge<'_>,
-        parts: Parts,
+        parts: Box<Parts>,
         masking: &mut Option<Masking>,
-    ) -> Result<Response<Passage>, Reason> {
-        let request = Request::from_parts(parts.clone(), Empty::<Bytes>::new());
+    ) -> Result<Passing, Reason> {
+        let request = Request::from_parts((*parts).clone(), Empty::<Bytes>::new());
         let request = upgrade::request(request, &self.destination);
         let response = self.pod.workspace.upstream.send_upgrade(judge.permit, request).await?;
         self.heed(response.status(), judge);
@@ -214,13 +220,13 @@ impl Connection {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             judge.judge_switch(&response).await?;
         }
-        let response = upgrade::join(self, Request::from_parts(parts, ()), response, masking)?;
+        let response = upgrade::join(self, Request::from_parts(*parts, ()), response, masking)?;
         let is_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let response = response.map(Passage::downstream);
         if is_switched { Ok(response) } else { judge.judge(response).await }
     }
 
-    fn settle(&self, id: EventId, outcome: &Result<Response<Passage>, Reason>, took: Duration) {
+    fn settle(&self, row: Unsettled, outcome: &Result<Passing, Reason>, took: Duration) {
         let mut settlement = Settlement::default();
         match outcome {
             Ok(response) => {
@@ -232,7 +238,7 @@ impl Connection {
             // The response came, and was not passed on: a row of its own says so.
             Err(_) => settlement.latency = Some(took),
         }
-        self.pod.state.settle(id, settlement);
+        self.pod.state.settle(row, settlement);
     }
 }
 

@@ -8,7 +8,7 @@ use freehold_model::{
 };
 use serde_json::json;
 
-use crate::{deny::Reason, pod::Pod, spool::Settles};
+use crate::{deny::Reason, pod::Pod};
 
 /// Where in an exchange something was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,14 +58,14 @@ impl FollowUp {
     /// Writes a row that says what was found. It comes after the fact, and nothing waits for it.
     pub(crate) fn found(self, phase: Phase, reason: Reason) {
         let (pod, row) = self.made(phase, reason);
-        tokio::spawn(async move { pod.record(row, Settles::Now).await });
+        tokio::spawn(async move { pod.record(&row).await });
     }
 
     /// Writes a row that says that something was cut off or not passed on. False: it is not written.
     pub(crate) async fn denied(self, phase: Phase, reason: Reason) -> bool {
         let (pod, mut row) = self.made(phase, reason);
         row.decision = Some(Decision::Deny);
-        pod.record(row, Settles::Now).await
+        pod.record(&row).await
     }
 
     /// The same where nothing can wait for it.

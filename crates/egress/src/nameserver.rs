@@ -26,7 +26,6 @@ use crate::{
     names::NameError,
     options::ms,
     pod::{FAULT_PAUSE, Pod},
-    spool::Settles,
 };
 
 /// Questions over UDP that one pod may have open at a time on one socket; further ones wait in the socket's queue.
@@ -172,7 +171,7 @@ async fn decide(pod: &Pod, question: Question) -> Answer {
         }
         (_, _, Some(DnsDecision::Allow { capability })) => audit::allowed(&mut row, &capability),
     }
-    if !pod.record(row, Settles::Now).await {
+    if !pod.record(&row).await {
         answer = Err(Reason::AuditUnavailable);
     }
     answer.unwrap_or(Answer::Failure)

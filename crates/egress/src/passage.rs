@@ -80,18 +80,19 @@ impl AsRef<[u8]> for Roomed {
 impl Passage {
     /// A request's body. Its trailers lose what its head may not carry either. What is left of it when it is dropped is
     /// read on for a while, so that the client gets to read why.
-    pub(crate) fn upstream(body: Incoming, version: Version) -> Self {
+    pub(crate) fn upstream(body: Incoming, version: Version) -> Box<Self> {
         Self::new(Way::Upstream(version), body)
     }
 
     /// A response's body.
-    pub(crate) fn downstream(body: Incoming) -> Self {
+    pub(crate) fn downstream(body: Incoming) -> Box<Self> {
         Self::new(Way::Downstream, body)
     }
 
-    fn new(way: Way, body: Incoming) -> Self {
+    /// Boxed: it goes through many hands.
+    fn new(way: Way, body: Incoming) -> Box<Self> {
         let (read, watches) = (BytesMut::new(), Vec::new());
-        Self { way, read, trailers: None, rest: Some(body), watches, metered: None, room: None }
+        Box::new(Self { way, read, trailers: None, rest: Some(body), watches, metered: None, room: None })
     }
 
     /// Its length in bytes, when that is known: 0 when there is none.

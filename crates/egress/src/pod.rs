@@ -17,7 +17,7 @@ use crate::{
     nameserver,
     options::ms,
     preface,
-    spool::Settles,
+    spool::Unsettled,
     state::{State, Workspace},
     token::Verified,
 };
@@ -151,8 +151,13 @@ impl Pod {
     }
 
     /// Writes an audit row. False: it is not written, and what it is about must not happen.
-    pub(crate) async fn record(&self, row: impl Into<Arc<AuditEvent>>, settles: Settles) -> bool {
-        self.state.record(row, settles, &self.rows).await
+    pub(crate) async fn record(&self, row: &AuditEvent) -> bool {
+        self.state.record(row, &self.rows).await
+    }
+
+    /// The same for a row that [`State::settle`] completes.
+    pub(crate) async fn record_unsettled(&self, row: &AuditEvent) -> Option<Unsettled> {
+        self.state.record_unsettled(row, &self.rows).await
     }
 
     /// Where a connection was going. None where it does not say so: then nothing can be done for it.

@@ -14,6 +14,7 @@ use std::{
 use freehold_policy::{Destination, Scheme};
 use http::{
     HeaderValue, Request, Response, Uri, Version, header,
+    request::Parts,
     uri::{self, Authority, PathAndQuery},
 };
 use hyper::{
@@ -65,14 +66,14 @@ struct Hosts {
 #[derive(Default)]
 struct Host {
     /// What was used last is last. They may still be busy with an answer's body.
-    http1: Vec<(http1::SendRequest<Passage>, Instant)>,
+    http1: Vec<(http1::SendRequest<Box<Passage>>, Instant)>,
     /// All requests share one.
-    http2: Option<(http2::SendRequest<Passage>, Instant)>,
+    http2: Option<(http2::SendRequest<Box<Passage>>, Instant)>,
 }
 
 enum Sender {
-    Http1(http1::SendRequest<Passage>),
-    Http2(http2::SendRequest<Passage>),
+    Http1(http1::SendRequest<Box<Passage>>),
+    Http2(http2::SendRequest<Box<Passage>>),
 }
 
 /// A connection for a request.
@@ -107,14 +108,15 @@ impl Pool {
     pub(crate) async fn send(
         &self,
         destination: &Destination,
-        mut request: Request<Passage>,
+        mut parts: Box<Parts>,
+        mut body: Box<Passage>,
     ) -> Result<Response<Incoming>, Failure> {
         loop {
             let Taken { mut sender, is_kept, is_new } = match self.kept.take(destination) {
                 Some(taken) => taken,
                 None => Box::pin(self.dial(destination)).await?,
             };
-            match sender.send(destination, request).await {
+            match sender.send(destination, parts, body).await {
                 Ok(response) => {
                     // One of HTTP/2 is there already.
                     if is_kept && matches!(sender, Sender::Http1(_)) {
@@ -123,7 +125,10 @@ impl Pool {
                     return Ok(response);
                 }
                 Err(mut error) => match error.take_message().filter(|_| !is_new) {
-                    Some(unsent) => request = unsent,
+                    Some(unsent) => {
+                        let (head, rest) = unsent.into_parts();
+                        (parts, body) = (Box::new(head), rest);
+                    }
                     None => return Err(error.into_error().into()),
                 },
             }
@@ -280,32 +285,33 @@ impl Sender {
     async fn send(
         &mut self,
         destination: &Destination,
-        mut request: Request<Passage>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Passage>>> {
+        mut parts: Box<Parts>,
+        body: Box<Passage>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Box<Passage>>>> {
         // What is spoken is the connection's.
-        *request.version_mut() = Version::HTTP_11;
+        parts.version = Version::HTTP_11;
         match self {
             Self::Http1(sender) => {
-                to_origin(destination, &mut request);
-                sender.try_send_request(request).await
+                to_origin(destination, &mut parts);
+                sender.try_send_request(Request::from_parts(*parts, body)).await
             }
             Self::Http2(sender) => {
-                *request.uri_mut() = absolute(destination, request.uri());
-                sender.try_send_request(request).await
+                parts.uri = absolute(destination, &parts.uri);
+                sender.try_send_request(Request::from_parts(*parts, body)).await
             }
         }
     }
 }
 
 /// Gives a request the form that it has on a connection of HTTP/1.1: a path as its target, and the host in a header.
-fn to_origin(destination: &Destination, request: &mut Request<Passage>) {
-    if request.uri().authority().is_some() {
-        *request.uri_mut() = Uri::from(path_of(request.uri()));
+fn to_origin(destination: &Destination, parts: &mut Parts) {
+    if parts.uri.authority().is_some() {
+        parts.uri = Uri::from(path_of(&parts.uri));
     }
-    if !request.headers().contains_key(header::HOST)
+    if !parts.headers.contains_key(header::HOST)
         && let Ok(host) = HeaderValue::try_from(destination.to_string())
     {
-        request.headers_mut().insert(header::HOST, host);
+        parts.headers.insert(header::HOST, host);
     }
 }
 

@@ -2,7 +2,7 @@
 //! ones that a rule names; never this machine's own.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     sync::{Arc, Mutex},
@@ -34,9 +34,17 @@ const ADDRESSES_MAX: usize = 4;
 /// When an answer was found, and the addresses in it that may be dialled.
 type Found = (Instant, Arc<[SocketAddr]>);
 
+/// Where the operator said that a host is.
+#[derive(Default)]
+struct OfOperator {
+    by_port: BTreeMap<u16, SocketAddr>,
+    /// At every other port.
+    other: Option<SocketAddr>,
+}
+
 /// Resolves destinations that policy has allowed.
 pub(crate) struct Resolver {
-    hosts: HashMap<String, SocketAddr>,
+    hosts: BTreeMap<String, OfOperator>,
     control_plane: ControlPlane,
     rules_name_addresses: bool,
     /// Absent where the machine has no usable configuration.
@@ -66,7 +74,7 @@ impl Resolver {
             })
             .ok();
         Self {
-            hosts: hosts.iter().map(|(name, address)| (normal_key(name), *address)).collect(),
+            hosts: of_operator(hosts),
             control_plane: options.control_plane.clone(),
             rules_name_addresses: options.rules_name_addresses,
             system,
@@ -150,12 +158,8 @@ impl Resolver {
     }
 
     fn of_operator(&self, destination: &Destination) -> Option<SocketAddr> {
-        if self.hosts.is_empty() {
-            return None;
-        }
-        let host = destination.host();
-        let with_port = format!("{host}:{}", destination.port());
-        self.hosts.get(&with_port).or_else(|| self.hosts.get(host)).copied()
+        let host = self.hosts.get(destination.host())?;
+        host.by_port.get(&destination.port()).or(host.other.as_ref()).copied()
     }
 
     async fn ask(&self, host: &str) -> Result<Vec<IpAddr>, Reason> {
@@ -182,15 +186,19 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
     server
 }
 
-/// `name` or `name:port` with the name in normal form; what is neither never matches.
-fn normal_key(key: &str) -> String {
-    if let Ok(host) = normal_host(key) {
-        return host;
+/// The operator's hosts by their names in normal form. What is neither `name` nor `name:port` never matches.
+fn of_operator(given: &HashMap<String, SocketAddr>) -> BTreeMap<String, OfOperator> {
+    let mut hosts = BTreeMap::<String, OfOperator>::new();
+    for (key, address) in given {
+        if let Ok(host) = normal_host(key) {
+            hosts.entry(host).or_default().other = Some(*address);
+        } else if let Some((host, port)) = key.rsplit_once(':')
+            && let (Ok(host), Ok(port)) = (normal_host(host), port.parse())
+        {
+            hosts.entry(host).or_default().by_port.insert(port, *address);
+        }
     }
-    match key.rsplit_once(':').map(|(host, port)| (normal_host(host), port)) {
-        Some((Ok(host), port)) => format!("{host}:{port}"),
-        _ => key.to_owned(),
-    }
+    hosts
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ use crate::{
     passage::{Bound, Passage},
 };
 
+/// A response on its way.
+pub(crate) type Passing = Response<Box<Passage>>;
+
 /// A response's head as it may be seen: without a way past this proxy, without secrets, and with a body in which they
 /// can be found.
 pub(crate) fn checked(
@@ -62,7 +65,7 @@ pub(crate) struct Judge<'c> {
 
 impl Judge<'_> {
     /// The response, when it may be passed on.
-    pub(crate) async fn judge(&self, response: Response<Passage>) -> Result<Response<Passage>, Reason> {
+    pub(crate) async fn judge(&self, response: Passing) -> Result<Passing, Reason> {
         let (Some(rule), Some(_)) = (self.permit.response(), &self.asked) else { return Ok(response) };
         let (parts, mut body) = response.into_parts();
         let known = Known {
@@ -89,7 +92,7 @@ impl Judge<'_> {
     }
 
     /// Has budgets count the response as it passes on, when they have room for it.
-    pub(crate) async fn count(&self, response: &mut Response<Passage>) -> Result<(), Reason> {
+    pub(crate) async fn count(&self, response: &mut Passing) -> Result<(), Reason> {
         let Some(reservation) = self.reservation else { return Ok(()) };
         let length = response.body().length();
         match reservation.response_meter(response.headers(), length).await {

@@ -6,7 +6,7 @@
 //! overtook goes to the sink without its latency.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -43,17 +43,12 @@ pub(crate) enum SpoolError {
     Encode(#[source] rmp_serde::encode::Error),
 }
 
-/// Whether a row is complete when it is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Settles {
-    /// It is complete.
-    Now,
-    /// [`Spool::settle`] completes it, within the limit.
-    Later,
-}
+/// A row that [`Spool::settle`] completes, within the limit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unsettled(u64);
 
 /// What completes a row.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Settlement {
     pub(crate) latency: Option<Duration>,
     /// The upstream's answer.
@@ -81,13 +76,18 @@ struct Inner {
     /// Rows of each file that the sink has not acknowledged.
     unacknowledged: BTreeMap<u64, usize>,
     ready: VecDeque<Entry>,
-    unsettled: HashMap<EventId, Entry>,
-    /// When unsettled rows go as they are; all wait equally long, so the first is the next.
-    due: VecDeque<(Instant, EventId)>,
+    /// Rows that are to be completed, and when they go as they are: all wait equally long, so the first is the next. None: it was
+    /// completed.
+    unsettled: VecDeque<(Instant, Option<Entry>)>,
+    /// The number of the first of them.
+    unsettled_first: u64,
 }
 
+/// A row on its way. As it stands in the file: it is read again where it is handed on, so that what it is made of is given back by the
+/// thread that made it. (What another thread gives back, an allocator has to look for.)
 struct Entry {
-    row: Arc<AuditEvent>,
+    id: EventId,
+    record: Vec<u8>,
     settlement: Settlement,
     segment: u64,
     /// Room in its pod's share and in the backlog, given back when the row is acknowledged. Rows of an earlier process have none.
@@ -105,14 +105,15 @@ impl Spool {
         let mut ready = VecDeque::new();
         let mut unacknowledged = BTreeMap::new();
         for &segment in &segments {
-            let rows = read_segment(&segment_path(dir, segment))?;
-            if rows.is_empty() {
+            let records = read_segment(&segment_path(dir, segment))?;
+            if records.is_empty() {
                 fs::remove_file(segment_path(dir, segment))?;
                 continue;
             }
-            unacknowledged.insert(segment, rows.len());
-            ready.extend(rows.into_iter().map(|row| Entry {
-                row: Arc::new(row),
+            unacknowledged.insert(segment, records.len());
+            ready.extend(records.into_iter().map(|(id, record)| Entry {
+                id,
+                record,
                 settlement: Settlement::default(),
                 segment,
                 room: None,
@@ -134,21 +135,38 @@ impl Spool {
                 segment_bytes: 0,
                 unacknowledged,
                 ready,
-                unsettled: HashMap::new(),
-                due: VecDeque::new(),
+                unsettled: VecDeque::new(),
+                unsettled_first: 0,
             }),
         })
     }
 
     /// Writes a row. When it returns, the row outlives this process. Waits while the backlog is full, or its pod's own
     /// `share` of it: one pod's flood of rows must not hold up the others.
-    pub(crate) async fn append(
+    pub(crate) async fn append(&self, row: &AuditEvent, share: &Arc<Semaphore>) -> Result<(), SpoolError> {
+        self.write(row, share, |inner, entry| inner.ready.push_back(entry)).await
+    }
+
+    /// The same for a row that is not complete yet.
+    pub(crate) async fn append_unsettled(
         &self,
-        row: impl Into<Arc<AuditEvent>>,
-        settles: Settles,
+        row: &AuditEvent,
         share: &Arc<Semaphore>,
-    ) -> Result<(), SpoolError> {
-        let row = row.into();
+    ) -> Result<Unsettled, SpoolError> {
+        let push = |inner: &mut Inner, entry| {
+            let number = inner.unsettled_first + inner.unsettled.len() as u64;
+            inner.unsettled.push_back((Instant::now() + self.settle, Some(entry)));
+            Unsettled(number)
+        };
+        self.write(row, share, push).await
+    }
+
+    async fn write<T>(
+        &self,
+        row: &AuditEvent,
+        share: &Arc<Semaphore>,
+        push: impl FnOnce(&mut Inner, Entry) -> T,
+    ) -> Result<T, SpoolError> {
         let room = match self.room_now(share) {
             Some(room) => room,
             None => {
@@ -159,22 +177,15 @@ impl Spool {
                 tokio::time::timeout(self.wait, room).await.ok().flatten().ok_or(SpoolError::Full)?
             }
         };
-        let record = record_of(&row).map_err(SpoolError::Encode)?;
-        {
+        let (id, record) = (row.id, record_of(row).map_err(SpoolError::Encode)?);
+        let pushed = {
             let mut inner = lock(&self.inner);
             inner.write(&self.dir, &record, self.segment_bytes_max).map_err(SpoolError::Write)?;
-            let entry =
-                Entry { row, settlement: Settlement::default(), segment: inner.segment, room: Some(room) };
-            match settles {
-                Settles::Now => inner.ready.push_back(entry),
-                Settles::Later => {
-                    inner.due.push_back((Instant::now() + self.settle, entry.row.id));
-                    inner.unsettled.insert(entry.row.id, entry);
-                }
-            }
-        }
+            let (settlement, segment) = (Settlement::default(), inner.segment);
+            push(&mut inner, Entry { id, record, settlement, segment, room: Some(room) })
+        };
         self.wake.notify_one();
-        Ok(())
+        Ok(pushed)
     }
 
     /// Room for a row, where there is some without waiting.
@@ -183,12 +194,13 @@ impl Spool {
         Some([share, Arc::clone(&self.room).try_acquire_owned().ok()?])
     }
 
-    /// Completes a row that settles later. Too late, or of an unknown row: nothing happens.
-    pub(crate) fn settle(&self, id: EventId, settlement: Settlement) {
+    /// Completes a row. Too late: nothing happens.
+    pub(crate) fn settle(&self, row: Unsettled, settlement: Settlement) {
         let mut inner = lock(&self.inner);
-        let Some(mut entry) = inner.unsettled.remove(&id) else { return };
-        entry.settlement = settlement;
-        inner.ready.push_back(entry);
+        let Some(place) = row.0.checked_sub(inner.unsettled_first) else { return };
+        let waiting = usize::try_from(place).ok().and_then(|place| inner.unsettled.get_mut(place));
+        let Some(entry) = waiting.and_then(|(_, entry)| entry.take()) else { return };
+        inner.ready.push_back(Entry { settlement, ..entry });
         drop(inner);
         self.wake.notify_one();
     }
@@ -214,7 +226,7 @@ impl Spool {
                 }
                 continue;
             }
-            match sink.append(batch.iter_mut().map(Entry::complete).collect()).await {
+            match sink.append(rows(&mut batch)).await {
                 Ok(()) => {
                     retry = RETRY_MIN;
                     self.acknowledge(batch);
@@ -249,19 +261,15 @@ impl Spool {
     fn take(&self, all: bool) -> (Vec<Entry>, Option<Instant>) {
         let mut inner = lock(&self.inner);
         let now = Instant::now();
-        while let Some(&(due, id)) = inner.due.front() {
-            let settled = !inner.unsettled.contains_key(&id);
-            if !(all || settled || due <= now) {
-                break;
-            }
-            inner.due.pop_front();
-            if let Some(entry) = inner.unsettled.remove(&id) {
-                inner.ready.push_back(entry);
-            }
+        while let Some((_, entry)) =
+            inner.unsettled.pop_front_if(|(due, entry)| all || entry.is_none() || *due <= now)
+        {
+            inner.unsettled_first += 1;
+            inner.ready.extend(entry);
         }
         let count = inner.ready.len().min(self.batch_rows_max);
         let batch = inner.ready.drain(..count).collect();
-        (batch, inner.due.front().map(|&(due, _)| due))
+        (batch, inner.unsettled.front().map(|&(due, _)| due))
     }
 
     fn put_back(&self, batch: Vec<Entry>) {
@@ -311,21 +319,34 @@ impl Spool {
     }
 }
 
-impl Entry {
-    /// The row as the sink gets it.
-    fn complete(&mut self) -> Arc<AuditEvent> {
-        let Settlement { latency, status, upstream_error } = std::mem::take(&mut self.settlement);
-        if latency.is_some() || status.is_some() || upstream_error.is_some() {
-            let row = Arc::make_mut(&mut self.row);
-            row.latency_ms =
-                latency.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX)).or(row.latency_ms);
-            let status = status.map(|status| ("status", status.into()));
-            let error = upstream_error.map(|error| ("upstream_error", error.into()));
-            for (name, value) in status.into_iter().chain(error) {
-                audit::noted(row, name, value);
-            }
+/// The rows as the sink gets them. One that cannot be read any more is not acknowledged: its file stays.
+fn rows(batch: &mut Vec<Entry>) -> Vec<AuditEvent> {
+    let mut rows = Vec::with_capacity(batch.len());
+    batch.retain(|entry| match entry.row() {
+        Ok(row) => {
+            rows.push(row);
+            true
         }
-        Arc::clone(&self.row)
+        Err(error) => {
+            tracing::error!(audit.id = %entry.id, error = %error, "an audit row cannot be read back, its file is kept");
+            false
+        }
+    });
+    rows
+}
+
+impl Entry {
+    fn row(&self) -> Result<AuditEvent, rmp_serde::decode::Error> {
+        let mut row = row_of(&self.record)?;
+        let Settlement { latency, status, upstream_error } = self.settlement;
+        let latency_ms = latency.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX));
+        row.latency_ms = latency_ms.or(row.latency_ms);
+        let status = status.map(|status| ("status", status.into()));
+        let error = upstream_error.map(|error| ("upstream_error", error.into()));
+        for (name, value) in status.into_iter().chain(error) {
+            audit::noted(&mut row, name, value);
+        }
+        Ok(row)
     }
 }
 
@@ -372,27 +393,27 @@ fn record_of(row: &AuditEvent) -> Result<Vec<u8>, rmp_serde::encode::Error> {
 
 /// The first record and what follows it. None: it is not whole, or has no bytes, as after a loss of power.
 fn first_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, after) = bytes.split_first_chunk::<LENGTH_BYTES>()?;
-    let length = usize::try_from(u32::from_le_bytes(*length)).ok().filter(|length| *length > 0)?;
-    after.split_at_checked(length)
+    let length = usize::try_from(u32::from_le_bytes(*bytes.first_chunk::<LENGTH_BYTES>()?)).ok()?;
+    bytes.split_at_checked(length.checked_add(LENGTH_BYTES)?).filter(|_| length > 0)
 }
 
-fn row_of(mut record: &[u8]) -> Result<AuditEvent, rmp_serde::decode::Error> {
-    let row = rmp_serde::from_read(&mut record)?;
-    let is_all = record.is_empty();
+fn row_of(record: &[u8]) -> Result<AuditEvent, rmp_serde::decode::Error> {
+    let mut rest = record.get(LENGTH_BYTES..).unwrap_or_default();
+    let row = rmp_serde::from_read(&mut rest)?;
+    let is_all = rest.is_empty();
     is_all.then_some(row).ok_or_else(|| rmp_serde::decode::Error::Syntax("bytes behind it".to_owned()))
 }
 
-/// The rows of a file. What else is in it is nothing that this program wrote, or a last row without its end, which belongs to a request
-/// that never went out: the file is kept beside the spool, under a name that is not read again.
-fn read_segment(path: &Path) -> io::Result<Vec<AuditEvent>> {
+/// The records of a file, each with the id of its row. What else is in it is nothing that this program wrote, or a last row without its
+/// end, which belongs to a request that never went out: the file is kept beside the spool, under a name that is not read again.
+fn read_segment(path: &Path) -> io::Result<Vec<(EventId, Vec<u8>)>> {
     let bytes = fs::read(path)?;
-    let (mut rows, mut is_damaged) = (Vec::new(), false);
+    let (mut records, mut is_damaged) = (Vec::new(), false);
     let mut rest = &bytes[..];
     while let Some((record, after)) = first_record(rest) {
         rest = after;
         match row_of(record) {
-            Ok(row) => rows.push(row),
+            Ok(row) => records.push((row.id, record.to_vec())),
             Err(error) => {
                 is_damaged = true;
                 tracing::error!(file = %path.display(), error = %error, "an audit row in the spool is damaged");
@@ -409,7 +430,7 @@ fn read_segment(path: &Path) -> io::Result<Vec<AuditEvent>> {
             Ok(()) | Err(_) => {}
         }
     }
-    Ok(rows)
+    Ok(records)
 }
 
 #[cfg(test)]
@@ -439,11 +460,11 @@ mod tests {
 
     #[async_trait]
     impl AuditSink for Memory {
-        async fn append(&self, rows: Vec<Arc<AuditEvent>>) -> Result<(), SinkError> {
+        async fn append(&self, rows: Vec<AuditEvent>) -> Result<(), SinkError> {
             if self.broken.load(Ordering::SeqCst) {
                 return Err("broken".into());
             }
-            lock(&self.rows).extend(rows.into_iter().map(Arc::unwrap_or_clone));
+            lock(&self.rows).extend(rows);
             self.changed.notify_one();
             Ok(())
         }
@@ -479,8 +500,8 @@ mod tests {
     async fn rows_that_a_process_left_are_offered_by_the_next_and_a_torn_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let first = spool(dir.path(), Limits::default());
-        first.append(row(1), Settles::Now, &share()).await.unwrap();
-        first.append(row(2), Settles::Later, &share()).await.unwrap();
+        first.append(&row(1), &share()).await.unwrap();
+        first.append_unsettled(&row(2), &share()).await.unwrap();
         // As a killed process would: nothing is drained, and a write is torn.
         let file = segment_path(dir.path(), 1);
         OpenOptions::new().append(true).open(file).unwrap().write_all(b"\xf0\0\0\0\x86").unwrap();
@@ -506,7 +527,7 @@ mod tests {
 
     #[async_trait]
     impl AuditSink for Slow {
-        async fn append(&self, rows: Vec<Arc<AuditEvent>>) -> Result<(), SinkError> {
+        async fn append(&self, rows: Vec<AuditEvent>) -> Result<(), SinkError> {
             let is_first = lock(&self.counts).is_empty();
             lock(&self.counts).push(rows.len());
             self.asked.notify_one();
@@ -523,15 +544,15 @@ mod tests {
         let (spool, share) = (spool(dir.path(), Limits::default()), share());
         let (sink, stop) = (Slow::default(), CancellationToken::new());
         let rows = async {
-            spool.append(row(1), Settles::Now, &share).await.unwrap();
+            spool.append(&row(1), &share).await.unwrap();
             sink.asked.notified().await;
-            spool.append(row(2), Settles::Now, &share).await.unwrap();
+            spool.append(&row(2), &share).await.unwrap();
             sink.let_go.notify_one();
             // Time stands still while somebody is busy.
             for _ in 0..100 {
                 tokio::task::yield_now().await;
             }
-            spool.append(row(3), Settles::Now, &share).await.unwrap();
+            spool.append(&row(3), &share).await.unwrap();
             sink.asked.notified().await;
             stop.cancel();
         };
@@ -543,10 +564,10 @@ mod tests {
     async fn a_file_with_a_damaged_row_is_kept_and_its_other_rows_are_offered() {
         let dir = tempfile::tempdir().unwrap();
         let first = spool(dir.path(), Limits::default());
-        first.append(row(1), Settles::Now, &share()).await.unwrap();
+        first.append(&row(1), &share()).await.unwrap();
         let file = segment_path(dir.path(), 1);
         OpenOptions::new().append(true).open(&file).unwrap().write_all(b"\x02\0\0\0\x81\x01").unwrap();
-        first.append(row(2), Settles::Now, &share()).await.unwrap();
+        first.append(&row(2), &share()).await.unwrap();
         let written = fs::read(&file).unwrap();
         drop(first);
         let sink = Memory::default();
@@ -554,6 +575,21 @@ mod tests {
         assert_eq!(*lock(&sink.rows), [row(1), row(2)]);
         assert!(!file.exists());
         assert_eq!(fs::read(file.with_extension("damaged")).unwrap(), written);
+    }
+
+    #[tokio::test]
+    async fn a_row_that_cannot_be_read_back_keeps_its_file_and_holds_up_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = spool(dir.path(), Limits::default());
+        first.append(&row(1), &share()).await.unwrap();
+        first.append(&row(2), &share()).await.unwrap();
+        lock(&first.inner).ready[0].record.truncate(LENGTH_BYTES + 1);
+        let sink = Memory::default();
+        drained(&first, &sink).await;
+        assert_eq!(*lock(&sink.rows), [row(2)]);
+        drop(first);
+        drained(&spool(dir.path(), Limits::default()), &sink).await;
+        assert!(lock(&sink.rows).contains(&row(1)));
     }
 
     #[tokio::test]
@@ -566,10 +602,10 @@ mod tests {
             let (spool, sink, stop) = (Arc::clone(&spool), Arc::clone(&sink), stop.clone());
             tokio::spawn(async move { spool.drain(&*sink, &stop).await })
         };
-        spool.append(row(1), Settles::Later, &share()).await.unwrap();
-        spool.append(row(2), Settles::Later, &share()).await.unwrap();
+        let first = spool.append_unsettled(&row(1), &share()).await.unwrap();
+        spool.append_unsettled(&row(2), &share()).await.unwrap();
         let latency = Some(Duration::from_millis(7));
-        spool.settle(row(1).id, Settlement { latency, ..Settlement::default() });
+        spool.settle(first, Settlement { latency, ..Settlement::default() });
         while lock(&sink.rows).len() < 2 {
             tokio::time::timeout(Duration::from_secs(10), sink.changed.notified()).await.unwrap();
         }
@@ -585,9 +621,9 @@ mod tests {
         let spool = spool(dir.path(), Limits::default());
         let sink = Memory::default();
         sink.broken.store(true, Ordering::SeqCst);
-        spool.append(row(1), Settles::Later, &share()).await.unwrap();
+        let first = spool.append_unsettled(&row(1), &share()).await.unwrap();
         let latency = Some(Duration::from_millis(7));
-        spool.settle(row(1).id, Settlement { latency, status: Some(200), upstream_error: None });
+        spool.settle(first, Settlement { latency, status: Some(200), upstream_error: None });
         drained(&spool, &sink).await;
         assert!(lock(&sink.rows).is_empty());
         sink.broken.store(false, Ordering::SeqCst);
@@ -603,13 +639,13 @@ mod tests {
         let spool = spool(dir.path(), limits);
         let sink = Memory::default();
         sink.broken.store(true, Ordering::SeqCst);
-        spool.append(row(1), Settles::Now, &share()).await.unwrap();
-        spool.append(row(2), Settles::Now, &share()).await.unwrap();
+        spool.append(&row(1), &share()).await.unwrap();
+        spool.append(&row(2), &share()).await.unwrap();
         drained(&spool, &sink).await;
-        assert!(matches!(spool.append(row(3), Settles::Now, &share()).await, Err(SpoolError::Full)));
+        assert!(matches!(spool.append(&row(3), &share()).await, Err(SpoolError::Full)));
         sink.broken.store(false, Ordering::SeqCst);
         drained(&spool, &sink).await;
-        spool.append(row(3), Settles::Now, &share()).await.unwrap();
+        spool.append(&row(3), &share()).await.unwrap();
         assert_eq!(lock(&sink.rows).len(), 2);
     }
 
@@ -618,11 +654,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let spool = spool(dir.path(), Limits { audit_wait_ms: 30, ..Limits::default() });
         let one = Arc::new(Semaphore::new(1));
-        spool.append(row(1), Settles::Now, &one).await.unwrap();
-        assert!(matches!(spool.append(row(2), Settles::Now, &one).await, Err(SpoolError::Full)));
-        spool.append(row(3), Settles::Now, &share()).await.unwrap();
+        spool.append(&row(1), &one).await.unwrap();
+        assert!(matches!(spool.append(&row(2), &one).await, Err(SpoolError::Full)));
+        spool.append(&row(3), &share()).await.unwrap();
         drained(&spool, &Memory::default()).await;
-        spool.append(row(4), Settles::Now, &one).await.unwrap();
+        spool.append(&row(4), &one).await.unwrap();
     }
 
     #[tokio::test]
@@ -631,7 +667,7 @@ mod tests {
         let limits = Limits { spool_segment_bytes_max: 600, audit_batch_rows_max: 3, ..Limits::default() };
         let spool = spool(dir.path(), limits);
         for number in 0..10 {
-            spool.append(row(number), Settles::Now, &share()).await.unwrap();
+            spool.append(&row(number), &share()).await.unwrap();
         }
         assert!(fs::read_dir(dir.path()).unwrap().count() > 1);
         let sink = Memory::default();
@@ -645,8 +681,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = segment_path(dir.path(), 1);
         fs::write(&path, bytes).unwrap();
-        let rows = read_segment(&path).unwrap();
-        (rows, path.with_extension("damaged").exists())
+        let records = read_segment(&path).unwrap();
+        (
+            records.iter().map(|(_, record)| row_of(record).unwrap()).collect(),
+            path.with_extension("damaged").exists(),
+        )
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
-use freehold_model::{EventId, PodId, WorkspaceId, approval::Standing, audit::AuditEvent};
+use freehold_model::{PodId, WorkspaceId, approval::Standing, audit::AuditEvent};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::CryptoProvider,
@@ -34,7 +34,7 @@ use crate::{
     outbound::Outbound,
     pod::{Pod, Sockets},
     resolve::Resolver,
-    spool::{Settlement, Settles, Spool},
+    spool::{Settlement, Spool, SpoolError, Unsettled},
     threads::Threads,
     token::{self, Verified, Verifier},
     upstream::Upstream,
@@ -249,26 +249,21 @@ impl State {
 
     /// Writes an audit row within a pod's share of the backlog. False: it is not written, and what it is about must not
     /// happen.
-    pub(crate) async fn record(
-        &self,
-        row: impl Into<Arc<AuditEvent>>,
-        settles: Settles,
-        share: &Arc<Semaphore>,
-    ) -> bool {
-        match self.spool.append(row, settles, share).await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "audit row not written, request refused"
-                );
-                false
-            }
-        }
+    pub(crate) async fn record(&self, row: &AuditEvent, share: &Arc<Semaphore>) -> bool {
+        self.spool.append(row, share).await.inspect_err(tell_unwritten).is_ok()
     }
 
-    pub(crate) fn settle(&self, id: EventId, settlement: Settlement) {
-        self.spool.settle(id, settlement);
+    /// The same for a row that [`Self::settle`] completes. None: it is not written.
+    pub(crate) async fn record_unsettled(
+        &self,
+        row: &AuditEvent,
+        share: &Arc<Semaphore>,
+    ) -> Option<Unsettled> {
+        self.spool.append_unsettled(row, share).await.inspect_err(tell_unwritten).ok()
+    }
+
+    pub(crate) fn settle(&self, row: Unsettled, settlement: Settlement) {
+        self.spool.settle(row, settlement);
     }
 
     fn workspace(&self, id: WorkspaceId) -> Arc<Workspace> {
@@ -286,10 +281,14 @@ impl State {
     }
 }
 
+fn tell_unwritten(error: &SpoolError) {
+    tracing::error!(error = error as &dyn std::error::Error, "audit row not written, request refused");
+}
+
 #[async_trait]
 impl WarningSink for State {
     async fn warned(&self, warning: &Warning) -> bool {
-        self.record(audit::warned(warning), Settles::Now, &self.warnings).await
+        self.record(&audit::warned(warning), &self.warnings).await
     }
 }
 

@@ -5,9 +5,9 @@ use std::{error::Error, time::Duration};
 
 use bytes::Bytes;
 use freehold_policy::Permit;
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, Version, header, request::Parts};
 use http_body_util::Empty;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 
 use crate::{
     Limits,
@@ -54,12 +54,14 @@ impl Upstream {
     pub(crate) async fn send(
         &self,
         permit: &Permit,
-        mut request: Request<Passage>,
+        mut parts: Box<Parts>,
+        body: Box<Passage>,
     ) -> Result<Response<Incoming>, Reason> {
         let pools = if permit.names_address() { &self.named } else { &self.pools };
-        let pool = if request.version() == Version::HTTP_2 { &pools.other } else { &pools.http1 };
-        say_length(&mut request);
-        let sent = tokio::time::timeout(self.response_head, pool.send(permit.destination(), request)).await;
+        let pool = if parts.version == Version::HTTP_2 { &pools.other } else { &pools.http1 };
+        say_length(&mut parts.headers, &body);
+        let sent = pool.send(permit.destination(), parts, body);
+        let sent = tokio::time::timeout(self.response_head, sent).await;
         let error = match sent {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(error)) => error,
@@ -83,9 +85,9 @@ impl Upstream {
 
 /// Of methods that seldom have a body, hyper sends none whose length it does not know, unless it is told how. (Over HTTP/2 it
 /// takes the header off again.)
-fn say_length(request: &mut Request<Passage>) {
-    if request.body().size_hint().exact().is_none() {
-        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+fn say_length(headers: &mut HeaderMap, body: &Passage) {
+    if body.length().is_none() {
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 

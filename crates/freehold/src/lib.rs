@@ -1,7 +1,5 @@
 //! What the binary puts between egress and the store, and the bench as well: audit rows, and counts that all servers share.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use freehold_app::fleet::Fleet;
 use freehold_egress::{
@@ -18,7 +16,7 @@ pub struct EgressStore(pub Fleet);
 
 #[async_trait]
 impl AuditSink for EgressStore {
-    async fn append(&self, rows: Vec<Arc<AuditEvent>>) -> Result<(), SinkError> {
+    async fn append(&self, rows: Vec<AuditEvent>) -> Result<(), SinkError> {
         self.0.audit(rows).await.map_err(Into::into)
     }
 }
@@ -44,6 +42,8 @@ impl Ledger for EgressStore {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use freehold_app::{fleet, uploads::ObjectUploads};
     use freehold_egress::budget::{Budgets, Charges, Options, Warning, WarningSink, Weight};
     use freehold_model::{OrganizationId, RoleId, SessionId, Timestamp, WorkspaceId, budget::Whose};

@@ -1,7 +1,7 @@
 //! The engine: counts in memory, blocks from the ledger, and what has to be told to it in the background.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
@@ -69,7 +69,7 @@ pub struct Budgets(pub(super) Arc<Engine>);
 pub(super) struct Engine {
     pub(super) options: Options,
     ledger: Arc<dyn Ledger>,
-    accounts: RwLock<HashMap<CounterKey, Arc<Account>>>,
+    accounts: RwLock<BTreeMap<CounterKey, Arc<Account>>>,
     /// What the ledger is to be told: of each account once, and each warning.
     errands: Mutex<Vec<Errand>>,
     called: Notify,

@@ -159,11 +159,11 @@ impl Reservation {
 
     /// The counters for the audit row, as they are now.
     pub fn snapshots(&self) -> BTreeMap<String, Value> {
-        let of_sides = self.0.sides.iter().flat_map(|side| {
-            let side = lock(side);
-            side.iter().map(Hold::snapshot).collect::<Vec<_>>()
-        });
-        self.0.holds.iter().map(Hold::snapshot).chain(of_sides).collect()
+        let mut snapshots: BTreeMap<_, _> = self.0.holds.iter().map(Hold::snapshot).collect();
+        for side in &self.0.sides {
+            snapshots.extend(lock(side).iter().map(Hold::snapshot));
+        }
+        snapshots
     }
 
     /// Says that the request goes upstream now: from here on it counts, however it ends.

@@ -79,11 +79,11 @@ pub struct Rows {
 
 #[async_trait]
 impl AuditSink for Rows {
-    async fn append(&self, rows: Vec<Arc<AuditEvent>>) -> Result<(), SinkError> {
+    async fn append(&self, rows: Vec<AuditEvent>) -> Result<(), SinkError> {
         if self.refuse.load(std::sync::atomic::Ordering::SeqCst) {
             return Err("refused by the test".into());
         }
-        self.rows.lock().unwrap().extend(rows.into_iter().map(Arc::unwrap_or_clone));
+        self.rows.lock().unwrap().extend(rows);
         self.changed.notify_waiters();
         Ok(())
     }

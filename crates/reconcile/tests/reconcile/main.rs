@@ -7,7 +7,6 @@ mod support;
 use std::{
     collections::HashSet,
     fs::{self, File},
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -44,7 +43,7 @@ async fn decisions_that_come_again_are_kept_once() {
         let (kind, actor) = (EventType::PolicyDecision, audit::Actor::PolicyEngine);
         AuditEvent::new(id, organization, user, Timestamp::now(), kind, Category::Audit, actor)
     };
-    let rows: Vec<_> = (1..=5).map(|n| Arc::new(decision(n))).collect();
+    let rows: Vec<_> = (1..=5).map(decision).collect();
     world.fleet.audit(rows[..3].to_vec()).await.unwrap();
     // Twice in one batch, too.
     let again = [&rows[1..], &rows[4..]].concat();

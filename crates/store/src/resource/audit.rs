@@ -9,8 +9,6 @@ mod chain;
 mod proof;
 mod review;
 
-use std::borrow::Borrow;
-
 use freehold_model::{
     EventId, TaskId, Timestamp, WorkspaceId,
     audit::{AuditEvent, Category, Condition, EventType, Test},
@@ -328,7 +326,7 @@ impl OrgTx<'_> {
     }
 
     /// Appends rows that are new, in this order, and answers the position of the last; as [`Self::audit_add`].
-    pub fn audit_add_all(&mut self, events: &[impl Borrow<AuditEvent>]) -> Result<u64, Error> {
+    pub fn audit_add_all(&mut self, events: &[AuditEvent]) -> Result<u64, Error> {
         let mut head = self.chain_end()?;
         let mut rest = events;
         let pause = || {
@@ -342,7 +340,7 @@ impl OrgTx<'_> {
             let (part, after) = rest.split_at(rows);
             let mut sealed = Vec::with_capacity(rows);
             for event in part {
-                let event = chain::as_stored(self.organization_id(), event.borrow())?;
+                let event = chain::as_stored(self.organization_id(), event)?;
                 head = (head.0 + 1, chain::chain(&head.1, head.0 + 1, &event)?);
                 sealed.push((event, head));
             }
