@@ -179,7 +179,7 @@ impl Default for Limits {
             audit_batch_rows_max: 500,
             audit_wait_ms: 30_000,
             audit_settle_ms: 2_000,
-            audit_linger_ms: 25,
+            audit_linger_ms: 100,
             spool_segment_bytes_max: 8 * 1024 * 1024,
             approval_ms: 600_000,
             approval_body_ms: 5_000,

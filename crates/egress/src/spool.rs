@@ -144,7 +144,7 @@ impl Spool {
     /// Writes a row. When it returns, the row outlives this process. Waits while the backlog is full, or its pod's own
     /// `share` of it: one pod's flood of rows must not hold up the others.
     pub(crate) async fn append(&self, row: &AuditEvent, share: &Arc<Semaphore>) -> Result<(), SpoolError> {
-        self.write(row, share, |inner, entry| inner.ready.push_back(entry)).await
+        self.write(row, share, |inner, entry| self.push_ready(inner, entry)).await
     }
 
     /// The same for a row that is not complete yet.
@@ -155,6 +155,10 @@ impl Spool {
     ) -> Result<Unsettled, SpoolError> {
         let push = |inner: &mut Inner, entry| {
             let number = inner.unsettled_first + inner.unsettled.len() as u64;
+            if inner.unsettled.is_empty() {
+                // Somebody has to look when it is due.
+                self.wake.notify_one();
+            }
             inner.unsettled.push_back((Instant::now() + self.settle, Some(entry)));
             Unsettled(number)
         };
@@ -178,14 +182,18 @@ impl Spool {
             }
         };
         let (id, record) = (row.id, record_of(row).map_err(SpoolError::Encode)?);
-        let pushed = {
-            let mut inner = lock(&self.inner);
-            inner.write(&self.dir, &record, self.segment_bytes_max).map_err(SpoolError::Write)?;
-            let (settlement, segment) = (Settlement::default(), inner.segment);
-            push(&mut inner, Entry { id, record, settlement, segment, room: Some(room) })
-        };
-        self.wake.notify_one();
-        Ok(pushed)
+        let mut inner = lock(&self.inner);
+        inner.write(&self.dir, &record, self.segment_bytes_max).map_err(SpoolError::Write)?;
+        let (settlement, segment) = (Settlement::default(), inner.segment);
+        Ok(push(&mut inner, Entry { id, record, settlement, segment, room: Some(room) }))
+    }
+
+    /// Has a row handed on. Whoever does that is woken by the first one, and by as many as go at once.
+    fn push_ready(&self, inner: &mut Inner, entry: Entry) {
+        inner.ready.push_back(entry);
+        if [1, self.batch_rows_max].contains(&inner.ready.len()) {
+            self.wake.notify_one();
+        }
     }
 
     /// Room for a row, where there is some without waiting.
@@ -200,9 +208,7 @@ impl Spool {
         let Some(place) = row.0.checked_sub(inner.unsettled_first) else { return };
         let waiting = usize::try_from(place).ok().and_then(|place| inner.unsettled.get_mut(place));
         let Some(entry) = waiting.and_then(|(_, entry)| entry.take()) else { return };
-        inner.ready.push_back(Entry { settlement, ..entry });
-        drop(inner);
-        self.wake.notify_one();
+        self.push_ready(&mut inner, Entry { settlement, ..entry });
     }
 
     /// Hands rows to the sink until `shutdown`, then once more what is left.
@@ -217,7 +223,7 @@ impl Spool {
                 let due = next_due.unwrap_or_else(|| Instant::now() + RETRY_MAX);
                 let gathered = async {
                     self.wake.notified().await;
-                    tokio::time::sleep(self.linger).await;
+                    self.gather(shutdown).await;
                 };
                 tokio::select! {
                     () = gathered => {}
@@ -247,14 +253,18 @@ impl Spool {
         }
     }
 
-    /// Lets rows gather that came while others were written, unless there are as many as go at once: a write of the sink costs
-    /// far more than a row of it.
+    /// Lets rows gather for a while, or until there are as many as go at once: a write of the sink costs far more than a row of it,
+    /// and takes a core and its caches from requests each time.
     async fn gather(&self, shutdown: &CancellationToken) {
-        if lock(&self.inner).ready.len() < self.batch_rows_max {
-            tokio::select! {
-                () = tokio::time::sleep(self.linger) => {}
-                () = shutdown.cancelled() => {}
+        let enough = async {
+            while lock(&self.inner).ready.len() < self.batch_rows_max {
+                self.wake.notified().await;
             }
+        };
+        tokio::select! {
+            () = enough => {}
+            () = tokio::time::sleep(self.linger) => {}
+            () = shutdown.cancelled() => {}
         }
     }
 
@@ -558,6 +568,29 @@ mod tests {
         };
         tokio::join!(rows, spool.drain(&sink, &stop));
         assert_eq!(*lock(&sink.counts), [1, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_many_rows_as_go_at_once_wait_for_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits { audit_batch_rows_max: 3, audit_linger_ms: 60_000, ..Limits::default() };
+        let (spool, share) = (spool(dir.path(), limits), share());
+        let (sink, stop) = (Slow::default(), CancellationToken::new());
+        let began = tokio::time::Instant::now();
+        let rows = async {
+            for number in 0..7 {
+                spool.append(&row(number), &share).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            sink.let_go.notify_one();
+            while lock(&sink.counts).len() < 3 {
+                sink.asked.notified().await;
+            }
+            stop.cancel();
+        };
+        tokio::join!(rows, spool.drain(&sink, &stop));
+        assert_eq!(*lock(&sink.counts), [1, 3, 3]);
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test]
