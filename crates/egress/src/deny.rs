@@ -72,8 +72,12 @@ pub enum Reason {
     UpstreamUnresolved,
     /// The upstream takes no connection, or not in time.
     UpstreamUnreachable,
-    /// The upstream's certificate does not verify, or it speaks no TLS.
+    /// The upstream speaks no TLS, or none that is spoken here.
     UpstreamTls,
+    /// Nobody who is trusted vouches for the upstream's certificate.
+    UpstreamUntrusted,
+    /// The upstream's certificate is for another name, or out of date.
+    UpstreamCertificate,
     /// The upstream did not answer in time.
     UpstreamTimeout,
     /// The upstream broke off.
@@ -120,6 +124,8 @@ impl Reason {
             Self::UpstreamUnresolved => "upstream_unresolved",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamTls => "upstream_tls",
+            Self::UpstreamUntrusted => "upstream_untrusted",
+            Self::UpstreamCertificate => "upstream_certificate",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamFailed => "upstream_failed",
             Self::UpstreamEncoded => "upstream_encoded",
@@ -143,6 +149,8 @@ impl Reason {
             Self::UpstreamUnresolved
             | Self::UpstreamUnreachable
             | Self::UpstreamTls
+            | Self::UpstreamUntrusted
+            | Self::UpstreamCertificate
             | Self::UpstreamFailed
             | Self::UpstreamEncoded => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -158,6 +166,8 @@ impl Reason {
                 | Self::UpstreamUnresolved
                 | Self::UpstreamUnreachable
                 | Self::UpstreamTls
+                | Self::UpstreamUntrusted
+                | Self::UpstreamCertificate
                 | Self::AddressForbidden
                 | Self::ControlPlaneForbidden
         )
@@ -170,6 +180,8 @@ impl Reason {
             Self::UpstreamUnresolved
                 | Self::UpstreamUnreachable
                 | Self::UpstreamTls
+                | Self::UpstreamUntrusted
+                | Self::UpstreamCertificate
                 | Self::UpstreamTimeout
                 | Self::UpstreamFailed
                 | Self::UpstreamEncoded

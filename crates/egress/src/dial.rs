@@ -15,7 +15,7 @@ use freehold_policy::{Destination, Scheme};
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
-use rustls::{AlertDescription, ClientConfig, pki_types::ServerName};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error as TlsError, pki_types::ServerName};
 use tokio::{
     io::BufReader,
     net::TcpStream,
@@ -158,6 +158,23 @@ struct Broken {
     no_protocol: bool,
 }
 
+impl Broken {
+    /// What a handshake failed with, where TLS knows it.
+    fn by(error: Option<&TlsError>) -> Self {
+        let reason = match error {
+            // With a signature that does not fit, it is of another authority of the same name.
+            Some(TlsError::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            )) => Reason::UpstreamUntrusted,
+            Some(TlsError::InvalidCertificate(_)) => Reason::UpstreamCertificate,
+            _ => Reason::UpstreamTls,
+        };
+        let no_protocol =
+            matches!(error, Some(TlsError::AlertReceived(AlertDescription::NoApplicationProtocol)));
+        Self { reason, no_protocol }
+    }
+}
+
 impl From<Reason> for Broken {
     fn from(reason: Reason) -> Self {
         Self { reason, no_protocol: false }
@@ -180,13 +197,8 @@ async fn connect(
     let stream = BufReader::with_capacity(READ_BYTES, stream);
     tls.connect(name, stream).await.map(Either::Right).map_err(|error| {
         tracing::debug!(egress.destination = %destination, error = %error, "upstream handshake failed");
-        Broken { reason: Reason::UpstreamTls, no_protocol: is_no_protocol(&error) }
+        Broken::by(error.get_ref().and_then(|error| error.downcast_ref()))
     })
-}
-
-fn is_no_protocol(error: &io::Error) -> bool {
-    let error = error.get_ref().and_then(|error| error.downcast_ref());
-    matches!(error, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)))
 }
 
 /// A connection of a pool. It has its places for as long as it is open: whoever drives it may be done before.

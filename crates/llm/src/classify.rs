@@ -90,8 +90,13 @@ fn on_the_way(status: u16, reason: &str, after: Option<Duration>, message: Strin
         "upstream_unresolved" => {
             misled("correct the provider's `domain`, or the name service of the server's machine")
         }
-        "upstream_tls" => misled(
-            "correct the provider's `domain`, or name the authority of its certificate in the server's `egress.extra_roots`",
+        "upstream_tls" => misled("correct the provider's `domain`: what answers there speaks no TLS"),
+        "upstream_untrusted" => misled(
+            "correct the provider's `domain`, or name the authority of its certificate in the server's `egress.extra_roots`; \
+             where it is named there and was made anew since, restart the server",
+        ),
+        "upstream_certificate" => misled(
+            "correct the provider's `domain`: the certificate there is for another name, or out of date and to be renewed",
         ),
         "auth_unavailable" => denied(
             "check that the credential which the provider names exists and can be used; where the provider's `domain` was \
@@ -247,6 +252,8 @@ mod tests {
             (503, r#"{"error":{"code":"egress_denied","reason":"audit_unavailable"}}"#, "Unavailable"),
             (502, r#"{"error":{"code":"egress_failed","reason":"upstream_unresolved"}}"#, "Misled"),
             (502, r#"{"error":{"code":"egress_failed","reason":"upstream_tls"}}"#, "Misled"),
+            (502, r#"{"error":{"code":"egress_failed","reason":"upstream_untrusted"}}"#, "Misled"),
+            (502, r#"{"error":{"code":"egress_failed","reason":"upstream_certificate"}}"#, "Misled"),
             (502, r#"{"error":{"code":"egress_failed","reason":"upstream_unreachable"}}"#, "Unavailable"),
             (504, r#"{"error":{"code":"egress_failed","reason":"upstream_timeout"}}"#, "Unavailable"),
             (429, r#"{"error":{"message":"slow down","code":"rate_limit_exceeded"}}"#, "RateLimited"),

@@ -105,7 +105,9 @@ impl BodySchema {
                 return None;
             }
         }
-        Some(format!("{place}: {}", error.kind().keyword()))
+        let keyword = error.kind().keyword();
+        // Of the whole body, the keyword says it all.
+        Some(if place.is_empty() { keyword.to_owned() } else { format!("{place}: {keyword}") })
     }
 }
 

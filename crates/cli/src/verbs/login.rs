@@ -62,6 +62,9 @@ pub(crate) async fn run(login: Login, environment: &Environment, console: &mut C
         if me.email.is_empty() { me.api_key_label.as_deref().unwrap_or("an API key") } else { &me.email };
     let who = text::line(who, WHO_CHARS_MAX);
     console.note(&format!("Signed in to {} as {who}; the key is in {}\n", client.address(), path.display()));
+    if environment.api_key.as_ref().is_some_and(|other| other.expose() != key.expose()) {
+        console.note("FREEHOLD_API_KEY is set to another key, which goes before this one: unset it\n");
+    }
     Ok(exit::OK)
 }
 

@@ -198,7 +198,8 @@ async fn submit(client: &Client, submit: Submit, console: &mut Console) -> Outco
     let follow::Followed { workspace, task } = followed;
     console.note(&format!("{DIM}{task} in {workspace}{DIM:#}\n"));
     let goes_on = format!(
-        "the task goes on: `freehold task get {workspace} {task}` shows it, `freehold task cancel {workspace}` ends it"
+        "the task goes on: `freehold task get {workspace} {task}` shows it, `freehold workspace activity {workspace} --follow` \
+         what it does, `freehold task cancel {workspace}` ends it"
     );
     let mut tell = |text: &str| console.note(text);
     let interrupted = terminal::interrupted();

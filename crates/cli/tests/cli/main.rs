@@ -265,6 +265,13 @@ async fn a_login_is_kept_for_the_owners_eyes_and_used_afterwards() {
     let ran = person.runs(&["whoami"]).await;
     assert!(ran.out.contains("owner@example.com"), "{} {}", ran.out, ran.err);
 
+    for (variable, is_told) in [("pt_good", false), ("pt_bad", true)] {
+        person.key = Some(variable);
+        let ran = person.runs(&["login", "--url", &url]).await;
+        assert_eq!((ran.code, ran.err.contains("FREEHOLD_API_KEY")), (exit::OK, is_told), "{}", ran.err);
+    }
+    person.key = None;
+
     // The saved key is not shown to another server.
     let ran = person.runs(&["whoami", "--url", "http://127.0.0.1:1"]).await;
     assert_eq!(ran.code, exit::NOT_SIGNED_IN);

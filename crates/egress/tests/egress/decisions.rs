@@ -181,7 +181,7 @@ fn an_upstream_is_verified_by_the_roots_of_the_machine() {
 async fn verified_by(roots: &std::path::Path) {
     let upstream = Upstream::start(Speaks::Http1).await;
     let other = Upstream::start(Speaks::Http1).await;
-    for (trusted, reason) in [(&upstream.ca_pem, None), (&other.ca_pem, Some("upstream_tls"))] {
+    for (trusted, reason) in [(&upstream.ca_pem, None), (&other.ca_pem, Some("upstream_untrusted"))] {
         std::fs::write(roots, trusted).unwrap();
         let proxy = Proxy::start_with(&upstream, |options| options.upstream_roots_pem.clear()).await;
         let answer = proxy.get("api.test", "/open/a").await;
@@ -293,18 +293,22 @@ async fn an_upstream_that_is_not_there_or_not_itself_is_answered_502() {
         listener.local_addr().unwrap()
     };
     let stranger = Upstream::start(Speaks::Http1).await;
-    for (address, reason) in
-        [(gone, "upstream_unreachable"), (plain.address, "upstream_tls"), (stranger.address, "upstream_tls")]
-    {
+    for (name, address, reason) in [
+        ("api.test", gone, "upstream_unreachable"),
+        ("api.test", plain.address, "upstream_tls"),
+        ("api.test", stranger.address, "upstream_untrusted"),
+        // Its certificate does not have this name.
+        ("plain.test", upstream.address, "upstream_certificate"),
+    ] {
         let proxy = Proxy::start_with(&upstream, |options| {
-            options.hosts.insert("api.test".to_owned(), address);
+            options.hosts.insert(name.to_owned(), address);
         })
         .await;
-        let answer = proxy.get("api.test", "/open/a").await;
+        let answer = proxy.get(name, "/open/a").await;
         assert_eq!((answer.status, answer.reason().as_str()), (StatusCode::BAD_GATEWAY, reason));
         let row = proxy.rows.with_reason("rule_matched").await;
         assert_eq!(row.detail.unwrap()["upstream_error"], reason);
         assert_eq!(row.latency_ms, None);
     }
-    assert_eq!(stranger.count(), 0);
+    assert_eq!((stranger.count(), upstream.count()), (0, 0));
 }

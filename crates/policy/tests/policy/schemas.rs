@@ -89,6 +89,7 @@ fn a_denial_says_where_a_body_is_wrong_and_nothing_that_stands_there() {
         "{properties: {to: {items: {type: string}}, ok: true}, additionalProperties: {maxLength: 3}}";
     assert_eq!(detail(schema, r#"{"to": ["a", 7]}"#).as_deref(), Some("/to/1: type"));
     assert_eq!(detail(schema, r#"{"my-secret": "hidden"}"#).as_deref(), Some("/*: maxLength"));
+    assert_eq!(detail("{required: [to]}", "{}").as_deref(), Some("required"));
     let long = format!("{{\"a\": [{}1], \"x\": \"long\"}}", "1,".repeat(2_000));
     assert_eq!(detail(schema, &long), None);
 }
