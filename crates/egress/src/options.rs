@@ -131,7 +131,8 @@ pub struct Limits {
     pub audit_wait_ms: u64,
     /// Milliseconds a row waits for its latency before it goes to the sink without.
     pub audit_settle_ms: u64,
-    /// Milliseconds a row waits for others to go to the sink with it: rows of one request then cost one write there.
+    /// Milliseconds a row waits at most for others to go to the sink with it, which as many as go in one call do not: each call
+    /// costs far more than a row.
     pub audit_linger_ms: u64,
     /// Bytes of a spool file before the next one is begun.
     pub spool_segment_bytes_max: u64,

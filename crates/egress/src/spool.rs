@@ -83,8 +83,8 @@ struct Inner {
     unsettled_first: u64,
 }
 
-/// A row on its way. As it stands in the file: it is read again where it is handed on, so that what it is made of is given back by the
-/// thread that made it. (What another thread gives back, an allocator has to look for.)
+/// A row on its way, as it stands in the file. It is read again where it is handed on, so that what it is made of is given back by the
+/// thread that made it (docs/decisions/0013).
 struct Entry {
     id: EventId,
     record: Vec<u8>,
